@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/quickstart
+ENV := pointmaze-medium-navigate-v0
+
+.PHONY: install quickstart test lint tests benchmark clean
+
+install: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+quickstart: install
+	test -f data/$(ENV).npz || $(BIN)/qgf collect --env=$(ENV) --episodes=300 --out=data
+	$(BIN)/qgf train --config=experiments/configs/quickstart.py --workdir=$(RUN)
+	$(BIN)/qgf evaluate --workdir=$(RUN) --methods=reference,best_of,qgf
+	$(BIN)/qgf report --workdir=$(RUN)
+	@echo "open $(RUN)/report/index.html"
+
+test: lint tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+tests: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+benchmark: install
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/act.py
+	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/parity.py tests/data/parity.npz
+
+clean:
+	rm -rf .venv build *.egg-info

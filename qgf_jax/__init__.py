@@ -1,0 +1,50 @@
+"""Q-Guided Flow in JAX: pretrain a flow policy and a critic, improve the policy at test time.
+
+The public names load on first use, so that importing the package costs nothing: the environment
+workers and the command line need most of it without JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qgf_jax.algorithms import METHODS
+    from qgf_jax.errors import UserError
+    from qgf_jax.flow import endpoint, integrate
+    from qgf_jax.guidance import RULES, guide
+    from qgf_jax.policy import load_policy
+    from qgf_jax.pretrain import pretrain
+
+_HOMES = {
+    "METHODS": "algorithms",
+    "RULES": "guidance",
+    "UserError": "errors",
+    "endpoint": "flow",
+    "guide": "guidance",
+    "integrate": "flow",
+    "load_policy": "policy",
+    "pretrain": "pretrain",
+}
+
+__all__ = [
+    "METHODS",
+    "RULES",
+    "UserError",
+    "endpoint",
+    "guide",
+    "integrate",
+    "load_policy",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qgf_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"qgf_jax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,85 @@
+"""The `qgf` command: one short file a subcommand, flags in, one call out."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from qgf_jax.errors import UserError, unknown
+
+COMMANDS = {
+    "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
+    "train": "pretrain a reference flow policy and a critic, once",
+    "evaluate": "roll one checkpoint out under any test-time method, weight and seed",
+    "report": "tables with confidence intervals, plots and one HTML page",
+    "methods": "list the methods, and which of them one checkpoint serves",
+    "verify": "check that the checkpoints of a run are what was saved",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that says what is wrong in one line."""
+
+    def __init__(self, prog: str, description: str, epilog: str = ""):
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what `main` prints."""
+        raise UserError(f"{message}: see `{self.prog} --help`")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a subcommand. Whatever a user can mend is one line on standard error and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_help())
+        elif words[0] not in COMMANDS:
+            raise unknown("command", words[0], COMMANDS)
+        else:
+            importlib.import_module(f"qgf_jax.cli.{words[0]}").main(words[1:])
+    except UserError as error:
+        print(f"qgf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("qgf: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  qgf {name:{width}}  {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: qgf COMMAND [arguments]",
+            "",
+            "Q-Guided Flow: pretrain a flow policy and a critic, improve the policy at test time.",
+            "",
+            *lines,
+            "",
+            "`qgf COMMAND --help` says more.",
+        ]
+    )
+
+
+def numbers(kind: type) -> Callable[[str], Any]:
+    """An argparse type: "1,3" as a tuple of `kind`."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(kind(word) for word in text.split(",") if word)
+
+    parse.__name__ = f"comma-separated {kind.__name__}"
+    return parse

@@ -1,0 +1,28 @@
+"""qgf collect"""
+
+import os
+from collections.abc import Sequence
+
+from qgf_jax.cli import Parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses flags and calls `data.collect.collect`."""
+    parser = Parser(
+        prog="qgf collect",
+        description="Makes NAME.npz and NAME-val.npz (a tenth as many episodes) with the scripted\n"
+        "experts of the benchmark: pointmaze-* (navigate, stitch, explore), cube-*, scene\n"
+        "and puzzle-* (play, noisy).",
+        epilog="example: qgf collect --env=cube-single-play-v0 --episodes=250 --out=data",
+    )
+    parser.add_argument("--env", required=True, help="dataset to make, such as cube-single-play-v0")
+    parser.add_argument("--episodes", type=int, default=1000, help="episodes of the training file")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same file")
+    parser.add_argument("--out", default="data", help="folder to write to")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    flags = parser.parse_args(arguments)
+    from qgf_jax.data.collect import collect
+
+    name = flags.env.replace("-singletask", "")
+    files = collect(name, flags.episodes, flags.out, seed=flags.seed, workers=flags.workers)
+    print("\n".join(str(file) for file in files))

@@ -1,0 +1,62 @@
+"""qgf evaluate"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from qgf_jax import run
+from qgf_jax.algorithms import METHODS, method
+from qgf_jax.cli import Parser, numbers
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses flags and calls `evaluate`."""
+    parser = Parser(
+        prog="qgf evaluate",
+        description="Rolls the newest sound checkpoint of a run out and appends one line per episode\n"
+        "to its episodes.jsonl. Episodes that are there already are not played again.",
+        epilog="example: qgf evaluate --workdir=runs/cube --methods=reference,best_of,qgf "
+        "--weights=0,0.01,0.03",
+    )
+    parser.add_argument("--workdir", required=True, help="run folder")
+    parser.add_argument("--methods", default="reference,best_of,qgf", help=", ".join(METHODS))
+    parser.add_argument(
+        "--weights", type=numbers(float), help="guidance weights; else the config's"
+    )
+    parser.add_argument("--best_of", type=numbers(int), help="candidates; else each method's own")
+    parser.add_argument("--tasks", type=numbers(int), help="1 to 5; else the run's own")
+    parser.add_argument("--episodes", type=int, help="report episodes an arm; else the config's")
+    parser.add_argument(
+        "--selection_episodes", type=int, help="for choosing a weight; else as many as --episodes"
+    )
+    parser.add_argument("--envs", type=int, help="environments at once; else the config's")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--step", type=int, help="checkpoint; else the newest sound one")
+    parser.add_argument("--videos", type=int, default=0, help="report episodes an arm to film")
+    flags = parser.parse_args(arguments)
+    options = run.open_run(flags.workdir).config["eval"]
+    names = [name for name in flags.methods.split(",") if name]
+    for name in names:
+        method(name)
+    from qgf_jax import evaluate, video
+
+    sweep = evaluate.arms(names, flags.weights or options["weights"], flags.best_of)
+    usage = evaluate.evaluate(
+        flags.workdir,
+        sweep,
+        episodes=options["episodes"] if flags.episodes is None else flags.episodes,
+        selection_episodes=flags.selection_episodes,
+        tasks=flags.tasks or (),
+        envs=flags.envs or options["envs"],
+        workers=flags.workers,
+        step=flags.step,
+    )
+    if usage.episodes:
+        rate = usage.env_steps / max(usage.cpu_seconds, 1e-9)
+        print(
+            f"{usage.episodes} episodes, {usage.env_steps} environment steps, "
+            f"{rate:.0f} a CPU-second",
+            file=sys.stderr,
+        )
+    if flags.videos:
+        video.film(flags.workdir, sweep, flags.videos, tasks=flags.tasks or ())

@@ -1,0 +1,43 @@
+"""qgf train"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from qgf_jax import config as configs
+from qgf_jax import run
+from qgf_jax.cli import Parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses flags and calls `pretrain`."""
+    parser = Parser(
+        prog="qgf train",
+        description="Pretrains a policy and a critic. The same command again goes on where it stopped.",
+        epilog="Any value of the config can be set: --config.policy.time_grid=10; --show lists them.\n\n"
+        "example: qgf train --config=experiments/configs/ogbench.py:cube_single_small "
+        "--workdir=runs/cube",
+    )
+    parser.add_argument("--config", required=True, help="PATH.py[:variant]")
+    parser.add_argument("--workdir", help="run folder")
+    parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--cpu_threads", type=int, help="threads of XLA on a CPU; 1 is best for tiny networks"
+    )
+    flags, rest = parser.parse_known_args(arguments)
+    config = configs.load(flags.config, configs.parse_overrides(rest))
+    if flags.show:
+        print("\n".join(f"--config.{k}={v}" for k, v in configs.flatten(config).items()))
+        return
+    if not flags.workdir:
+        parser.error("--workdir is missing")
+    resolved = configs.plain(config)
+    record = Path(flags.workdir) / "config.json"
+    if record.exists():  # before JAX loads and data is read
+        run.check_same(Path(flags.workdir), configs.read(record), resolved)
+    if flags.cpu_threads:
+        os.environ["NPROC"] = str(flags.cpu_threads)  # read by XLA when JAX is imported
+    from qgf_jax.pretrain import pretrain
+
+    print(json.dumps({"workdir": str(pretrain(resolved, flags.workdir))}))

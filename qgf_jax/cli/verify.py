@@ -1,0 +1,28 @@
+"""qgf verify"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from qgf_jax import run
+from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.cli import Parser
+from qgf_jax.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compares every checkpoint with its seal; needs no JAX."""
+    parser = Parser(prog="qgf verify", description="Checks the checkpoints of a run, without JAX.")
+    parser.add_argument("workdir", help="run folder")
+    flags = parser.parse_args(arguments)
+    run.open_run(flags.workdir)
+    checkpoints = Checkpoints(Path(flags.workdir))
+    steps = checkpoints.steps()
+    faults = {step: fault for step in steps if (fault := checkpoints.fault(step))}
+    for step in steps:
+        print(json.dumps({"step": step, "sound": step not in faults}))
+    if not steps:
+        raise UserError(f"{flags.workdir} has no sealed checkpoint: let `qgf train` finish")
+    if faults:
+        step, fault = next(iter(faults.items()))
+        raise UserError(f"{flags.workdir}: checkpoint {step}: {fault}: remove it")

@@ -1,0 +1,226 @@
+"""Configs: what a run can be told, the two presets, overrides from the command line. No JAX here."""
+
+import ast
+import functools
+import importlib.util
+import json
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from qgf_jax.algorithms import method
+from qgf_jax.errors import UserError, unknown
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # What we would defend; the defaults below and in the factories are these.
+    "default": {},
+    # The mathematics of the public QGF code, its warts included.
+    "paper": {
+        "data.masks": "trajectory",
+        "policy.time_grid": 10,
+        "policy.weighted": False,
+        "optimizer.lagged_target": True,
+    },
+}
+
+_MAY_CHANGE = ("train.steps", "train.log_every", "train.save_every", "train.keep", "wandb", "eval")
+"""Keys that may differ when a run is resumed; a section's name stands for all of it."""
+
+
+@functools.cache
+def factory_defaults(module: str, function: str) -> dict[str, Any]:
+    """The keyword-only arguments of `qgf_jax.<module>.<function>` and their defaults.
+
+    They are a factory's hyperparameters, and this is what makes its signature their only home. Read
+    from the source rather than by importing it, because the import of JAX costs seconds and a
+    mistyped option should not.
+    """
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return {arg.arg: ast.literal_eval(value) for arg, value in pairs if value is not None}
+    raise LookupError(f"{path} has no function {function}")
+
+
+def make(algorithm: str = "qgf", preset: str = "default") -> ConfigDict:
+    """The whole config of `algorithm` under a preset. A config file starts here and sets its own."""
+    row = method(algorithm)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    config = ConfigDict(
+        {
+            "algorithm": algorithm,
+            "preset": preset,
+            "env": "",  # such as pointmaze-medium-navigate-singletask-task1-v0
+            "seed": 0,
+            "seeds": 1,  # trained side by side in one program: seed, seed + 1, …
+            "data": {
+                "dir": "",  # where the npz files are; empty: ./data, then ~/.ogbench/data
+                "chunk": 5,
+                "discount": 0.99,
+                "masks": "task",  # task: success ends the return. trajectory: the data's end does
+                "action_clip": 1e-5,
+                "reward_scale": 1.0,
+                "reward_shift": 0.0,
+                "sparse": False,  # reward -1 wherever it is not 0
+                "standardize": False,  # observations, by the mean and spread of the data
+            },
+            "networks": factory_defaults("networks", "build"),
+            "critics": {name: factory_defaults("critics", name) for name in row.critics},
+            "policy": factory_defaults(f"policies.{row.policy}", row.policy),
+            "sampler": {
+                name: value
+                for name, value in factory_defaults("samplers", row.sampler).items()
+                if name not in row.options
+            },
+            "optimizer": {"learning_rate": 3e-4, "tau": 0.005, "lagged_target": False},
+            "train": {
+                "steps": 1_000_000,
+                "batch_size": 256,
+                "steps_per_dispatch": 100,
+                "log_every": 1000,
+                "save_every": 50_000,
+                "keep": 2,
+            },
+            "eval": {"weights": (0.0, 1.0), "episodes": 50, "envs": 10},
+            "wandb": {"project": "", "mode": "online"},  # no project: no Weights & Biases
+        }
+    )
+    config.update_from_flattened_dict(PRESETS[preset])
+    return config.lock()
+
+
+def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+    """The config of `PATH.py[:variant]` with `{"a.b": "text"}` applied over it.
+
+    A path that does not exist is looked for by its name among the configs installed with the package.
+    """
+    name, _, variant = reference.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        installed = Path(sysconfig.get_path("data")) / "share" / "qgf_jax" / "configs" / path.name
+        if not installed.is_file():
+            raise UserError(f"no config file {name}: give --config=PATH.py[:variant]")
+        path = installed
+    module_spec = importlib.util.spec_from_file_location(f"_qgf_config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path} is not a Python file: give --config=PATH.py[:variant]")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    variants = getattr(module, "VARIANTS", None)
+    if variant and variants is not None and variant not in variants:
+        raise unknown(f"variant of {path.name}", variant, variants)
+    config = module.get_config(variant) if variant else module.get_config()
+    for key, text in (overrides or {}).items():
+        _override(config, key, text)
+    _check(config)
+    return config
+
+
+def _override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets one value from the command line, keeping its type."""
+    flat = flatten(config)
+    if key not in flat:
+        raise unknown("config key", key, flat)
+    old = flat[key]
+    try:
+        if isinstance(old, str):
+            value: Any = text
+        elif isinstance(old, bool):
+            value = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        elif isinstance(old, tuple):
+            value = ast.literal_eval(text)
+            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            if old:
+                value = tuple(_number(v, type(old[0])) for v in value)
+        else:
+            value = _number(ast.literal_eval(text), type(old))
+    except (ValueError, SyntaxError, KeyError, TypeError):
+        kind = type(old).__name__
+        raise UserError(
+            f"config key {key}: {text!r} is not a {kind} (it is {old!r} by default)"
+        ) from None
+    config.update_from_flattened_dict({key: value})
+
+
+def _number(value: Any, kind: type) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
+        raise ValueError
+    return kind(value)
+
+
+def _check(config: ConfigDict) -> None:
+    """What no type can say."""
+    if config.data.masks not in ("task", "trajectory"):
+        raise unknown("data.masks", config.data.masks, ("task", "trajectory"))
+    for key, value in flatten(config).items():
+        least = {"seed": 0, "policy.time_grid": 0}.get(key, 1)
+        if type(value) is int and value < least:
+            raise UserError(f"config key {key} is {value}; it must be at least {least}")
+    if not 0 < config.data.discount <= 1:
+        raise UserError(f"config key data.discount is {config.data.discount}; it must be in (0, 1]")
+    if not config.env:
+        raise UserError("config key env is empty: name an environment, --config.env=…")
+
+
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """`{"a.b": value}` of nested sections. Lists become tuples, as JSON knows only lists."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Nested plain dicts, as they come back from JSON."""
+    return _tuples(json.loads(json.dumps(config.to_dict())))
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run's config.json, its lists as tuples."""
+    try:
+        return _tuples(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no readable run here ({error}): run `qgf train` first") from None
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two configs and may not, as "key: old -> new"."""
+    before, after = flatten(old), flatten(new)
+    gone = object()
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, gone) != after.get(key, gone)
+        and not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+    ]
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """`--config.a.b=c` or `--config.a.b c`, as `{"a.b": "c"}`."""
+    overrides: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            raise UserError(f"unknown argument {word!r}: see `qgf train --help`")
+        key, equals, text = word.removeprefix("--config.").partition("=")
+        if not equals:
+            if not rest:
+                raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+            text = rest.pop(0)
+        overrides[key] = text
+    return overrides

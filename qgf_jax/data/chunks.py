@@ -1,0 +1,78 @@
+"""Chunks and n-step returns, settled once on the host and gathered on the device.
+
+`prepare` turns a file's rows into a `Dataset`; `gather` and `sample` run inside the jitted step.
+The definitions are those of the public QGF sampler: a start is uniform over all transitions but
+the last chunk - 1, chunks may run over the end of a trajectory and then weigh 0, and nothing of
+the future counts beyond that end.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qgf_jax.data.formats import Rows
+from qgf_jax.errors import UserError
+
+
+class Dataset(NamedTuple):
+    """A dataset on the device: N transitions in R = N + (number of trajectories) rows.
+
+    The observation after a transition is the next row, so none is stored twice.
+    """
+
+    obs: np.ndarray
+    """[R, O], every row of every trajectory"""
+    action: np.ndarray
+    """[N, A]"""
+    row: np.ndarray
+    """[N] int32, the row of a transition's observation"""
+    left: np.ndarray
+    """[N] int32, transitions left in the trajectory, this one included"""
+    reward: np.ndarray
+    """[N], discounted sum over the chunk that starts here"""
+    discount: np.ndarray
+    """[N], gamma ** chunk, or 0 where the future must not be bootstrapped"""
+
+
+def prepare(
+    rows: Rows,
+    rewards: np.ndarray,
+    masks: np.ndarray,
+    *,
+    chunk: int,
+    discount: float,
+    action_clip: float | None = 1e-5,
+) -> Dataset:
+    """Settles time: `rewards` and `masks` are [R], one per row, `masks` 0 where success ends it all.
+
+    Actions are clipped to [-1 + action_clip, 1 - action_clip]; `None` leaves them.
+    """
+    keep = ~rows.ends  # a trajectory's last row has no successor and is no transition
+    row = np.flatnonzero(keep).astype(np.int32)
+    n = len(row)
+    if n < chunk:
+        raise UserError(f"the dataset has {n} transitions, fewer than data.chunk={chunk}")
+    ends = np.flatnonzero(rows.ends)
+    left = (ends[np.searchsorted(ends, row)] - row).astype(np.int32)
+    reward, mask = np.zeros(n), np.ones(n)
+    per_row = np.asarray(rewards, np.float64)[keep], np.asarray(masks, np.float64)[keep]
+    for j in range(chunk):
+        inside = np.flatnonzero(left > j)
+        reward[inside] += discount**j * per_row[0][inside + j]
+        mask[inside] = np.minimum(mask[inside], per_row[1][inside + j])
+    actions = rows.actions[keep]
+    if action_clip is not None:
+        actions = np.clip(actions, -1.0 + action_clip, 1.0 - action_clip)
+    return Dataset(
+        obs=rows.observations,
+        action=actions,
+        row=row,
+        left=left,
+        reward=reward.astype(np.float32),
+        discount=(discount**chunk * mask).astype(np.float32),
+    )
+
+
+def trajectory_masks(ends: np.ndarray) -> np.ndarray:
+    """[R]: 0 on a trajectory's last transition, as the public code does on its 100M-row path."""
+    return 1.0 - np.append(ends[1:], True).astype(np.float32)

@@ -1,0 +1,134 @@
+"""Makes OGBench-format datasets with the benchmark's scripted experts. No JAX."""
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from qgf_jax.data import experts
+from qgf_jax.errors import UserError
+
+_SPLITS = ("", "-val")
+
+
+def collect(
+    name: str,
+    episodes: int,
+    out: str | os.PathLike,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+) -> list[Path]:
+    """Writes `name`.npz with `episodes` episodes and `name`-val.npz with a tenth as many.
+
+    Every episode is a function of (seed, split, index), so the files do not depend on `workers`.
+    Episodes that a stopped call has finished are kept and not made again; the files themselves
+    appear whole or not at all. Raises `UserError` if a file is there already.
+    """
+    scene, kind, version = parse(name)
+    experts.check(scene, kind)
+    if episodes < 1:
+        raise UserError(f"--episodes is {episodes}; it must be at least 1")
+    out = Path(out)
+    files = [out / f"{name}{suffix}.npz" for suffix in _SPLITS]
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is there already: remove it or choose another --out")
+    parts = out / f".{name}-seed{seed}.partial"
+    parts.mkdir(parents=True, exist_ok=True)
+    counts = (episodes, max(1, episodes // 10))
+    wanted = [
+        (split, index, parts / f"{split}-{index:06d}.npz")
+        for split, count in enumerate(counts)
+        for index in range(count)
+    ]
+    missing = [job for job in wanted if not job[2].exists()]
+    _make(missing, len(wanted), scene, kind, version, seed, workers)
+    for split, file in enumerate(files):
+        _assemble([path for s, _, path in wanted if s == split], file)
+    shutil.rmtree(parts)
+    return files
+
+
+def parse(name: str) -> tuple[str, str, str]:
+    """(scene, kind, version) of a dataset's name, such as cube-single-play-v0."""
+    found = re.fullmatch(r"(.+)-([a-z]+)-(v\d+)", name)
+    if not found:
+        raise UserError(
+            f"dataset {name!r} is not of the form SCENE-KIND-v0, as cube-single-play-v0"
+        )
+    return found[1], found[2], found[3]
+
+
+def _make(
+    jobs: list[tuple[int, int, Path]],
+    total: int,
+    scene: str,
+    kind: str,
+    version: str,
+    seed: int,
+    workers: int | None,
+) -> None:
+    """Makes the missing episodes, each into a file of its own."""
+    if not jobs:
+        return
+    # Fresh interpreters: an environment that another one was forked from shares its generators.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(len(jobs), workers or os.cpu_count() or 1), multiprocessing.get_context("spawn")
+    )
+    bar = tqdm(
+        total=total, initial=total - len(jobs), unit="episode", disable=None, file=sys.stderr
+    )
+    with bar, pool:
+        futures = [
+            pool.submit(_make_one, scene, kind, version, (seed, split, index), str(path))
+            for split, index, path in jobs
+        ]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@functools.cache
+def _environment(scene: str, kind: str, version: str):
+    warnings.filterwarnings("ignore", module="gymnasium")
+    return experts.make_env(scene, kind, version)
+
+
+def _make_one(
+    scene: str, kind: str, version: str, identity: tuple[int, int, int], path: str
+) -> None:
+    seed = int(np.random.SeedSequence(identity).generate_state(1)[0] >> 1)
+    rows = experts.episode(_environment(scene, kind, version), scene, kind, seed)
+    _save(Path(path), rows, compress=False)
+
+
+def _assemble(parts: list[Path], file: Path) -> None:
+    episodes = []
+    for part in parts:
+        with np.load(part, allow_pickle=False) as loaded:
+            episodes.append({key: loaded[key] for key in loaded.files})
+    _save(file, {k: np.concatenate([e[k] for e in episodes]) for k in episodes[0]}, compress=True)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray], *, compress: bool) -> None:
+    """All of the file or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        write = np.savez_compressed if compress else np.savez
+        write(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

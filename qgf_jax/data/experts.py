@@ -1,0 +1,202 @@
+"""One episode of OGBench's scripted experts, as the benchmark's own datasets were made. No JAX.
+
+An `Episode` is a generator function of (env, rng) that yields actions and is sent (obs, info) after
+each; everything random comes from `rng` and from NumPy's global generator, both seeded by the caller.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+
+from qgf_jax.envs import ogbench
+from qgf_jax.errors import UserError, unknown
+
+MAZES = ("pointmaze-medium", "pointmaze-large", "pointmaze-giant", "pointmaze-teleport")
+STACKING = {  # scene -> range of the chance that a new target is on top of another cube
+    "cube-single": (0.0, 0.0),
+    "cube-double": (0.0, 0.25),
+    "cube-triple": (0.05, 0.35),
+    "cube-quadruple": (0.1, 0.5),
+    "cube-octuple": (0.0, 0.35),
+    "scene": (0.5, 0.5),
+    "puzzle-3x3": (0.5, 0.5),
+    "puzzle-4x4": (0.5, 0.5),
+    "puzzle-4x5": (0.5, 0.5),
+    "puzzle-4x6": (0.5, 0.5),
+}
+KINDS = {"maze": ("navigate", "stitch", "explore"), "manipulation": ("play", "noisy")}
+
+Rows = dict[str, np.ndarray]
+Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
+
+
+def check(scene: str, kind: str) -> None:
+    """Raises `UserError` unless there is an expert for `scene` and `kind`."""
+    scenes = (*MAZES, *STACKING)
+    if scene.startswith(("antmaze", "humanoidmaze", "antsoccer")):
+        raise UserError(
+            f"{scene} needs a trained low-level policy that no package ships: it cannot be collected"
+        )
+    if scene not in scenes:
+        raise unknown("environment to collect from", scene, scenes)
+    kinds = KINDS["maze" if scene in MAZES else "manipulation"]
+    if kind not in kinds:
+        raise unknown(f"kind of {scene} data", kind, kinds)
+
+
+def make_env(scene: str, kind: str, version: str) -> Any:
+    """The environment that data is collected in."""
+    if scene in MAZES:
+        rows = 201 if kind == "stitch" else 2001 if scene == "pointmaze-giant" else 1001
+        return ogbench.make(f"{scene}-{version}", terminate_at_goal=False, max_episode_steps=rows)
+    return ogbench.make(
+        f"{scene}-{version}",
+        terminate_at_goal=False,
+        mode="data_collection",
+        max_episode_steps=1001,
+    )
+
+
+def episode(env: Any, scene: str, kind: str, seed: int) -> Rows:
+    """One episode, a function of `seed` alone."""
+    while True:
+        rng = np.random.default_rng(seed)
+        rows = _record(env, scene, kind, seed, rng)
+        if scene != "scene" or not _out_of_sight(rows["qpos"]):
+            return rows
+        seed = int(rng.integers(2**31))  # the cube left the table: another try, still reproducible
+
+
+def _record(env: Any, scene: str, kind: str, seed: int, rng: np.random.Generator) -> Rows:
+    actions: Callable[..., Steps] = _maze if scene in MAZES else _manipulation
+    options = _maze_task(env, kind, rng) if scene in MAZES else None
+    obs, info = ogbench.reset(env, seed, **({"options": options} if options else {}))
+    steps = actions(env, scene, kind, rng, obs, info)
+    action = next(steps)
+    columns: dict[str, list[Any]] = {}
+    while True:
+        action = np.clip(action, -1.0, 1.0).astype(np.float32)
+        next_obs, _, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+        row = {"observations": obs, "actions": action, "terminals": done}
+        row |= {"qpos": info["prev_qpos"], "qvel": info["prev_qvel"]}
+        if "prev_button_states" in info:
+            row["button_states"] = info["prev_button_states"]
+        for key, value in row.items():
+            columns.setdefault(key, []).append(value)
+        if done:
+            break
+        obs = next_obs
+        action = steps.send((obs, info))
+    kinds = {"terminals": bool, "button_states": np.int64}
+    return {key: np.array(rows, kinds.get(key, np.float32)) for key, rows in columns.items()}
+
+
+def _manipulation(
+    env: Any, scene: str, kind: str, rng: np.random.Generator, obs: np.ndarray, info: dict
+) -> Steps:
+    p_stack = rng.uniform(*STACKING[scene])
+    experts = _oracles(env, scene, kind)
+    noise = rng.uniform(0.0, 0.1)
+    p_random = 0.2 if scene.startswith("puzzle") else 0.1
+
+    def pick(info: dict) -> Any:
+        return experts[info["privileged/target_task"] if len(experts) > 1 else next(iter(experts))]
+
+    expert = pick(info)
+    expert.reset(obs, info)
+    while True:
+        action = np.asarray(expert.select_action(obs, info))
+        if kind == "noisy":
+            if rng.uniform() < p_random:
+                action = rng.uniform(-1.0, 1.0, size=5)
+            else:
+                action = action + rng.normal(0.0, noise * np.array([1.0, 1.0, 1.0, 3.0, 10.0]))
+        obs, info = yield action
+        if expert.done:
+            obs, info = env.unwrapped.set_new_target(p_stack=p_stack)
+            expert = pick(info)
+            expert.reset(obs, info)
+
+
+def _oracles(env: Any, scene: str, kind: str) -> dict[str, Any]:
+    """The experts of a scene by the name of the target they pursue."""
+    if kind == "play":
+        from ogbench.manipspace.oracles.plan import button_plan as button
+        from ogbench.manipspace.oracles.plan import cube_plan as cube
+        from ogbench.manipspace.oracles.plan import drawer_plan as drawer
+        from ogbench.manipspace.oracles.plan import window_plan as window
+
+        suffix, common = "PlanOracle", {"env": env, "noise": 0.1, "noise_smoothing": 0.5}
+    else:
+        from ogbench.manipspace.oracles.markov import button_markov as button
+        from ogbench.manipspace.oracles.markov import cube_markov as cube
+        from ogbench.manipspace.oracles.markov import drawer_markov as drawer
+        from ogbench.manipspace.oracles.markov import window_markov as window
+
+        suffix, common = "MarkovOracle", {"env": env, "min_norm": 0.4}
+    if scene.startswith("cube"):
+        return {"cube": getattr(cube, f"Cube{suffix}")(**common)}
+    if scene.startswith("puzzle"):
+        return {"button": getattr(button, f"Button{suffix}")(gripper_always_closed=True, **common)}
+    patience = {"max_step": 100} if kind == "noisy" else {}
+    return {
+        "cube": getattr(cube, f"Cube{suffix}")(**patience, **common),
+        "button": getattr(button, f"Button{suffix}")(**common),
+        "drawer": getattr(drawer, f"Drawer{suffix}")(**common),
+        "window": getattr(window, f"Window{suffix}")(**common),
+    }
+
+
+def _out_of_sight(qpos: np.ndarray) -> bool:
+    y, z = qpos[:, 15], qpos[:, 16]
+    return bool(np.any((y >= 0.29) | ((y <= -0.3) & ((z < 0.06) | (z > 0.08)))))
+
+
+def _maze_task(env: Any, kind: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Where an episode starts, and where it first heads."""
+    cells = _free_cells(env)
+    start = cells[rng.integers(len(cells))]
+    if kind == "stitch":
+        maze = env.unwrapped
+        xy = maze.ij_to_xy(start)
+        distance = maze.get_oracle_subgoal(xy, xy)[1]
+        goals = [cell for cell in cells if distance[cell] == 4]
+    else:
+        goals = _vertices(env)
+    goal = goals[rng.integers(len(goals))]
+    return {"task_info": {"init_ij": start, "goal_ij": goal}}
+
+
+def _maze(
+    env: Any, scene: str, kind: str, rng: np.random.Generator, obs: np.ndarray, info: dict
+) -> Steps:
+    maze, vertices, step = env.unwrapped, _vertices(env), 0
+    direction = np.zeros(2)
+    while True:
+        if kind != "explore":
+            xy = maze.get_xy()
+            direction = maze.get_oracle_subgoal(xy, maze.cur_goal_xy)[0] - xy
+        elif step % 10 == 0:
+            direction = rng.normal(size=2)
+        direction = direction / (np.linalg.norm(direction) + 1e-6)
+        _, info = yield direction + rng.normal(0.0, 0.5, size=2)
+        step += 1
+        if kind == "navigate" and info["success"]:
+            maze.set_goal(goal_ij=vertices[rng.integers(len(vertices))])
+
+
+def _free_cells(env: Any) -> list[tuple[int, int]]:
+    return [(int(i), int(j)) for i, j in np.argwhere(env.unwrapped.maze_map == 0)]
+
+
+def _vertices(env: Any) -> list[tuple[int, int]]:
+    """Free cells that are not in the middle of a straight corridor."""
+    free = env.unwrapped.maze_map == 0
+
+    def straight(i: int, j: int) -> bool:
+        rows, columns = free[i - 1, j] + free[i + 1, j] * 2, free[i, j - 1] + free[i, j + 1] * 2
+        return (rows, columns) in ((3, 0), (0, 3))
+
+    return [cell for cell in _free_cells(env) if not straight(*cell)]

@@ -1,0 +1,104 @@
+"""From a config to a dataset that is ready for the device."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_jax.data import chunks, formats
+from qgf_jax.data.chunks import Dataset
+from qgf_jax.data.formats import Rows
+from qgf_jax.envs import ogbench
+from qgf_jax.errors import UserError
+
+
+class Loaded(NamedTuple):
+    """A run's data on the host."""
+
+    dataset: Dataset
+    validation: Dataset | None
+    """From the -val file, if there is one."""
+    spec: dict[str, Any]
+    """The fields of `types.Spec`."""
+    fingerprint: dict[str, Any]
+    """What the run was trained on: file name, SHA-256, rows."""
+
+
+def load(config: Mapping[str, Any]) -> Loaded:
+    """Finds, reads, checks, relabels and chunks the data of a resolved config."""
+    options, name = config["data"], ogbench.parse(config["env"])
+    path = formats.find(name.dataset, options["dir"])
+    rows = formats.read_rows(path)
+    env = ogbench.make(name.env_id)
+    dataset = _prepare(rows, path, env, name, options)
+    validation, val_path = None, path.with_name(f"{path.stem}-val.npz")
+    if val_path.is_file():
+        validation = _prepare(formats.read_rows(val_path), val_path, env, name, options)
+    env.close()
+    spec: dict[str, Any] = {
+        "obs_dim": rows.observations.shape[1],
+        "action_dim": rows.actions.shape[1],
+        "chunk": options["chunk"],
+    }
+    if options["standardize"]:
+        spec |= statistics(rows.observations)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    fingerprint = {"file": path.name, "sha256": digest, "rows": len(rows.ends)}
+    return Loaded(dataset, validation, spec, fingerprint)
+
+
+def statistics(observations: np.ndarray) -> dict[str, tuple[float, ...]]:
+    """Mean and spread [O] of the data; a dimension that never moves gets spread 1."""
+    mean = observations.mean(axis=0, dtype=np.float64)
+    std = observations.std(axis=0, dtype=np.float64)
+    return {
+        "obs_mean": tuple(mean.tolist()),
+        "obs_std": tuple(np.where(std < 1e-6, 1.0, std).tolist()),
+    }
+
+
+def _prepare(
+    rows: Rows, path: Path, env: Any, name: ogbench.Name, options: Mapping[str, Any]
+) -> Dataset:
+    widths = (env.observation_space.shape[0], env.action_space.shape[0])
+    for key, array, width in zip(("observations", "actions"), rows[:2], widths, strict=True):
+        if array.shape[1] != width:
+            raise UserError(
+                f"{path}: {key} are {array.shape[1]} wide, {name.env_id} has {width}: "
+                "this is another environment's file"
+            )
+    rewards, masks = relabel(rows, path, env, name)
+    if options["masks"] == "trajectory":
+        masks = chunks.trajectory_masks(rows.ends)
+    return chunks.prepare(
+        rows,
+        transform(rewards, **{k: options[k] for k in ("reward_scale", "reward_shift", "sparse")}),
+        masks,
+        chunk=options["chunk"],
+        discount=options["discount"],
+        action_clip=options["action_clip"],
+    )
+
+
+def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and task masks [R] of the environment's task, by OGBench's own rule."""
+    from ogbench.relabel_utils import relabel_dataset
+
+    needs = ["qpos"] + ["button_states"] * name.scene.startswith(("scene", "puzzle"))
+    for key in needs:
+        if key not in rows.info:
+            raise UserError(f"{path}: key {key!r} is missing, and the rewards come from it")
+    labelled: dict[str, np.ndarray] = dict(rows.info)
+    relabel_dataset(name.env_id, env, labelled)
+    return labelled["rewards"], labelled["masks"]
+
+
+def transform(
+    rewards: np.ndarray, *, reward_scale: float, reward_shift: float, sparse: bool
+) -> np.ndarray:
+    """scale * reward + shift, of -1[reward != 0] if `sparse`. Training and validation alike."""
+    rewards = np.where(rewards != 0, -1.0, 0.0) if sparse else rewards
+    return reward_scale * rewards + reward_shift

@@ -1,0 +1,1 @@
+"""Environments: naming, making, seeding, and stepping many of them in worker processes. No JAX."""

@@ -1,0 +1,79 @@
+"""A process that owns some environments and steps them, whole chunks at a time.
+
+Run as `python -m qgf_jax.envs.worker FD ENV_ID SLOTS`; speaks `wire` over the socket FD. A fresh
+interpreter, not a fork: its parent runs JAX, whose threads do not survive forking.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+from qgf_jax.envs import ogbench, wire
+
+
+class Slot:
+    """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
+
+    def __init__(self, env_id: str):
+        self.env = ogbench.make(env_id)
+        self.random_state: Any = None
+
+    def reset(self, seed: int) -> np.ndarray:
+        """First observation of the episode `seed`."""
+        obs, _ = ogbench.reset(self.env, seed)
+        self.random_state = np.random.get_state()
+        return obs
+
+    def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Plays the actions [H, A] open loop, to the end of the episode at most."""
+        np.random.set_state(self.random_state)
+        total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
+        for action in chunk:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total, steps, done = total + float(reward), steps + 1, bool(terminated or truncated)
+            if done:
+                break
+        self.random_state = np.random.get_state()
+        success = float(info.get("success", 0.0))
+        return obs, {"reward": total, "steps": steps, "done": done, "success": success}
+
+
+def serve(channel: socket.socket, env_id: str, count: int) -> None:
+    """Answers until the channel closes."""
+    slots = [Slot(env_id) for _ in range(count)]
+    space = slots[0].env.action_space
+    wire.send(channel, {"action_dim": int(np.prod(space.shape))})
+    while True:
+        header, arrays = wire.receive(channel)
+        started = time.process_time()
+        reply: dict[str, Any]
+        if header["op"] == "reset":
+            obs = [slots[i].reset(seed) for i, seed in zip(*header["slots"], strict=True)]
+            reply = {"goal": ogbench.goal_position(slots[0].env)}
+        else:
+            chunks = zip(header["slots"], arrays["actions"], strict=True)
+            played = [slots[i].act(chunk) for i, chunk in chunks]
+            obs = [o for o, _ in played]
+            reply = {"played": [r for _, r in played]}
+        reply["cpu_seconds"] = time.process_time() - started
+        wire.send(channel, reply, obs=np.asarray(obs, np.float32))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    warnings.filterwarnings("ignore", module="gymnasium")
+    os.dup2(2, 1)  # whatever the simulator prints must not look like our output
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    # The parent is gone or closing: that is how this ends.
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        serve(channel, sys.argv[2], int(sys.argv[3]))
+
+
+if __name__ == "__main__":
+    main()

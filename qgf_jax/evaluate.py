@@ -1,0 +1,305 @@
+"""Rolls one checkpoint out under many methods, weights and seeds, one line per episode.
+
+An episode is (environment, task, index): its initial state and the noise of its policy are functions
+of these alone, so every method, weight and seed meets the same episodes, and comparisons are paired.
+Even indices are for selecting a weight, odd ones for reporting; they never mix.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from qgf_jax import algorithms, policy
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.pool import EnvPool, Played
+from qgf_jax.errors import UserError
+from qgf_jax.metrics import append_line, read_lines
+from qgf_jax.policy import Restored
+from qgf_jax.train import over_seeds
+from qgf_jax.types import Array, Params
+
+SPLITS = ("selection", "report")
+"""Of an episode, by its index modulo 2."""
+_PATHS = 10  # episodes of each split whose way through a maze is kept
+
+
+class Arm(NamedTuple):
+    """What is compared with what: one row of a table."""
+
+    method: str
+    weight: float
+    best_of: int
+
+
+class Job(NamedTuple):
+    """One episode to be played, and the arms that it counts for."""
+
+    arms: tuple[Arm, ...]
+    seed: int
+    """The place of a training seed in the run."""
+    task: int
+    episode: int
+
+
+class Usage(NamedTuple):
+    """What a call of `evaluate` cost, compilation and start of the workers left out."""
+
+    episodes: int
+    env_steps: int
+    cpu_seconds: float
+    """Of this process and of the workers."""
+    simulator_cpu_seconds: float
+    """Of the workers alone."""
+
+
+def arms(
+    methods: Sequence[str], weights: Sequence[float], best_of: Sequence[int] | None = None
+) -> list[Arm]:
+    """All arms of a sweep. A method without a weight ignores `weights`; `reference` is always 1 of 1.
+
+    `best_of` replaces the methods' own numbers; the method called best_of leaves a 1 among them out.
+    """
+    found: dict[Arm, None] = {}
+    for name in methods:
+        row = algorithms.method(name)
+        candidates = tuple(best_of) if best_of is not None else row.best_of
+        if name == "reference":
+            candidates = (1,)
+        elif name == "best_of":
+            candidates = tuple(n for n in candidates if n > 1) or row.best_of
+        for n in candidates:
+            for weight in weights if row.weighted else (0.0,):
+                found[Arm(name, float(weight), n)] = None
+    return list(found)
+
+
+def acts_as(arm: Arm) -> Arm:
+    """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
+    if algorithms.method(arm.method).weighted and arm.weight == 0.0:
+        return Arm("reference", 0.0, arm.best_of)
+    return arm._replace(method="reference") if arm.method == "best_of" else arm
+
+
+def episode_seed(task: int, episode: int) -> int:
+    """The seed of an episode's reset; different for every (task, episode) below a million."""
+    return task * 1_000_000 + episode
+
+
+def evaluate(
+    workdir: str | os.PathLike,
+    sweep: Sequence[Arm],
+    *,
+    episodes: int = 50,
+    selection_episodes: int | None = None,
+    tasks: Sequence[int] = (),
+    envs: int = 10,
+    workers: int | None = None,
+    step: int | None = None,
+) -> Usage:
+    """Plays what is missing of `sweep` and appends it to the run's episodes.jsonl.
+
+    `episodes` are for the report and as many, or `selection_episodes`, for selecting a weight, for
+    every arm, task and seed. `envs` environments are stepped at once, at least one for each seed;
+    results do not depend on `workers`. Episodes that the file already has are not played again.
+    """
+    restored = policy.restore(workdir, step)
+    name = ogbench.parse(restored.run.config["env"])
+    selection = episodes if selection_episodes is None else selection_episodes
+    indices = [2 * i for i in range(selection)] + [2 * i + 1 for i in range(episodes)]
+    done = _done(restored)
+    usage = Usage(0, 0, 0.0, 0.0)
+    for task in tasks or (name.task,):
+        task_name = name.with_task(task)
+        jobs = list(_missing(restored, sweep, task_name, indices, done))
+        if jobs:
+            one = _evaluate_task(restored, jobs, task_name, envs, workers)
+            usage = Usage(
+                usage.episodes + one.episodes,
+                usage.env_steps + one.env_steps,
+                usage.cpu_seconds + one.cpu_seconds,
+                usage.simulator_cpu_seconds + one.simulator_cpu_seconds,
+            )
+    return usage
+
+
+def _done(restored: Restored) -> set[tuple[Any, ...]]:
+    keys = ("method", "weight", "best_of", "env", "task", "episode", "seed", "step")
+    return {tuple(line[k] for k in keys) for line in read_lines(restored.run.episodes)}
+
+
+def _missing(
+    restored: Restored,
+    sweep: Sequence[Arm],
+    name: ogbench.Name,
+    indices: Sequence[int],
+    done: set[tuple[Any, ...]],
+) -> Iterator[Job]:
+    shared: dict[Arm, list[Arm]] = {}
+    for arm in sweep:
+        shared.setdefault(acts_as(arm), []).append(arm)
+    for same in shared.values():
+        for episode in indices:
+            for seed in range(restored.run.config["seeds"]):
+                rest = (name.dataset, name.task, episode, seed, restored.step)
+                if left := tuple(arm for arm in same if (*arm, *rest) not in done):
+                    yield Job(left, seed, name.task, episode)
+
+
+def _evaluate_task(
+    restored: Restored, jobs: list[Job], name: ogbench.Name, envs: int, workers: int | None
+) -> Usage:
+    """All jobs of one task, sampler by sampler: what differs in weight alone shares a batch."""
+    seeds = restored.run.config["seeds"]
+    per_seed = max(1, envs // seeds)
+    groups: dict[tuple[str, int], list[Job]] = {}
+    for job in jobs:
+        real = acts_as(job.arms[0])
+        groups.setdefault((real.method, real.best_of), []).append(job)
+    env_steps = 0
+    with EnvPool(name.env_id, seeds * per_seed, workers) as pool:
+        programs = {key: compile_act(restored, *key, per_seed) for key in groups}
+        cpu, pool_cpu = time.process_time(), pool.cpu_seconds
+        bar = tqdm(total=len(jobs), unit="episode", disable=None, file=sys.stderr)
+        with bar:
+            for key, group in groups.items():
+                bar.set_description(key[0] if key[1] == 1 else f"{key[0]} best of {key[1]}")
+                for job, result in play(restored, programs[key], pool, group, per_seed):
+                    env_steps += result["length"]
+                    _write(restored, name, job, result)
+                    bar.update()
+        simulator = pool.cpu_seconds - pool_cpu
+        cpu = time.process_time() - cpu + simulator
+    return Usage(len(jobs), env_steps, cpu, simulator)
+
+
+def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, Any]) -> None:
+    for arm in job.arms:
+        line = {
+            **arm._asdict(),
+            "options": {},
+            "env": name.dataset,
+            "task": job.task,
+            "episode": job.episode,
+            "split": SPLITS[job.episode % 2],
+            "seed": job.seed,
+            "step": restored.step,
+            **result,
+        }
+        append_line(restored.run.episodes, line)
+
+
+def compile_act(
+    restored: Restored, method: str, best_of: int, per_seed: int
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """The one program that acts for a whole sweep of weights.
+
+    (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
+    (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
+    B = `per_seed` environments are fixed, so nothing is ever compiled again.
+    """
+    sample, spec = policy.sampler(restored, method, best_of), restored.spec
+    root = jax.random.key(0)
+
+    def one(groups: tuple[Params, Params], obs: Array, identity: Array, weight: Array) -> Array:
+        key = root
+        for part in identity:
+            key = jax.random.fold_in(key, part)
+        return sample(*groups, obs, key, weight).reshape(spec.chunk, spec.action_dim)
+
+    def batch(args: tuple[Any, ...]) -> Array:
+        groups, *rest = args
+        return jax.vmap(one, in_axes=(None, 0, 0, 0))(groups, *rest)
+
+    seeds = restored.run.config["seeds"]
+    groups = (restored.params, restored.target_params)
+    shapes = (
+        jax.ShapeDtypeStruct((seeds, per_seed, spec.obs_dim), np.float32),
+        jax.ShapeDtypeStruct((seeds, per_seed, 3), np.int32),
+        jax.ShapeDtypeStruct((seeds, per_seed), np.float32),
+    )
+    program = jax.jit(lambda *args: over_seeds(batch, args)).lower(groups, *shapes).compile()
+    return lambda obs, identity, weight: np.asarray(program(groups, obs, identity, weight))
+
+
+def play(
+    restored: Restored,
+    act: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    pool: EnvPool,
+    jobs: Iterable[Job],
+    per_seed: int,
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Plays `jobs` in a batch of fixed shape; a finished environment takes the next job at once."""
+    spec, seeds = restored.spec, restored.run.config["seeds"]
+    if pool.action_dim != spec.action_dim:
+        raise UserError(
+            f"{pool.env_id} takes actions {pool.action_dim} wide, not as the run's data"
+        )
+    queues: list[list[Job]] = [[] for _ in range(seeds)]
+    for job in jobs:
+        queues[job.seed].append(job)
+    obs = np.zeros((seeds * per_seed, spec.obs_dim), np.float32)
+    identity = np.zeros((seeds * per_seed, 3), np.int32)
+    weight = np.zeros(seeds * per_seed, np.float32)
+    live: dict[int, tuple[Job, dict[str, Any]]] = {}
+
+    def fill(slots: Iterable[int]) -> None:
+        ready = [slot for slot in slots if queues[slot // per_seed]]
+        for slot in ready:
+            job = queues[slot // per_seed].pop(0)
+            live[slot] = (job, {"return": 0.0, "length": 0, "started": time.perf_counter()})
+            identity[slot] = (job.task, job.episode, 0)
+            weight[slot] = acts_as(job.arms[0]).weight
+        if ready:
+            played_next = (live[slot][0] for slot in ready)
+            obs[ready] = pool.reset(ready, [episode_seed(j.task, j.episode) for j in played_next])
+            _note_paths(pool, live, ready, obs)
+
+    fill(range(seeds * per_seed))
+    while live:
+        chunks = act(
+            obs.reshape(seeds, per_seed, -1),
+            identity.reshape(seeds, per_seed, 3),
+            weight.reshape(seeds, per_seed),
+        ).reshape(seeds * per_seed, spec.chunk, spec.action_dim)
+        slots = sorted(live)
+        obs[slots], played = pool.step(slots, chunks[slots])
+        identity[slots, 2] += 1
+        _note_paths(pool, live, slots, obs)
+        finished = []
+        for slot, chunk in zip(slots, played, strict=True):
+            if _add(live[slot][1], chunk):
+                yield live.pop(slot)
+                finished.append(slot)
+        fill(finished)
+
+
+def _add(result: dict[str, Any], chunk: Played) -> bool:
+    """Adds a chunk to an episode's result; true if the episode is over."""
+    result["return"] += chunk.reward
+    result["length"] += chunk.steps
+    if chunk.done:
+        result["success"] = chunk.success
+        result["seconds"] = round(time.perf_counter() - result.pop("started"), 3)
+    return chunk.done
+
+
+def _note_paths(
+    pool: EnvPool,
+    live: dict[int, tuple[Job, dict[str, Any]]],
+    slots: Iterable[int],
+    obs: np.ndarray,
+) -> None:
+    """Keeps where the first few episodes of a maze went, one point a chunk, and the goal."""
+    if pool.goal is None:
+        return
+    for slot in slots:
+        job, result = live[slot]
+        if job.episode // 2 < _PATHS:
+            result.setdefault("goal", pool.goal)
+            result.setdefault("path", []).append([round(float(x), 2) for x in obs[slot, :2]])

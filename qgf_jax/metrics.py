@@ -1,0 +1,82 @@
+"""Where numbers go while training: JSON lines always, TensorBoard beside them, W&B when asked."""
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Appends one JSON object by a single write, so that a kill leaves at most one torn last line."""
+    line = (json.dumps(record) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        if _torn(path):
+            line = b"\n" + line
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def _torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, torn lines left out; nothing if there is no file."""
+    if not path.exists():
+        return
+    with path.open() as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+class Writer:
+    """Writes scalars of a run. A step that is already there is not written again."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any]):
+        from tensorboardX import SummaryWriter
+
+        self.path = path
+        self.last = max((line["step"] for line in read_lines(path) if "step" in line), default=-1)
+        self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"))
+        self._wandb: Any = None
+        if config["wandb"]["project"]:
+            wandb = importlib.import_module("wandb")  # an extra, which most do not install
+
+            self._wandb = wandb.init(
+                project=config["wandb"]["project"],
+                mode=config["wandb"]["mode"],
+                name=path.parent.name,
+                config=dict(config),
+            )
+
+    def write(self, step: int, scalars: Mapping[str, float], **other: float) -> None:
+        """One line: step, `other` (times and rates, which differ from run to run), and scalars."""
+        if step <= self.last:
+            return
+        self.last = step
+        clean = {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
+        append_line(self.path, {"step": step, **other, **clean})
+        for name, value in {**scalars, **other}.items():
+            self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log({**scalars, **other}, step=step)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()

@@ -1,0 +1,144 @@
+"""Networks of one observation and one action; batches come from `jax.vmap` outside."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qgf_jax.types import Array, Spec
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": nn.gelu,  # the tanh approximation, as in the public code
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+TIME_FEATURES = ("sinusoidal", "raw")
+_GLOROT = nn.initializers.glorot_uniform()
+
+
+def sinusoidal(t: Array, width: int = 16) -> Array:
+    """[cos(10000 t f_k), sin(10000 t f_k)], f_k = 10000 ** (-2k / width): [width].
+
+    The first features turn over thousands of times between t = 0 and 1, so they see the rounding
+    of t and of f_k; the order of the operations here is that of the public code.
+    """
+    half = width // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = t * 10000.0 * frequencies
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)])
+
+
+class MLP(nn.Module):
+    """Dense, layer norm, activation, for each width; never a layer norm after the last width.
+
+    The last width is linear unless `activate_last`.
+    """
+
+    widths: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+    activate_last: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        last = len(self.widths) - 1
+        for i, width in enumerate(self.widths):
+            x = nn.Dense(width, kernel_init=_GLOROT)(x)
+            if i < last and self.layer_norm:
+                x = nn.LayerNorm()(x)
+            if i < last or self.activate_last:
+                x = ACTIVATIONS[self.activation](x)
+        return x
+
+
+class VelocityField(nn.Module):
+    """(obs [O], action [D], t []) -> velocity [D]."""
+
+    spec: Spec
+    hidden: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+    time_feature: str
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array, t: Array) -> Array:
+        time = sinusoidal(t) if self.time_feature == "sinusoidal" else jnp.reshape(t, (1,))
+        x = jnp.concatenate([self.spec.standardize(obs), action, time])
+        x = MLP(self.hidden, self.activation, self.layer_norm, activate_last=True)(x)
+        return nn.Dense(self.spec.chunk_dim)(x)  # LeCun initialisation, unlike the layers before
+
+
+class ScalarHead(nn.Module):
+    """(obs [O], further inputs …) -> []."""
+
+    spec: Spec
+    hidden: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, obs: Array, *inputs: Array) -> Array:
+        x = jnp.concatenate([self.spec.standardize(obs), *inputs])
+        return MLP((*self.hidden, 1), self.activation, self.layer_norm)(x)[0]
+
+
+class Networks(NamedTuple):
+    """The modules that learners and samplers share. Each has `init` and `apply`, for one example."""
+
+    policy: Any  # nn.Module; its `apply` is typed for mutable collections, which nothing here has
+    """(obs, action, t) -> velocity [D]"""
+    critic: Any
+    """(obs, action) -> Q [], one member of the ensemble"""
+    value: Any
+    """(obs) -> V []"""
+    ensemble: int
+    """E, members of the critic; their parameters are stacked on a leading axis"""
+    chunk_dim: int
+    """D, the width of a flattened action chunk"""
+
+    def init_ensemble(self, key: Array, obs: Array, action: Array) -> Any:
+        """Independent parameters for every member of the critic: leaves [E, …]."""
+        keys = jax.random.split(key, self.ensemble)
+        return jax.vmap(lambda k: self.critic.init(k, obs, action))(keys)
+
+    def apply_ensemble(self, members: Any, obs: Array, action: Array) -> Array:
+        """Q [E] of one observation and action; with a batch of both, vmapped inside, Q [E, B]."""
+
+        def member(params: Any) -> Array:
+            if obs.ndim == 1:
+                return self.critic.apply(params, obs, action)
+            return jax.vmap(lambda o, a: self.critic.apply(params, o, a))(obs, action)
+
+        # Members outermost: with the batch outside, XLA transposes the activations at each layer,
+        # which doubles the cost of a small critic.
+        return jax.vmap(member)(members)
+
+
+def build(
+    spec: Spec,
+    *,
+    policy_hidden: tuple[int, ...] = (512, 512, 512, 512),
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512),
+    policy_layer_norm: bool = True,
+    critic_layer_norm: bool = True,
+    activation: str = "gelu",
+    time_feature: str = "sinusoidal",
+    ensemble: int = 2,
+) -> Networks:
+    """The networks of a run. Raises `ValueError` for an unknown activation or time feature."""
+    for name, value, known in (
+        ("activation", activation, tuple(ACTIVATIONS)),
+        ("time_feature", time_feature, TIME_FEATURES),
+    ):
+        if value not in known:
+            raise ValueError(f"networks.{name} is {value!r}; it must be one of {', '.join(known)}")
+    return Networks(
+        policy=VelocityField(spec, policy_hidden, activation, policy_layer_norm, time_feature),
+        critic=ScalarHead(spec, critic_hidden, activation, critic_layer_norm),
+        value=ScalarHead(spec, critic_hidden, activation, critic_layer_norm),
+        ensemble=ensemble,
+        chunk_dim=spec.chunk_dim,
+    )

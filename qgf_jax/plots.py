@@ -1,0 +1,227 @@
+"""The pictures of a report. Matplotlib, no screen needed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from qgf_jax.envs import ogbench
+from qgf_jax.metrics import read_lines
+from qgf_jax.run import Run
+
+Row = dict[str, Any]
+_COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
+_MORE_COLORS = ("#2a9d5c", "#b5438f", "#8c6d31", "#c0392b", "#5e4fa2")
+
+
+def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
+    """Draws what the run has data for: (caption, PNG) of each picture, in reading order."""
+    figures = [
+        (
+            "Success against guidance weight, report episodes, 95 % intervals.",
+            "success.png",
+            _sweep,
+        ),
+        ("Training curves.", "training.png", _training),
+    ]
+    if run.spec["obs_dim"] == 2:
+        figures += [
+            ("Ways through the maze, report episodes.", "trajectories.png", _trajectories),
+            (
+                "The policy's mean displacement over one chunk, without guidance and with it, over "
+                "the learned value.",
+                "field.png",
+                _field,
+            ),
+        ]
+    drawn = []
+    for caption, name, figure in figures:
+        fig = figure(run, rows)
+        if fig is not None:
+            fig.savefig(folder / name, dpi=130, bbox_inches="tight")
+            plt.close(fig)
+            drawn.append((caption, folder / name))
+    return drawn
+
+
+def _color(method: str, place: int) -> str:
+    return _COLORS.get(method, _MORE_COLORS[place % len(_MORE_COLORS)])
+
+
+def _tasks(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    return sorted({(row["env"], row["task"]) for row in rows})
+
+
+def _sweep(run: Run, rows: Sequence[Row]) -> Any:
+    """One panel a task: a line for each swept method, a band for each that has one number."""
+    from qgf_jax.report import label
+
+    tasks = _tasks(rows)
+    fig, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 3.6), squeeze=False)
+    for ax, (env, task) in zip(panels[0], tasks, strict=True):
+        here = [r for r in rows if (r["env"], r["task"], r["split"]) == (env, task, "report")]
+        labels = list(dict.fromkeys(map(label, here)))
+        positive = sorted({r["weight"] for r in here if r["weight"] > 0})
+        for place, name in enumerate(labels):
+            mine = sorted((r for r in here if label(r) == name), key=lambda r: r["weight"])
+            color = _color(mine[0]["method"], place)
+            if len(mine) == 1:
+                value = mine[0]["success"]
+                ax.axhline(value["mean"], color=color, ls="--", lw=1.5, label=name)
+                ax.axhspan(value["low"], value["high"], color=color, alpha=0.12, lw=0)
+            else:
+                _with_intervals(ax, mine, color, name)
+        if positive:
+            ax.set_xscale("symlog", linthresh=positive[0])
+            ticks = sorted({0.0, *positive})
+            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            ax.minorticks_off()
+        ax.set(
+            xlabel="guidance weight",
+            ylabel="success",
+            ylim=(-0.03, 1.03),
+            title=f"{env}, task {task}",
+        )
+        ax.title.set_fontsize(10)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8, framealpha=0.9)
+    return fig
+
+
+def _with_intervals(ax: Axes, mine: Sequence[Row], color: str, name: str) -> None:
+    x = [r["weight"] for r in mine]
+    mean, low, high = (np.array([r["success"][k] for r in mine]) for k in ("mean", "low", "high"))
+    errors = np.maximum(0.0, [mean - low, high - mean])
+    ax.errorbar(x, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=name)
+    for row in mine:
+        if row["selected"]:
+            ax.plot(row["weight"], row["success"]["mean"], "o", ms=12, mfc="none", color=color)
+
+
+def _training(run: Run, rows: Sequence[Row]) -> Any:
+    """One panel a loss, training and validation."""
+    lines = list(read_lines(run.metrics))
+    names = [
+        k for k in (lines[0] if lines else {}) if k.endswith("/loss") and "validation" not in k
+    ]
+    if not names:
+        return None
+    fig, panels = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
+    for ax, name in zip(panels[0], names, strict=True):
+        for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            if points:
+                ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
+        ax.set(title=name, xlabel="step", yscale="log")
+        ax.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
+    fig.tight_layout()
+    return fig
+
+
+def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
+    """One panel a selected method: where its first report episodes went."""
+    from qgf_jax.report import label
+
+    shown = [r for r in rows if r["selected"] and r["split"] == "report"]
+    lines = [line for line in read_lines(run.episodes) if "path" in line]
+    if not shown or not lines:
+        return None
+    fig, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.8), squeeze=False)
+    keys = ("env", "task", "method", "best_of", "weight", "split", "step")
+    maze = _maze(run)
+    for place, (ax, row) in enumerate(zip(panels[0], shown, strict=True)):
+        maze.draw(ax)
+        mine = [line for line in lines if all(line[k] == row[k] for k in keys)]
+        for line in mine:
+            x, y = np.array(line["path"]).T
+            ax.plot(x, y, lw=1.0, alpha=0.75, color=_color(row["method"], place))
+            ax.plot(x[0], y[0], ".", color="black", ms=4)
+            ax.plot(*line["goal"], "*", color="#d62728", ms=13, zorder=5)
+        weight = f", weight {row['weight']:g}" if row["weight"] else ""
+        reached = sum(line["success"] for line in mine)
+        ax.set_title(f"{label(row)}{weight}\n{reached:.0f} of {len(mine)} shown arrive", fontsize=9)
+    return fig
+
+
+class _Maze:
+    """A point maze as a picture."""
+
+    def __init__(self, free: np.ndarray, unit: float, offset: tuple[float, float]):
+        self.free, self.unit, self.offset = free, unit, offset
+
+    def centre(self, i: int, j: int) -> tuple[float, float]:
+        return j * self.unit - self.offset[0], i * self.unit - self.offset[1]
+
+    def draw(self, ax: Axes) -> None:
+        for i, j in np.argwhere(~self.free):
+            x, y = self.centre(i, j)
+            half = self.unit / 2
+            ax.add_patch(plt.Rectangle((x - half, y - half), self.unit, self.unit, color="#c9ccd1"))
+        (x0, y0), (x1, y1) = self.centre(0, 0), self.centre(*np.subtract(self.free.shape, 1))
+        ax.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xticks=[], yticks=[])
+
+    def grid(self, per_cell: int) -> Iterator[tuple[float, float]]:
+        """Points spread evenly over the free cells."""
+        inside = (np.arange(per_cell) + 0.5) / per_cell - 0.5
+        for i, j in np.argwhere(self.free):
+            x, y = self.centre(i, j)
+            for dx in inside * self.unit:
+                for dy in inside * self.unit:
+                    yield x + dx, y + dy
+
+
+def _maze(run: Run) -> _Maze:
+    env = ogbench.make(ogbench.parse(run.config["env"]).env_id).unwrapped
+    return _Maze(env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y))
+
+
+def _field(run: Run, rows: Sequence[Row]) -> Any:
+    """Arrows of the mean action at many places, reference beside guided, over the value."""
+    import jax
+
+    from qgf_jax import algorithms, policy
+    from qgf_jax.report import label
+
+    guided = [
+        r
+        for r in rows
+        if r["selected"] and r["split"] == "report" and r["weight"] > 0 and r["best_of"] == 1
+    ]
+    if not guided:
+        return None
+    maze = _maze(run)
+    points = np.array(list(maze.grid(3)), np.float32)
+    restored = policy.restore(run.workdir)
+    params = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
+    nets = algorithms.build_networks(run.config, restored.spec)
+    value = jax.jit(jax.vmap(lambda o: nets.value.apply(params[0]["value"], o)))(points)
+    panels_of = [("reference", 0.0, "reference")]
+    panels_of += [
+        (r["method"], r["weight"], f"{label(r)}, weight {r['weight']:g}") for r in guided[:2]
+    ]
+    fig, panels = plt.subplots(1, len(panels_of), figsize=(4.4 * len(panels_of), 4.2))
+    for ax, (method, weight, title) in zip(panels, panels_of, strict=True):
+        sample = policy.sampler(restored, method)
+
+        def mean_move(obs: Any, key: Any, sample: Any = sample, weight: float = weight) -> Any:
+            keys = jax.random.split(key, 32)
+            chunks = jax.vmap(lambda k: sample(*params, obs, k, weight))(keys)
+            return chunks.reshape(32, restored.spec.chunk, 2).mean(axis=(0, 1))
+
+        keys = jax.random.split(jax.random.key(0), len(points))
+        moves = np.asarray(jax.jit(jax.vmap(mean_move))(points, keys))
+        maze.draw(ax)
+        shade = ax.scatter(
+            *points.T, c=np.asarray(value), s=60, marker="s", cmap="viridis", alpha=0.55
+        )
+        ax.quiver(*points.T, *moves.T, angles="xy", scale=14, width=0.005, color="black")
+        ax.set_title(title, fontsize=10)
+    fig.colorbar(shade, ax=panels, shrink=0.8, label="V")
+    return fig

@@ -1,0 +1,109 @@
+"""A trained checkpoint as a function from observations to action chunks."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax import algorithms
+from qgf_jax import run as runs
+from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.errors import UserError, unknown
+from qgf_jax.run import Run
+from qgf_jax.train import TrainState, make_trainer
+from qgf_jax.types import Array, Params, Sample, Spec
+
+
+class Restored(NamedTuple):
+    """The learned part of a run. Leaves have a leading axis of seeds."""
+
+    run: Run
+    spec: Spec
+    step: int
+    params: Params
+    target_params: Params
+
+
+def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
+    """The newest sound checkpoint of a run, or the one at `step`."""
+    run = runs.open_run(workdir)
+    spec = Spec(**run.spec)
+    seeds = run.config["seed"] + np.arange(run.config["seeds"])
+    template = jax.eval_shape(make_trainer(run.config, spec).init, seeds)
+    # Where the run was trained says nothing of where it acts: restore to one device of this host.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), template
+    )
+    found = Checkpoints(workdir).restore(template, step)
+    if found is None:
+        raise UserError(f"{workdir} has no checkpoint yet: let `qgf train` come to its first save")
+    state: TrainState = found[1]
+    return Restored(run, spec, found[0], state.params, state.target_params)
+
+
+def sampler(restored: Restored, method: str, best_of: int = 1) -> Sample:
+    """The `Sample` of a method over a restored run. `UserError` if it needs other learners."""
+    trained = restored.run.config["algorithm"]
+    algorithms.method(method)
+    if method not in (served := algorithms.served_by(trained)):
+        raise unknown(f"method for a run of {trained!r},", method, served)
+    return algorithms.build_sample(restored.run.config, restored.spec, method, best_of)
+
+
+def load_policy(
+    workdir: str | os.PathLike,
+    method: str = "qgf",
+    weight: float = 1.0,
+    *,
+    best_of: int | None = None,
+    seed: int | None = 0,
+    step: int | None = None,
+) -> Callable[[Any, Array], Array]:
+    """Restores a run as a jitted function (obs, key) -> action chunk.
+
+        policy = qgf_jax.load_policy("runs/x", method="qgf", weight=3.0)
+        chunk = policy(obs, jax.random.key(0))     # obs [O] -> [chunk, A]; obs [B, O] -> [B, chunk, A]
+
+    Actions lie in [-1, 1] and are meant to be played open loop. `seed` is the place of a seed in
+    the run (0 for the first); `None` gives every seed's actions, with a leading axis. `best_of`
+    is the method's own number unless given. A new batch size is a new compilation.
+
+    Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
+    needs other learners than the run has.
+    """
+    restored = restore(workdir, step)
+    row = algorithms.method(method)
+    sample = sampler(restored, method, row.best_of[0] if best_of is None else best_of)
+    spec, seeds = restored.spec, restored.run.config["seeds"]
+    groups = (restored.params, restored.target_params)
+    if seed is not None:
+        if not 0 <= seed < seeds:
+            raise UserError(f"{workdir} has seeds 0 to {seeds - 1}, not {seed}")
+        groups = jax.tree.map(lambda x: x[seed], groups)
+
+    @jax.jit
+    def act(groups: tuple[Params, Params], obs: Array, key: Array, weight: Array) -> Array:
+        def one(obs: Array, key: Array) -> Array:
+            action = sample(*groups, obs, key, weight)
+            return action.reshape(spec.chunk, spec.action_dim)
+
+        if obs.ndim == 1:
+            return one(obs, key)
+        return jax.vmap(one)(obs, jax.random.split(key, len(obs)))
+
+    every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None)))
+
+    def policy(obs: Any, key: Array) -> Array:
+        obs = jnp.asarray(obs, jnp.float32)
+        if obs.ndim not in (1, 2) or obs.shape[-1] != spec.obs_dim:
+            raise UserError(
+                f"observation of shape {obs.shape}: the run wants [{spec.obs_dim}] "
+                f"or [B, {spec.obs_dim}]"
+            )
+        return (act if seed is not None else every)(groups, obs, key, jnp.float32(weight))
+
+    return policy

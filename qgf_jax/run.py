@@ -1,0 +1,113 @@
+"""The run folder: what it holds, and when a config may go on with it. No JAX."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qgf_jax import config as configs
+from qgf_jax.checkpoint import write_atomically
+from qgf_jax.errors import UserError
+
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
+)  # fmt: skip
+
+
+class Run(NamedTuple):
+    """A run folder that exists."""
+
+    workdir: Path
+    config: dict[str, Any]
+    """The resolved config, nested plain dicts."""
+    spec: dict[str, Any]
+    """The fields of `types.Spec`."""
+
+    @property
+    def episodes(self) -> Path:
+        """One line per evaluated episode."""
+        return self.workdir / "episodes.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per logged step of training."""
+        return self.workdir / "metrics.jsonl"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str:
+    """The commit of the code in use, "-dirty" if it was edited since; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def create(
+    workdir: str | os.PathLike,
+    config: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+) -> Run:
+    """Makes the folder, or goes on with it if it holds a run of the same config and data."""
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    if path.exists():
+        old = configs.read(path)
+        check_same(workdir, old, config, fingerprint)
+    workdir.mkdir(parents=True, exist_ok=True)
+    record = {
+        "config": config,
+        "spec": spec,
+        "dataset": fingerprint,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    return Run(workdir, dict(config), dict(spec))
+
+
+def check_same(
+    workdir: Path,
+    old: Mapping[str, Any],
+    config: Mapping[str, Any],
+    fingerprint: Mapping[str, Any] | None = None,
+) -> None:
+    """Raises `UserError` if the run in `workdir` was made by another config or other data."""
+    differences = configs.changed(old["config"], config)
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise UserError(
+            f"{workdir} holds a run of another config: {differences[0]}{more}: "
+            "choose another --workdir"
+        )
+    if fingerprint and old["dataset"]["sha256"] != fingerprint["sha256"]:
+        raise UserError(
+            f"{workdir} was trained on other data than {fingerprint['file']} is now: "
+            "choose another --workdir"
+        )
+
+
+def open_run(workdir: str | os.PathLike) -> Run:
+    """The run in `workdir`. Raises `UserError` if there is none."""
+    workdir = Path(workdir)
+    record = configs.read(workdir / "config.json")
+    return Run(workdir, record["config"], record["spec"])

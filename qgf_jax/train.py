@@ -1,0 +1,161 @@
+"""The training step, and the program of many steps that is dispatched at once."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from qgf_jax import algorithms
+from qgf_jax.data.chunks import Dataset
+from qgf_jax.data.sampling import sample
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run is, besides its config and data. With seeds, each leaf has a leading axis."""
+
+    step: Array
+    """[] int32, updates done"""
+    key: Array
+    """what randomness is made of, together with `step`; never changes"""
+    params: Params
+    target_params: Params
+    """slow copies of the groups that a learner lists in `targets`"""
+    opt_state: Any
+
+
+def init_state(
+    seed: Array, learner: Learner, tx: optax.GradientTransformation, spec: Spec
+) -> TrainState:
+    """The state before the first step; `seed` [] int may be traced, so vmap it for many seeds."""
+    key = jax.random.key(seed)
+    init_key, train_key = jax.random.split(key)
+    params = learner.init(init_key, jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
+    # Copies, not the same buffers twice: the state is donated as a whole.
+    target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in learner.targets}
+    return TrainState(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    losses: Mapping[str, Loss],
+    tx: optax.GradientTransformation,
+    tau: float,
+    lagged_target: bool = False,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step: each loss moves its own parameter group and no other.
+
+    All losses see the parameters from before the step. Jit it, vmap it over seeds, or pmap it over
+    devices with `axis_name`, over which gradients and metrics are averaged.
+
+    `lagged_target` moves the slow copies towards the parameters from before the step, as the public
+    QGF code and its ancestors do, instead of after.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def total_loss(params: Params) -> tuple[Array, Metrics]:
+        frozen = jax.lax.stop_gradient(params)
+        total, metrics = jnp.zeros(()), {}
+        for i, (group, loss) in enumerate(losses.items()):
+            visible = frozen | {group: params[group]}
+            value, info = loss(visible, state.target_params, batch, jax.random.fold_in(key, i))
+            total += value
+            metrics |= {f"{group}/{name}": x for name, x in ({"loss": value} | info).items()}
+        return total, metrics
+
+    grads, metrics = jax.grad(total_loss, has_aux=True)(state.params)
+    if axis_name is not None:
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    source = state.params if lagged_target else params
+    online: Params = {group: source[group] for group in state.target_params}
+    target_params: Any = optax.incremental_update(online, state.target_params, tau)
+    return TrainState(state.step + 1, state.key, params, target_params, opt_state), metrics
+
+
+def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Adam works number by number, so one over all groups equals one for each."""
+    return optax.adam(config["optimizer"]["learning_rate"])
+
+
+class Trainer(NamedTuple):
+    """A run's compiled programs. The state they take and give always has a leading axis of seeds."""
+
+    init: Callable[[Array], TrainState]
+    """(seeds [S] int) -> state"""
+    run: Callable[..., tuple[TrainState, Metrics]]
+    """(state, dataset, num_steps) -> (state, metrics [S], means over the steps). Donates the state."""
+    evaluate: Callable[[TrainState, Dataset], Metrics]
+    """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
+
+
+def make_trainer(config: Mapping[str, Any], spec: Spec) -> Trainer:
+    """The programs of a resolved config. Sampling is part of the step, so the host does nothing."""
+    learner, tx = algorithms.build_learner(config, spec), make_optimizer(config)
+    step = functools.partial(
+        train_step,
+        losses=learner.losses,
+        tx=tx,
+        tau=config["optimizer"]["tau"],
+        lagged_target=config["optimizer"]["lagged_target"],
+    )
+    draw = functools.partial(sample, chunk=spec.chunk, batch_size=config["train"]["batch_size"])
+
+    def update(state: TrainState, dataset: Dataset) -> tuple[TrainState, Metrics]:
+        # The step folds the number of each loss into the same key; a batch has a number of its own.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _BATCH)
+        return step(state, draw(dataset, key))
+
+    def run(state: TrainState, dataset: Dataset, num_steps: int) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            return update(state, dataset)
+
+        state, metrics = jax.lax.scan(body, state, length=num_steps)
+        return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+
+    def evaluate(state: TrainState, dataset: Dataset) -> Metrics:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _VALIDATION)
+        batch = draw(dataset, key)
+        metrics = {}
+        for i, (group, loss) in enumerate(learner.losses.items()):
+            value, _ = loss(state.params, state.target_params, batch, jax.random.fold_in(key, i))
+            metrics[f"{group}/loss"] = value
+        return metrics
+
+    return Trainer(
+        init=jax.jit(jax.vmap(lambda seed: init_state(seed, learner, tx, spec))),
+        run=jax.jit(
+            lambda state, dataset, num_steps: over_seeds(
+                lambda one: run(one, dataset, num_steps), state
+            ),
+            donate_argnums=0,
+            static_argnums=2,
+        ),
+        evaluate=jax.jit(
+            lambda state, dataset: over_seeds(lambda one: evaluate(one, dataset), state)
+        ),
+    )
+
+
+def over_seeds(f: Callable[[Any], Any], stacked: Any) -> Any:
+    """vmap of `f` over the leading axis, without the vmap if that axis has length 1.
+
+    A batch axis of 1 costs: XLA's batched matrix products are slower than the plain ones.
+    """
+    if len(jax.tree.leaves(stacked)[0]) > 1:
+        return jax.vmap(f)(stacked)
+    return jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[0], stacked)))
+
+
+_BATCH, _VALIDATION = 2**31 - 1, 2**31 - 2  # no learner has so many losses

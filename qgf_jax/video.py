@@ -1,0 +1,93 @@
+"""Films of evaluated episodes, played again in a process that renders.
+
+An episode is a function of its seed and its actions, so a film is a second playing of the very
+episode that the table counts, in an environment with a camera.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qgf_jax import evaluate, policy
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.pool import EnvPool
+from qgf_jax.errors import UserError
+from qgf_jax.evaluate import Arm, Job
+
+SIZE = 240
+FRAMES = 60
+"""At most, in one film; longer episodes are shown faster."""
+
+
+def film(
+    workdir: str | os.PathLike, arms: Sequence[Arm], episodes: int, *, tasks: Sequence[int] = ()
+) -> list[Path]:
+    """Writes report/videos/METHOD_…_episodeN.gif for the first `episodes` report episodes an arm."""
+    restored = policy.restore(workdir)
+    name = ogbench.parse(restored.run.config["env"])
+    folder = restored.run.workdir / "report" / "videos"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for task in tasks or (name.task,):
+        env_id = name.with_task(task).env_id
+        with EnvPool(env_id, restored.run.config["seeds"], 1) as pool:
+            for arm in arms:
+                real = evaluate.acts_as(arm)
+                act = evaluate.compile_act(restored, real.method, real.best_of, 1)
+                for episode in (2 * i + 1 for i in range(episodes)):
+                    kept: list[np.ndarray] = []
+
+                    def recording(*args: np.ndarray, act=act, kept=kept) -> np.ndarray:
+                        chunks = act(*args)
+                        kept.append(chunks[0, 0])
+                        return chunks
+
+                    job = Job((arm,), 0, task, episode)
+                    _, result = next(evaluate.play(restored, recording, pool, [job], 1))
+                    actions = np.concatenate(kept)[: result["length"]]
+                    weight = f"_weight{arm.weight:g}" if arm.weight else ""
+                    n = f"_of{arm.best_of}" if arm.best_of > 1 else ""
+                    path = folder / f"task{task}_{arm.method}{n}{weight}_episode{episode}.gif"
+                    render(env_id, evaluate.episode_seed(task, episode), actions, path)
+                    written.append(path)
+    return written
+
+
+def render(env_id: str, seed: int, actions: np.ndarray, path: Path) -> None:
+    """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process."""
+    command = [sys.executable, "-m", "qgf_jax.video", env_id, str(seed), str(path)]
+    environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
+    if os.environ.get("MUJOCO_GL") not in (None, "disable"):
+        environment["MUJOCO_GL"] = os.environ["MUJOCO_GL"]
+    data = actions.astype("<f4").tobytes()
+    result = subprocess.run(command, input=data, capture_output=True, env=environment)
+    if result.returncode:
+        last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise UserError(
+            f"no film of {env_id}: {last[0][:120]}: install libegl1 and libgl1-mesa-dri, "
+            "or set MUJOCO_GL=osmesa or glfw"
+        )
+
+
+def _main(env_id: str, seed: str, path: str) -> None:
+    from PIL import Image
+
+    size = {"width": SIZE, "height": SIZE, "render_mode": "rgb_array"}
+    env = ogbench.make(env_id, **size)
+    actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, *env.action_space.shape)
+    ogbench.reset(env, int(seed))
+    every = max(1, -(-len(actions) // FRAMES))
+    frames = [Image.fromarray(np.asarray(env.render()))]
+    for i, action in enumerate(actions):
+        env.step(action)
+        if (i + 1) % every == 0 or i == len(actions) - 1:
+            frames.append(Image.fromarray(np.asarray(env.render())))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
