@@ -9,13 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import losses
-from qgf_jax.networks import Networks
+from qgf_jax.networks import Networks, aggregate
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
-
-
-def aggregate(q: Array) -> Array:
-    """One Q of the ensemble's [E, …]: the least, as everywhere in QGF."""
-    return jnp.min(q, axis=0)
 
 
 def iql(nets: Networks, *, expectile: float = 0.9) -> Learner:
@@ -38,8 +33,8 @@ def iql(nets: Networks, *, expectile: float = 0.9) -> Learner:
 
         v_next = jax.vmap(lambda obs: nets.value.apply(params["value"], obs))(batch.next_obs)
         q = nets.apply_ensemble(params["critic"], batch.obs, batch.action)
-        error = q - (batch.reward + batch.discount * v_next)
-        loss = jnp.mean(batch.weight * error**2)
+        goal = batch.reward + batch.discount * v_next
+        loss = jnp.mean(batch.weight[None] * (q - goal[None]) ** 2)
         return loss, {"q_mean": q.mean(), "q_min": q.min(), "q_max": q.max()}
 
     def value(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -117,6 +117,11 @@ class Networks(NamedTuple):
         return jax.vmap(member)(members)
 
 
+def aggregate(q: Array) -> Array:
+    """One Q of the ensemble's [E, …]: the least, as everywhere in QGF."""
+    return jnp.min(q, axis=0)
+
+
 def build(
     spec: Spec,
     *,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.run import Run
+from qgf_jax.tables import label
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
@@ -41,8 +42,6 @@ def render(run: Run, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    from qgf_jax.report import label
-
     head = (
         "<tr><th>task<th>method<th>weight<th>success<th>return<th>length<th>episodes<th>seeds</tr>"
     )

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from qgf_jax.envs import ogbench
 from qgf_jax.metrics import read_lines
 from qgf_jax.run import Run
+from qgf_jax.tables import label
 
 Row = dict[str, Any]
 _COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
@@ -54,54 +55,50 @@ def _color(method: str, place: int) -> str:
     return _COLORS.get(method, _MORE_COLORS[place % len(_MORE_COLORS)])
 
 
-def _tasks(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    return sorted({(row["env"], row["task"]) for row in rows})
-
-
 def _sweep(run: Run, rows: Sequence[Row]) -> Any:
-    """One panel a task: a line for each swept method, a band for each that has one number."""
-    from qgf_jax.report import label
-
-    tasks = _tasks(rows)
-    fig, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 3.6), squeeze=False)
-    for ax, (env, task) in zip(panels[0], tasks, strict=True):
+    """A column a task, success above return: a line a swept method, a band where there is no weight."""
+    tasks = sorted({(row["env"], row["task"]) for row in rows})
+    fig, panels = plt.subplots(
+        2, len(tasks), figsize=(5.4 * len(tasks), 6.2), squeeze=False, sharex="col"
+    )
+    for column, (env, task) in zip(panels.T, tasks, strict=True):
         here = [r for r in rows if (r["env"], r["task"], r["split"]) == (env, task, "report")]
-        labels = list(dict.fromkeys(map(label, here)))
-        positive = sorted({r["weight"] for r in here if r["weight"] > 0})
-        for place, name in enumerate(labels):
-            mine = sorted((r for r in here if label(r) == name), key=lambda r: r["weight"])
-            color = _color(mine[0]["method"], place)
-            if len(mine) == 1:
-                value = mine[0]["success"]
-                ax.axhline(value["mean"], color=color, ls="--", lw=1.5, label=name)
-                ax.axhspan(value["low"], value["high"], color=color, alpha=0.12, lw=0)
-            else:
-                _with_intervals(ax, mine, color, name)
-        if positive:
-            ax.set_xscale("symlog", linthresh=positive[0])
-            ticks = sorted({0.0, *positive})
-            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-            ax.minorticks_off()
-        ax.set(
-            xlabel="guidance weight",
-            ylabel="success",
-            ylim=(-0.03, 1.03),
-            title=f"{env}, task {task}",
-        )
-        ax.title.set_fontsize(10)
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, framealpha=0.9)
+        for ax, name in zip(column, ("success", "return"), strict=True):
+            _sweep_panel(ax, here, name)
+        column[0].set(ylim=(-0.03, 1.03))
+        column[0].set_title(f"{env}, task {task}", fontsize=10)
+        column[0].legend(fontsize=8, framealpha=0.9)
+        column[1].set_xlabel("guidance weight")
+    fig.tight_layout()
     return fig
 
 
-def _with_intervals(ax: Axes, mine: Sequence[Row], color: str, name: str) -> None:
-    x = [r["weight"] for r in mine]
-    mean, low, high = (np.array([r["success"][k] for r in mine]) for k in ("mean", "low", "high"))
-    errors = np.maximum(0.0, [mean - low, high - mean])
-    ax.errorbar(x, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=name)
-    for row in mine:
-        if row["selected"]:
-            ax.plot(row["weight"], row["success"]["mean"], "o", ms=12, mfc="none", color=color)
+def _sweep_panel(ax: Axes, here: Sequence[Row], name: str) -> None:
+    labels = list(dict.fromkeys(map(label, here)))
+    weights = sorted({r["weight"] for r in here})
+    for place, text in enumerate(labels):
+        mine = sorted((r for r in here if label(r) == text), key=lambda r: r["weight"])
+        color = _color(mine[0]["method"], place)
+        if len(mine) == 1 and mine[0]["weight"] == 0:
+            value = mine[0][name]
+            ax.axhline(value["mean"], color=color, ls="--", lw=1.5, label=text)
+            ax.axhspan(value["low"], value["high"], color=color, alpha=0.12, lw=0)
+            continue
+        x = [r["weight"] for r in mine]
+        mean, low, high = (np.array([r[name][k] for r in mine]) for k in ("mean", "low", "high"))
+        errors = np.maximum(0.0, [mean - low, high - mean])
+        ax.errorbar(x, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=text)
+        for row in mine:
+            if row["selected"]:
+                ax.plot(row["weight"], row[name]["mean"], "o", ms=12, mfc="none", color=color)
+    positive = [w for w in weights if w > 0]
+    if positive:
+        ax.set_xscale("symlog", linthresh=positive[0])
+        ax.set_xticks(weights, [f"{w:g}" for w in weights])
+        ax.set_xlim(-0.15 * positive[0], positive[-1] * 1.25)
+        ax.minorticks_off()
+    ax.set_ylabel(name)
+    ax.grid(alpha=0.3)
 
 
 def _training(run: Run, rows: Sequence[Row]) -> Any:
@@ -127,8 +124,6 @@ def _training(run: Run, rows: Sequence[Row]) -> Any:
 
 def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
     """One panel a selected method: where its first report episodes went."""
-    from qgf_jax.report import label
-
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
     lines = [line for line in read_lines(run.episodes) if "path" in line]
     if not shown or not lines:
@@ -187,7 +182,6 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
     import jax
 
     from qgf_jax import algorithms, policy
-    from qgf_jax.report import label
 
     guided = [
         r

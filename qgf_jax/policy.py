@@ -32,7 +32,8 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     run = runs.open_run(workdir)
     spec = Spec(**run.spec)
     seeds = run.config["seed"] + np.arange(run.config["seeds"])
-    template = jax.eval_shape(make_trainer(run.config, spec).init, seeds)
+    trainer = make_trainer(algorithms.build_learner(run.config, spec), run.config, spec)
+    template = jax.eval_shape(trainer.init, seeds)
     # Where the run was trained says nothing of where it acts: restore to one device of this host.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(

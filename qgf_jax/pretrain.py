@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from qgf_jax import run as runs
+from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import UserError
@@ -29,7 +30,8 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Path:
     """
     loaded = load(config)
     run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
-    trainer = make_trainer(config, Spec(**loaded.spec))
+    spec = Spec(**loaded.spec)
+    trainer = make_trainer(build_learner(config, spec), config, spec)
     checkpoints = Checkpoints(workdir, keep=config["train"]["keep"])
     seeds = config["seed"] + np.arange(config["seeds"])
     restored = checkpoints.restore(jax.eval_shape(trainer.init, seeds))

@@ -1,23 +1,13 @@
 """Tables, plots and one page from a run's lines, and from nothing else."""
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-import numpy as np
 
 from qgf_jax import run as runs
-from qgf_jax import statistics
+from qgf_jax import tables
 from qgf_jax.checkpoint import write_atomically
 from qgf_jax.errors import UserError
 from qgf_jax.metrics import read_lines
-
-Row = dict[str, Any]
-_GROUP = ("env", "task", "method", "best_of")
-"""A weight is selected within rows that agree in these."""
 
 
 def write(workdir: str | os.PathLike) -> str:
@@ -26,152 +16,18 @@ def write(workdir: str | os.PathLike) -> str:
     Only the newest evaluated checkpoint counts. Raises `UserError` if nothing was evaluated.
     """
     run = runs.open_run(workdir)
-    rows = summarize(list(read_lines(run.episodes)))
+    rows = tables.summarize(list(read_lines(run.episodes)))
     if not rows:
         raise UserError(f"{run.episodes} has no episodes: run `qgf evaluate` first")
-    from qgf_jax import page, plots
+    from qgf_jax import page, plots  # Matplotlib, which an error should not wait for
 
     folder = run.workdir / "report"
     folder.mkdir(exist_ok=True)
-    table = markdown(rows)
-    summary = {"rows": rows, "optimistic": optimistic(rows), "versions": runs.versions()}
+    table = tables.markdown(rows)
+    summary = {"rows": rows, "optimistic": tables.optimistic(rows), "versions": runs.versions()}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_atomically(folder / "table.md", table + "\n")
-    write_atomically(folder / "table.csv", _csv(rows))
+    write_atomically(folder / "table.csv", tables.as_csv(rows))
     figures = plots.draw(run, rows, folder)
     write_atomically(folder / "index.html", page.render(run, rows, figures))
     return table
-
-
-def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row per (env, task, method, best of N, weight, split), `selected` marked.
-
-    Per group the weight with the highest success on the *selection* episodes is selected; ties go
-    to the higher return, then to the smaller weight. Report rows of that weight carry the mark.
-    """
-    if not lines:
-        return []
-    newest = max(line["step"] for line in lines)
-    cells: dict[tuple[Any, ...], dict[int, dict[int, dict[str, Any]]]] = {}
-    for line in lines:
-        if line["step"] == newest:
-            key = (*(line[k] for k in _GROUP), line["weight"], line["split"])
-            # A line that was written twice counts once.
-            cells.setdefault(key, {}).setdefault(line["seed"], {})[line["episode"]] = line
-    rows = [_row(key, seeds, newest) for key, seeds in cells.items()]
-    for chosen in _selected(rows):
-        for row in rows:
-            if _same_arm(row, chosen):
-                row["selected"] = True
-    return rows
-
-
-def _row(key: tuple[Any, ...], seeds: dict[int, dict[int, dict[str, Any]]], step: int) -> Row:
-    def columns(name: str) -> list[list[np.ndarray]]:
-        return [[np.array([e[name] for e in episodes.values()]) for episodes in seeds.values()]]
-
-    env, task, method, best_of, weight, split = key
-    return {
-        "env": env,
-        "task": task,
-        "method": method,
-        "weight": weight,
-        "best_of": best_of,
-        "split": split,
-        "selected": False,
-        "episodes": sum(len(episodes) for episodes in seeds.values()),
-        "seeds": len(seeds),
-        "step": step,
-        "success": statistics.success_interval(columns("success"))._asdict(),
-        "return": statistics.mean_interval(columns("return"))._asdict(),
-        "length": statistics.mean_interval(columns("length"))._asdict(),
-    }
-
-
-def _same_arm(a: Row, b: Row) -> bool:
-    return all(a[k] == b[k] for k in (*_GROUP, "weight"))
-
-
-def _selected(rows: Iterable[Row]) -> list[Row]:
-    best: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        if row["split"] == "selection":
-            group = tuple(row[k] for k in _GROUP)
-            if group not in best or _rank(row) > _rank(best[group]):
-                best[group] = row
-    return list(best.values())
-
-
-def _rank(row: Row) -> tuple[float, float, float]:
-    return row["success"]["mean"], row["return"]["mean"], -row["weight"]
-
-
-def optimistic(rows: Sequence[Row]) -> list[Row]:
-    """The best report row of each group, chosen on the very episodes it reports: biased upwards.
-
-    What the public code logs as its success; kept under this name for comparison with it.
-    """
-    best: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        if row["split"] == "report":
-            group = tuple(row[k] for k in _GROUP)
-            if group not in best or _rank(row) > _rank(best[group]):
-                best[group] = row
-    return list(best.values())
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The report rows as a Markdown table, the selected weight of each method marked."""
-    head = ["env", "task", "method", "weight", "success [95 %]", "return [95 %]", "length", "n"]
-    body = [
-        [
-            row["env"],
-            str(row["task"]),
-            label(row) + (" **←**" if row["selected"] else ""),
-            f"{row['weight']:g}",
-            _interval(row["success"], 2),
-            _interval(row["return"], 1),
-            f"{row['length']['mean']:.0f}",
-            f"{row['episodes']}" + (f" / {row['seeds']} seeds" if row["seeds"] > 1 else ""),
-        ]
-        for row in rows
-        if row["split"] == "report"
-    ]
-    widths = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
-    lines = [head, ["-" * w for w in widths], *body]
-    table = "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
-    note = "← the weight with the highest success on the selection episodes, which are others."
-    return f"{table}\n\n{note}"
-
-
-def label(row: Row) -> str:
-    """How a row's method is written: with its N, where it is not 1."""
-    if row["best_of"] == 1:
-        return row["method"]
-    name = "" if row["method"] == "best_of" else f"{row['method']} + "
-    return f"{name}best of {row['best_of']}"
-
-
-def _interval(value: dict[str, float], digits: int) -> str:
-    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    flat = []
-    for row in rows:
-        line: Row = {}
-        for key, value in row.items():
-            line |= (
-                {f"{key}_{k}": v for k, v in value.items()}
-                if isinstance(value, dict)
-                else {key: value}
-            )
-        flat.append(line)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, flat[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()

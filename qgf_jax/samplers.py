@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow, guidance
-from qgf_jax.critics import aggregate
-from qgf_jax.networks import Networks
+from qgf_jax.networks import Networks, aggregate
 from qgf_jax.types import Array, Critic, Params, Sample
 
 

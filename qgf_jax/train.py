@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qgf_jax import algorithms
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.data.sampling import sample
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
@@ -100,9 +99,12 @@ class Trainer(NamedTuple):
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
 
 
-def make_trainer(config: Mapping[str, Any], spec: Spec) -> Trainer:
-    """The programs of a resolved config. Sampling is part of the step, so the host does nothing."""
-    learner, tx = algorithms.build_learner(config, spec), make_optimizer(config)
+def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Trainer:
+    """The programs that train `learner` under a resolved config.
+
+    Sampling is part of the step, so the host does nothing between two dispatches.
+    """
+    tx = make_optimizer(config)
     step = functools.partial(
         train_step,
         losses=learner.losses,

@@ -26,8 +26,10 @@ class Dataset(NamedTuple):
     """[N, A]"""
     row: np.ndarray
     """[N] int32, the row of a transition's observation"""
-    left: np.ndarray
-    """[N] int32, transitions left in the trajectory, this one included"""
+    next_row: np.ndarray
+    """[N] int32, the row after the chunk, or the trajectory's last if that comes first"""
+    weight: np.ndarray
+    """[N], 0 where the chunk runs over the end of its trajectory, else 1"""
     reward: np.ndarray
     """[N], discounted sum over the chunk that starts here"""
     discount: np.ndarray
@@ -53,13 +55,14 @@ def prepare(
     if n < chunk:
         raise UserError(f"the dataset has {n} transitions, fewer than data.chunk={chunk}")
     ends = np.flatnonzero(rows.ends)
-    left = (ends[np.searchsorted(ends, row)] - row).astype(np.int32)
+    left = (ends[np.searchsorted(ends, row)] - row).astype(np.int32)  # transitions, this one too
     reward, mask = np.zeros(n), np.ones(n)
-    per_row = np.asarray(rewards, np.float64)[keep], np.asarray(masks, np.float64)[keep]
+    per_step = np.asarray(rewards, np.float32)[keep], np.asarray(masks, np.float32)[keep]
     for j in range(chunk):
         inside = np.flatnonzero(left > j)
-        reward[inside] += discount**j * per_row[0][inside + j]
-        mask[inside] = np.minimum(mask[inside], per_row[1][inside + j])
+        # Products in float32 and their sum in float64: the public sampler's bits.
+        reward[inside] += np.float32(discount**j) * per_step[0][inside + j]
+        mask[inside] = np.minimum(mask[inside], per_step[1][inside + j])
     actions = rows.actions[keep]
     if action_clip is not None:
         actions = np.clip(actions, -1.0 + action_clip, 1.0 - action_clip)
@@ -67,7 +70,8 @@ def prepare(
         obs=rows.observations,
         action=actions,
         row=row,
-        left=left,
+        next_row=row + np.minimum(left, chunk),
+        weight=(left >= chunk).astype(np.float32),
         reward=reward.astype(np.float32),
         discount=(discount**chunk * mask).astype(np.float32),
     )

@@ -9,15 +9,14 @@ from qgf_jax.types import Array, Batch
 
 def gather(dataset: Dataset, start: Array, *, chunk: int) -> Batch:
     """The chunks that begin at the transitions `start` [B]."""
-    row, left = jnp.take(dataset.row, start), jnp.take(dataset.left, start)
     actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, chunk))(start)
     return Batch(
-        obs=jnp.take(dataset.obs, row, axis=0),
+        obs=jnp.take(dataset.obs, jnp.take(dataset.row, start), axis=0),
         action=actions.reshape(len(start), -1),
         reward=jnp.take(dataset.reward, start),
         discount=jnp.take(dataset.discount, start),
-        next_obs=jnp.take(dataset.obs, row + jnp.minimum(left, chunk), axis=0),
-        weight=(left >= chunk).astype(dataset.reward.dtype),
+        next_obs=jnp.take(dataset.obs, jnp.take(dataset.next_row, start), axis=0),
+        weight=jnp.take(dataset.weight, start),
     )
 
 

@@ -1,0 +1,256 @@
+"""Largest differences between this package under the `paper` preset and the public QGF code.
+
+    python benchmarks/parity.py tests/data/parity.npz
+
+reads parameters, batches, noise and results of the public code (commit bc44a67) from an npz file of
+any widths, chunk and number of flow steps, computes them again and prints one JSON object. Exit code 1
+if a group is above its tolerance.
+"""
+
+import argparse
+import functools
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax import algorithms, flow, guidance, samplers
+from qgf_jax import config as configs
+from qgf_jax.data import chunks, sampling
+from qgf_jax.data.formats import Rows
+from qgf_jax.train import TrainState, make_optimizer, train_step
+from qgf_jax.types import Spec
+
+TOLERANCES = {
+    "batches": 0.0,
+    "velocities": 5e-5,
+    "values": 5e-5,
+    "losses": 5e-5,
+    "actions": 5e-5,
+    "parameters_after_10_updates": 1e-4,
+}
+RULES = {"qgf": "one_step", "qgf_jacobian": "one_step_jacobian", "qfql": "noisy"}
+
+
+class Reference:
+    """The file's contents, in this package's shapes."""
+
+    def __init__(self, path: Path):
+        with np.load(path, allow_pickle=False) as file:
+            self.arrays = {key: file[key] for key in file.files}
+        _, obs_dim, action_dim, chunk, self.num_steps, self.batch_size = self.arrays[
+            "meta"
+        ].tolist()
+        self.spec = Spec(obs_dim, action_dim, chunk)
+        config = configs.make("qgf", preset="paper")
+        hidden = tuple(self.arrays["hidden"].tolist())
+        config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
+        config.sampler.num_steps = self.num_steps
+        config.policy.time_grid = self.num_steps
+        self.config = configs.plain(config)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.arrays[key]
+
+    def tree(self, prefix: str) -> dict[str, Any]:
+        """Parameters below `prefix`, renamed from theirs to ours."""
+        root: dict[str, Any] = {}
+        for key, value in self.arrays.items():
+            if key.startswith(f"{prefix}/"):
+                *parents, leaf = (
+                    key.removeprefix(f"{prefix}/").replace("value_net", "MLP_0").split("/")
+                )
+                node = root
+                for name in parents:
+                    node = node.setdefault(name, {})
+                node[leaf] = jnp.asarray(value)
+        return {"params": root}
+
+    def params(self, prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(params, target_params) at `init` or `after10`."""
+        params = {group: self.tree(f"{prefix}/{group}") for group in ("critic", "value")}
+        params["policy"] = self.tree("init/policy" if prefix == "init" else "act/policy")
+        return params, {"critic": self.tree(f"{prefix}/target_critic")}
+
+    def dataset(self) -> chunks.Dataset:
+        """Their regular layout as ours.
+
+        The file's next observations are not its next rows, as real data's are, so every transition
+        gets two rows of its own.
+        """
+        terminal = self["dataset/terminals"] > 0
+        n, chunk = len(terminal), self.spec.chunk
+        ends = np.flatnonzero(terminal)
+        # `prepare` wants rows, with one more after each trajectory; what is in it counts for nothing.
+        at = np.insert(np.arange(n), ends + 1, ends)
+        after_end = np.insert(np.zeros(n, bool), ends + 1, True)
+        observations = self["dataset/observations"]
+        rows = Rows(observations[at], self["dataset/actions"][at], after_end, {})
+        dataset = chunks.prepare(
+            rows,
+            self["dataset/rewards"][at],
+            self["dataset/masks"][at],
+            chunk=chunk,
+            discount=float(self["discount"]),
+            action_clip=None,  # the file's batches hold the actions as they are
+        )
+        pairs = np.stack([observations, self["dataset/next_observations"]], axis=1)
+        last = np.arange(n) + (dataset.next_row - dataset.row) - 1
+        return dataset._replace(
+            obs=pairs.reshape(2 * n, -1),
+            row=2 * np.arange(n, dtype=np.int32),
+            next_row=(2 * last + 1).astype(np.int32),
+        )
+
+
+def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
+    """The first batch against theirs, column for column of what a loss uses."""
+    start = jnp.asarray(reference["start_indices"][0])
+    ours = sampling.gather(jax.device_put(dataset), start, chunk=reference.spec.chunk)
+    gamma = float(reference["discount"]) ** reference.spec.chunk
+    theirs = {
+        "obs": reference["batch0/observations"],
+        "action": reference["batch0/actions"].reshape(len(start), -1),
+        "reward": reference["batch0/rewards"][:, -1],
+        "discount": (gamma * reference["batch0/masks"][:, -1].astype(np.float64)).astype(
+            np.float32
+        ),
+        "next_obs": reference["batch0/next_observations"][:, -1],
+        "weight": reference["batch0/valid"][:, -1],
+    }
+    return {name: difference(getattr(ours, name), value) for name, value in theirs.items()}
+
+
+def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
+    """Velocities; values and Q."""
+    nets = algorithms.build_networks(reference.config, reference.spec)
+    params, target = reference.params("after10")
+    obs, noise = reference["act/obs"], reference["act/noise"]
+    velocities = {}
+    for key, theirs in reference.arrays.items():
+        if key.startswith("act/velocity_t"):
+            t = jnp.float32(key.removeprefix("act/velocity_t"))
+            apply = functools.partial(nets.policy.apply, params["policy"])
+            velocities[key] = difference(jax.vmap(apply, (0, 0, None))(obs, noise, t), theirs)
+    q = nets.apply_ensemble(target["critic"], obs, jnp.clip(noise, -1, 1))
+    v = jax.vmap(lambda o: nets.value.apply(params["value"], o))(obs)
+    values = {
+        "q": difference(q, reference["act/q_ensemble"]),
+        "v": difference(v, reference["act/value"]),
+    }
+    return velocities, values
+
+
+def actions(reference: Reference) -> dict[str, float]:
+    """Final actions of every rule and weight in the file, from the same noise."""
+    nets = algorithms.build_networks(reference.config, reference.spec)
+    params, target = reference.params("after10")
+    found = {}
+    for key, theirs in reference.arrays.items():
+        name, _, weight = key.removeprefix("act/").rpartition("_w")
+        if not key.startswith("act/") or name not in RULES:
+            continue
+
+        def act(obs: Any, noise: Any, weight: Any, rule: str = RULES[name]) -> Any:
+            def velocity(a: Any, t: Any) -> Any:
+                return nets.policy.apply(params["policy"], obs, a, t)
+
+            q = samplers.bind_critic(nets, target, obs)
+            field = guidance.guide(velocity, q, weight=weight, rule=rule)
+            return jnp.clip(flow.integrate(field, noise, num_steps=reference.num_steps), -1, 1)
+
+        ours = jax.jit(jax.vmap(act, (0, 0, None)))(
+            reference["act/obs"], reference["act/noise"], jnp.float32(weight)
+        )
+        found[key] = difference(ours, theirs)
+    return found
+
+
+def updates(
+    reference: Reference, dataset: chunks.Dataset
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Losses of the first batch; parameters after ten updates."""
+    learner = algorithms.build_learner(reference.config, reference.spec)
+    tx = make_optimizer(reference.config)
+    params, target = reference.params("init")
+    state = TrainState(jnp.int32(0), jax.random.key(0), params, target, tx.init(params))
+    options = {k: reference.config["optimizer"][k] for k in ("tau", "lagged_target")}
+    step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, **options))
+    on_device, losses = jax.device_put(dataset), {}
+    for starts in reference["start_indices"]:
+        batch = sampling.gather(on_device, jnp.asarray(starts), chunk=reference.spec.chunk)
+        state, metrics = step(state, batch)
+        if not losses:
+            for group in ("critic", "value"):
+                losses[group] = difference(metrics[f"{group}/loss"], reference[f"loss0/{group}"])
+    theirs, theirs_target = reference.params("after10")
+    after = {
+        "critic": _tree_difference(state.params["critic"], theirs["critic"]),
+        "value": _tree_difference(state.params["value"], theirs["value"]),
+        "target_critic": _tree_difference(state.target_params["critic"], theirs_target["critic"]),
+    }
+    return losses, after
+
+
+def difference(ours: Any, theirs: np.ndarray) -> float:
+    """The largest absolute difference; shapes must be equal."""
+    ours = np.asarray(ours)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"shape {ours.shape} against {theirs.shape}")
+    return float(np.abs(ours.astype(np.float64) - theirs).max())
+
+
+def _tree_difference(ours: Any, theirs: Any) -> float:
+    return max(
+        jax.tree.leaves(jax.tree.map(lambda a, b: difference(a, np.asarray(b)), ours, theirs))
+    )
+
+
+def compare(path: Path) -> dict[str, Any]:
+    """All groups of a file, each with its largest difference, its parts and its tolerance."""
+    reference = Reference(path)
+    with jax.default_matmul_precision("highest"):
+        dataset = reference.dataset()
+        velocities, values = networks(reference)
+        losses, after = updates(reference, dataset)
+        groups = {
+            "batches": batches(reference, dataset),
+            "velocities": velocities,
+            "values": values,
+            "losses": losses,
+            "actions": actions(reference),
+            "parameters_after_10_updates": after,
+        }
+    report = {
+        name: {
+            "max_difference": max(parts.values()),
+            "tolerance": TOLERANCES[name],
+            "within": max(parts.values()) <= TOLERANCES[name],
+            "parts": parts,
+        }
+        for name, parts in groups.items()
+    }
+    return {
+        "within": all(group["within"] for group in report.values()),
+        "groups": report,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    result = compare(parser.parse_args().file)
+    print(json.dumps(result, indent=1))
+    sys.exit(0 if result["within"] else 1)
+
+
+if __name__ == "__main__":
+    main()

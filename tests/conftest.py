@@ -1,0 +1,69 @@
+"""CPU with four simulated devices, no broadcasting by accident, and compilation kept cheap."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CACHE = Path(os.environ.get("QGF_TEST_CACHE", ROOT / ".cache" / "jax"))
+
+# All before JAX is imported. NPROC: with fewer threads than simulated devices JAX 0.10 dead-locks.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "16"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import numpy as np
+import pytest
+
+from qgf_jax import config as configs
+from qgf_jax.data.collect import collect
+
+MAZE = "pointmaze-medium-stitch-v0"
+
+
+@pytest.fixture(scope="session")
+def maze_data(tmp_path_factory) -> Path:
+    """A folder with six short episodes of a point maze, made by the real experts."""
+    folder = tmp_path_factory.mktemp("data")
+    collect(MAZE, 6, folder, workers=2)
+    return folder
+
+
+def tiny(algorithm: str = "qgf", preset: str = "default", **changes):
+    """The smallest config that does everything."""
+    config = configs.make(algorithm, preset)
+    config.env = "pointmaze-medium-stitch-singletask-task1-v0"
+    config.data.update(chunk=3, standardize=True)
+    config.networks.update(policy_hidden=(8, 8), critic_hidden=(8, 8))
+    config.sampler.num_steps = 3
+    config.train.update(steps=4, batch_size=8, steps_per_dispatch=2, log_every=2, save_every=2)
+    config.update_from_flattened_dict(changes)
+    return configs.plain(config)
+
+
+@pytest.fixture(scope="session")
+def run_folder(maze_data, tmp_path_factory) -> Path:
+    """A trained run with two seeds."""
+    from qgf_jax.pretrain import pretrain
+
+    config = tiny(**{"data.dir": str(maze_data), "seeds": 2})
+    return pretrain(config, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def rows_of(lengths, obs_dim=2, action_dim=2, seed=0):
+    """Made-up rows: trajectories of `lengths` transitions; the observation tells the row."""
+    from qgf_jax.data.formats import Rows
+
+    total = sum(lengths) + len(lengths)
+    rng = np.random.default_rng(seed)
+    ends = np.zeros(total, bool)
+    ends[np.cumsum(np.array(lengths) + 1) - 1] = True
+    obs = np.repeat(np.arange(total, dtype=np.float32)[:, None], obs_dim, axis=1)
+    actions = rng.uniform(-0.9, 0.9, (total, action_dim)).astype(np.float32)
+    return Rows(obs, actions, ends, {})

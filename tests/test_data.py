@@ -1,0 +1,181 @@
+"""Files to batches: the sampler against brute force, and every refusal in one line."""
+
+import io
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import rows_of
+from qgf_jax.data import chunks, formats, sampling
+from qgf_jax.data.load import statistics, transform
+from qgf_jax.errors import UserError
+
+GAMMA = 0.9
+LENGTHS = [5, 1, 4, 3]  # so that ends come at every place of a chunk
+
+
+def brute_force(rows, rewards, masks, start, chunk):
+    """The public sampler's definition, column by column, on the regular layout."""
+    keep = np.flatnonzero(~rows.ends)
+    terminal = rows.ends[keep + 1]
+    reward, mask, valid, ended = 0.0, None, 1.0, False
+    next_row = keep[start] + 1
+    for j in range(chunk):
+        valid = 1.0 - ended
+        if valid:
+            reward += GAMMA**j * rewards[keep[start + j]]
+            current = masks[keep[start + j]]
+            mask = current if mask is None else min(mask, current)
+            next_row = keep[start + j] + 1
+        ended = ended or terminal[start + j]
+    return reward, GAMMA**chunk * mask, next_row, valid, rows.actions[keep[start : start + chunk]]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+@pytest.mark.parametrize("masks", ["task", "trajectory"])
+def test_every_start_agrees_with_brute_force(chunk, masks):
+    rows = rows_of(LENGTHS)
+    rng = np.random.default_rng(1)
+    rewards = rng.normal(size=len(rows.ends)).astype(np.float32)
+    mask = (rng.uniform(size=len(rows.ends)) > 0.2).astype(np.float32)
+    if masks == "trajectory":
+        mask = chunks.trajectory_masks(rows.ends)
+    dataset = chunks.prepare(rows, rewards, mask, chunk=chunk, discount=GAMMA, action_clip=None)
+    starts = np.arange(sum(LENGTHS) - chunk + 1)
+    batch = sampling.gather(jax.device_put(dataset), jnp.asarray(starts), chunk=chunk)
+    for i in starts:
+        reward, discount, next_row, weight, actions = brute_force(rows, rewards, mask, i, chunk)
+        np.testing.assert_allclose(batch.reward[i], reward, rtol=1e-5)
+        np.testing.assert_allclose(batch.discount[i], discount, rtol=1e-5)
+        assert batch.next_obs[i, 0] == next_row
+        assert batch.weight[i] == weight
+        np.testing.assert_array_equal(batch.action[i], actions.reshape(-1))
+        assert batch.obs[i, 0] == np.flatnonzero(~rows.ends)[i]
+
+
+def test_weight_is_zero_exactly_where_an_end_comes_before_the_last_column():
+    rows = rows_of(LENGTHS)
+    ones = np.ones(len(rows.ends))
+    dataset = chunks.prepare(rows, ones, ones, chunk=3, discount=GAMMA)
+    terminal = rows.ends[np.flatnonzero(~rows.ends) + 1]
+    for i in range(sum(LENGTHS) - 2):
+        assert dataset.weight[i] == (not terminal[i : i + 2].any())
+
+
+def test_trajectory_masks_end_where_the_data_does():
+    rows = rows_of([2, 3])
+    np.testing.assert_array_equal(
+        chunks.trajectory_masks(rows.ends)[~rows.ends], [1, 0, 1, 1, 0]
+    )
+
+
+def test_actions_are_clipped_unless_told_not_to():
+    rows = rows_of([4])._replace(actions=np.full((5, 2), 1.0, np.float32))
+    ones = np.ones(5)
+    for clip, expected in ((1e-2, 0.99), (None, 1.0)):
+        made = chunks.prepare(rows, ones, ones, chunk=1, discount=GAMMA, action_clip=clip)
+        np.testing.assert_allclose(made.action, expected)
+
+
+def test_starts_are_uniform_and_stay_inside():
+    rows = rows_of([10, 10])
+    ones = np.ones(len(rows.ends))
+    dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
+    batch = sampling.sample(dataset, jax.random.key(0), chunk=4, batch_size=17_000)
+    values, counts = np.unique(np.asarray(batch.obs[:, 0]), return_counts=True)
+    assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17
+    assert np.abs(counts - 1000).max() < 150
+
+
+def test_rewards_are_transformed_in_the_order_sparse_scale_shift():
+    rewards = np.array([-2.0, 0.0, -1.0])
+    options = {"reward_scale": 2.0, "reward_shift": 0.5}
+    np.testing.assert_allclose(transform(rewards, sparse=False, **options), [-3.5, 0.5, -1.5])
+    np.testing.assert_allclose(transform(rewards, sparse=True, **options), [-1.5, 0.5, -1.5])
+
+
+def test_statistics_leave_a_dimension_that_never_moves():
+    obs = np.stack([np.array([1.0, 3.0]), np.array([5.0, 5.0])], axis=1).astype(np.float32)
+    assert statistics(obs) == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
+
+
+def good_arrays():
+    rows = rows_of([4, 5], obs_dim=3)
+    return {"observations": rows.observations, "actions": rows.actions, "terminals": rows.ends}
+
+
+def with_value(key, row, value):
+    arrays = good_arrays()
+    arrays[key] = arrays[key].astype(np.float32)
+    arrays[key][row] = value
+    return arrays
+
+
+BAD = {
+    "no actions": ({k: v for k, v in good_arrays().items() if k != "actions"}, "'actions'"),
+    "nan": (with_value("observations", 3, np.nan), "row 3"),
+    "inf action": (with_value("actions", 2, np.inf), "row 2"),
+    "too large action": (with_value("actions", 2, 50.0), "row 2"),
+    "terminal 7": (with_value("terminals", 4, 7), "row 4"),
+    "rows differ": (good_arrays() | {"actions": good_arrays()["actions"][:-1]}, "10 rows"),
+    "flat observations": (good_arrays() | {"observations": np.zeros(11, np.float32)}, "2 axes"),
+    "never ends": (good_arrays() | {"terminals": np.zeros(11, bool)}, "last row"),
+    "text": (good_arrays() | {"actions": np.array([["a", "b"]] * 11)}, "numbers"),
+    "objects": (good_arrays() | {"actions": np.array([[None, 1]] * 11)}, "plain number"),
+    "empty": ({k: v[:0] for k, v in good_arrays().items()}, "last row"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_file_is_refused_in_one_line_that_names_it(case, tmp_path):
+    arrays, hint = BAD[case]
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(UserError) as error:
+        formats.read_rows(path)
+    message = str(error.value)
+    assert str(path) in message and hint in message and "\n" not in message
+
+
+def _npz():
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **good_arrays())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>not found</html>", _npz()[:300], _npz()[: len(_npz()) // 2], _npz()[:-30]],
+    ids=["empty", "html", "head", "half", "tail gone"],
+)
+def test_broken_bytes_are_refused_in_one_line(content, tmp_path):
+    path = tmp_path / "broken.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="broken.npz"):
+        formats.read_rows(path)
+
+
+def test_altered_bytes_are_refused(tmp_path):
+    path = tmp_path / "flipped.npz"
+    raw = bytearray(_npz())
+    with zipfile.ZipFile(io.BytesIO(bytes(raw))) as file:
+        info = file.getinfo("observations.npy")
+    raw[info.header_offset + 60 + info.compress_size // 2] ^= 0x10
+    path.write_bytes(bytes(raw))
+    with pytest.raises(UserError, match="flipped.npz"):
+        formats.read_rows(path)
+
+
+def test_other_types_of_number_are_taken(tmp_path):
+    arrays = {k: v.astype(np.float64) for k, v in good_arrays().items()}
+    np.savez(tmp_path / "f8.npz", extra=np.zeros(3), **arrays)
+    rows = formats.read_rows(tmp_path / "f8.npz")
+    assert rows.observations.dtype == np.float32 and rows.ends.dtype == bool
+
+
+def test_missing_dataset_says_how_to_get_it(tmp_path):
+    with pytest.raises(UserError, match="qgf collect --env=cube-single-play-v0"):
+        formats.find("cube-single-play-v0", str(tmp_path))

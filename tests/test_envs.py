@@ -1,0 +1,96 @@
+"""Episodes repeat: in any order, slot, and number of processes."""
+
+import numpy as np
+import pytest
+
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.pool import EnvPool
+from qgf_jax.errors import UserError
+
+SEEDS = (3, 4, 5)
+STEPS = 12
+
+
+def actions_of(seed, width):
+    return np.random.default_rng(seed).uniform(-1, 1, (STEPS, width)).astype(np.float32)
+
+
+def play_all(env_id, order, slots, workers):
+    """{seed: (first observation, observations after each chunk of 4, rewards)}."""
+    found, queue = {}, list(order)
+    with EnvPool(env_id, slots, workers) as pool:
+        while queue:
+            seeds, queue = queue[:slots], queue[slots:]
+            places = list(range(len(seeds)))
+            first = pool.reset(places, seeds)
+            trace = [first]
+            rewards = np.zeros(len(seeds))
+            chunks = np.stack([actions_of(s, pool.action_dim) for s in seeds])
+            for k in range(0, STEPS, 4):
+                obs, played = pool.step(places, chunks[:, k : k + 4])
+                trace.append(obs)
+                rewards += [p.reward for p in played]
+            for i, seed in enumerate(seeds):
+                found[seed] = (np.stack([t[i] for t in trace]), rewards[i])
+    return found
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "pointmaze-medium-singletask-task1-v0",
+        "pointmaze-teleport-singletask-task1-v0",
+        "cube-single-singletask-task2-v0",
+    ],
+)
+def test_episode_is_a_function_of_its_seed_and_actions(env_id):
+    reference = play_all(env_id, SEEDS, slots=1, workers=1)
+    for order, slots, workers in (((5, 3, 4), 2, 1), ((4, 5, 3), 3, 2)):
+        again = play_all(env_id, order, slots, workers)
+        for seed in SEEDS:
+            np.testing.assert_array_equal(again[seed][0], reference[seed][0])
+            assert again[seed][1] == reference[seed][1]
+    assert not np.array_equal(reference[3][0][0], reference[4][0][0])  # seeds do differ
+
+
+def test_chunk_stops_where_the_episode_does():
+    with EnvPool("pointmaze-medium-singletask-task1-v0", 1, 1) as pool:
+        pool.reset([0], [0])
+        chunks = np.zeros((1, 700, 2), np.float32)
+        _, first = pool.step([0], chunks)
+        _, second = pool.step([0], chunks)
+    assert (first[0].steps, first[0].done) == (700, False)
+    assert (second[0].steps, second[0].done, second[0].success) == (300, True, 0.0)
+    assert second[0].reward == -300.0
+
+
+def test_dead_worker_is_named_and_nothing_is_left_running():
+    pool = EnvPool("pointmaze-medium-singletask-task1-v0", 2, 2)
+    pool._processes[1].kill()
+    with pytest.raises(UserError, match="worker 1"):
+        pool.reset([0, 1], [0, 1])
+    pool.close()
+    assert all(process.poll() is not None for process in pool._processes)
+
+
+def test_names_are_taken_apart():
+    name = ogbench.parse("cube-triple-play-singletask-task3-v0")
+    assert (name.scene, name.kind, name.task) == ("cube-triple", "play", 3)
+    assert name.dataset == "cube-triple-play-v0"
+    assert name.env_id == "cube-triple-singletask-task3-v0"
+    defaults = {"cube-single": 2, "scene": 2, "puzzle-3x3": 4, "puzzle-4x5": 2, "antmaze-large": 1}
+    for scene, task in defaults.items():
+        assert ogbench.parse(f"{scene}-play-singletask-v0").task == task
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: ogbench.parse("cube-single-play-v0"), "singletask"),
+        (lambda: ogbench.parse("cube-single-play-singletask-task6-v0"), "tasks 1 to 5"),
+        (lambda: ogbench.make("cube-singel-singletask-task1-v0"), "cube-single-singletask-task1-v0"),
+    ],
+)
+def test_wrong_names_are_explained(call, hint):
+    with pytest.raises(UserError, match=hint):
+        call()

@@ -1,0 +1,108 @@
+"""Critic and policy learners: what each loss is, and what it moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import tiny
+from qgf_jax import algorithms, losses
+from qgf_jax.types import Batch, Learner, Spec, merge
+
+SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
+N = 6
+
+
+def make_batch(seed=0, **changes):
+    keys = jax.random.split(jax.random.key(seed), 6)
+    batch = Batch(
+        obs=jax.random.normal(keys[0], (N, 3)),
+        action=jnp.tanh(jax.random.normal(keys[1], (N, 4))),
+        reward=jax.random.normal(keys[2], (N,)),
+        discount=jnp.full(N, 0.9).at[2].set(0.0),
+        next_obs=jax.random.normal(keys[3], (N, 3)),
+        weight=jnp.ones(N).at[4].set(0.0),
+    )
+    return batch._replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def setup():
+    config = tiny()
+    learner = algorithms.build_learner(config, SPEC)
+    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    other = jax.jit(learner.init)(jax.random.key(1), jnp.zeros(3), jnp.zeros(4))
+    nets = algorithms.build_networks(config, SPEC)
+    return nets, learner, params, {"critic": other["critic"]}
+
+
+def test_critic_loss_is_the_mean_over_members_and_batch_with_zero_weights_counted(setup):
+    nets, learner, params, target = setup
+    batch = make_batch()
+    loss, _ = learner.losses["critic"](params, target, batch, jax.random.key(0))
+    q = np.asarray(nets.apply_ensemble(params["critic"], batch.obs, batch.action))
+    v = np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(batch.next_obs))
+    goal = np.asarray(batch.reward) + np.asarray(batch.discount) * v
+    assert goal[2] == batch.reward[2]  # nothing is bootstrapped where the discount is 0
+    expected = (np.asarray(batch.weight) * (q - goal) ** 2).sum() / (2 * N)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_value_loss_is_the_expectile_of_the_least_slow_critic(setup):
+    nets, learner, params, target = setup
+    batch = make_batch()
+    loss, _ = learner.losses["value"](params, target, batch, jax.random.key(0))
+    q = np.asarray(nets.apply_ensemble(target["critic"], batch.obs, batch.action)).min(axis=0)
+    v = np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(batch.obs))
+    error = q - v
+    weight = np.where(error < 0, 0.1, 0.9) * np.asarray(batch.weight)
+    np.testing.assert_allclose(loss, (weight * error**2).sum() / N, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_policy_loss_leaves_spliced_chunks_out_only_if_weighted(weighted):
+    config = tiny(**{"policy.weighted": weighted})
+    learner = algorithms.build_learner(config, SPEC)
+    params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+
+    def loss(action):
+        batch = make_batch()
+        batch = batch._replace(action=batch.action.at[4].set(action))
+        return learner.losses["policy"](params, {}, batch, jax.random.key(7))[0]
+
+    slope = jax.grad(loss)(jnp.zeros(4))
+    assert (np.abs(slope).max() > 0) == (not weighted)
+
+
+def test_policy_loss_is_flow_matching_averaged(setup):
+    """Rebuilt from its parts, with the same keys."""
+    nets, learner, params, target = setup
+    batch, key = make_batch(), jax.random.key(5)
+    time_key, noise_key = jax.random.split(key)
+    t, noise = jax.random.uniform(time_key, (N,)), jax.random.normal(noise_key, (N, 4))
+    each = [
+        losses.flow_matching(
+            lambda a, s, o=batch.obs[i]: nets.policy.apply(params["policy"], o, a, s),
+            batch.action[i], noise[i], t[i],
+        )
+        for i in range(N)
+    ]  # fmt: skip
+    loss, _ = learner.losses["policy"](params, target, batch, key)
+    np.testing.assert_allclose(loss, (np.array(each) * np.asarray(batch.weight)).mean(), rtol=1e-5)
+
+
+def test_paper_preset_differs_only_where_it_says():
+    default, paper = tiny(), tiny(preset="paper")
+    assert default["policy"] == {"time_grid": 0, "weighted": True}
+    assert paper["policy"] == {"time_grid": 10, "weighted": False}
+    assert paper["data"]["masks"] == "trajectory" and default["data"]["masks"] == "task"
+    assert paper["optimizer"]["lagged_target"] and not default["optimizer"]["lagged_target"]
+
+
+def test_merge_refuses_two_losses_for_one_group():
+    def loss(*_):
+        return jnp.zeros(()), {}
+
+    one = Learner(lambda *_: {}, {"critic": loss})
+    with pytest.raises(ValueError, match="critic"):
+        merge(one, one)

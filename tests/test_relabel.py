@@ -1,0 +1,48 @@
+"""Relabelled rewards and masks against what the live environment gives along the same states."""
+
+import numpy as np
+import pytest
+
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.load import relabel
+from qgf_jax.envs import ogbench
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pointmaze-medium-navigate-singletask-task2-v0",
+        "cube-single-play-singletask-task1-v0",
+        "scene-play-singletask-task1-v0",
+        "puzzle-3x3-play-singletask-task1-v0",
+    ],
+)
+def test_labels_are_what_the_environment_says(name, tmp_path):
+    """The reward of step t is that of the state before it, as in single-task environments."""
+    parsed = ogbench.parse(name)
+    env = ogbench.make(parsed.env_id)
+    ogbench.reset(env, 0)
+    rng = np.random.default_rng(0)
+    qpos, buttons, rewards, done = [], [], [], []
+    for t in range(40):
+        if t == 20 and "maze" in name:  # where success is
+            env.unwrapped.set_xy(np.array(env.unwrapped.cur_goal_xy))
+        _, reward, terminated, _, info = env.step(rng.uniform(-1, 1, env.action_space.shape))
+        qpos.append(info["prev_qpos"])
+        buttons.append(info.get("prev_button_states", np.zeros(1)))
+        rewards.append(reward)
+        done.append(terminated)
+        if terminated:
+            break
+    n = len(rewards)
+    rows = Rows(
+        np.zeros((n, 1), np.float32), np.zeros((n, 1), np.float32), np.arange(n) == n - 1,
+        {"qpos": np.array(qpos, np.float32), "button_states": np.array(buttons)},
+    )  # fmt: skip
+    labels, masks = relabel(rows, tmp_path, env, parsed)
+    np.testing.assert_array_equal(labels, rewards)
+    np.testing.assert_array_equal(masks, 1.0 - np.array(done))
+    if "maze" in name:
+        assert done[-1] and labels[-1] == 0 and n == 21
+    else:
+        assert len(set(labels.tolist())) >= 1 and labels.max() <= 0

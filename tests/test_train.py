@@ -1,0 +1,131 @@
+"""The training step: what moves, when, and alike under jit, vmap, pmap and restarts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from conftest import rows_of, tiny
+from qgf_jax import algorithms
+from qgf_jax.data import chunks
+from qgf_jax.train import TrainState, make_trainer, train_step
+from qgf_jax.types import Spec
+from test_learners import make_batch
+
+SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
+
+
+def quadratic(group):
+    """A loss that pulls a group to 1 with slope (group - 1) and looks at another without moving it."""
+
+    def loss(params, target, batch, key):
+        others = sum(jnp.sum(x) for name, x in params.items() if name != group)
+        return 0.5 * jnp.sum((params[group] - 1.0) ** 2) + 100.0 * others, {}
+
+    return loss
+
+
+def state_of(tx, **groups):
+    params = {name: jnp.float32(value) for name, value in groups.items()}
+    return TrainState(jnp.int32(0), jax.random.key(0), params, {"a": params["a"]}, tx.init(params))
+
+
+def test_each_loss_moves_its_own_group_alone():
+    tx = optax.sgd(0.1)
+    losses = {"a": quadratic("a"), "b": quadratic("b")}
+    state, _ = train_step(state_of(tx, a=0.0, b=3.0), None, losses=losses, tx=tx, tau=0.5)
+    np.testing.assert_allclose([state.params["a"], state.params["b"]], [0.1, 2.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("lagged", "expected"), [(True, (0.0, 0.05)), (False, (0.05, 0.12))])
+def test_slow_copy_moves_towards_the_old_or_the_new_parameters(lagged, expected):
+    """a: 0, 0.1, 0.19 by SGD; tau = 1/2. Lagged, the first update leaves the slow copy at 0."""
+    tx = optax.sgd(0.1)
+    state, slow = state_of(tx, a=0.0), []
+    for _ in range(2):
+        state, _ = train_step(
+            state, None, losses={"a": quadratic("a")}, tx=tx, tau=0.5, lagged_target=lagged
+        )
+        slow.append(float(state.target_params["a"]))
+    np.testing.assert_allclose(slow, expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rows = rows_of([30, 20, 40])
+    zeros = np.zeros(len(rows.ends))
+    made = chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9)
+    return jax.device_put(made._replace(obs=made.obs / 100))
+
+
+def trainer_of(**changes):
+    config = tiny(**changes)
+    return make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+
+
+def test_seeds_side_by_side_equal_seeds_alone_and_differ_from_each_other(dataset):
+    trainer = trainer_of()
+    together, metrics = trainer.run(trainer.init(np.array([3, 4])), dataset, 4)
+    assert metrics["critic/loss"].shape == (2,)
+    for place, seed in enumerate((3, 4)):
+        alone, _ = trainer.run(trainer.init(np.array([seed])), dataset, 4)
+        for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(together.params), strict=True):
+            np.testing.assert_allclose(a[0], b[place], atol=2e-5)
+    kernel = together.params["value"]["params"]["MLP_0"]["Dense_0"]["kernel"]
+    assert np.abs(np.asarray(kernel[0] - kernel[1])).max() > 0.1
+
+
+def test_any_cut_into_dispatches_gives_the_same_bits(dataset):
+    """Randomness is a function of seed and step, so where a run was stopped does not show."""
+    trainer = trainer_of()
+    whole, _ = trainer.run(trainer.init(np.array([0])), dataset, 6)
+    parts = trainer.init(np.array([0]))
+    for n in (1, 3, 2):
+        parts, _ = trainer.run(parts, dataset, n)
+    jax.tree.map(np.testing.assert_array_equal, _raw(whole), _raw(parts))
+
+
+def _raw(state):
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+def test_state_is_donated(dataset):
+    trainer = trainer_of()
+    state = trainer.init(np.array([0]))
+    trainer.run(state, dataset, 1)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_validation_moves_nothing(dataset):
+    trainer = trainer_of()
+    state = trainer.init(np.array([0]))
+    metrics = trainer.evaluate(state, dataset)
+    assert set(metrics) == {"policy/loss", "critic/loss", "value/loss"}
+    assert not any(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_four_devices_reach_the_parameters_of_one():
+    """With plain SGD (Adam hides a gradient that is N times too large) and losses without noise."""
+    spec = Spec(obs_dim=3, action_dim=2, chunk=2)
+    learner = algorithms.build_learner(tiny(), spec)
+    tx = optax.sgd(0.01)
+    losses = {name: learner.losses[name] for name in ("critic", "value")}
+    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    state = TrainState(
+        jnp.int32(0), jax.random.key(0), params, {"critic": params["critic"]}, tx.init(params)
+    )
+    step = functools.partial(train_step, losses=losses, tx=tx, tau=0.1)
+    parts = [make_batch(seed) for seed in range(4)]
+    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    split = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    one, metrics_one = jax.jit(step)(state, whole)
+    replicated = jax.tree.map(lambda x: jnp.broadcast_to(x, (4, *x.shape)), state)
+    pmapped = jax.pmap(functools.partial(step, axis_name="devices"), axis_name="devices")
+    four, metrics_four = pmapped(replicated, split)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
+        for device in range(4):
+            np.testing.assert_allclose(a, b[device], atol=1e-6)
+    np.testing.assert_allclose(metrics_one["critic/loss"], metrics_four["critic/loss"][0], rtol=1e-5)
