@@ -150,24 +150,23 @@ def actions(reference: Reference) -> dict[str, float]:
     """Final actions of every rule and weight in the file, from the same noise."""
     nets = algorithms.build_networks(reference.config, reference.spec)
     params, target = reference.params("after10")
+
+    def act(rule: str, obs: Any, noise: Any, weight: Any) -> Any:
+        def velocity(a: Any, t: Any) -> Any:
+            return nets.policy.apply(params["policy"], obs, a, t)
+
+        q = samplers.bind_critic(nets, target, obs)
+        field = guidance.guide(velocity, q, weight=weight, rule=rule)
+        return jnp.clip(flow.integrate(field, noise, num_steps=reference.num_steps), -1, 1)
+
     found = {}
-    for key, theirs in reference.arrays.items():
-        name, _, weight = key.removeprefix("act/").rpartition("_w")
-        if not key.startswith("act/") or name not in RULES:
-            continue
-
-        def act(obs: Any, noise: Any, weight: Any, rule: str = RULES[name]) -> Any:
-            def velocity(a: Any, t: Any) -> Any:
-                return nets.policy.apply(params["policy"], obs, a, t)
-
-            q = samplers.bind_critic(nets, target, obs)
-            field = guidance.guide(velocity, q, weight=weight, rule=rule)
-            return jnp.clip(flow.integrate(field, noise, num_steps=reference.num_steps), -1, 1)
-
-        ours = jax.jit(jax.vmap(act, (0, 0, None)))(
-            reference["act/obs"], reference["act/noise"], jnp.float32(weight)
-        )
-        found[key] = difference(ours, theirs)
+    for name, rule in RULES.items():
+        batch = jax.jit(jax.vmap(functools.partial(act, rule), (0, 0, None)))
+        for key, theirs in reference.arrays.items():
+            if key.startswith(f"act/{name}_w"):
+                weight = jnp.float32(key.removeprefix(f"act/{name}_w"))
+                ours = batch(reference["act/obs"], reference["act/noise"], weight)
+                found[key] = difference(ours, theirs)
     return found
 
 

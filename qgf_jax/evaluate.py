@@ -5,6 +5,7 @@ of these alone, so every method, weight and seed meets the same episodes, and co
 Even indices are for selecting a weight, odd ones for reporting; they never mix.
 """
 
+import collections
 import os
 import sys
 import time
@@ -240,7 +241,7 @@ def play(
         raise UserError(
             f"{pool.env_id} takes actions {pool.action_dim} wide, not as the run's data"
         )
-    queues: list[list[Job]] = [[] for _ in range(seeds)]
+    queues: list[collections.deque[Job]] = [collections.deque() for _ in range(seeds)]
     for job in jobs:
         queues[job.seed].append(job)
     obs = np.zeros((seeds * per_seed, spec.obs_dim), np.float32)
@@ -249,9 +250,12 @@ def play(
     live: dict[int, tuple[Job, dict[str, Any]]] = {}
 
     def fill(slots: Iterable[int]) -> None:
-        ready = [slot for slot in slots if queues[slot // per_seed]]
-        for slot in ready:
-            job = queues[slot // per_seed].pop(0)
+        ready = []
+        for slot in slots:
+            if not (queue := queues[slot // per_seed]):
+                continue
+            job = queue.popleft()
+            ready.append(slot)
             live[slot] = (job, {"return": 0.0, "length": 0, "started": time.perf_counter()})
             identity[slot] = (job.task, job.episode, 0)
             weight[slot] = acts_as(job.arms[0]).weight

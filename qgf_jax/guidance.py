@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from qgf_jax.errors import unknown
 from qgf_jax.flow import endpoint
 from qgf_jax.types import Array, Critic, Slope, Velocity
 
@@ -17,8 +18,13 @@ Rule = Callable[[Velocity, Critic], Slope]
 
 def unguided(velocity: Velocity, q: Critic) -> Slope:
     """The reference policy itself. The critic is never called, so it costs nothing."""
-    del velocity, q
-    return lambda action, t, v: jnp.zeros_like(v)
+    del q
+
+    def slope(action: Array, t: Array) -> tuple[Array, Array]:
+        v = velocity(action, t)
+        return v, jnp.zeros_like(v)
+
+    return slope
 
 
 def noisy(velocity: Velocity, q: Critic) -> Slope:
@@ -26,8 +32,7 @@ def noisy(velocity: Velocity, q: Critic) -> Slope:
 
     Zhou et al., 2026, Eq. 19.
     """
-    del velocity
-    return lambda action, t, v: jax.grad(q)(action)
+    return lambda action, t: (velocity(action, t), jax.grad(q)(action))
 
 
 def one_step(velocity: Velocity, q: Critic) -> Slope:
@@ -36,21 +41,30 @@ def one_step(velocity: Velocity, q: Critic) -> Slope:
     Zhou et al., 2026, Eq. 9. The clip of the endpoint is not differentiated either, so a
     coordinate that has run into the box still gets its slope.
     """
-    del velocity
-    return lambda action, t, v: jax.grad(q)(endpoint(action, t, v))
+
+    def slope(action: Array, t: Array) -> tuple[Array, Array]:
+        v = velocity(action, t)
+        return v, jax.grad(q)(endpoint(action, t, v))
+
+    return slope
 
 
 def one_step_jacobian(velocity: Velocity, q: Critic) -> Slope:
     """QGF-Jacobian: as `one_step`, but differentiated through the endpoint, its clip included.
 
-    Zhou et al., 2026, Eq. 8: one vector-Jacobian product, never the D x D matrix. The velocity
-    that the caller already has is computed again here, in the same expression, so XLA shares it.
+    Zhou et al., 2026, Eq. 8: one vector-Jacobian product, never the D x D matrix, and one pass
+    forward, whose velocity is the one that is integrated.
     """
 
-    def q_at_endpoint(action: Array, t: Array) -> Array:
-        return q(endpoint(action, t, velocity(action, t)))
+    def slope(action: Array, t: Array) -> tuple[Array, Array]:
+        def q_at_endpoint(action: Array) -> tuple[Array, Array]:
+            v = velocity(action, t)
+            return q(endpoint(action, t, v)), v
 
-    return lambda action, t, v: jax.grad(q_at_endpoint)(action, t)
+        gradient, v = jax.grad(q_at_endpoint, has_aux=True)(action)
+        return v, gradient
+
+    return slope
 
 
 RULES: dict[str, Rule] = {
@@ -74,12 +88,14 @@ def guide(
         act = lambda noise: jnp.clip(integrate(field, noise, num_steps=10), -1.0, 1.0)
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
-    Raises `KeyError` for a rule that is not in `RULES`.
+    Raises `UserError` for a rule that is not in `RULES`.
     """
+    if rule not in RULES:
+        raise unknown("guidance rule", rule, RULES)
     slope = RULES[rule](velocity, q)
 
     def guided(action: Array, t: Array) -> Array:
-        v = velocity(action, t)
-        return v + weight * slope(action, t, v)
+        v, direction = slope(action, t)
+        return v + weight * direction
 
     return guided

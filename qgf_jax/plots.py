@@ -25,8 +25,8 @@ def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
     """Draws what the run has data for: (caption, PNG) of each picture, in reading order."""
     figures = [
         (
-            "Success against guidance weight, report episodes, 95 % intervals.",
-            "success.png",
+            "Success and return against guidance weight: report episodes, 95 % intervals.",
+            "sweep.png",
             _sweep,
         ),
         ("Training curves.", "training.png", _training),

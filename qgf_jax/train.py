@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from qgf_jax.data.chunks import Dataset
-from qgf_jax.data.sampling import sample
+from qgf_jax.data.sampling import draw_starts, gather
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
 
 
@@ -112,26 +112,32 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         tau=config["optimizer"]["tau"],
         lagged_target=config["optimizer"]["lagged_target"],
     )
-    draw = functools.partial(sample, chunk=spec.chunk, batch_size=config["train"]["batch_size"])
+    batch_size = config["train"]["batch_size"]
 
-    def update(state: TrainState, dataset: Dataset) -> tuple[TrainState, Metrics]:
-        # The step folds the number of each loss into the same key; a batch has a number of its own.
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _BATCH)
-        return step(state, draw(dataset, key))
+    def starts(state: TrainState, dataset: Dataset, step: Array, stream: int) -> Array:
+        # A step folds the number of each loss into the same key; a stream has a number of its own.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, step), stream)
+        return draw_starts(dataset, key, chunk=spec.chunk, batch_size=batch_size)
 
     def run(state: TrainState, dataset: Dataset, num_steps: int) -> tuple[TrainState, Metrics]:
-        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            return update(state, dataset)
+        # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
+        # kernels on a CPU, and costs the same for one step as for a hundred.
+        steps = state.step + jnp.arange(num_steps)
+        every_start = jax.vmap(lambda i: starts(state, dataset, i, _BATCH))(steps)
 
-        state, metrics = jax.lax.scan(body, state, length=num_steps)
+        def update(state: TrainState, start: Array) -> tuple[TrainState, Metrics]:
+            return step(state, gather(dataset, start, chunk=spec.chunk))
+
+        state, metrics = jax.lax.scan(update, state, every_start)
         return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
     def evaluate(state: TrainState, dataset: Dataset) -> Metrics:
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _VALIDATION)
-        batch = draw(dataset, key)
+        start = starts(state, dataset, state.step, _VALIDATION)
+        batch = gather(dataset, start, chunk=spec.chunk)
         metrics = {}
         for i, (group, loss) in enumerate(learner.losses.items()):
-            value, _ = loss(state.params, state.target_params, batch, jax.random.fold_in(key, i))
+            key = jax.random.fold_in(state.key, i)
+            value, _ = loss(state.params, state.target_params, batch, key)
             metrics[f"{group}/loss"] = value
         return metrics
 

@@ -18,8 +18,8 @@ Velocity = Callable[[Array, Array], Array]
 """(action [D], t []) -> velocity [D], with observation and parameters already bound."""
 Critic = Callable[[Array], Array]
 """action [D] -> Q [], with observation and parameters already bound."""
-Slope = Callable[[Array, Array, Array], Array]
-"""(action [D], t [], velocity [D]) -> the direction of guidance [D], before the weight."""
+Slope = Callable[[Array, Array], tuple[Array, Array]]
+"""(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
 Sample = Callable[[Params, Params, Array, Array, Array], Array]
 """(params, target_params, obs [O], key, weight []) -> action [D]."""
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from conftest import MAZE
+
 from qgf_jax.data import collect as collecting
 from qgf_jax.data import experts, formats
 from qgf_jax.data.collect import collect

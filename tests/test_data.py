@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from conftest import rows_of
+
 from qgf_jax.data import chunks, formats, sampling
 from qgf_jax.data.load import statistics, transform
 from qgf_jax.errors import UserError
@@ -67,9 +67,7 @@ def test_weight_is_zero_exactly_where_an_end_comes_before_the_last_column():
 
 def test_trajectory_masks_end_where_the_data_does():
     rows = rows_of([2, 3])
-    np.testing.assert_array_equal(
-        chunks.trajectory_masks(rows.ends)[~rows.ends], [1, 0, 1, 1, 0]
-    )
+    np.testing.assert_array_equal(chunks.trajectory_masks(rows.ends)[~rows.ends], [1, 0, 1, 1, 0])
 
 
 def test_actions_are_clipped_unless_told_not_to():
@@ -84,7 +82,8 @@ def test_starts_are_uniform_and_stay_inside():
     rows = rows_of([10, 10])
     ones = np.ones(len(rows.ends))
     dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
-    batch = sampling.sample(dataset, jax.random.key(0), chunk=4, batch_size=17_000)
+    starts = sampling.draw_starts(dataset, jax.random.key(0), chunk=4, batch_size=17_000)
+    batch = sampling.gather(dataset, starts, chunk=4)
     values, counts = np.unique(np.asarray(batch.obs[:, 0]), return_counts=True)
     assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17
     assert np.abs(counts - 1000).max() < 150

@@ -88,7 +88,10 @@ def test_names_are_taken_apart():
     [
         (lambda: ogbench.parse("cube-single-play-v0"), "singletask"),
         (lambda: ogbench.parse("cube-single-play-singletask-task6-v0"), "tasks 1 to 5"),
-        (lambda: ogbench.make("cube-singel-singletask-task1-v0"), "cube-single-singletask-task1-v0"),
+        (
+            lambda: ogbench.make("cube-singel-singletask-task1-v0"),
+            "cube-single-singletask-task1-v0",
+        ),
     ],
 )
 def test_wrong_names_are_explained(call, hint):

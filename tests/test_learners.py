@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from conftest import tiny
+
 from qgf_jax import algorithms, losses
 from qgf_jax.types import Batch, Learner, Spec, merge
 

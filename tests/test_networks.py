@@ -37,7 +37,9 @@ def test_time_features():
     angle = 10000 * t * 10000.0 ** (-np.arange(8) / 8)
     expected = np.concatenate([np.cos(angle), np.sin(angle)])
     features = networks.sinusoidal(jnp.float32(t))
-    np.testing.assert_allclose(features[4:8], expected[4:8], atol=2e-5)  # the slow ones, to rounding
+    np.testing.assert_allclose(
+        features[4:8], expected[4:8], atol=2e-5
+    )  # the slow ones, to rounding
     np.testing.assert_allclose(features, expected, atol=2e-3)
 
 
@@ -54,7 +56,9 @@ def test_ensemble_members_are_independent_and_apply_alone_or_in_batches():
     batch = nets.apply_ensemble(members, obs, action)
     assert batch.shape == (3, 4)
     assert len(set(np.asarray(batch[:, 0]).tolist())) == 3
-    np.testing.assert_allclose(nets.apply_ensemble(members, obs[0], action[0]), batch[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        nets.apply_ensemble(members, obs[0], action[0]), batch[:, 0], rtol=1e-5
+    )
     np.testing.assert_allclose(networks.aggregate(batch), np.min(batch, axis=0))
 
 

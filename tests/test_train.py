@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
 from conftest import rows_of, tiny
+from test_learners import make_batch
+
 from qgf_jax import algorithms
 from qgf_jax.data import chunks
 from qgf_jax.train import TrainState, make_trainer, train_step
 from qgf_jax.types import Spec
-from test_learners import make_batch
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
 
@@ -72,7 +72,9 @@ def test_seeds_side_by_side_equal_seeds_alone_and_differ_from_each_other(dataset
     assert metrics["critic/loss"].shape == (2,)
     for place, seed in enumerate((3, 4)):
         alone, _ = trainer.run(trainer.init(np.array([seed])), dataset, 4)
-        for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(together.params), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(alone.params), jax.tree.leaves(together.params), strict=True
+        ):
             np.testing.assert_allclose(a[0], b[place], atol=2e-5)
     kernel = together.params["value"]["params"]["MLP_0"]["Dense_0"]["kernel"]
     assert np.abs(np.asarray(kernel[0] - kernel[1])).max() > 0.1
@@ -128,4 +130,6 @@ def test_four_devices_reach_the_parameters_of_one():
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
         for device in range(4):
             np.testing.assert_allclose(a, b[device], atol=1e-6)
-    np.testing.assert_allclose(metrics_one["critic/loss"], metrics_four["critic/loss"][0], rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics_one["critic/loss"], metrics_four["critic/loss"][0], rtol=1e-5
+    )

@@ -23,6 +23,7 @@ class Slot:
     def __init__(self, env_id: str):
         self.env = ogbench.make(env_id)
         self.random_state: Any = None
+        self.reset(0)  # the first reset compiles the model, which must not look like stepping
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""

@@ -1,0 +1,89 @@
+"""CPU time of one update, sampling included, and how much of it is outside the compiled program.
+
+    python benchmarks/train_step.py --width 8 --batch 256 --chunk 5
+
+With networks of width 8 the arithmetic is next to nothing, so the figure is the overhead of the
+training loop. The data are made up, with the shapes of cube-single. XLA gets one thread unless
+--threads says otherwise: programs as small as this are faster so, and CPU time is counted once.
+"""
+
+import argparse
+import time
+
+import common
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--width", type=int, default=8, help="of every hidden layer")
+parser.add_argument("--depth", type=int, default=3, help="hidden layers")
+parser.add_argument("--batch", type=int, default=256)
+parser.add_argument("--chunk", type=int, default=5)
+parser.add_argument("--obs", type=int, default=28, help="width of an observation")
+parser.add_argument("--action", type=int, default=5, help="width of an action")
+parser.add_argument("--rows", type=int, default=250_000, help="of the dataset")
+parser.add_argument("--seeds", type=int, default=1)
+parser.add_argument("--steps", type=int, default=200, help="updates a dispatch")
+parser.add_argument("--repeats", type=int, default=10)
+parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
+flags = parser.parse_args()
+common.limit_threads(flags.threads)
+
+import jax
+import numpy as np
+
+from qgf_jax import algorithms, train
+from qgf_jax import config as configs
+from qgf_jax.data import chunks
+from qgf_jax.data.formats import Rows
+from qgf_jax.types import Spec
+
+
+def made_up_rows() -> Rows:
+    rng = np.random.default_rng(0)
+    ends = np.arange(flags.rows) % 1001 == 1000
+    ends[-1] = True
+    obs = rng.standard_normal((flags.rows, flags.obs), np.float32)
+    actions = rng.uniform(-1, 1, (flags.rows, flags.action)).astype(np.float32)
+    return Rows(obs, actions, ends, {})
+
+
+def main() -> None:
+    config = configs.make("qgf")
+    hidden = (flags.width,) * flags.depth
+    config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
+    config.train.batch_size = flags.batch
+    plain = configs.plain(config)
+    rows = made_up_rows()
+    rewards, masks = -np.ones(flags.rows), np.ones(flags.rows)
+    dataset = jax.device_put(chunks.prepare(rows, rewards, masks, chunk=flags.chunk, discount=0.99))
+    spec = Spec(flags.obs, flags.action, flags.chunk)
+    trainer = train.make_trainer(algorithms.build_learner(plain, spec), plain, spec)
+    state = trainer.init(np.arange(flags.seeds))
+    host = []
+
+    def dispatch() -> None:
+        nonlocal state
+        started = time.thread_time()
+        state, _ = trainer.run(state, dataset, flags.steps)
+        host.append(time.thread_time() - started)
+        jax.block_until_ready(state)
+
+    dispatch()
+    started = time.perf_counter()
+    cpu = common.least_cpu_seconds(dispatch, flags.repeats)
+    wall = (time.perf_counter() - started) / flags.repeats
+    common.show(
+        {
+            "cpu_ms_per_update": 1e3 * cpu / flags.steps,
+            "wall_ms_per_update": 1e3 * wall / flags.steps,
+            "dispatch_cpu_ms_per_update": 1e3 * min(host) / flags.steps,
+            "updates_per_dispatch": flags.steps,
+            **{
+                k: getattr(flags, k)
+                for k in ("width", "depth", "batch", "chunk", "seeds", "threads")
+            },
+            **common.machine(),
+        }
+    )
+
+
+main()

@@ -1,0 +1,164 @@
+"""The commands as a user types them: one small run from collecting to the report, and every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from qgf_jax import cli
+
+SMOKE = ROOT / "experiments" / "configs" / "smoke.py"
+
+
+def qgf(*words, cwd, timeout=240):
+    return subprocess.run(
+        [sys.executable, "-m", "qgf_jax", *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env=os.environ,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder in which the commands of the README were run, small."""
+    place = tmp_path_factory.mktemp("cli")
+    commands = [
+        ("train", f"--config={SMOKE}", "--workdir=runs/x", "--config.train.steps=100"),
+        ("evaluate", "--workdir=runs/x", "--weights=0,1", "--episodes=1", "--workers=2"),
+        ("report", "--workdir=runs/x"),
+    ]
+    for command in commands:
+        result = qgf(*command, cwd=place)
+        assert result.returncode == 0, result.stderr
+    return place
+
+
+def test_run_folder_has_what_other_tools_rely_on(place):
+    run = place / "runs" / "x"
+    for name in ("config.json", "metrics.jsonl", "episodes.jsonl"):
+        assert (run / name).stat().st_size > 0
+    report = run / "report"
+    for name in ("table.md", "table.csv", "index.html", "sweep.png", "training.png", "field.png"):
+        assert (report / name).stat().st_size > 0
+    rows = json.loads((report / "summary.json").read_text())["rows"]
+    assert {(r["method"], r["weight"], r["best_of"]) for r in rows} == {
+        ("reference", 0.0, 1), ("best_of", 0.0, 4), ("qgf", 0.0, 1), ("qgf", 1.0, 1),
+    }  # fmt: skip
+    for row in rows:
+        assert (
+            row["episodes"] == 1 and row["seeds"] == 1 and row["split"] in ("selection", "report")
+        )
+        for name in ("success", "return"):
+            assert row[name]["low"] <= row[name]["mean"] <= row[name]["high"]
+    page = (report / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page.split("<details>")[0]
+
+
+def test_verify_tells_sound_from_altered(place):
+    result = qgf("verify", "runs/x", cwd=place)
+    assert result.returncode == 0 and json.loads(result.stdout.splitlines()[-1])["sound"]
+    steps = place / "runs" / "x" / "checkpoints" / "100"
+    victim = max((p for p in steps.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    good = victim.read_bytes()
+    victim.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    result = qgf("verify", "runs/x", cwd=place)
+    victim.write_bytes(good)
+    assert result.returncode == 2 and victim.name in result.stderr
+
+
+def test_same_command_again_has_nothing_to_do(place):
+    before = (place / "runs/x/metrics.jsonl").read_text()
+    command = ("train", f"--config={SMOKE}", "--workdir=runs/x", "--config.train.steps=100")
+    assert qgf(*command, cwd=place).returncode == 0
+    assert (place / "runs/x/metrics.jsonl").read_text() == before
+
+
+def test_film_shows_the_episode(place):
+    words = ("--workdir=runs/x", "--methods=qgf", "--weights=1", "--episodes=1", "--videos=1")
+    result = qgf("evaluate", *words, cwd=place)
+    if "install libegl1" in result.stderr:
+        pytest.skip("no software rendering on this machine")
+    assert result.returncode == 0, result.stderr
+    from PIL import Image
+
+    (film,) = (place / "runs/x/report/videos").glob("*.gif")
+    with Image.open(film) as image:
+        assert image.n_frames > 10 and image.size == (240, 240)
+
+
+MISTAKES = {
+    "unknown command": (("trian",), "did you mean 'train'"),
+    "unknown flag": (("report", "--workdr=runs/x"), "qgf report --help"),
+    "unknown key": (
+        ("train", f"--config={SMOKE}", "--workdir=runs/x", "--config.policy.time_gird=3"),
+        "did you mean 'policy.time_grid'",
+    ),
+    "other config": (
+        ("train", f"--config={SMOKE}", "--workdir=runs/x", "--config.data.chunk=4"),
+        "data.chunk: 5 -> 4",
+    ),
+    "unknown method": (("evaluate", "--workdir=runs/x", "--methods=qgff"), "did you mean 'qgf'"),
+    "unknown environment": (
+        ("train", f"--config={SMOKE}", "--workdir=n", "--config.env=cube-single-play-v0"),
+        "singletask",
+    ),
+    "no data": (
+        (
+            "train",
+            f"--config={SMOKE}",
+            "--workdir=n",
+            "--config.env=cube-single-play-singletask-v0",
+        ),
+        "qgf collect --env=cube-single-play-v0",
+    ),
+    "no run": (("evaluate", "--workdir=nowhere"), "run `qgf train` first"),
+    "not evaluated": (("report", "--workdir=runs/y"), "run `qgf evaluate` first"),
+    "task out of range": (("evaluate", "--workdir=runs/x", "--tasks=7"), "tasks 1 to 5"),
+    "weights that are none": (("evaluate", "--workdir=runs/x", "--weights=a"), "--weights"),
+    "cannot be collected": (("collect", "--env=antmaze-medium-navigate-v0"), "low-level policy"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_gets_one_line_and_code_2(case, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    other = Path("runs/y")
+    other.mkdir(exist_ok=True)
+    (other / "config.json").write_text(Path("runs/x/config.json").read_text())
+    words, hint = MISTAKES[case]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and hint in error
+    assert error.startswith("qgf: error: ") and error.count("\n") == 1
+    assert not Path("n", "config.json").exists()  # nothing half-written
+
+
+def test_truncated_dataset_is_named(place, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    source = place / "data" / "smoke" / "pointmaze-medium-stitch-v0.npz"
+    (data / source.name).write_bytes(source.read_bytes()[:5000])
+    words = (f"--config={SMOKE}", "--workdir=n", f"--config.data.dir={data}")
+    result = qgf("train", *words, cwd=place)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert source.name in result.stderr and "cut off" in result.stderr
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_exists_with_an_example_where_there_are_flags(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and f"qgf {command}" in text
+    if command in ("collect", "train", "evaluate", "report"):
+        assert "example:" in text
+
+
+def test_methods_as_json_has_names(capsys):
+    cli.main(["methods", "--json"])
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert names[:3] == ["reference", "best_of", "qgf"]

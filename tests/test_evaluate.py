@@ -1,0 +1,181 @@
+"""Evaluation as an experiment: identities, splits, sharing, resuming, and no recompilation."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from qgf_jax import evaluate, policy
+from qgf_jax.envs.pool import Played
+from qgf_jax.errors import UserError
+from qgf_jax.evaluate import Arm, Job
+from qgf_jax.metrics import read_lines
+
+
+@pytest.fixture
+def folder(run_folder, tmp_path):
+    return shutil.copytree(run_folder, tmp_path / "run")
+
+
+def lines_of(folder):
+    return list(read_lines(folder / "episodes.jsonl"))
+
+
+def identity(line):
+    return tuple(line[k] for k in ("method", "weight", "best_of", "task", "episode", "seed"))
+
+
+def test_arms_of_a_sweep():
+    found = evaluate.arms(["reference", "best_of", "qgf"], [0, 0.5])
+    assert found == [
+        Arm("reference", 0.0, 1), Arm("best_of", 0.0, 4), Arm("qgf", 0.0, 1), Arm("qgf", 0.5, 1),
+    ]  # fmt: skip
+    found = evaluate.arms(["reference", "best_of", "qgf"], [0.5], best_of=[1, 8])
+    assert found == [
+        Arm("reference", 0.0, 1), Arm("best_of", 0.0, 8), Arm("qgf", 0.5, 1), Arm("qgf", 0.5, 8),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="did you mean 'qgf'"):
+        evaluate.arms(["qgff"], [1.0])
+
+
+def test_weight_zero_takes_the_path_without_a_critic_gradient():
+    assert evaluate.acts_as(Arm("qgf", 0.0, 1)) == Arm("reference", 0.0, 1)
+    assert evaluate.acts_as(Arm("best_of", 0.0, 4)) == Arm("reference", 0.0, 4)
+    assert evaluate.acts_as(Arm("qgf", 2.0, 4)) == Arm("qgf", 2.0, 4)
+
+
+def test_episode_seeds_are_distinct():
+    seeds = {evaluate.episode_seed(task, i) for task in range(1, 6) for i in range(0, 5000)}
+    assert len(seeds) == 25_000
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_folder, tmp_path_factory):
+    folder = shutil.copytree(run_folder, tmp_path_factory.mktemp("evaluated") / "run")
+    sweep = evaluate.arms(["reference", "best_of", "qgf"], [0.0, 0.5])
+    usage = evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=4, workers=2)
+    return folder, usage
+
+
+def test_every_arm_meets_the_same_episodes(evaluated):
+    folder, usage = evaluated
+    lines = lines_of(folder)
+    assert (
+        len({identity(line) for line in lines}) == len(lines) == 4 * 3 * 2
+    )  # arms, episodes, seeds
+    for line in lines:
+        assert line["split"] == ("report" if line["episode"] % 2 else "selection")
+        assert line["return"] <= 0 and line["length"] <= 1000 and line["step"] == 4
+    starts = {}
+    for line in lines:
+        starts.setdefault(line["episode"], set()).add(json.dumps(line["path"][0]))
+    assert sorted(starts) == [0, 1, 3]
+    assert all(len(s) == 1 for s in starts.values()) and len(set.union(*starts.values())) == 3
+    assert usage.env_steps > 0 and usage.cpu_seconds >= usage.simulator_cpu_seconds > 0
+
+
+def test_shared_arms_are_played_once_and_written_for_each(evaluated):
+    folder, usage = evaluated
+    assert usage.episodes == 3 * 3 * 2
+    lines = {identity(line): line for line in lines_of(folder)}
+    for (method, weight, n, *rest), line in lines.items():
+        if (method, weight) == ("qgf", 0.0):
+            same = lines["reference", 0.0, n, *rest]
+            assert {k: v for k, v in line.items() if k != "method"} == {
+                k: v for k, v in same.items() if k != "method"
+            }
+
+
+def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tmp_path):
+    folder = shutil.copytree(evaluated[0], tmp_path / "run")
+    sweep = evaluate.arms(["reference", "best_of", "qgf"], [0.0, 0.5])
+    before = {identity(line): line for line in lines_of(folder)}
+    path = folder / "episodes.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])  # killed in the middle of a line
+    usage = evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=4, workers=1)
+    assert usage.episodes == 1
+    after = {identity(line): line for line in lines_of(folder)}
+    assert after.keys() == before.keys()
+    for key, line in after.items():
+        assert (line["return"], line["path"]) == (before[key]["return"], before[key]["path"])
+    again = evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=4)
+    assert again.episodes == 0
+
+
+class FakePool:
+    """Environments whose episodes end after as many chunks as their seed says."""
+
+    action_dim, goal, env_id = 2, None, "fake"
+
+    def __init__(self):
+        self.left = {}
+
+    def reset(self, slots, seeds):
+        self.left |= {slot: 1 + seed % 7 for slot, seed in zip(slots, seeds, strict=True)}
+        return np.zeros((len(slots), 2), np.float32)
+
+    def step(self, slots, chunks):
+        assert all(self.left[slot] > 0 for slot in slots), "a finished episode was stepped"
+        assert chunks.shape == (len(slots), 3, 2)
+        for slot in slots:
+            self.left[slot] -= 1
+        played = [Played(-3.0, 3, self.left[slot] == 0, 1.0) for slot in slots]
+        return np.zeros((len(slots), 2), np.float32), played
+
+
+def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(run_folder, monkeypatch):
+    restored = policy.restore(run_folder)
+    traces = []
+    real = policy.sampler
+
+    def counting(*args):
+        sample = real(*args)
+
+        def counted(*inner):
+            traces.append(1)
+            return sample(*inner)
+
+        return counted
+
+    monkeypatch.setattr(policy, "sampler", counting)
+    act = evaluate.compile_act(restored, "qgf", 1, 3)
+    jobs = [
+        Job((Arm("qgf", weight, 1),), seed, 1, episode)
+        for weight in (0.1, 0.5, 2.0) for seed in (0, 1) for episode in range(9)
+    ]  # fmt: skip
+    with jax.log_compiles(False):
+        results = list(evaluate.play(restored, act, FakePool(), jobs, 3))
+    assert len(traces) == 1
+    assert sorted(job for job, _ in results) == sorted(jobs)
+    for job, result in results:
+        assert result["length"] == 3 * (1 + evaluate.episode_seed(1, job.episode) % 7)
+        assert result["return"] == -result["length"] and result["success"] == 1.0
+
+
+def test_actions_follow_identity_weight_and_seed_not_the_slot(run_folder):
+    restored = policy.restore(run_folder)
+    act = evaluate.compile_act(restored, "qgf", 1, 4)
+    obs = np.ones((2, 4, 2), np.float32)
+    identity = np.tile(np.int32([1, 5, 0]), (2, 4, 1))
+    weight = np.full((2, 4), 0.5, np.float32)
+    same = act(obs, identity, weight)
+    np.testing.assert_allclose(same[0, 0], same[0, 3], atol=1e-6)
+    assert not np.allclose(same[0, 0], same[1, 0])  # another training seed
+    for part in range(3):
+        other = identity.copy()
+        other[0, 1, part] += 1
+        changed = act(obs, other, weight)
+        assert not np.allclose(changed[0, 1], same[0, 1])
+        np.testing.assert_allclose(changed[0, 0], same[0, 0], atol=1e-6)
+
+
+def test_other_learners_methods_are_refused(run_folder, monkeypatch):
+    from qgf_jax import algorithms
+
+    restored = policy.restore(run_folder)
+    strange = algorithms.METHODS["qgf"]._replace(critics=("other",))
+    monkeypatch.setitem(algorithms.METHODS, "strange", strange)
+    with pytest.raises(UserError, match="'strange'"):
+        policy.sampler(restored, "strange")

@@ -1,0 +1,82 @@
+"""The arrows of the design: which module may import which. Parsed, not imported."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "qgf_jax"
+PURE = {"types", "errors"}
+MATHS = {"flow", "guidance", "losses"}
+MAY_IMPORT = {
+    "types": set(),
+    "errors": set(),
+    "flow": PURE,
+    "guidance": PURE | {"flow"},
+    "losses": PURE | {"flow"},
+    "networks": PURE,
+    "critics": PURE | MATHS | {"networks"},
+    "policies": PURE | MATHS | {"networks", "policies"},
+    "samplers": PURE | MATHS | {"networks"},
+    "algorithms": PURE | {"critics", "policies", "samplers", "networks"},
+    "config": {"algorithms", "errors"},
+    "data": PURE | {"data", "envs"},
+    "envs": {"envs", "errors"},
+    "checkpoint": {"errors"},
+    "metrics": {"errors"},
+    "statistics": set(),
+    "tables": {"statistics"},
+    "run": {"config", "checkpoint", "errors"},
+    "train": PURE | {"data"},  # never an algorithm
+    "pretrain": PURE | {"algorithms", "checkpoint", "data", "metrics", "run", "train"},
+    "policy": PURE | {"algorithms", "checkpoint", "run", "train"},
+    "evaluate": PURE | {"algorithms", "envs", "metrics", "policy", "train"},
+    "video": {"envs", "errors", "evaluate", "policy"},
+    "plots": {"algorithms", "envs", "metrics", "policy", "run", "tables"},
+    "page": {"run", "tables"},
+    "report": {"checkpoint", "errors", "metrics", "page", "plots", "run", "tables"},
+    "__main__": {"cli"},
+}
+
+
+def imports_of(path):
+    """Names of our modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("qgf_jax.")}
+    return found
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p.parent.name != "cli" and p.parent != PACKAGE]
+FILES += [p for p in sorted(PACKAGE.glob("*.py")) if p.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    extra = imports_of(path) - MAY_IMPORT[layer]
+    assert not extra, f"{layer} must not import {sorted(extra)}"
+
+
+def test_nothing_unpickles_evaluates_or_starts_a_shell():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {a.name.split(".")[0] for a in node.names}
+                names.add((getattr(node, "module", "") or "").split(".")[0])
+                assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                assert name not in {"eval", "exec", "system", "popen"}
+                for keyword in node.keywords:
+                    risky = keyword.arg in ("shell", "allow_pickle")
+                    assert not (risky and getattr(keyword.value, "value", None) is not False), path
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "load":
+                owner = getattr(node.func.value, "id", "")
+                assert owner != "np" or any(k.arg == "allow_pickle" for k in node.keywords), path

@@ -1,0 +1,103 @@
+"""A run folder from start to end: resuming, refusing, metrics."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qgf_jax import pretrain as pretraining
+from qgf_jax.algorithms import build_learner
+from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.errors import UserError
+from qgf_jax.metrics import read_lines
+from qgf_jax.pretrain import pretrain
+from qgf_jax.train import make_trainer
+from qgf_jax.types import Spec
+
+
+@pytest.fixture
+def config(maze_data):
+    return tiny(**{"data.dir": str(maze_data)})
+
+
+def final_state(config, workdir):
+    spec = Spec(**json.loads((workdir / "config.json").read_text())["spec"])
+    spec = Spec(*(tuple(x) if isinstance(x, list) else x for x in spec))
+    trainer = make_trainer(build_learner(config, spec), config, spec)
+    step, state = Checkpoints(workdir).restore(jax.eval_shape(trainer.init, np.arange(1)))
+    return step, jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+def scalars(workdir):
+    drop = ("steps_per_second",)
+    lines = read_lines(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in drop} for line in lines]
+
+
+def test_stopped_run_ends_bit_for_bit_where_an_undisturbed_one_does(config, tmp_path, monkeypatch):
+    pretrain(config, tmp_path / "whole")
+    real, calls = Checkpoints.save, []
+
+    def stops_after_first(self, step, state):
+        real(self, step, state)
+        calls.append(step)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stops_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tmp_path / "cut")
+    pretrain(config, tmp_path / "cut")
+    assert calls == [2, 4]
+    whole, cut = final_state(config, tmp_path / "whole"), final_state(config, tmp_path / "cut")
+    assert whole[0] == cut[0] == 4
+    jax.tree.map(np.testing.assert_array_equal, whole[1], cut[1])
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "cut")
+    pretrain(config, tmp_path / "cut")  # nothing is left to do, and nothing is done
+    assert calls == [2, 4]
+
+
+def test_more_steps_extend_a_run_and_any_other_change_is_refused(config, tmp_path):
+    pretrain(config, tmp_path)
+    longer = config | {"train": config["train"] | {"steps": 6}}
+    pretrain(longer, tmp_path)
+    assert Checkpoints(tmp_path).steps() == [4, 6]
+    assert [line["step"] for line in scalars(tmp_path)] == [2, 4, 6]
+    other = longer | {"optimizer": longer["optimizer"] | {"learning_rate": 1e-3}}
+    with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.0003 -> 0.001"):
+        pretrain(other, tmp_path)
+
+
+def test_metrics_hold_training_and_validation_losses(run_folder):
+    lines = list(read_lines(run_folder / "metrics.jsonl"))
+    assert [line["step"] for line in lines] == [2, 4]
+    for group in ("policy", "critic", "value"):
+        assert f"validation/{group}/loss" in lines[0]
+        each = [lines[0][f"{group}/loss/seed{i}"] for i in (0, 1)]
+        np.testing.assert_allclose(lines[0][f"{group}/loss"], np.mean(each))
+    assert list((run_folder / "tensorboard").glob("events*"))
+
+
+def test_run_folder_says_what_it_was_made_with(run_folder):
+    record = json.loads((run_folder / "config.json").read_text())
+    assert record["config"]["seeds"] == 2 and record["spec"]["chunk"] == 3
+    assert {"jax", "mujoco", "python"} <= record["versions"].keys()
+    assert len(record["dataset"]["sha256"]) == 64 and record["dataset"]["rows"] == 6 * 201
+
+
+def test_broken_losses_stop_the_run_before_they_are_saved(config, tmp_path):
+    mad = config | {"optimizer": config["optimizer"] | {"learning_rate": 1e30}}
+    with pytest.raises(UserError, match="training stopped"):
+        pretrain(mad | {"train": mad["train"] | {"steps": 40, "save_every": 40}}, tmp_path)
+    assert Checkpoints(tmp_path).steps() == []
+
+
+def test_next_stop_is_the_nearest_mark():
+    options = {"steps": 23, "steps_per_dispatch": 5, "log_every": 4, "save_every": 10}
+    stops, step = [], 0
+    while step < 23:
+        step = pretraining._next_stop(step, options)
+        stops.append(step)
+    assert stops == [4, 5, 8, 10, 12, 15, 16, 20, 23]

@@ -1,0 +1,87 @@
+"""Selection on one split, report on the other; nothing counted twice."""
+
+import csv
+import io
+
+import pytest
+
+from qgf_jax import tables
+
+
+def lines_for(method, weight, selection, report, *, seed=0, best_of=1, step=10, length=5):
+    """Lines with given successes per episode."""
+    out = []
+    for split, values in enumerate((selection, report)):
+        for i, success in enumerate(values):
+            out.append(
+                {
+                    "method": method, "weight": weight, "best_of": best_of, "options": {},
+                    "env": "maze", "task": 1, "episode": 2 * i + split,
+                    "split": ("selection", "report")[split], "seed": seed, "step": step,
+                    "return": -float(length), "success": float(success), "length": length,
+                }
+            )  # fmt: skip
+    return out
+
+
+LINES = [
+    *lines_for("reference", 0.0, [0, 0], [0, 1]),
+    *lines_for("qgf", 0.0, [0, 0], [0, 1]),
+    *lines_for("qgf", 1.0, [1, 1], [1, 0]),
+    *lines_for("qgf", 3.0, [1, 0], [1, 1]),
+]
+
+
+def find(rows, **wanted):
+    (row,) = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+    return row
+
+
+def test_weight_is_selected_on_selection_episodes_alone():
+    rows = tables.summarize(LINES)
+    report = [r for r in rows if r["split"] == "report"]
+    assert [r["weight"] for r in report if r["method"] == "qgf" and r["selected"]] == [1.0]
+    assert find(report, method="qgf", weight=1.0)["success"]["mean"] == 0.5
+    assert find(report, method="reference")["selected"]
+    best = tables.optimistic(rows)
+    assert find(best, method="qgf")["weight"] == 3.0  # what choosing on the report would have said
+
+
+@pytest.mark.parametrize(("lengths", "weight"), [((5, 4), 3.0), ((5, 5), 1.0)])
+def test_ties_go_to_the_higher_return_then_to_the_smaller_weight(lengths, weight):
+    lines = [
+        *lines_for("qgf", 1.0, [1, 1], [1, 1], length=lengths[0]),
+        *lines_for("qgf", 3.0, [1, 1], [1, 1], length=lengths[1]),
+    ]
+    rows = tables.summarize(lines)
+    assert {r["weight"] for r in rows if r["selected"]} == {weight}
+
+
+def test_candidates_are_selected_apart_and_seeds_together():
+    lines = [
+        *lines_for("qgf", 1.0, [1], [1], best_of=4), *lines_for("qgf", 2.0, [0], [1], best_of=4),
+        *lines_for("qgf", 1.0, [0], [1]), *lines_for("qgf", 2.0, [1], [1]),
+        *lines_for("qgf", 1.0, [0], [1], seed=1), *lines_for("qgf", 2.0, [1], [0], seed=1),
+    ]  # fmt: skip
+    chosen = {(r["best_of"], r["weight"]) for r in tables.summarize(lines) if r["selected"]}
+    assert chosen == {(4, 1.0), (1, 2.0)}
+    row = find(tables.summarize(lines), best_of=1, weight=2.0, split="report")
+    assert (row["seeds"], row["episodes"], row["success"]["mean"]) == (2, 2, 0.5)
+
+
+def test_lines_written_twice_and_older_checkpoints_do_not_count():
+    lines = [*LINES, *LINES, *lines_for("qgf", 9.0, [1, 1], [1, 1], step=5)]
+    assert tables.summarize(lines) == tables.summarize(LINES)
+
+
+def test_table_and_csv_hold_every_report_row_with_its_interval():
+    rows = tables.summarize(LINES)
+    table = tables.markdown(rows)
+    assert table.count("\n| maze") == 4 and "0.50 [0." in table and "qgf **←**" in table
+    parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
+    assert len(parsed) == len(rows) == 8
+    assert {"success_mean", "success_low", "return_high", "episodes"} <= parsed[0].keys()
+
+
+def test_no_lines_no_rows():
+    assert tables.summarize([]) == []
