@@ -2,8 +2,9 @@
 
     python benchmarks/rollout.py
 
-evaluates QGF on an untrained run (so that no episode ends early) with the quickstart's networks. Both
-figures count all CPU time of all processes, resets included, start and compilation left out.
+evaluates QGF on an untrained run (so that no episode ends early) with the quickstart's networks, then
+plays the same episodes again, action by action, without a policy. Both figures count all CPU time of
+all processes, resets included, start and compilation left out.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import common
 
@@ -24,7 +27,17 @@ parser.add_argument("--envs", type=int, default=20, help="environments at once")
 parser.add_argument("--workers", type=int, default=2, help="processes")
 parser.add_argument("--episodes", type=int, default=40)
 parser.add_argument("--method", default="qgf")
+parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
+common.limit_threads(flags.threads)
+
+import numpy as np
+
+from qgf_jax import config as configs
+from qgf_jax import evaluate
+from qgf_jax.data.collect import collect
+from qgf_jax.envs import ogbench, pool
+from qgf_jax.pretrain import pretrain
 
 BARE = """
 import sys, time
@@ -32,23 +45,56 @@ import numpy as np
 from qgf_jax.envs import ogbench
 env = ogbench.make(sys.argv[1])
 ogbench.reset(env, 0)
-actions = np.random.default_rng(0).uniform(-1, 1, (int(sys.argv[2]), *env.action_space.shape))
-started = time.process_time()
-for i, action in enumerate(actions.astype(np.float32)):
-    _, _, terminated, truncated, _ = env.step(action)
-    if terminated or truncated:
-        ogbench.reset(env, i)
-print(len(actions) / (time.process_time() - started))
+with np.load(sys.argv[2], allow_pickle=False) as file:
+    episodes = [(int(key), file[key]) for key in file.files]
+started, steps = time.process_time(), 0
+for seed, actions in episodes:
+    ogbench.reset(env, seed)
+    for action in actions:
+        env.step(action)
+    steps += len(actions)
+print(steps, time.process_time() - started)
 """
 
 
-def main() -> None:
-    from qgf_jax import config as configs
-    from qgf_jax import evaluate
-    from qgf_jax.data.collect import collect
-    from qgf_jax.envs import ogbench
-    from qgf_jax.pretrain import pretrain
+class RecordingPool(pool.EnvPool):
+    """Keeps the seed and the actions of every episode, so that a bare loop can play them again."""
 
+    episodes: ClassVar[dict[int, list[np.ndarray]]] = {}
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        self.playing = getattr(self, "playing", {}) | dict(zip(slots, seeds, strict=True))
+        return super().reset(slots, seeds)
+
+    def step(
+        self, slots: Sequence[int], chunks: np.ndarray
+    ) -> tuple[np.ndarray, list[pool.Played]]:
+        obs, played = super().step(slots, chunks)
+        for slot, chunk, result in zip(slots, chunks, played, strict=True):
+            actions = self.episodes.setdefault(self.playing[slot], [])
+            actions.append(chunk[: result.steps])
+        return obs, played
+
+
+def bare_rate(env_id: str, folder: str) -> float:
+    """Steps a CPU-second of bare loops over the recorded episodes, as many at once as workers were.
+
+    At once, because two busy hyperthreads of one core are each slower than one alone.
+    """
+    episodes = list(RecordingPool.episodes.items())
+    running = []
+    for worker in range(flags.workers):
+        mine = {str(s): np.concatenate(a) for s, a in episodes[worker :: flags.workers]}
+        path = Path(folder) / f"episodes{worker}.npz"
+        np.savez(path, **mine)
+        command = [sys.executable, "-c", BARE, env_id, str(path)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    figures = [process.communicate()[0].split() for process in running]
+    return sum(int(f[0]) for f in figures) / sum(float(f[1]) for f in figures)
+
+
+def main() -> None:
+    evaluate.EnvPool = RecordingPool
     with tempfile.TemporaryDirectory() as folder:
         config = configs.make("qgf")
         config.env = f"{flags.env}-singletask-v0"
@@ -67,12 +113,7 @@ def main() -> None:
             envs=flags.envs,
             workers=flags.workers,
         )
-    # Right after, on the same machine: the loop that any evaluation must at least run.
-    steps = str(max(2000, usage.env_steps // 4))
-    bare = subprocess.run(
-        [sys.executable, "-c", BARE, name.env_id, steps], capture_output=True, text=True, check=True
-    )
-    simulator = float(bare.stdout)
+        simulator = bare_rate(name.env_id, folder)
     rate = usage.env_steps / usage.cpu_seconds
     common.show(
         {
@@ -85,7 +126,7 @@ def main() -> None:
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             **{
                 k: getattr(flags, k)
-                for k in ("method", "width", "depth", "chunk", "envs", "workers")
+                for k in ("method", "width", "depth", "chunk", "envs", "workers", "threads")
             },
             **common.machine(),
         }

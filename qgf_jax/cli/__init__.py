@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -73,6 +74,19 @@ def _help() -> str:
             "`qgf COMMAND --help` says more.",
         ]
     )
+
+
+def add_cpu_threads(parser: Parser) -> None:
+    """The flag --cpu_threads, for commands that run JAX."""
+    parser.add_argument(
+        "--cpu_threads", type=int, help="threads of XLA on a CPU; 1 is best for small networks"
+    )
+
+
+def limit_cpu_threads(count: int | None) -> None:
+    """Heeds the flag. XLA reads the variable when JAX is imported, so before that."""
+    if count:
+        os.environ["NPROC"] = str(count)
 
 
 def numbers(kind: type) -> Callable[[str], Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qgf_jax import run
 from qgf_jax.algorithms import METHODS, method
-from qgf_jax.cli import Parser, numbers
+from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, numbers
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,11 +33,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=int, help="checkpoint; else the newest sound one")
     parser.add_argument("--videos", type=int, default=0, help="report episodes an arm to film")
+    add_cpu_threads(parser)
     flags = parser.parse_args(arguments)
     options = run.open_run(flags.workdir).config["eval"]
     names = [name for name in flags.methods.split(",") if name]
     for name in names:
         method(name)
+    limit_cpu_threads(flags.cpu_threads)
     from qgf_jax import evaluate, video
 
     sweep = evaluate.arms(names, flags.weights or options["weights"], flags.best_of)

@@ -1,13 +1,12 @@
 """qgf train"""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_jax import config as configs
 from qgf_jax import run
-from qgf_jax.cli import Parser
+from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,9 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
     parser.add_argument("--workdir", help="run folder")
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
-    parser.add_argument(
-        "--cpu_threads", type=int, help="threads of XLA on a CPU; 1 is best for tiny networks"
-    )
+    add_cpu_threads(parser)
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, configs.parse_overrides(rest))
     if flags.show:
@@ -36,8 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     record = Path(flags.workdir) / "config.json"
     if record.exists():  # before JAX loads and data is read
         run.check_same(Path(flags.workdir), configs.read(record), resolved)
-    if flags.cpu_threads:
-        os.environ["NPROC"] = str(flags.cpu_threads)  # read by XLA when JAX is imported
+    limit_cpu_threads(flags.cpu_threads)
     from qgf_jax.pretrain import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, flags.workdir))}))

@@ -22,25 +22,23 @@ class Slot:
 
     def __init__(self, env_id: str):
         self.env = ogbench.make(env_id)
-        self.random_state: Any = None
+        self.bits = np.random.MT19937()
         self.reset(0)  # the first reset compiles the model, which must not look like stepping
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
-        obs, _ = ogbench.reset(self.env, seed)
-        self.random_state = np.random.get_state()
-        return obs
+        np.random.set_bit_generator(self.bits)
+        return ogbench.reset(self.env, seed)[0]
 
     def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Plays the actions [H, A] open loop, to the end of the episode at most."""
-        np.random.set_state(self.random_state)
+        np.random.set_bit_generator(self.bits)
         total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
         for action in chunk:
             obs, reward, terminated, truncated, info = self.env.step(action)
             total, steps, done = total + float(reward), steps + 1, bool(terminated or truncated)
             if done:
                 break
-        self.random_state = np.random.get_state()
         success = float(info.get("success", 0.0))
         return obs, {"reward": total, "steps": steps, "done": done, "success": success}
 
