@@ -27,12 +27,12 @@ class Slot:
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
-        np.random.set_bit_generator(self.bits)
+        np.random.set_bit_generator(self.bits)  # ty: ignore[missing-attribute]
         return ogbench.reset(self.env, seed)[0]
 
     def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Plays the actions [H, A] open loop, to the end of the episode at most."""
-        np.random.set_bit_generator(self.bits)
+        np.random.set_bit_generator(self.bits)  # ty: ignore[missing-attribute]
         total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
         for action in chunk:
             obs, reward, terminated, truncated, info = self.env.step(action)
