@@ -15,11 +15,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cube_single_small": {
         "env": "cube-single-play-singletask-task2-v0",
         "data.chunk": 5,
+        # Trained at the integrator's own times: 0.88 [0.76, 0.96] against 0.78 [0.65, 0.88] with
+        # t uniform, selected weight 0.03, same critic and seed (experiments/results).
+        "policy.time_grid": 10,
         "networks.policy_hidden": (256,) * 3,
         "networks.critic_hidden": (256,) * 3,
         "train.steps": 20_000,
         "train.save_every": 5_000,
-        "eval.weights": (0.0, 0.01, 0.03, 0.1),
+        "eval.weights": (0.0, 0.03, 0.05, 0.1),
     },
     "pointmaze_medium_small": {
         "env": "pointmaze-medium-navigate-singletask-task1-v0",
