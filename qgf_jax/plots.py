@@ -183,11 +183,11 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
 
     from qgf_jax import algorithms, policy
 
-    guided = [
-        r
-        for r in rows
-        if r["selected"] and r["split"] == "report" and r["weight"] > 0 and r["best_of"] == 1
-    ]
+    guided: dict[str, Row] = {}
+    # A method's selected weight; where that is 0, its least positive one.
+    for row in sorted(rows, key=lambda r: (not r["selected"], r["weight"])):
+        if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:
+            guided.setdefault(label(row), row)
     if not guided:
         return None
     maze = _maze(run)
@@ -198,7 +198,8 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
     value = jax.jit(jax.vmap(lambda o: nets.value.apply(params[0]["value"], o)))(points)
     panels_of = [("reference", 0.0, "reference")]
     panels_of += [
-        (r["method"], r["weight"], f"{label(r)}, weight {r['weight']:g}") for r in guided[:2]
+        (r["method"], r["weight"], f"{label(r)}, weight {r['weight']:g}")
+        for r in list(guided.values())[:2]
     ]
     fig, panels = plt.subplots(1, len(panels_of), figsize=(4.4 * len(panels_of), 4.2))
     for ax, (method, weight, title) in zip(panels, panels_of, strict=True):
