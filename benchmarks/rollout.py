@@ -23,7 +23,7 @@ parser.add_argument("--env", default="pointmaze-medium-stitch", help="SCENE-KIND
 parser.add_argument("--width", type=int, default=128, help="of every hidden layer")
 parser.add_argument("--depth", type=int, default=3, help="hidden layers")
 parser.add_argument("--chunk", type=int, default=10)
-parser.add_argument("--envs", type=int, default=20, help="environments at once")
+parser.add_argument("--envs", type=int, default=40, help="environments at once")
 parser.add_argument("--workers", type=int, default=2, help="processes")
 parser.add_argument("--episodes", type=int, default=40)
 parser.add_argument("--method", default="qgf")

@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     config.data.update(chunk=10, discount=0.99, standardize=True)
     config.networks.update(policy_hidden=(128,) * 3, critic_hidden=(128,) * 3)
     config.train.update(steps=12_000, batch_size=256, save_every=4_000)
-    config.eval.update(weights=(0.0, 1.0, 3.0, 10.0, 30.0), episodes=50, envs=20)
+    config.eval.update(weights=(0.0, 1.0, 3.0, 10.0, 30.0), episodes=50, envs=40)
     return config
