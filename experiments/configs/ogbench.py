@@ -15,8 +15,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cube_single_small": {
         "env": "cube-single-play-singletask-task2-v0",
         "data.chunk": 5,
-        # Trained at the integrator's own times: 0.88 [0.76, 0.96] of 50 report episodes against 0.78 [0.65, 0.88] with
-        # t uniform, both at the selected weight 0.03, one seed (experiments/results).
+        # Trained at the integrator's own times: 0.88 [0.76, 0.96] of 50 report episodes against 0.78
+        # [0.65, 0.88] with t uniform, both at the selected weight 0.03, one seed (experiments/results).
         "policy.time_grid": 10,
         "networks.policy_hidden": (256,) * 3,
         "networks.critic_hidden": (256,) * 3,
