@@ -74,7 +74,9 @@ def _loop(
             pending.append((stop - step, metrics))
             bar.update(stop - step)
             step = stop
-            if step % options["log_every"] == 0 or step == options["steps"]:
+            saving = step == options["steps"] or step % options["save_every"] == 0
+            # At a save too: it looks for broken losses, and a resumed run starts a fresh mean there.
+            if saving or step % options["log_every"] == 0:
                 scalars = _flush(pending)
                 if validation is not None:
                     held_out = jax.device_get(trainer.evaluate(state, validation))
@@ -87,7 +89,7 @@ def _loop(
                         f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss")
                     )
                     print(f"step {step}/{options['steps']} {rate:.0f}/s {losses}", file=sys.stderr)
-            if step % options["save_every"] == 0 or step == options["steps"]:
+            if saving:
                 checkpoints.save(step, state)
 
 
@@ -112,10 +114,10 @@ def _flush(pending: list[tuple[int, Metrics]]) -> dict[str, float]:
 
 
 def _refuse_nonfinite(scalars: Mapping[str, float], step: int) -> None:
-    """Stops before a broken state can be saved; the checkpoints up to here stay."""
+    """Stops on broken losses, before a save; the parameters themselves are not looked at."""
     for name, value in scalars.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{name} is {value} at step {step}: training stopped, the last checkpoint is sound; "
+                f"{name} is {value} at step {step}: training stopped, the checkpoints up to here stay; "
                 "lower optimizer.learning_rate or look at the data"
             )

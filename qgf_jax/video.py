@@ -1,7 +1,7 @@
 """Films of evaluated episodes, played again in a process that renders.
 
-An episode is a function of its seed and its actions, so a film is a second playing of the very
-episode that the table counts, in an environment with a camera.
+Same initial state, same noise; but one episode at a time is another batch shape than the table's,
+whose rounding may differ in the last bits, and a long episode may end differently for it.
 """
 
 import os

@@ -36,7 +36,12 @@ def scalars(workdir):
     return [{k: v for k, v in line.items() if k not in drop} for line in lines]
 
 
-def test_stopped_run_ends_bit_for_bit_where_an_undisturbed_one_does(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("log_every", [2, 3])
+def test_stopped_run_ends_bit_for_bit_where_an_undisturbed_one_does(
+    config, log_every, tmp_path, monkeypatch
+):
+    """Its lines of metrics too, also where a save falls between two of them."""
+    config = config | {"train": config["train"] | {"log_every": log_every}}
     pretrain(config, tmp_path / "whole")
     real, calls = Checkpoints.save, []
 
