@@ -1,43 +1,245 @@
-"""The table of methods. A method is critic learners, a policy learner and a sampler.
+"""The table of methods. A method is policy learners, a critic learner and a sampler.
 
-Methods with the same learners are test-time methods of one checkpoint: train once, act with any.
-A new one is a loss, a rule or a sampler in its own file, and a row here.
+A run trains the learners of one method, and serves every method that needs no others: the test-time
+methods all act with one pair of a flow policy and a critic. A new one is a loss, a rule or a sampler
+in its own file, and a row here.
 """
 
+import ast
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax.errors import unknown
+from qgf_jax.errors import UserError, unknown
+
+Options = tuple[tuple[str, Any], ...]
+"""What a user sets of a sampler, sorted by name."""
 
 
 class Method(NamedTuple):
-    """A row. Names are keys of `CRITICS`, `POLICIES` and `SAMPLERS`."""
+    """A row. Names are keys of `POLICIES`, `CRITICS`, `SAMPLERS` and `guidance.RULES`."""
 
     about: str
-    critics: tuple[str, ...]
-    policy: str
-    sampler: str
-    options: Mapping[str, Any]
-    """What the row fixes of the sampler."""
-    weighted: bool
+    source: str
+    sampler: str = "guided"
+    options: Mapping[str, Any] = {}
+    """What the row fixes of the sampler and of its rule."""
+    policies: tuple[str, ...] = ("flow_bc",)
+    critics: tuple[str, ...] = ("iql", "td")
+    """That it can be trained with; the first unless the user says otherwise."""
+    weighted: bool = False
     """Whether the guidance weight means anything."""
+    at_zero: str = ""
+    """The method with the same actions at weight 0, if there is one."""
     best_of: tuple[int, ...] = (1,)
     """How many candidates an action is chosen from, unless the user says otherwise."""
+    fixed_best_of: bool = False
+    settings: Mapping[str, Any] = {}
+    """Config values that make the method what it is."""
+    paper: Mapping[str, Any] = {}
+    """What the preset `paper` changes for it, beyond `config.PRESETS`."""
 
 
-def _test_time(about: str, rule: str, *, best_of: tuple[int, ...] = (1,)) -> Method:
-    weighted = rule != "unguided"
-    return Method(about, ("iql",), "flow_bc", "guided", {"rule": rule}, weighted, best_of)
+_QGF = "Zhou et al., 2026, arXiv 2606.11087"
+_LI = "Li et al., 2026, arXiv 2601.14234"
+_PLAIN_FLOW = {"networks.time_feature": "raw", "networks.policy_layer_norm": False}
+_FIELD = {"networks.diffusion_field": "fourier", "sampler.posterior": False}
+_CLIP = {"optimizer.clip_norm": 1.0}
+_ACTOR = {"rule": "unguided", "group": "actor"}
+
+
+def _guided(about: str, source: str, **parts: Any) -> Method:
+    """A row whose weight is one of guidance: at 0 it is the reference."""
+    return Method(about, source, weighted=True, at_zero="reference", **parts)
 
 
 METHODS: dict[str, Method] = {
-    "reference": _test_time("the flow policy alone", "unguided"),
-    "best_of": _test_time("best of N reference actions by the critic", "unguided", best_of=(4,)),
-    "qgf": _test_time("critic gradient at the one-step endpoint, Jacobian taken as I", "one_step"),
-    "qgf_jacobian": _test_time(
-        "critic gradient at the one-step endpoint, through its Jacobian", "one_step_jacobian"
+    # Test-time methods: one flow policy and one critic serve them all.
+    "reference": Method(
+        "the flow policy alone", _QGF, options={"rule": "unguided"}, fixed_best_of=True
     ),
-    "qfql": _test_time("critic gradient at the noisy action", "noisy"),
+    "best_of": Method(
+        "best of N reference actions by the critic",
+        f"{_QGF}, Eq. 17",
+        options={"rule": "unguided"},
+        best_of=(4,),
+    ),
+    "ifql": Method(
+        "best of 32 reference actions by the critic",
+        "Park et al., 2025, arXiv 2502.02538",
+        options={"rule": "unguided"},
+        best_of=(32,),
+        fixed_best_of=True,
+    ),
+    "qgf": _guided(
+        "critic gradient at the one-step endpoint, Jacobian taken as I",
+        f"{_QGF}, Eq. 9",
+        options={"rule": "one_step"},
+    ),
+    "qgf_jacobian": _guided(
+        "critic gradient at the one-step endpoint, through its Jacobian",
+        f"{_QGF}, Eq. 8",
+        options={"rule": "one_step_jacobian"},
+    ),
+    "qgf_chain": _guided(
+        "critic gradient at the end of the remaining flow, Jacobian taken as I",
+        f"{_QGF}, appendix C",
+        options={"rule": "one_step", "endpoint": "flow"},
+    ),
+    "qgf_regularized": _guided(
+        "as qgf, plus epsilon times the Jacobian's part",
+        f"{_QGF}, Eq. 10",
+        options={"rule": "regularized"},
+    ),
+    "qgf_smooth": _guided(
+        "through the mean of Jacobians at perturbed actions",
+        f"{_QGF}, appendix C",
+        options={"rule": "smooth"},
+    ),
+    "qgf_ortho": _guided(
+        "through the orthogonal factor of the Jacobian",
+        f"{_QGF}, appendix C",
+        options={"rule": "ortho"},
+    ),
+    "jacobian_schedule": _guided(
+        "as qgf_jacobian, the weight times (1 - t) / t",
+        "the exact first-order tilt of a flow, see docs/guidance.md",
+        options={"rule": "one_step_jacobian", "schedule": "ratio"},
+    ),
+    "qgf_relative": _guided(
+        "as qgf, the weight in units of the critic's and the policy's own spread",
+        "this project, see docs/guidance.md",
+        options={"rule": "one_step", "units": "variance"},
+    ),
+    "qfql": _guided(
+        "critic gradient at the noisy action",
+        f"{_QGF}, Eq. 19",
+        options={"rule": "noisy"},
+    ),
+    "bptt": _guided(
+        "critic gradient through the whole remaining flow",
+        f"{_QGF}, Eq. 18",
+        options={"rule": "one_step_jacobian", "endpoint": "flow"},
+    ),
+    "grad_step": _guided(
+        "gradient ascent on the critic after the flow; the weight is the step size",
+        f"{_QGF}, Algorithm 2",
+        sampler="ascended",
+    ),
+    # Test-time methods that need one more network.
+    "qgf_distill": _guided(
+        "as qgf, at an endpoint that a network has learned",
+        f"{_QGF}, appendix C",
+        options={"rule": "one_step", "endpoint": "learned"},
+        policies=("flow_bc", "distill"),
+    ),
+    "qgf_jacobian_distill": _guided(
+        "as qgf_jacobian, at an endpoint that a network has learned",
+        f"{_QGF}, appendix C",
+        options={"rule": "one_step_jacobian", "endpoint": "learned"},
+        policies=("flow_bc", "distill"),
+    ),
+    "robust_q": _guided(
+        "gradient of a critic that was trained on noisy actions",
+        f"{_QGF}, Eq. 20",
+        options={"rule": "noise_aware"},
+        policies=("flow_bc", "robust_q"),
+    ),
+    # Methods with a policy of their own.
+    "cfgrl": Method(
+        "classifier-free guidance towards actions with a positive advantage",
+        "Frans et al., 2025, arXiv 2505.23458",
+        sampler="conditioned",
+        policies=("cfgrl",),
+        critics=("iql",),
+        weighted=True,
+    ),
+    "edp": Method(
+        "flow trained to ascend the critic at its one-step endpoint",
+        "Kang et al., 2023, arXiv 2305.20081",
+        options=_ACTOR,
+        policies=("edp",),
+    ),
+    "fql": Method(
+        "one-step actor, distilled from the flow and pushed up the critic",
+        "Park et al., 2025, arXiv 2502.02538",
+        sampler="one_shot",
+        policies=("flow_bc", "fql"),
+        paper={**_PLAIN_FLOW, "data.action_clip": 0.0},
+    ),
+    "qam": Method(
+        "flow tilted by adjoint matching",
+        _LI,
+        options=_ACTOR,
+        policies=("flow_bc", "qam"),
+        settings=_CLIP,
+        paper={**_PLAIN_FLOW, "policy.adjoint_ahead": True, "policy.inverse_temperature": 0.1},
+    ),
+    "qsm": Method(
+        "diffusion whose score is the critic's gradient",
+        "Psenka et al., 2024, arXiv 2312.11752",
+        sampler="denoised",
+        policies=("qsm",),
+        settings={**_CLIP, "policy.bc_weight": 0.0},
+        paper=_FIELD,
+    ),
+    "qsm_bc": Method(
+        "as qsm, with a loss of behavioural cloning",
+        f"{_QGF}, Eq. 21",
+        sampler="denoised",
+        policies=("qsm",),
+        settings=_CLIP,
+        paper=_FIELD,
+    ),
+    "dac": Method(
+        "diffusion cloned from the data, its noise tilted by the critic's gradient",
+        "Fang et al., 2025, arXiv 2405.20555",
+        sampler="denoised",
+        policies=("dac",),
+        settings=_CLIP,
+        paper=_FIELD,
+    ),
+    "fawac": Method(
+        "flow cloned from the data, weighted by the exponential advantage",
+        "Park et al., 2025, arXiv 2502.02538",
+        options=_ACTOR,
+        policies=("fawac",),
+        critics=("td", "iql"),
+        paper=_PLAIN_FLOW,
+    ),
+    "fbrac": Method(
+        "flow trained through all of its steps",
+        "Park et al., 2025, arXiv 2502.02538",
+        options=_ACTOR,
+        policies=("fbrac",),
+        critics=("td", "iql"),
+        paper=_PLAIN_FLOW,
+    ),
+    "dsrl": Method(
+        "actor that chooses the noise of the flow",
+        "Wagenmaker et al., 2025, arXiv 2506.15799",
+        sampler="steered",
+        policies=("flow_bc", "dsrl"),
+        critics=("td", "iql"),
+        paper=_PLAIN_FLOW,
+    ),
+    "iql": Method(
+        "Gaussian policy by advantage-weighted regression",
+        "Kostrikov et al., 2022, arXiv 2110.06169",
+        sampler="gaussian",
+        policies=("awr",),
+        critics=("iql",),
+    ),
+    "rebrac": Method(
+        "deterministic policy, cloned and pushed up the critic",
+        "Tarasov et al., 2023, arXiv 2305.09836",
+        sampler="gaussian",
+        options={"squash": True},
+        policies=("rebrac",),
+        critics=("td", "iql"),
+        settings={"critics.td.rho": 1.0, "critics.td.noise": 0.2},
+    ),
 }
 
 
@@ -51,8 +253,87 @@ def method(name: str) -> Method:
 def served_by(algorithm: str) -> list[str]:
     """The methods that a checkpoint trained as `algorithm` can act with."""
     trained = method(algorithm)
-    learners = (trained.critics, trained.policy)
-    return [name for name, row in METHODS.items() if (row.critics, row.policy) == learners]
+    return [
+        name
+        for name, row in METHODS.items()
+        if name == algorithm
+        or (set(row.policies) <= set(trained.policies) and not _same_actions_twice(row, trained))
+    ]
+
+
+def _same_actions_twice(row: Method, trained: Method) -> bool:
+    """Learners alike and the settings not, as of qsm and qsm_bc: two trainings, one sampler."""
+    return row.policies == trained.policies and row.settings != trained.settings
+
+
+def canonical(name: str) -> str:
+    """The first method with the same sampler, so that reference actions are sampled once."""
+
+    def acting(row: Method) -> tuple[Any, ...]:
+        return row.policies, row.settings, row.sampler, row.options
+
+    return next(n for n, row in METHODS.items() if acting(row) == acting(method(name)))
+
+
+@functools.cache
+def factory_defaults(module: str, function: str) -> dict[str, Any]:
+    """The keyword-only arguments of `qgf_jax.<module>.<function>` and their defaults.
+
+    They are a factory's hyperparameters, and this is what makes its signature their only home. Read
+    from the source rather than by importing it, because the import of JAX costs seconds and a
+    mistyped option should not.
+    """
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return {arg.arg: ast.literal_eval(value) for arg, value in pairs if value is not None}
+    raise LookupError(f"{path} has no function {function}")
+
+
+_FILES = {"awr": "gaussian", "rebrac": "gaussian", "qsm": "diffusion", "dac": "diffusion"}
+
+
+def policy_defaults(name: str) -> dict[str, Any]:
+    """The hyperparameters of a policy learner."""
+    return factory_defaults(f"policies.{_FILES.get(name, name)}", name)
+
+
+def sampler_defaults(name: str) -> dict[str, Any]:
+    """All options of a method's sampler and of its rule, with the row's own values."""
+    row = method(name)
+    rule = row.options.get("rule")
+    found = factory_defaults("samplers", row.sampler)
+    return {**found, **(factory_defaults("guidance", rule) if rule else {}), **row.options}
+
+
+def parse(text: str) -> tuple[str, Options]:
+    """A method as the command line writes it: NAME or NAME:option=value:option=value.
+
+    `UserError` for what does not exist, for a value of another type, and for what makes the row what
+    it is.
+    """
+    name, *settings = text.split(":")
+    row, known = method(name), sampler_defaults(name)
+    free = {option: value for option, value in known.items() if option not in row.options}
+    found: dict[str, Any] = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"method {text!r}: {setting!r} is no option=value")
+        if option not in free:
+            raise unknown(f"option of {name}", option, free or ("none",))
+        found[option] = _as(type(free[option]), value, f"option {option} of {name}")
+    return name, tuple(sorted(found.items()))
+
+
+def _as(kind: type, text: str, what: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"{what}: {text!r} is not a {kind.__name__}") from None
 
 
 # What follows needs JAX, and the table above does not: `qgf methods` and a mistyped option answer
@@ -73,14 +354,25 @@ def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     from qgf_jax.types import merge
 
     nets, row = build_networks(config, spec), method(config["algorithm"])
-    critics = (CRITICS[name](nets, **config["critics"][name]) for name in row.critics)
-    return merge(*critics, POLICIES[row.policy](nets, **config["policy"]))
+    # What a critic bootstraps on is the policy that is trained, before any guidance.
+    sample = build_sample(config, spec, row.at_zero or config["algorithm"])
+    critic = config["critic"]
+    learners = [CRITICS[critic](nets, sample, **config["critics"][critic])]
+    given = config["policy"] | config["sampler"]
+    for name in row.policies:
+        learners.append(POLICIES[name](nets, **{k: given[k] for k in policy_defaults(name)}))
+    return merge(*learners)
 
 
-def build_sample(config: Mapping[str, Any], spec: Any, name: str, best_of: int = 1) -> Any:
+def build_sample(
+    config: Mapping[str, Any], spec: Any, name: str, best_of: int = 1, options: Options = ()
+) -> Any:
     """The `Sample` of method `name` over a checkpoint of `config`."""
     from qgf_jax import samplers
 
-    nets, row = build_networks(config, spec), method(name)
-    options = {**config["sampler"], **row.options}
-    return samplers.best_of(nets, samplers.SAMPLERS[row.sampler](nets, **options), best_of)
+    nets, row, known = build_networks(config, spec), method(name), sampler_defaults(name)
+    of_run = {k: v for k, v in config["sampler"].items() if k in known}
+    if method(config["algorithm"]).sampler != row.sampler:
+        of_run = {k: v for k, v in of_run.items() if k == "num_steps"}
+    settings = {**of_run, **row.options, **dict(options)}
+    return samplers.best_of(nets, samplers.SAMPLERS[row.sampler](nets, **settings), best_of)

@@ -110,11 +110,11 @@ def _digests(directory: Path, *, sync: bool = False) -> dict[str, list[Any]]:
     return found
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """`path` holds all of `text` or what it held before, whatever happens in between."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """`path` holds all of `content` or what it held before, whatever happens in between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -11,7 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qgf_jax.algorithms import method
+from qgf_jax.algorithms import (
+    METHODS,
+    factory_defaults,
+    method,
+    policy_defaults,
+    sampler_defaults,
+)
 from qgf_jax.errors import UserError, unknown
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -29,32 +35,37 @@ PRESETS: dict[str, dict[str, Any]] = {
 _MAY_CHANGE = ("train.steps", "train.log_every", "train.save_every", "train.keep", "wandb", "eval")
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
 
+_CHOICES = ("algorithm", "preset", "critic")
 
-@functools.cache
-def factory_defaults(module: str, function: str) -> dict[str, Any]:
-    """The keyword-only arguments of `qgf_jax.<module>.<function>` and their defaults.
 
-    They are a factory's hyperparameters, and this is what makes its signature their only home. Read
-    from the source rather than by importing it, because the import of JAX costs seconds and a
-    mistyped option should not.
+def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> ConfigDict:
+    """The whole config of `algorithm` under a preset. A config file starts here and sets its own.
+
+    `critic` is one that the method can be trained with; empty: its own.
     """
-    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            return {arg.arg: ast.literal_eval(value) for arg, value in pairs if value is not None}
-    raise LookupError(f"{path} has no function {function}")
-
-
-def make(algorithm: str = "qgf", preset: str = "default") -> ConfigDict:
-    """The whole config of `algorithm` under a preset. A config file starts here and sets its own."""
     row = method(algorithm)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    config = ConfigDict(
+    critic = critic or row.critics[0]
+    if critic not in row.critics:
+        raise unknown(f"critic of {algorithm}", critic, row.critics)
+    config = _sections(algorithm, critic)
+    config.preset = preset
+    update(config, row.settings)
+    if preset == "paper":
+        update(config, {**PRESETS["paper"], **row.paper})
+    return config.lock()
+
+
+def _sections(algorithm: str, critic: str) -> ConfigDict:
+    row = method(algorithm)
+    free = {k: v for k, v in sampler_defaults(algorithm).items() if k not in row.options}
+    sampler = {"num_steps": 10, **free}
+    policy = {k: v for name in row.policies for k, v in policy_defaults(name).items()}
+    return ConfigDict(
         {
             "algorithm": algorithm,
-            "preset": preset,
+            "preset": "default",
             "env": "",  # such as pointmaze-medium-navigate-singletask-task1-v0
             "seed": 0,
             "seeds": 1,  # trained side by side in one program: seed, seed + 1, …
@@ -70,14 +81,16 @@ def make(algorithm: str = "qgf", preset: str = "default") -> ConfigDict:
                 "standardize": False,  # observations, by the mean and spread of the data
             },
             "networks": factory_defaults("networks", "build"),
-            "critics": {name: factory_defaults("critics", name) for name in row.critics},
-            "policy": factory_defaults(f"policies.{row.policy}", row.policy),
-            "sampler": {
-                name: value
-                for name, value in factory_defaults("samplers", row.sampler).items()
-                if name not in row.options
+            "critic": critic,
+            "critics": {critic: factory_defaults("critics", critic)},
+            "policy": {k: v for k, v in policy.items() if k not in sampler},
+            "sampler": sampler,
+            "optimizer": {
+                "learning_rate": 3e-4,
+                "tau": 0.005,
+                "lagged_target": False,
+                "clip_norm": 0.0,  # of each parameter group's gradient; 0: never
             },
-            "optimizer": {"learning_rate": 3e-4, "tau": 0.005, "lagged_target": False},
             "train": {
                 "steps": 1_000_000,
                 "batch_size": 256,
@@ -90,12 +103,30 @@ def make(algorithm: str = "qgf", preset: str = "default") -> ConfigDict:
             "wandb": {"project": "", "mode": "online"},  # no project: no Weights & Biases
         }
     )
-    config.update_from_flattened_dict(PRESETS[preset])
-    return config.lock()
+
+
+@functools.cache
+def _known_keys() -> frozenset[str]:
+    """All keys that some method's config has."""
+    pairs = [(name, critic) for name, row in METHODS.items() for critic in row.critics]
+    return frozenset(key for pair in pairs for key in flatten(_sections(*pair)))
+
+
+def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets {"a.b": value}; leaves out what only other methods have, refuses what none has."""
+    mine = flatten(config)
+    for key, value in values.items():
+        if key in mine:
+            config.update_from_flattened_dict({key: value})
+        elif key not in _known_keys():
+            raise unknown("config key", key, _known_keys())
 
 
 def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     """The config of `PATH.py[:variant]` with `{"a.b": "text"}` applied over it.
+
+    The file has a function `get_config([variant], **choice)`; `choice` holds those of algorithm,
+    preset and critic that the user has set, and goes to `make`.
 
     A path that does not exist is looked for by its name among the configs installed with the package.
     """
@@ -114,8 +145,11 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
         raise unknown(f"variant of {path.name}", variant, variants)
-    config = module.get_config(variant) if variant else module.get_config()
-    for key, text in (overrides or {}).items():
+    rest = dict(overrides or {})
+    # These decide which sections there are, so the file has to know them first.
+    choice = {key: rest.pop(key) for key in _CHOICES if key in rest}
+    config = module.get_config(*([variant] if variant else []), **choice)
+    for key, text in rest.items():
         _override(config, key, text)
     _check(config)
     return config

@@ -36,6 +36,7 @@ class Arm(NamedTuple):
     method: str
     weight: float
     best_of: int
+    options: algorithms.Options = ()
 
 
 class Job(NamedTuple):
@@ -62,29 +63,33 @@ class Usage(NamedTuple):
 def arms(
     methods: Sequence[str], weights: Sequence[float], best_of: Sequence[int] | None = None
 ) -> list[Arm]:
-    """All arms of a sweep. A method without a weight ignores `weights`; `reference` is always 1 of 1.
+    """All arms of a sweep; a method is written NAME or NAME:option=value, see `algorithms.parse`.
 
-    `best_of` replaces the methods' own numbers; the method called best_of leaves a 1 among them out.
+    A method without a weight ignores `weights`. `best_of` replaces the methods' own numbers, except
+    where the number is the method; one that is best-of-N by itself leaves a 1 out.
     """
     found: dict[Arm, None] = {}
-    for name in methods:
+    for text in methods:
+        name, options = algorithms.parse(text)
         row = algorithms.method(name)
         candidates = tuple(best_of) if best_of is not None else row.best_of
-        if name == "reference":
-            candidates = (1,)
-        elif name == "best_of":
+        if row.fixed_best_of:
+            candidates = row.best_of
+        elif row.best_of[0] > 1:
             candidates = tuple(n for n in candidates if n > 1) or row.best_of
         for n in candidates:
             for weight in weights if row.weighted else (0.0,):
-                found[Arm(name, float(weight), n)] = None
+                found[Arm(name, float(weight), n, options)] = None
     return list(found)
 
 
 def acts_as(arm: Arm) -> Arm:
     """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
-    if algorithms.method(arm.method).weighted and arm.weight == 0.0:
-        return Arm("reference", 0.0, arm.best_of)
-    return arm._replace(method="reference") if arm.method == "best_of" else arm
+    row = algorithms.method(arm.method)
+    if row.weighted and arm.weight == 0.0 and row.at_zero:
+        shared = {k: v for k, v in arm.options if k in algorithms.sampler_defaults(row.at_zero)}
+        arm = Arm(row.at_zero, 0.0, arm.best_of, tuple(sorted(shared.items())))
+    return arm._replace(method=algorithms.canonical(arm.method))
 
 
 def episode_seed(task: int, episode: int) -> int:
@@ -130,8 +135,15 @@ def evaluate(
 
 
 def _done(restored: Restored) -> set[tuple[Any, ...]]:
-    keys = ("method", "weight", "best_of", "env", "task", "episode", "seed", "step")
-    return {tuple(line[k] for k in keys) for line in read_lines(restored.run.episodes)}
+    keys = ("env", "task", "episode", "seed", "step")
+    return {
+        (
+            *(line[k] for k in ("method", "weight", "best_of")),
+            tuple(sorted(line["options"].items())),
+            *(line[k] for k in keys),
+        )
+        for line in read_lines(restored.run.episodes)
+    }
 
 
 def _missing(
@@ -158,13 +170,13 @@ def _evaluate_task(
     """All jobs of one task, sampler by sampler: what differs in weight alone shares a batch."""
     seeds = restored.run.config["seeds"]
     per_seed = max(1, envs // seeds)
-    groups: dict[tuple[str, int], list[Job]] = {}
+    groups: dict[tuple[str, int, algorithms.Options], list[Job]] = {}
     for job in jobs:
         real = acts_as(job.arms[0])
-        groups.setdefault((real.method, real.best_of), []).append(job)
+        groups.setdefault((real.method, real.best_of, real.options), []).append(job)
     env_steps = 0
     with EnvPool(name.env_id, seeds * per_seed, workers) as pool:
-        programs = {key: compile_act(restored, *key, per_seed) for key in groups}
+        programs = {key: compile_act(restored, key[0], key[1], per_seed, key[2]) for key in groups}
         cpu, pool_cpu = time.process_time(), pool.cpu_seconds
         bar = tqdm(total=len(jobs), unit="episode", disable=None, file=sys.stderr)
         with bar:
@@ -183,7 +195,7 @@ def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, A
     for arm in job.arms:
         line = {
             **arm._asdict(),
-            "options": {},
+            "options": dict(arm.options),
             "env": name.dataset,
             "task": job.task,
             "episode": job.episode,
@@ -196,7 +208,7 @@ def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, A
 
 
 def compile_act(
-    restored: Restored, method: str, best_of: int, per_seed: int
+    restored: Restored, method: str, best_of: int, per_seed: int, options: algorithms.Options = ()
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """The one program that acts for a whole sweep of weights.
 
@@ -204,7 +216,7 @@ def compile_act(
     (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
     B = `per_seed` environments are fixed, so nothing is ever compiled again.
     """
-    sample, spec = policy.sampler(restored, method, best_of), restored.spec
+    sample, spec = policy.sampler(restored, method, best_of, options), restored.spec
     root = jax.random.key(0)
 
     def one(groups: tuple[Params, Params], obs: Array, identity: Array, weight: Array) -> Array:

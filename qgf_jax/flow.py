@@ -1,9 +1,13 @@
 """Straight-line flows on actions. Everywhere, time runs from t = 0 (noise) to t = 1 (data)."""
 
-import jax
-import jax.numpy as jnp
+from typing import Any
 
-from qgf_jax.types import Array, Velocity
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax.types import Array, Endpoint, Velocity
 
 
 def interpolate(noise: Array, action: Array, t: Array) -> tuple[Array, Array]:
@@ -11,20 +15,51 @@ def interpolate(noise: Array, action: Array, t: Array) -> tuple[Array, Array]:
     return (1.0 - t) * noise + t * action, action - noise
 
 
-def endpoint(action: Array, t: Array, velocity: Array) -> Array:
+def endpoint(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
     """Where one straight step from `action` [D] at time t lands at t = 1, clipped to the box.
 
     Zhou et al., 2026, Eq. 7.
     """
-    return jnp.clip(action + (1.0 - t) * velocity, -1.0, 1.0)
+    end = action + (1.0 - t) * velocity
+    return jnp.clip(end, -1.0, 1.0) if clip else end
 
 
-def integrate(velocity: Velocity, noise: Array, *, num_steps: int) -> Array:
+def rest(velocity: Velocity, *, num_steps: int) -> Endpoint:
+    """The endpoint where the rest of the flow ends, step by step, clipped to the box.
+
+    How many steps are left depends on t, so t has to be a number when the program is traced:
+    integrate with `unroll=True`. Raises `TypeError` otherwise.
+    """
+
+    def end(action: Array, t: Array, first: Array, *, clip: bool = True) -> Array:
+        if isinstance(t, jax.core.Tracer):
+            raise TypeError("flow.rest needs a concrete t: use integrate(…, unroll=True)")
+        done = round(float(t) * num_steps) + 1
+        action = action + first / num_steps
+
+        def euler(action: Array, t: Array) -> tuple[Array, None]:
+            return action + velocity(action, t) / num_steps, None
+
+        times = jnp.arange(done, num_steps, dtype=action.dtype) / num_steps
+        action = jax.lax.scan(euler, action, times)[0]
+        return jnp.clip(action, -1.0, 1.0) if clip else action
+
+    return end
+
+
+def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool = False) -> Array:
     """Euler-integrates da/dt = velocity(a, t) from `noise` [D] at t = 0 to an action [D] at t = 1.
 
     The result is not clipped. One `lax.scan`: whatever `velocity` holds (a network, a critic's
     gradient) is one body for XLA to fuse, and compile time does not grow with `num_steps`.
+    `unroll` writes the steps out one by one, each with a t that is known at compile time.
     """
+    if unroll:
+        action = noise
+        for k in range(num_steps):
+            t: Any = np.float32(k) / np.float32(num_steps)
+            action = action + velocity(action, t) / num_steps
+        return action
 
     def euler(action, t):
         return action + velocity(action, t) / num_steps, None

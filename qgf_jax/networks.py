@@ -11,11 +11,13 @@ from qgf_jax.types import Array, Spec
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,  # the tanh approximation, as in the public code
+    "mish": jax.nn.mish,
     "relu": nn.relu,
     "silu": nn.silu,
     "tanh": nn.tanh,
 }
 TIME_FEATURES = ("sinusoidal", "raw")
+DIFFUSION_FIELDS = ("shared", "fourier")
 _GLOROT = nn.initializers.glorot_uniform()
 
 
@@ -54,21 +56,70 @@ class MLP(nn.Module):
         return x
 
 
+def time_code(t: Array, feature: str) -> Array:
+    """t [] as a network sees it: [16] for "sinusoidal", [1] for "raw", [0] for "none"."""
+    if feature == "sinusoidal":
+        return sinusoidal(t)
+    return jnp.reshape(t, (1,))[: 0 if feature == "none" else 1]
+
+
 class VelocityField(nn.Module):
-    """(obs [O], action [D], t []) -> velocity [D]."""
+    """(obs [O], action [D], t []) -> velocity [D], or anything else of that shape.
+
+    With `labels` > 0 it takes a label [] int in [0, labels) too, as a learned code of 32 numbers.
+    """
 
     spec: Spec
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
     time_feature: str
+    labels: int = 0
 
     @nn.compact
-    def __call__(self, obs: Array, action: Array, t: Array) -> Array:
-        time = sinusoidal(t) if self.time_feature == "sinusoidal" else jnp.reshape(t, (1,))
-        x = jnp.concatenate([self.spec.standardize(obs), action, time])
+    def __call__(self, obs: Array, action: Array, t: Array, label: Array | None = None) -> Array:
+        x = [self.spec.standardize(obs), action, time_code(t, self.time_feature)]
+        if label is not None:
+            x.append(nn.Embed(self.labels, 32)(label))
+        x = jnp.concatenate(x)
         x = MLP(self.hidden, self.activation, self.layer_norm, activate_last=True)(x)
         return nn.Dense(self.spec.chunk_dim)(x)  # LeCun initialisation, unlike the layers before
+
+
+class FourierField(nn.Module):
+    """(obs [O], action [D], k []) -> noise [D]: the public code's network of DAC and QSM.
+
+    Learned Fourier features of k, a network over them as wide as the main one, mish, no layer norm.
+    """
+
+    spec: Spec
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array, k: Array) -> Array:
+        waves = self.param("waves", nn.initializers.normal(0.2), (32,))
+        angle = 2.0 * jnp.pi * k * waves
+        code = MLP(self.hidden, "mish", False)(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)]))
+        x = jnp.concatenate([action, self.spec.standardize(obs), code])
+        return MLP((*self.hidden, self.spec.chunk_dim), "mish", False)(x)
+
+
+class Gaussian(nn.Module):
+    """(obs [O]) -> mean [D] and log standard deviation [D], the latter clipped to [-5, 2]."""
+
+    spec: Spec
+    hidden: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, obs: Array) -> tuple[Array, Array]:
+        x = self.spec.standardize(obs)
+        x = MLP(self.hidden, self.activation, self.layer_norm, activate_last=True)(x)
+        small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
+        mean = nn.Dense(self.spec.chunk_dim, kernel_init=small)(x)
+        log_std = nn.Dense(self.spec.chunk_dim, kernel_init=small)(x)
+        return mean, jnp.clip(log_std, -5.0, 2.0)
 
 
 class ScalarHead(nn.Module):
@@ -94,6 +145,16 @@ class Networks(NamedTuple):
     """(obs, action) -> Q [], one member of the ensemble"""
     value: Any
     """(obs) -> V []"""
+    noisy_critic: Any
+    """(obs, action on its way, code of its time) -> Q []"""
+    one_step: Any
+    """(obs, noise, anything) -> action [D]"""
+    labelled: Any
+    """(obs, action, t, label in {0, 1}) -> velocity [D]"""
+    diffusion: Any
+    """(obs, action, k) -> noise [D]"""
+    gaussian: Any
+    """(obs) -> (mean [D], log standard deviation [D])"""
     ensemble: int
     """E, members of the critic; their parameters are stacked on a leading axis"""
     chunk_dim: int
@@ -131,19 +192,33 @@ def build(
     critic_layer_norm: bool = True,
     activation: str = "gelu",
     time_feature: str = "sinusoidal",
+    diffusion_field: str = "shared",
     ensemble: int = 2,
 ) -> Networks:
-    """The networks of a run. Raises `ValueError` for an unknown activation or time feature."""
+    """The networks of a run; only those that its learners ask for are ever initialised.
+
+    `diffusion_field`: "shared" gives diffusion policies the network of the flow policies,
+    "fourier" that of the public code. Raises `ValueError` for an unknown name.
+    """
     for name, value, known in (
         ("activation", activation, tuple(ACTIVATIONS)),
         ("time_feature", time_feature, TIME_FEATURES),
+        ("diffusion_field", diffusion_field, DIFFUSION_FIELDS),
     ):
         if value not in known:
             raise ValueError(f"networks.{name} is {value!r}; it must be one of {', '.join(known)}")
+    actor = (spec, policy_hidden, activation, policy_layer_norm)
+    head = ScalarHead(spec, critic_hidden, activation, critic_layer_norm)
+    field = VelocityField(*actor, time_feature)
     return Networks(
-        policy=VelocityField(spec, policy_hidden, activation, policy_layer_norm, time_feature),
-        critic=ScalarHead(spec, critic_hidden, activation, critic_layer_norm),
-        value=ScalarHead(spec, critic_hidden, activation, critic_layer_norm),
+        policy=field,
+        critic=head,
+        value=head,
+        noisy_critic=head,
+        one_step=VelocityField(*actor, "none"),
+        labelled=VelocityField(*actor, time_feature, labels=2),
+        diffusion=field if diffusion_field == "shared" else FourierField(spec, policy_hidden),
+        gaussian=Gaussian(*actor),
         ensemble=ensemble,
         chunk_dim=spec.chunk_dim,
     )

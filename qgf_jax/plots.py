@@ -129,7 +129,7 @@ def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
     if not shown or not lines:
         return None
     fig, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.8), squeeze=False)
-    keys = ("env", "task", "method", "best_of", "weight", "split", "step")
+    keys = ("env", "task", "method", "options", "best_of", "weight", "split", "step")
     maze = _maze(run)
     for place, (ax, row) in enumerate(zip(panels[0], shown, strict=True)):
         maze.draw(ax)
@@ -195,15 +195,22 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
     restored = policy.restore(run.workdir)
     params = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
     nets = algorithms.build_networks(run.config, restored.spec)
+    if "reference" not in algorithms.served_by(run.config["algorithm"]) or "value" not in params[0]:
+        return None
     value = jax.jit(jax.vmap(lambda o: nets.value.apply(params[0]["value"], o)))(points)
-    panels_of = [("reference", 0.0, "reference")]
+    panels_of = [("reference", (), 0.0, "reference")]
     panels_of += [
-        (r["method"], r["weight"], f"{label(r)}, weight {r['weight']:g}")
+        (
+            r["method"],
+            tuple(r["options"].items()),
+            r["weight"],
+            f"{label(r)}, weight {r['weight']:g}",
+        )
         for r in list(guided.values())[:2]
     ]
     fig, panels = plt.subplots(1, len(panels_of), figsize=(4.4 * len(panels_of), 4.2))
-    for ax, (method, weight, title) in zip(panels, panels_of, strict=True):
-        sample = policy.sampler(restored, method)
+    for ax, (method, options, weight, title) in zip(panels, panels_of, strict=True):
+        sample = policy.sampler(restored, method, 1, options)
 
         def mean_move(obs: Any, key: Any, sample: Any = sample, weight: float = weight) -> Any:
             keys = jax.random.split(key, 32)

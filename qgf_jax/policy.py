@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms
+from qgf_jax import algorithms, calibrate
 from qgf_jax import run as runs
 from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.errors import UserError, unknown
@@ -43,16 +43,29 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet: let `qgf train` come to its first save")
     state: TrainState = found[1]
-    return Restored(run, spec, found[0], state.params, state.target_params)
+    constants = calibrate.read(run.workdir, found[0])
+    target_params = state.target_params | ({"calibration": constants} if constants else {})
+    return Restored(run, spec, found[0], state.params, target_params)
 
 
-def sampler(restored: Restored, method: str, best_of: int = 1) -> Sample:
-    """The `Sample` of a method over a restored run. `UserError` if it needs other learners."""
+def sampler(
+    restored: Restored, method: str, best_of: int = 1, options: algorithms.Options = ()
+) -> Sample:
+    """The `Sample` of a method over a restored run.
+
+    `UserError` if it needs other learners, or constants that the run does not have.
+    """
     trained = restored.run.config["algorithm"]
     algorithms.method(method)
     if method not in (served := algorithms.served_by(trained)):
         raise unknown(f"method for a run of {trained!r},", method, served)
-    return algorithms.build_sample(restored.run.config, restored.spec, method, best_of)
+    settings = algorithms.sampler_defaults(method) | dict(options)
+    if settings.get("units", "raw") != "raw" and "calibration" not in restored.target_params:
+        raise UserError(
+            f"{restored.run.workdir} has no calibration.npz, which {method} needs: "
+            "run the same `qgf train` again"
+        )
+    return algorithms.build_sample(restored.run.config, restored.spec, method, best_of, options)
 
 
 def load_policy(
@@ -63,6 +76,7 @@ def load_policy(
     best_of: int | None = None,
     seed: int | None = 0,
     step: int | None = None,
+    **options: Any,
 ) -> Callable[[Any, Array], Array]:
     """Restores a run as a jitted function (obs, key) -> action chunk.
 
@@ -71,14 +85,20 @@ def load_policy(
 
     Actions lie in [-1, 1] and are meant to be played open loop. `seed` is the place of a seed in
     the run (0 for the first); `None` gives every seed's actions, with a leading axis. `best_of`
-    is the method's own number unless given. A new batch size is a new compilation.
+    is the method's own number unless given, and `options` are those of the method's sampler and
+    rule (`schedule="ratio"`). A new batch size is a new compilation.
 
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.
     """
     restored = restore(workdir, step)
     row = algorithms.method(method)
-    sample = sampler(restored, method, row.best_of[0] if best_of is None else best_of)
+    known = algorithms.sampler_defaults(method)
+    for name in options:
+        if name not in known or name in row.options:
+            raise unknown(f"option of {method}", name, sorted(known.keys() - row.options.keys()))
+    n = row.best_of[0] if best_of is None else best_of
+    sample = sampler(restored, method, n, tuple(sorted(options.items())))
     spec, seeds = restored.spec, restored.run.config["seeds"]
     groups = (restored.params, restored.target_params)
     if seed is not None:

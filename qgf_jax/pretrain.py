@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from qgf_jax import calibrate
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints
@@ -38,9 +39,10 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Path:
     step, state = restored or (0, trainer.init(seeds))
     writer = Writer(run.metrics, config)
     try:
-        _loop(config, trainer, state, step, loaded, checkpoints, writer)
+        state = _loop(config, trainer, state, step, loaded, checkpoints, writer)
     finally:
         writer.close()
+    calibrate.write(run.workdir, config, spec, state, loaded.dataset)
     return run.workdir
 
 
@@ -52,8 +54,8 @@ def _loop(
     loaded: Loaded,
     checkpoints: Checkpoints,
     writer: Writer,
-) -> None:
-    """Dispatches, logs and saves until the last step."""
+) -> TrainState:
+    """Dispatches, logs and saves until the last step: the state there."""
     options = config["train"]
     dataset = jax.device_put(loaded.dataset)
     validation = jax.device_put(loaded.validation) if loaded.validation else None
@@ -91,6 +93,7 @@ def _loop(
                     print(f"step {step}/{options['steps']} {rate:.0f}/s {losses}", file=sys.stderr)
             if saving:
                 checkpoints.save(step, state)
+    return state
 
 
 def _next_stop(step: int, options: Mapping[str, Any]) -> int:

@@ -1,37 +1,218 @@
 """Samplers: `factory(nets, *, options) -> sample(params, target_params, obs, key, weight)`.
 
 One observation in, one action chunk out, flattened and inside [-1, 1]. Batch with `jax.vmap`.
+Where a parameter group has a slow copy, the slow copy acts: what guides an action is what ranks it.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import flow, guidance
-from qgf_jax.networks import Networks, aggregate
-from qgf_jax.types import Array, Critic, Params, Sample
+from qgf_jax import diffusion, flow, guidance
+from qgf_jax.networks import Networks, aggregate, sinusoidal
+from qgf_jax.types import Array, Critic, Endpoint, Params, Sample, Velocity
 
 
 def bind_critic(nets: Networks, target_params: Params, obs: Array) -> Critic:
-    """Q(obs, ·) of the slow critic: what guides an action is what ranks it."""
+    """Q(obs, ·) of the slow critic."""
     return lambda action: aggregate(nets.apply_ensemble(target_params["critic"], obs, action))
 
 
-def guided(nets: Networks, *, rule: str = "one_step", num_steps: int = 10) -> Sample:
-    """The flow policy under a rule of `guidance.RULES` (Zhou et al., 2026, Algorithm 1)."""
+def bind_velocity(nets: Networks, group: Params, obs: Array) -> Velocity:
+    """The velocity field of the flow with parameters `group`, at `obs`."""
+    return lambda action, t: nets.policy.apply(group, obs, action, t)
 
-    def sample(
-        params: Params, target_params: Params, obs: Array, key: Array, weight: Array
-    ) -> Array:
-        def velocity(action: Array, t: Array) -> Array:
-            return nets.policy.apply(params["policy"], obs, action, t)
 
+def guided(
+    nets: Networks,
+    *,
+    group: str = "policy",
+    rule: str = "one_step",
+    endpoint: str = "straight",
+    schedule: str = "constant",
+    cap: float = 3.0,
+    units: str = "raw",
+    num_steps: int = 10,
+    **options: Any,
+) -> Sample:
+    """A flow under a rule of `guidance.RULES`, which takes `options` (Zhou et al., 2026, Algorithm 1).
+
+    `group`: parameters of the flow. `endpoint`: where the critic looks: at the end of one straight
+    step, of the rest of the `flow`, or where a `learned` network says. `schedule`, `cap`: how the
+    weight changes with t. `units`: what the weight is measured in, see `UNITS`.
+    """
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        groups = params | target
+        velocity = bind_velocity(nets, groups[group], obs)
+        ends: dict[str, Endpoint] = {
+            "straight": flow.endpoint,
+            "flow": flow.rest(velocity, num_steps=num_steps),
+            "learned": _learned_endpoint(nets, groups, obs),
+        }
+        q = (
+            _noisy_critic(nets, groups, obs)
+            if rule == "noise_aware"
+            else bind_critic(nets, groups, obs)
+        )
+        precondition = None
+        if units != "raw":
+            precondition = functools.partial(UNITS[units], groups["calibration"])
         field = guidance.guide(
-            velocity, bind_critic(nets, target_params, obs), weight=weight, rule=rule
+            velocity,
+            q,
+            weight=weight,
+            rule=rule,
+            schedule=schedule,
+            cap=cap,
+            endpoint=ends[endpoint],
+            precondition=precondition,
+            **options,
         )
         noise = jax.random.normal(key, (nets.chunk_dim,))
-        return jnp.clip(flow.integrate(field, noise, num_steps=num_steps), -1.0, 1.0)
+        action = flow.integrate(field, noise, num_steps=num_steps, unroll=endpoint == "flow")
+        return jnp.clip(action, -1.0, 1.0)
+
+    return sample
+
+
+def _learned_endpoint(nets: Networks, groups: Params, obs: Array) -> Endpoint:
+    def end(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
+        del velocity
+        action = nets.policy.apply(groups["endpoint"], obs, action, t)
+        return jnp.clip(action, -1.0, 1.0) if clip else action
+
+    return end
+
+
+def _noisy_critic(nets: Networks, groups: Params, obs: Array) -> Any:
+    return lambda action, t: nets.noisy_critic.apply(
+        groups["noisy_critic"], obs, action, sinusoidal(jnp.asarray(t))
+    )
+
+
+def _posterior(calibration: Params, slope: Array, t: Array) -> Array:
+    spread, rest = jnp.diag(calibration["covariance"]), 1.0 - t
+    return spread * rest / (rest**2 + t**2 * spread) * slope / calibration["q_std"]
+
+
+UNITS: dict[str, Callable[[Params, Array, Array], Array]] = {
+    "raw": lambda calibration, slope, t: slope,
+    "spread": lambda calibration, slope, t: slope / calibration["q_std"],
+    "variance": lambda calibration, slope, t: (
+        jnp.diag(calibration["covariance"]) * slope / calibration["q_std"]
+    ),
+    "covariance": lambda calibration, slope, t: (
+        calibration["covariance"] @ slope / calibration["q_std"]
+    ),
+    "posterior": _posterior,
+}
+"""What the weight multiplies, from the run's constants (`calibrate`), the slope [D] and t.
+
+`raw`: the slope. `spread`: over the spread of Q among reference actions, so that it has no units of
+reward. `variance`, `covariance`: times the (co)variance of reference actions too, the first-order
+shift of their mean under exp(weight * Q / spread). `posterior`: the same for what the half-made
+action still leaves open, if actions were Gaussian, (1 - t) S / ((1 - t) ** 2 + t ** 2 S).
+"""
+
+
+def ascended(nets: Networks, *, steps: int = 3, sign: bool = False, num_steps: int = 10) -> Sample:
+    """GradStep: gradient ascent on Q from the reference action; the weight is the step size.
+
+    Zhou et al., 2026, Algorithm 2, after Mark et al., 2024; clipped to the box after each of `steps`.
+    `sign` keeps the gradient's signs alone.
+    """
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        groups = params | target
+        slope = jax.grad(bind_critic(nets, groups, obs))
+        velocity = bind_velocity(nets, groups["policy"], obs)
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        start = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+
+        def step(action: Array, _: None) -> tuple[Array, None]:
+            g = slope(action)
+            return jnp.clip(action + weight * (jnp.sign(g) if sign else g), -1.0, 1.0), None
+
+        return jax.lax.scan(step, start, None, steps)[0]
+
+    return sample
+
+
+def conditioned(nets: Networks, *, num_steps: int = 10) -> Sample:
+    """CFGRL: v(label 0) + weight * (v(label 1) - v(label 0)) (Frans et al., 2025)."""
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        group = (params | target)["actor"]
+
+        def velocity(action: Array, t: Array) -> Array:
+            both = jax.vmap(lambda label: nets.labelled.apply(group, obs, action, t, label))
+            plain, better = both(jnp.arange(2))
+            return plain + weight * (better - plain)
+
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        return jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+
+    return sample
+
+
+def one_shot(nets: Networks) -> Sample:
+    """One pass from noise to action."""
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        del weight
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        action = nets.one_step.apply((params | target)["actor"], obs, noise, noise[0])
+        return jnp.clip(action, -1.0, 1.0)
+
+    return sample
+
+
+def denoised(nets: Networks, *, posterior: bool = True, num_steps: int = 10) -> Sample:
+    """A diffusion policy; `posterior=False` is the public code's chain, see `diffusion.sample`."""
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        del weight
+        group = (params | target)["actor"]
+
+        def noise(action: Array, k: Array) -> Array:
+            return nets.diffusion.apply(group, obs, action, k / num_steps)
+
+        return diffusion.sample(
+            noise, key, nets.chunk_dim, num_steps=num_steps, posterior=posterior
+        )
+
+    return sample
+
+
+def steered(nets: Networks, *, noise_scale: float = 1.0, num_steps: int = 10) -> Sample:
+    """DSRL: the flow policy from a noise that an actor chose (Wagenmaker et al., 2025)."""
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        del weight
+        groups = params | target
+        mean, log_std = nets.gaussian.apply(groups["actor"], obs)
+        latent = jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+        velocity = bind_velocity(nets, groups["policy"], obs)
+        action = flow.integrate(velocity, noise_scale * latent, num_steps=num_steps)
+        return jnp.clip(action, -1.0, 1.0)
+
+    return sample
+
+
+def gaussian(nets: Networks, *, squash: bool = False, temperature: float = 0.0) -> Sample:
+    """A Gaussian policy: its mean, or a draw with `temperature` times its standard deviation."""
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        del weight
+        mean, log_std = nets.gaussian.apply((params | target)["actor"], obs)
+        if temperature:
+            noise = jax.random.normal(key, mean.shape)
+            mean = mean + temperature * jnp.exp(log_std) * noise
+        return jnp.tanh(mean) if squash else jnp.clip(mean, -1.0, 1.0)
 
     return sample
 
@@ -41,12 +222,21 @@ def best_of(nets: Networks, sample: Sample, n: int) -> Sample:
     if n == 1:
         return sample
 
-    def best(params: Params, target_params: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def best(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
-        actions = jax.vmap(lambda k: sample(params, target_params, obs, k, weight))(keys)
-        return actions[jnp.argmax(jax.vmap(bind_critic(nets, target_params, obs))(actions))]
+        actions = jax.vmap(lambda k: sample(params, target, obs, k, weight))(keys)
+        q = jax.vmap(bind_critic(nets, params | target, obs))(actions)
+        return actions[jnp.argmax(q)]
 
     return best
 
 
-SAMPLERS: dict[str, Callable[..., Sample]] = {"guided": guided}
+SAMPLERS: dict[str, Callable[..., Sample]] = {
+    "guided": guided,
+    "ascended": ascended,
+    "conditioned": conditioned,
+    "one_shot": one_shot,
+    "denoised": denoised,
+    "steered": steered,
+    "gaussian": gaussian,
+}

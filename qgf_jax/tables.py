@@ -10,12 +10,12 @@ import numpy as np
 from qgf_jax import statistics
 
 Row = dict[str, Any]
-_GROUP = ("env", "task", "method", "best_of")
+_GROUP = ("env", "task", "method", "options", "best_of")
 """A weight is selected within rows that agree in these."""
 
 
 def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row per (env, task, method, best of N, weight, split), `selected` marked.
+    """One row per (env, task, method, options, best of N, weight, split), `selected` marked.
 
     Per group the weight with the highest success on the *selection* episodes is selected; ties go
     to the higher return, then to the smaller weight. Report rows of that weight carry the mark.
@@ -26,7 +26,12 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
     cells: dict[tuple[Any, ...], dict[int, dict[int, dict[str, Any]]]] = {}
     for line in lines:
         if line["step"] == newest:
-            key = (*(line[k] for k in _GROUP), line["weight"], line["split"])
+            options = tuple(sorted(line["options"].items()))
+            key = (
+                *(options if k == "options" else line[k] for k in _GROUP),
+                line["weight"],
+                line["split"],
+            )
             # A line that was written twice counts once.
             cells.setdefault(key, {}).setdefault(line["seed"], {})[line["episode"]] = line
     rows = [_row(key, seeds, newest) for key, seeds in cells.items()]
@@ -41,11 +46,12 @@ def _row(key: tuple[Any, ...], seeds: dict[int, dict[int, dict[str, Any]]], step
     def columns(name: str) -> list[list[np.ndarray]]:
         return [[np.array([e[name] for e in episodes.values()]) for episodes in seeds.values()]]
 
-    env, task, method, best_of, weight, split = key
+    env, task, method, options, best_of, weight, split = key
     return {
         "env": env,
         "task": task,
         "method": method,
+        "options": dict(options),
         "weight": weight,
         "best_of": best_of,
         "split": split,
@@ -63,11 +69,15 @@ def _same_arm(a: Row, b: Row) -> bool:
     return all(a[k] == b[k] for k in (*_GROUP, "weight"))
 
 
+def _group(row: Row) -> tuple[Any, ...]:
+    return tuple(tuple(row[k].items()) if k == "options" else row[k] for k in _GROUP)
+
+
 def _selected(rows: Iterable[Row]) -> list[Row]:
     best: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if row["split"] == "selection":
-            group = tuple(row[k] for k in _GROUP)
+            group = _group(row)
             if group not in best or _rank(row) > _rank(best[group]):
                 best[group] = row
     return list(best.values())
@@ -85,7 +95,7 @@ def optimistic(rows: Sequence[Row]) -> list[Row]:
     best: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if row["split"] == "report":
-            group = tuple(row[k] for k in _GROUP)
+            group = _group(row)
             if group not in best or _rank(row) > _rank(best[group]):
                 best[group] = row
     return list(best.values())
@@ -119,10 +129,11 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def label(row: Row) -> str:
-    """How a row's method is written: with its N, where it is not 1."""
-    if row["best_of"] == 1:
-        return row["method"]
-    name = "" if row["method"] == "best_of" else f"{row['method']} + "
+    """How a row's method is written: with its options, and with its N, where it is not 1."""
+    method = ":".join([row["method"], *(f"{k}={v}" for k, v in row["options"].items())])
+    if row["best_of"] == 1 or method == "ifql":
+        return method
+    name = "" if method == "best_of" else f"{method} + "
     return f"{name}best of {row['best_of']}"
 
 
@@ -137,7 +148,9 @@ def as_csv(rows: Sequence[Row]) -> str:
         line: Row = {}
         for key, value in row.items():
             line |= (
-                {f"{key}_{k}": v for k, v in value.items()}
+                {"options": ":".join(f"{k}={v}" for k, v in value.items())}
+                if key == "options"
+                else {f"{key}_{k}": v for k, v in value.items()}
                 if isinstance(value, dict)
                 else {key: value}
             )

@@ -84,8 +84,18 @@ def train_step(
 
 
 def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Adam works number by number, so one over all groups equals one for each."""
-    return optax.adam(config["optimizer"]["learning_rate"])
+    """Adam works number by number, so one over all groups equals one for each; a clip does not."""
+    options = config["optimizer"]
+    adam = optax.adam(options["learning_rate"])
+    if not options["clip_norm"]:
+        return adam
+    clip = optax.clip_by_global_norm(options["clip_norm"])
+
+    def clip_groups(grads: Any, params: Any) -> Any:
+        del params
+        return {name: clip.update(group, optax.EmptyState())[0] for name, group in grads.items()}
+
+    return optax.chain(optax.stateless(clip_groups), adam)
 
 
 class Trainer(NamedTuple):

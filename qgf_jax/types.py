@@ -20,6 +20,8 @@ Critic = Callable[[Array], Array]
 """action [D] -> Q [], with observation and parameters already bound."""
 Slope = Callable[[Array, Array], tuple[Array, Array]]
 """(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
+Endpoint = Callable[..., Array]
+"""(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
 Sample = Callable[[Params, Params, Array, Array, Array], Array]
 """(params, target_params, obs [O], key, weight []) -> action [D]."""
 

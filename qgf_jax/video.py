@@ -37,7 +37,7 @@ def film(
         with EnvPool(env_id, restored.run.config["seeds"], 1) as pool:
             for arm in arms:
                 real = evaluate.acts_as(arm)
-                act = evaluate.compile_act(restored, real.method, real.best_of, 1)
+                act = evaluate.compile_act(restored, real.method, real.best_of, 1, real.options)
                 for episode in (2 * i + 1 for i in range(episodes)):
                     kept: list[np.ndarray] = []
 
@@ -51,7 +51,10 @@ def film(
                     actions = np.concatenate(kept)[: result["length"]]
                     weight = f"_weight{arm.weight:g}" if arm.weight else ""
                     n = f"_of{arm.best_of}" if arm.best_of > 1 else ""
-                    path = folder / f"task{task}_{arm.method}{n}{weight}_episode{episode}.gif"
+                    chosen = "".join(f"_{k}{v}" for k, v in arm.options)
+                    path = (
+                        folder / f"task{task}_{arm.method}{chosen}{n}{weight}_episode{episode}.gif"
+                    )
                     render(env_id, evaluate.episode_seed(task, episode), actions, path)
                     written.append(path)
     return written

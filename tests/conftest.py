@@ -35,9 +35,9 @@ def maze_data(tmp_path_factory) -> Path:
     return folder
 
 
-def tiny(algorithm: str = "qgf", preset: str = "default", **changes):
+def tiny(algorithm: str = "qgf", preset: str = "default", critic: str = "", **changes):
     """The smallest config that does everything."""
-    config = configs.make(algorithm, preset)
+    config = configs.make(algorithm, preset, critic)
     config.env = "pointmaze-medium-stitch-singletask-task1-v0"
     config.data.update(chunk=3, standardize=True)
     config.networks.update(policy_hidden=(8, 8), critic_hidden=(8, 8))

@@ -16,14 +16,19 @@ CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 
 
 def test_defaults_read_from_the_source_are_those_of_the_functions():
-    parts = [("networks", "build")]
-    for row in algorithms.METHODS.values():
-        parts += [("critics", name) for name in row.critics]
-        parts += [(f"policies.{row.policy}", row.policy), ("samplers", row.sampler)]
-    for module, function in set(parts):
-        real = inspect.signature(getattr(importlib.import_module(f"qgf_jax.{module}"), function))
-        expected = {p.name: p.default for p in real.parameters.values() if p.kind is p.KEYWORD_ONLY}
-        assert configs.factory_defaults(module, function) == expected
+    from qgf_jax.critics import CRITICS
+    from qgf_jax.guidance import RULES
+    from qgf_jax.networks import build
+    from qgf_jax.policies import POLICIES
+    from qgf_jax.samplers import SAMPLERS
+
+    pairs = [(build, algorithms.factory_defaults("networks", "build"))]
+    pairs += [(f, algorithms.policy_defaults(name)) for name, f in POLICIES.items()]
+    for module, registry in (("critics", CRITICS), ("samplers", SAMPLERS), ("guidance", RULES)):
+        pairs += [(f, algorithms.factory_defaults(module, name)) for name, f in registry.items()]
+    for function, found in pairs:
+        real = inspect.signature(function).parameters.values()
+        assert found == {p.name: p.default for p in real if p.kind is p.KEYWORD_ONLY}, function
 
 
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
@@ -34,10 +39,15 @@ def test_every_method_has_parts_that_exist(name):
     from qgf_jax.samplers import SAMPLERS
 
     row = algorithms.METHODS[name]
-    assert set(row.critics) <= set(CRITICS)
-    assert row.policy in POLICIES and row.sampler in SAMPLERS
+    assert set(row.critics) <= set(CRITICS) and set(row.policies) <= set(POLICIES)
+    assert row.sampler in SAMPLERS
     assert row.options.get("rule", "unguided") in RULES
+    assert row.options.keys() <= algorithms.sampler_defaults(name).keys()
     assert name in algorithms.served_by(name)
+    for critic in row.critics:
+        for preset in configs.PRESETS:
+            config = configs.make(name, preset, critic)
+            assert (config.critic, config.preset) == (critic, preset)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)

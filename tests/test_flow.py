@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_jax import flow, guidance
+from qgf_jax.errors import UserError
 
 DATA, BEST = np.array([[0.3, -0.2], [0.5, 0.1]], np.float32)
 WEIGHT = 0.5
@@ -116,8 +117,10 @@ def test_guidance_of_a_row_does_not_depend_on_the_others(rule):
     noise = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
     weights = np.linspace(0, 5, 64, dtype=np.float32)
 
+    critic = (lambda a, t: q(a) * (1 + t)) if rule == "noise_aware" else q
+
     def act(x, w):
-        field = guidance.guide(lambda a, t: jnp.sin(a) * t, q, weight=w, rule=rule)
+        field = guidance.guide(lambda a, t: jnp.sin(a) * t, critic, weight=w, rule=rule)
         return flow.integrate(field, x, num_steps=3)
 
     batch = jax.vmap(act)
@@ -142,3 +145,133 @@ def test_times_to_train_at(grid, expected):
     else:
         assert set(t.tolist()) == expected
         assert abs((t == 1.0).mean() - 0.2) < 0.04
+
+
+STEPS = 5
+MATRIX = 0.4 * np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
+
+
+def bent(action, t):
+    return jnp.tanh(MATRIX @ action + t)
+
+
+def wavy(action):
+    return jnp.sin(2.0 * action).sum()
+
+
+def rest_of(action, k):
+    """The end of the flow from step k on, written out."""
+    for i in range(k, STEPS):
+        action = action + bent(action, i / STEPS) / STEPS
+    return jnp.clip(action, -1.0, 1.0)
+
+
+ACTION = jnp.array([0.1, -0.2, 0.05])
+REST = flow.rest(bent, num_steps=STEPS)
+
+
+@pytest.mark.parametrize("k", range(STEPS))
+def test_bptt_is_the_slope_of_the_whole_remaining_flow(k):
+    v, ours = guidance.one_step_jacobian(bent, wavy, REST)(ACTION, np.float32(k / STEPS))
+    np.testing.assert_allclose(v, bent(ACTION, k / STEPS), rtol=1e-6)
+    end = lambda a: float(wavy(rest_of(a, k)))
+    step = 1e-2
+    differences = [
+        (end(ACTION + step * e) - end(ACTION - step * e)) / (2 * step) for e in np.eye(3)
+    ]
+    np.testing.assert_allclose(ours, differences, rtol=2e-3, atol=1e-4)
+    _, chained = guidance.one_step(bent, wavy, REST)(ACTION, np.float32(k / STEPS))
+    np.testing.assert_allclose(chained, jax.grad(wavy)(rest_of(ACTION, k)), rtol=1e-5)
+
+
+def test_bptt_equals_the_jacobian_rule_at_the_last_step():
+    t = np.float32((STEPS - 1) / STEPS)
+    _, through = guidance.one_step_jacobian(bent, wavy, REST)(ACTION, t)
+    _, one = guidance.one_step_jacobian(bent, wavy)(ACTION, t)
+    np.testing.assert_allclose(through, one, rtol=1e-5)
+    _, early = guidance.one_step_jacobian(bent, wavy)(ACTION, np.float32(0))
+    assert not np.allclose(early, guidance.one_step_jacobian(bent, wavy, REST)(ACTION, 0.0)[1])
+
+
+def test_unrolled_and_scanned_integration_agree_and_the_rest_needs_unrolling():
+    field = guidance.guide(bent, wavy, weight=0.3)
+    scanned = flow.integrate(field, ACTION, num_steps=STEPS)
+    unrolled = flow.integrate(field, ACTION, num_steps=STEPS, unroll=True)
+    np.testing.assert_allclose(unrolled, scanned, rtol=1e-6)
+    field = guidance.guide(bent, wavy, weight=0.3, endpoint=REST)
+    assert flow.integrate(field, ACTION, num_steps=STEPS, unroll=True).shape == (3,)
+    with pytest.raises(TypeError, match="unroll"):
+        flow.integrate(field, ACTION, num_steps=STEPS)
+
+
+def jacobian_at(action, t):
+    return np.asarray(jax.jacobian(lambda a: a + (1 - t) * bent(a, t))(action))
+
+
+def test_ortho_turns_by_the_orthogonal_factor_alone():
+    t = jnp.float32(0.3)
+    slope = np.asarray(jax.grad(wavy)(flow.endpoint(ACTION, t, bent(ACTION, t))))
+    u, _, vt = np.linalg.svd(jacobian_at(ACTION, t))
+    _, ours = guidance.ortho(bent, wavy)(ACTION, t)
+    np.testing.assert_allclose(ours, (u @ vt).T @ slope, rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(ours), np.linalg.norm(slope), rtol=1e-5)
+
+
+def test_regularized_adds_a_part_of_the_jacobians_slope():
+    t = jnp.float32(0.3)
+    _, plain = guidance.one_step(bent, wavy)(ACTION, t)
+    _, pulled = guidance.one_step_jacobian(bent, wavy)(ACTION, t)
+    _, ours = guidance.regularized(bent, wavy, epsilon=0.1)(ACTION, t)
+    np.testing.assert_allclose(ours, plain + 0.1 * pulled, rtol=1e-5)
+
+
+def test_smooth_averages_jacobians_around_the_action():
+    t = jnp.float32(0.3)
+    linear = lambda a, t: MATRIX @ a
+    _, pulled = guidance.one_step_jacobian(linear, wavy)(ACTION, t)
+    _, ours = guidance.smooth(linear, wavy, sigma=0.02)(ACTION, t)
+    np.testing.assert_allclose(ours, pulled, rtol=1e-5)  # one Jacobian everywhere
+    slope = np.asarray(jax.grad(wavy)(flow.endpoint(ACTION, t, bent(ACTION, t))))
+    noise = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
+    mean = jax.vmap(lambda e: jax.jacobian(lambda a: a + 0.7 * bent(a, t))(ACTION + 0.1 * e))(noise)
+    _, many = guidance.smooth(bent, wavy, samples=1000, sigma=0.1)(ACTION, t)
+    np.testing.assert_allclose(many, np.asarray(mean).mean(axis=0).T @ slope, rtol=0.02, atol=5e-3)
+    _, one = guidance.smooth(bent, wavy, samples=1, sigma=1e-6)(ACTION, t)
+    np.testing.assert_allclose(one, jacobian_at(ACTION, t).T @ slope, rtol=1e-3)
+
+
+def test_noise_aware_rule_asks_the_critic_at_the_noisy_action_and_its_time():
+    critic = lambda a, t: t * a.sum() - 0.5 * (a**2).sum()
+    _, ours = guidance.noise_aware(bent, critic)(ACTION, jnp.float32(0.3))
+    np.testing.assert_allclose(ours, 0.3 - ACTION, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "middle", "end"),
+    [("constant", 1.0, 1.0, 1.0), ("linear", 1.0, 0.5, 0.0), ("ratio", 10.0, 1.0, 0.0)],
+)
+def test_schedules_at_their_ends(schedule, start, middle, end):
+    values = [guidance.SCHEDULES[schedule](jnp.float32(t), 10.0) for t in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(values, [start, middle, end], atol=1e-6)
+    assert float(guidance.SCHEDULES["ratio"](jnp.float32(0.2), 10.0)) == pytest.approx(4.0)
+    still = lambda a, t: jnp.zeros(2)
+    slope = jnp.array([0.2, -0.1])
+    field = guidance.guide(still, lambda a: slope @ a, weight=2.0, schedule=schedule)
+    for t, value in ((0.0, start), (0.5, middle), (1.0, end)):
+        np.testing.assert_allclose(
+            field(jnp.zeros(2), jnp.float32(t)), 2 * value * slope, rtol=1e-6
+        )
+
+
+def test_precondition_changes_the_slope_before_the_weight():
+    field = guidance.guide(
+        lambda a, t: jnp.zeros(2), lambda a: a.sum(), weight=3.0,
+        precondition=lambda slope, t: slope * jnp.array([1.0, 0.5]) * t,
+    )  # fmt: skip
+    np.testing.assert_allclose(field(jnp.zeros(2), jnp.float32(0.5)), [1.5, 0.75])
+
+
+def test_unknown_rules_and_schedules_are_named():
+    for wrong in ({"rule": "one_stp"}, {"schedule": "linaer"}):
+        with pytest.raises(UserError, match="did you mean"):
+            guidance.guide(bent, wavy, weight=1.0, **wrong)

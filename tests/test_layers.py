@@ -7,11 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qgf_jax"
 PURE = {"types", "errors"}
-MATHS = {"flow", "guidance", "losses"}
+MATHS = {"flow", "diffusion", "guidance", "losses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "flow": PURE,
+    "diffusion": PURE,
     "guidance": PURE | {"flow"},
     "losses": PURE | {"flow"},
     "networks": PURE,
@@ -28,8 +29,9 @@ MAY_IMPORT = {
     "tables": {"statistics"},
     "run": {"config", "checkpoint", "errors"},
     "train": PURE | {"data"},  # never an algorithm
-    "pretrain": PURE | {"algorithms", "checkpoint", "data", "metrics", "run", "train"},
-    "policy": PURE | {"algorithms", "checkpoint", "run", "train"},
+    "calibrate": PURE | {"algorithms", "checkpoint", "data", "samplers", "train"},
+    "pretrain": PURE | {"calibrate", "algorithms", "checkpoint", "data", "metrics", "run", "train"},
+    "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},
     "evaluate": PURE | {"algorithms", "envs", "metrics", "policy", "train"},
     "video": {"envs", "errors", "evaluate", "policy"},
     "plots": {"algorithms", "envs", "metrics", "policy", "run", "tables"},

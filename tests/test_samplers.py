@@ -19,18 +19,6 @@ def groups():
     return params, {"critic": params["critic"]}
 
 
-@pytest.mark.parametrize("method", list(algorithms.METHODS))
-def test_every_method_acts_inside_the_box_alone_and_in_batches(method, groups):
-    sample = algorithms.build_sample(tiny(), SPEC, method, algorithms.METHODS[method].best_of[0])
-    obs = jax.random.normal(jax.random.key(1), (5, 3))
-    keys = jax.random.split(jax.random.key(2), 5)
-    weights = jnp.array([0.0, 1.0, 10.0, 100.0, 1000.0])
-    batch = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, 0)))(*groups, obs, keys, weights)
-    assert batch.shape == (5, 4) and np.abs(batch).max() <= 1.0 and np.isfinite(batch).all()
-    alone = jax.jit(sample)(*groups, obs[1], keys[1], weights[1])
-    np.testing.assert_allclose(alone, batch[1], atol=2e-3)  # time features see the rounding
-
-
 def test_weight_zero_is_the_reference_and_more_weight_means_more_q(groups):
     obs, keys = jnp.ones(3) * 0.3, jax.random.split(jax.random.key(3), 64)
     nets = algorithms.build_networks(tiny(), SPEC)

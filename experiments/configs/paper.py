@@ -17,8 +17,8 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "cube_triple") -> ConfigDict:
-    config = configs.make("qgf", preset="paper")
+def get_config(variant: str = "cube_triple", **choice: str) -> ConfigDict:
+    config = configs.make(**({"preset": "paper"} | choice))
     config.env = VARIANTS[variant]
     config.data.update(chunk=5, discount=0.999)
     config.networks.update(policy_hidden=(1024,) * 4, critic_hidden=(1024,) * 4)

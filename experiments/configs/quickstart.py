@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from qgf_jax import config as configs
 
 
-def get_config() -> ConfigDict:
-    config = configs.make("qgf")
+def get_config(**choice: str) -> ConfigDict:
+    config = configs.make(**choice)
     config.env = "pointmaze-medium-navigate-singletask-task1-v0"
     config.data.update(chunk=10, discount=0.99, standardize=True)
     config.networks.update(policy_hidden=(128,) * 3, critic_hidden=(128,) * 3)

@@ -17,10 +17,10 @@ DATA = "data/smoke"
 NAME = "pointmaze-medium-stitch-v0"
 
 
-def get_config() -> ConfigDict:
+def get_config(**choice: str) -> ConfigDict:
     if not Path(DATA, f"{NAME}-val.npz").exists():
         collect(NAME, 20, DATA)
-    config = configs.make("qgf")
+    config = configs.make(**choice)
     config.env = "pointmaze-medium-stitch-singletask-task1-v0"
     config.data.update(dir=DATA, chunk=5, standardize=True)
     config.networks.update(policy_hidden=(32, 32), critic_hidden=(32, 32))

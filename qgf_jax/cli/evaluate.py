@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from qgf_jax import run
-from qgf_jax.algorithms import METHODS, method
+from qgf_jax.algorithms import METHODS, parse, served_by
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, numbers
 
 
@@ -16,10 +16,11 @@ def main(arguments: Sequence[str]) -> None:
         description="Rolls the newest sound checkpoint of a run out and appends one line per episode\n"
         "to its episodes.jsonl. Episodes that are there already are not played again.",
         epilog="example: qgf evaluate --workdir=runs/cube --methods=reference,best_of,qgf "
-        "--weights=0,0.01,0.03",
+        "--weights=0,0.01,0.03\n"
+        "a method's options: --methods=qgf:schedule=linear,qgf_smooth:samples=16:sigma=0.2",
     )
     parser.add_argument("--workdir", required=True, help="run folder")
-    parser.add_argument("--methods", default="reference,best_of,qgf", help=", ".join(METHODS))
+    parser.add_argument("--methods", help=f"{', '.join(METHODS)}; else reference, best_of, qgf")
     parser.add_argument(
         "--weights", type=numbers(float), help="guidance weights; else the config's"
     )
@@ -35,10 +36,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--videos", type=int, default=0, help="report episodes an arm to film")
     add_cpu_threads(parser)
     flags = parser.parse_args(arguments)
-    options = run.open_run(flags.workdir).config["eval"]
-    names = [name for name in flags.methods.split(",") if name]
+    config = run.open_run(flags.workdir).config
+    options = config["eval"]
+    names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
     for name in names:
-        method(name)
+        parse(name)
     limit_cpu_threads(flags.cpu_threads)
     from qgf_jax import evaluate, video
 
@@ -62,3 +64,9 @@ def main(arguments: Sequence[str]) -> None:
         )
     if flags.videos:
         video.film(flags.workdir, sweep, flags.videos, tasks=flags.tasks or ())
+
+
+def _default(algorithm: str) -> str:
+    """What a run is evaluated with when nothing is said."""
+    wanted = dict.fromkeys(("reference", "best_of", "qgf", algorithm))
+    return ",".join(name for name in wanted if name in served_by(algorithm))

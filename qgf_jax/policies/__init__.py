@@ -1,11 +1,39 @@
 """Policy learners: `factory(nets, *, hyperparameters) -> Learner`, one file an idea.
 
-A factory's keyword-only arguments are its section of the config, defaults included.
+A factory's keyword-only arguments are its part of the config's section `policy`, defaults included;
+two learners of one run that name an argument alike mean the same by it. `num_steps` is the
+sampler's. The group "policy" is the reference flow, "actor" whatever a learner improves on it.
 """
 
 from collections.abc import Callable
 
+from qgf_jax.policies.cfgrl import cfgrl
+from qgf_jax.policies.diffusion import dac, qsm
+from qgf_jax.policies.distill import distill
+from qgf_jax.policies.dsrl import dsrl
+from qgf_jax.policies.edp import edp
+from qgf_jax.policies.fawac import fawac
+from qgf_jax.policies.fbrac import fbrac
 from qgf_jax.policies.flow_bc import flow_bc
+from qgf_jax.policies.fql import fql
+from qgf_jax.policies.gaussian import awr, rebrac
+from qgf_jax.policies.qam import qam
+from qgf_jax.policies.robust_q import robust_q
 from qgf_jax.types import Learner
 
-POLICIES: dict[str, Callable[..., Learner]] = {"flow_bc": flow_bc}
+POLICIES: dict[str, Callable[..., Learner]] = {
+    "flow_bc": flow_bc,
+    "distill": distill,
+    "robust_q": robust_q,
+    "cfgrl": cfgrl,
+    "edp": edp,
+    "fql": fql,
+    "qam": qam,
+    "qsm": qsm,
+    "dac": dac,
+    "fawac": fawac,
+    "fbrac": fbrac,
+    "dsrl": dsrl,
+    "awr": awr,
+    "rebrac": rebrac,
+}

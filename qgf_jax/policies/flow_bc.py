@@ -1,9 +1,7 @@
 """The reference policy: behavioural cloning by flow matching."""
 
-import jax
-
-from qgf_jax import flow, losses
 from qgf_jax.networks import Networks
+from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -19,17 +17,8 @@ def flow_bc(nets: Networks, *, time_grid: int = 0, weighted: bool = True) -> Lea
 
     def policy(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target
-        time_key, noise_key = jax.random.split(key)
-        t = flow.sample_time(time_key, batch.reward.shape, grid=time_grid)
-        noise = jax.random.normal(noise_key, batch.action.shape)
-
-        def one(x: Batch, noise: Array, t: Array) -> Array:
-            def velocity(action: Array, t: Array) -> Array:
-                return nets.policy.apply(params["policy"], x.obs, action, t)
-
-            return losses.flow_matching(velocity, x.action, noise, t)
-
-        loss = jax.vmap(one)(batch, noise, t)
-        return (batch.weight * loss if weighted else loss).mean(), {}
+        return mean(
+            flow_matching(nets, params["policy"], batch, key, time_grid), batch, weighted
+        ), {}
 
     return Learner(init, {"policy": policy})

@@ -1,0 +1,78 @@
+"""Constants that give the guidance weight units of its own: one pass over the data after training.
+
+The spread of Q among the reference policy's actions in one state, and the covariance of these
+actions. Both are of the reference policy and the slow critic of a checkpoint, and beside it.
+"""
+
+import functools
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax import algorithms
+from qgf_jax.checkpoint import write_atomically
+from qgf_jax.data.chunks import Dataset
+from qgf_jax.errors import UserError
+from qgf_jax.samplers import bind_critic
+from qgf_jax.train import TrainState, over_seeds
+from qgf_jax.types import Array, Params, Spec
+
+STATES, ACTIONS = 2048, 16
+"""Drawn from the data, and drawn from the policy in each of the states."""
+
+
+def measure(
+    config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Dataset
+) -> dict[str, Array]:
+    """`q_std` [S], the median over states, and `covariance` [S, D, D], the mean over states."""
+    nets = algorithms.build_networks(config, spec)
+    sample = algorithms.build_sample(config, spec, "reference")
+    rows = jax.random.randint(jax.random.key(0), (STATES,), 0, len(dataset.row))
+    obs = jnp.asarray(dataset.obs[np.asarray(dataset.row)[np.asarray(rows)]])
+
+    def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Array, Array]:
+        keys = jax.random.split(key, ACTIONS)
+        actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
+        q = jax.vmap(bind_critic(nets, groups[0] | groups[1], obs))(actions)
+        centred = actions - actions.mean(axis=0, keepdims=True)
+        return q.std(ddof=1), centred.T @ centred / (ACTIONS - 1)
+
+    def one_seed(groups: tuple[Params, Params]) -> dict[str, Array]:
+        keys = jax.random.split(jax.random.key(1), STATES)
+        one = functools.partial(one_state, groups)
+        spread, covariance = jax.lax.map(lambda x: one(*x), (obs, keys), batch_size=128)
+        return {"q_std": jnp.median(spread), "covariance": covariance.mean(axis=0)}
+
+    return jax.jit(lambda groups: over_seeds(one_seed, groups))((state.params, state.target_params))
+
+
+def write(
+    workdir: Path, config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Dataset
+) -> None:
+    """calibration.npz for the state's step, unless it is there or there is no reference policy."""
+    step = int(np.ravel(jax.device_get(state.step))[0])
+    if "policy" not in state.params or read(workdir, step):
+        return
+    buffer = io.BytesIO()
+    found: Any = jax.device_get(measure(config, spec, state, dataset))
+    np.savez(buffer, step=np.int64(step), **found)
+    write_atomically(workdir / "calibration.npz", buffer.getvalue())
+
+
+def read(workdir: Path, step: int) -> dict[str, Array]:
+    """The constants of the checkpoint at `step`, with a leading axis of seeds; empty if none."""
+    path = workdir / "calibration.npz"
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: jnp.asarray(file[name]) for name in ("q_std", "covariance")}
+            return found if int(file["step"]) == step else {}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

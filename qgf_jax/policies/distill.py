@@ -1,0 +1,42 @@
+"""The flow's end, learned: what the one-step endpoint only estimates."""
+
+import jax
+import jax.numpy as jnp
+
+from qgf_jax import flow
+from qgf_jax.networks import Networks
+from qgf_jax.policies.matching import mean, velocity_of
+from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+
+
+def distill(nets: Networks, *, num_steps: int = 10) -> Learner:
+    """A network (obs, a_t, t) -> the end of the flow policy's own path from a_t.
+
+    Zhou et al., 2026, appendix C, "Distill". a_t is drawn on paths from noise to data, at the times
+    that the integrator visits; the flow is followed by the integrator's steps.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        return {"endpoint": nets.policy.init(key, obs, action, action[0])}
+
+    def endpoint(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del target
+        step_key, noise_key = jax.random.split(key)
+        start = jax.random.randint(step_key, batch.reward.shape, 0, num_steps)
+        noise = jax.random.normal(noise_key, batch.action.shape)
+
+        def one(x: Batch, noise: Array, start: Array) -> Array:
+            t = start / num_steps
+            a_t, _ = flow.interpolate(noise, x.action, t)
+            velocity = velocity_of(nets, params["policy"], x.obs)
+
+            def moving(action: Array, now: Array) -> Array:
+                return jnp.where(now >= t - 0.5 / num_steps, velocity(action, now), 0.0)
+
+            end = jnp.clip(flow.integrate(moving, a_t, num_steps=num_steps), -1.0, 1.0)
+            guess = velocity_of(nets, params["endpoint"], x.obs)(a_t, t)
+            return jnp.mean((guess - end) ** 2)
+
+        return mean(jax.vmap(one)(batch, noise, start), batch), {}
+
+    return Learner(init, {"endpoint": endpoint})

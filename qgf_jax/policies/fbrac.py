@@ -1,0 +1,37 @@
+"""FBRAC: a flow policy that is cloned and pushed up the critic, through all of its steps."""
+
+import jax
+import jax.numpy as jnp
+
+from qgf_jax import flow
+from qgf_jax.networks import Networks
+from qgf_jax.policies.matching import flow_matching, mean, mean_q, velocity_of
+from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+
+
+def fbrac(
+    nets: Networks, *, alpha: float = 100.0, time_grid: int = 0, num_steps: int = 10
+) -> Learner:
+    """Flow matching - Q(end of the flow) / `alpha`, differentiated through the whole flow.
+
+    The behaviour-regularised actor-critic (Wu et al., 2019) of flows, as in Park et al., 2025.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        return {"actor": nets.policy.init(key, obs, action, action[0])}
+
+    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del target
+        match_key, noise_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, batch.action.shape)
+
+        def value_of_end(x: Batch, noise: Array) -> Array:
+            velocity = velocity_of(nets, params["actor"], x.obs)
+            end = flow.integrate(velocity, noise, num_steps=num_steps)
+            return mean_q(nets, params["critic"], x.obs)(jnp.clip(end, -1.0, 1.0))
+
+        q = jax.vmap(value_of_end)(batch, noise)
+        bc = flow_matching(nets, params["actor"], batch, match_key, time_grid)
+        return mean(bc - q / alpha, batch), {"bc_loss": mean(bc, batch), "q": q.mean()}
+
+    return Learner(init, {"actor": actor})

@@ -1,0 +1,40 @@
+"""Flow Q-learning: a one-step actor, distilled from the flow policy and pushed up the critic."""
+
+import jax
+import jax.numpy as jnp
+
+from qgf_jax import flow
+from qgf_jax.networks import Networks
+from qgf_jax.policies.matching import mean, mean_q, velocity_of
+from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+
+
+def fql(
+    nets: Networks, *, alpha: float = 300.0, normalize_q: bool = False, num_steps: int = 10
+) -> Learner:
+    """`alpha` * (actor - end of the flow from the same noise) ** 2 - Q(actor).
+
+    Park et al., 2025 (FQL); Zhou et al., 2026, Eq. 23. Q is the mean over the online critic;
+    `normalize_q` divides it by its mean size, so that `alpha` has no units.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        return {"actor": nets.one_step.init(key, obs, action, action[0])}
+
+    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del target
+        noise = jax.random.normal(key, batch.action.shape)
+
+        def one(x: Batch, noise: Array) -> tuple[Array, Array]:
+            velocity = velocity_of(nets, params["policy"], x.obs)
+            end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+            action = nets.one_step.apply(params["actor"], x.obs, noise, noise[0])
+            q = mean_q(nets, params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+            return jnp.mean((action - end) ** 2), q
+
+        distance, q = jax.vmap(one)(batch, noise)
+        size = jax.lax.stop_gradient(jnp.abs(q).mean()) if normalize_q else 1.0
+        loss = mean(alpha * distance - q / size, batch)
+        return loss, {"distance": distance.mean(), "q": q.mean()}
+
+    return Learner(init, {"actor": actor})

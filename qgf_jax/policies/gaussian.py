@@ -1,0 +1,67 @@
+"""Gaussian policies: the plain references of the field."""
+
+import jax
+import jax.numpy as jnp
+
+from qgf_jax.networks import Networks
+from qgf_jax.policies.matching import mean, slow_q
+from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+
+
+def log_density(x: Array, mean: Array, log_std: Array) -> Array:
+    """log N(x; mean, diag exp(log_std) ** 2), all [D] -> []."""
+    z = (x - mean) * jnp.exp(-log_std)
+    return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
+
+
+def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float = 100.0) -> Learner:
+    """IQL's own actor: log likelihood weighted by exp(inverse_temperature * (Q - V)).
+
+    Kostrikov et al., 2022, Eq. 7; Q is the least of the slow critic. Needs a critic with a value.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        del action
+        return {"actor": nets.gaussian.init(key, obs)}
+
+    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del key
+
+        def one(x: Batch) -> tuple[Array, Array]:
+            value = nets.value.apply(params["value"], x.obs)
+            advantage = slow_q(nets, target, x.obs)(x.action) - value
+            weight = jnp.minimum(jnp.exp(inverse_temperature * advantage), max_weight)
+            return -weight * log_density(
+                x.action, *nets.gaussian.apply(params["actor"], x.obs)
+            ), weight
+
+        loss, weight = jax.vmap(one)(batch)
+        return mean(loss, batch), {"weight_mean": weight.mean()}
+
+    return Learner(init, {"actor": actor})
+
+
+def rebrac(nets: Networks, *, alpha: float = 0.01) -> Learner:
+    """A deterministic actor tanh(mean): `alpha` * (actor - action) ** 2 summed, - Q over its size.
+
+    Tarasov et al., 2023, without the penalty in the critic's target, which OGBench's tuned runs
+    switch off too. The actor's slow copy is what the critic bootstraps on and what acts.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        del action
+        return {"actor": nets.gaussian.init(key, obs)}
+
+    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del target, key
+
+        def one(x: Batch) -> tuple[Array, Array]:
+            action = jnp.tanh(nets.gaussian.apply(params["actor"], x.obs)[0])
+            q = nets.apply_ensemble(params["critic"], x.obs, action).min()
+            return jnp.sum((action - x.action) ** 2), q
+
+        distance, q = jax.vmap(one)(batch)
+        size = jax.lax.stop_gradient(jnp.abs(q).mean())
+        return mean(alpha * distance - q / size, batch), {"distance": distance.mean()}
+
+    return Learner(init, {"actor": actor}, targets=("actor",))

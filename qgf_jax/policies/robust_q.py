@@ -1,0 +1,30 @@
+"""A critic for actions on their way from noise."""
+
+import jax
+import jax.numpy as jnp
+
+from qgf_jax import flow
+from qgf_jax.networks import Networks, sinusoidal
+from qgf_jax.policies.matching import draw, mean, slow_q
+from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+
+
+def robust_q(nets: Networks) -> Learner:
+    """Regresses Q(s, a_t, t) on Q(s, a), the slow critic at the clean action.
+
+    Zhou et al., 2026, Eq. 20. Chunks that run over the end of a trajectory are real pairs of state
+    and actions for this purpose as for any other of the critic: they weigh 0.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        return {"noisy_critic": nets.noisy_critic.init(key, obs, action, sinusoidal(action[0]))}
+
+    def noisy(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        def one(x: Batch, noise: Array, t: Array) -> Array:
+            a_t, _ = flow.interpolate(noise, x.action, t)
+            q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, sinusoidal(t))
+            return jnp.square(q - slow_q(nets, target, x.obs)(x.action))
+
+        return mean(jax.vmap(one)(batch, *draw(batch, key, 0)), batch), {}
+
+    return Learner(init, {"noisy_critic": noisy})

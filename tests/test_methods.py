@@ -1,0 +1,164 @@
+"""Every row of the table: a new method is tested by being listed.
+
+It starts, moves each of its parameter groups and no other, acts inside the box, alone and in batches,
+survives saving, and is evaluated.
+"""
+
+import functools
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qgf_jax import algorithms, evaluate, load_policy, policy
+from qgf_jax.metrics import read_lines
+from qgf_jax.pretrain import pretrain
+from qgf_jax.train import make_optimizer, train_step
+from qgf_jax.types import Spec
+
+METHODS = algorithms.METHODS
+# Several methods act with one training; each training is tested once, with each of its critics.
+TRAININGS = {}
+for _name, _row in METHODS.items():
+    for _critic in _row.critics:
+        TRAININGS.setdefault((_row.policies, _critic, str(_row.settings)), (_name, _critic))
+TRAININGS = sorted(TRAININGS.values())
+SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
+
+
+def batch_of(n=6):
+    from test_learners import make_batch
+
+    return make_batch()
+
+
+@pytest.mark.parametrize(("name", "critic"), TRAININGS, ids="-".join)
+def test_every_group_is_moved_by_its_own_loss_and_by_no_other(name, critic):
+    config = tiny(name, critic=critic)
+    learner = algorithms.build_learner(config, SPEC)
+    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
+    target = {group: params[group] for group in learner.targets}
+    batch, key = batch_of(), jax.random.key(1)
+
+    @jax.jit
+    def slopes(params):
+        frozen = jax.lax.stop_gradient(params)
+        return {
+            group: jax.grad(
+                lambda mine, group=group, loss=loss: loss(
+                    frozen | {group: mine}, target, batch, key
+                )[0]
+            )(params[group])
+            for group, loss in learner.losses.items()
+        }
+
+    for group, slope in slopes(params).items():
+        size = sum(float(jnp.abs(x).sum()) for x in jax.tree.leaves(slope))
+        assert np.isfinite(size) and size > 0, group
+
+    from qgf_jax.train import TrainState
+
+    tx = make_optimizer(config)
+    state = TrainState(jnp.int32(0), key, params, target, tx.init(params))
+    step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, tau=0.1))
+    after, metrics = step(state, batch)
+    assert all(np.isfinite(v) for v in jax.tree.leaves(metrics))
+    for group in params:
+        old, new = jax.tree.leaves(params[group]), jax.tree.leaves(after.params[group])
+        assert any(np.any(a != b) for a, b in zip(old, new, strict=True)), group
+    for group in learner.targets:
+        changed = zip(
+            *map(jax.tree.leaves, (target[group], after.target_params[group])), strict=True
+        )
+        assert any(np.any(a != b) for a, b in changed), group
+
+
+@pytest.fixture(scope="module")
+def trained(maze_data, tmp_path_factory):
+    """One tiny run for each training, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("methods")
+
+    @functools.cache
+    def train(policies, settings):
+        name = next(
+            n for n, r in METHODS.items() if (r.policies, str(r.settings)) == (policies, settings)
+        )
+        config = tiny(name, **{"data.dir": str(maze_data), "train.steps": 2})
+        return pretrain(config, folder / name)
+
+    return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_acts_survives_saving_and_is_evaluated(name, trained, tmp_path):
+    folder = shutil.copytree(trained(name), tmp_path / "run")
+    restored = policy.restore(folder)
+    obs = jnp.linspace(-1, 1, 10).reshape(5, 2)
+    keys = jax.random.split(jax.random.key(2), 5)
+    row, spec = METHODS[name], restored.spec
+    for n in row.best_of if row.fixed_best_of else (1, 4):
+        sample = policy.sampler(restored, name, n)
+        groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
+        many = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+        actions = many(*groups, obs, keys, jnp.float32(0.5))
+        assert actions.shape == (5, spec.chunk_dim)
+        assert np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
+        act = load_policy(folder, name, 0.5, best_of=n)
+        alone = act(obs[1], keys[1])
+        assert alone.shape == (spec.chunk, spec.action_dim)
+        np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
+        if row.weighted:
+            other = many(*groups, obs, keys, jnp.float32(50.0))
+            assert not np.allclose(other, actions, atol=1e-6)
+    if row.at_zero:
+        plain = load_policy(folder, row.at_zero)(obs, jax.random.key(0))
+        zero = load_policy(folder, name, 0.0)(obs, jax.random.key(0))
+        np.testing.assert_allclose(zero, plain, atol=5e-3)
+    assert name in algorithms.served_by(restored.run.config["algorithm"])
+    sweep = evaluate.arms([name], [0.5])
+    evaluate.evaluate(folder, sweep, episodes=1, selection_episodes=0, envs=1, workers=1)
+    (line,) = read_lines(folder / "episodes.jsonl")
+    assert (line["method"], line["best_of"]) == (name, row.best_of[0]) and line["length"] > 0
+
+
+def test_one_run_of_a_flow_and_a_critic_serves_all_test_time_methods():
+    served = set(algorithms.served_by("qgf"))
+    expected = {n for n, r in METHODS.items() if r.policies == ("flow_bc",)}
+    assert served == expected and {"bptt", "grad_step", "qgf_ortho", "ifql"} <= served
+    assert served < set(algorithms.served_by("qam"))  # "QGF with QAM's critic"
+    assert set(algorithms.served_by("qsm")) == {"qsm"}
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("qgf", ()),
+        ("qgf:schedule=linear:cap=3", (("cap", 3.0), ("schedule", "linear"))),
+        ("qgf_smooth:samples=4:sigma=0.2", (("samples", 4), ("sigma", 0.2))),
+        ("grad_step:sign=true", (("sign", True),)),
+    ],
+)
+def test_methods_are_written_with_their_options(text, options):
+    assert algorithms.parse(text) == (text.split(":")[0], options)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("qgff", "did you mean 'qgf'"),
+        ("qgf:shedule=linear", "did you mean 'schedule'"),
+        ("qgf:rule=noisy", "option of qgf"),  # what makes the row what it is
+        ("qgf_smooth:samples=x", "is not a int"),
+        ("qgf:schedule", "no option=value"),
+        ("grad_step:sign=perhaps", "is not a bool"),
+    ],
+)
+def test_wrong_methods_and_options_are_explained(text, hint):
+    from qgf_jax.errors import UserError
+
+    with pytest.raises(UserError, match=hint):
+        algorithms.parse(text)
