@@ -1,22 +1,27 @@
 """CPU time of one batch of actions for every method, relative to QGF.
 
-    python benchmarks/act.py --width 256 --batch 64 --chunk 5
+    python benchmarks/act.py --width 256 --batch 50 --chunk 5
 
-By arithmetic alone best-of-4 costs 0.97 of QGF, the reference 0.20 and QGF-Jacobian 1.20 (4 x 1024).
+By arithmetic alone best-of-4 costs 0.97 of QGF, the reference 0.20, QGF-Jacobian 1.20 and BPTT 3.02
+(4 x 1024); `qgf methods` has what is counted in the compiled programs.
 """
 
 import argparse
+import functools
+from collections.abc import Callable
 
 import common
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--width", type=int, default=256, help="of every hidden layer")
-parser.add_argument("--depth", type=int, default=4, help="hidden layers")
-parser.add_argument("--batch", type=int, default=64, help="observations")
+parser.add_argument("--depth", type=int, default=3, help="hidden layers")
+parser.add_argument("--batch", type=int, default=50, help="observations")
 parser.add_argument("--chunk", type=int, default=5)
 parser.add_argument("--obs", type=int, default=46, help="width of an observation")
 parser.add_argument("--action", type=int, default=5, help="width of an action")
 parser.add_argument("--repeats", type=int, default=10)
+parser.add_argument("--methods", default="", help="comma-separated; else all")
+parser.add_argument("--best_of_4", default="", help="methods to time with four candidates too")
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
 common.limit_threads(flags.threads)
@@ -30,7 +35,29 @@ from qgf_jax.types import Spec
 
 
 def main() -> None:
-    config = configs.make("qgf")
+    seconds, unit = {}, {}
+    for name, row in algorithms.METHODS.items():
+        if flags.methods and name not in flags.methods.split(","):
+            continue
+        for n in {*row.best_of, *((4,) if name in flags.best_of_4.split(",") else ())}:
+            label = name if n == 1 or row.fixed_best_of else f"{name}_{n}"
+            seconds[label] = seconds_of(name, n)
+            # Timed anew beside each method: on a shared machine minutes are not alike.
+            unit[label] = seconds_of("qgf", 1)
+    common.show(
+        {
+            "cost_relative_to_qgf": {k: v / unit[k] for k, v in seconds.items()},
+            "cpu_ms_per_chunk": {k: 1e3 * v / flags.batch for k, v in seconds.items()},
+            **{k: getattr(flags, k) for k in ("width", "depth", "batch", "chunk", "threads")},
+            **common.machine(),
+        }
+    )
+
+
+@functools.cache
+def program(name: str, n: int) -> Callable[[], None]:
+    """A call that acts once for the whole batch and waits."""
+    config = configs.make(name)
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
@@ -38,29 +65,23 @@ def main() -> None:
     learner = algorithms.build_learner(plain, spec)
     init = jax.jit(learner.init)
     params = init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
-    groups = (params, {"critic": params["critic"]})
+    slow = {group: params[group] for group in learner.targets}
+    slow["calibration"] = {"q_std": jnp.ones(()), "covariance": jnp.eye(spec.chunk_dim)}
     obs = jax.random.normal(jax.random.key(1), (flags.batch, spec.obs_dim))
     keys = jax.random.split(jax.random.key(2), flags.batch)
-    seconds = {}
-    for name, row in algorithms.METHODS.items():
-        n = row.best_of[0]
-        sample = algorithms.build_sample(plain, spec, name, n)
-        act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+    sample = algorithms.build_sample(plain, spec, name, n)
+    act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
 
-        def call(act=act) -> None:
-            jax.block_until_ready(act(*groups, obs, keys, jnp.float32(0.1)))
+    def call() -> None:
+        jax.block_until_ready(act(params, slow, obs, keys, jnp.float32(0.1)))
 
-        call()
-        label = name if n == 1 else f"{name}_{n}"
-        seconds[label] = common.least_cpu_seconds(call, flags.repeats)
-    common.show(
-        {
-            "cost_relative_to_qgf": {k: v / seconds["qgf"] for k, v in seconds.items()},
-            "cpu_ms_per_chunk": {k: 1e3 * v / flags.batch for k, v in seconds.items()},
-            **{k: getattr(flags, k) for k in ("width", "depth", "batch", "chunk", "threads")},
-            **common.machine(),
-        }
-    )
+    call()
+    return call
+
+
+def seconds_of(name: str, n: int) -> float:
+    """CPU seconds of one batch, at best."""
+    return common.least_cpu_seconds(program(name, n), flags.repeats)
 
 
 main()

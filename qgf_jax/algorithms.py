@@ -66,7 +66,7 @@ METHODS: dict[str, Method] = {
         best_of=(4,),
     ),
     "ifql": Method(
-        "best of 32 reference actions by the critic",
+        "as best_of, under its own name",
         "Park et al., 2025, arXiv 2502.02538",
         options={"rule": "unguided"},
         best_of=(32,),

@@ -175,7 +175,7 @@ def test_other_learners_methods_are_refused(run_folder, monkeypatch):
     from qgf_jax import algorithms
 
     restored = policy.restore(run_folder)
-    strange = algorithms.METHODS["qgf"]._replace(critics=("other",))
+    strange = algorithms.METHODS["qgf"]._replace(policies=("other",))
     monkeypatch.setitem(algorithms.METHODS, "strange", strange)
     with pytest.raises(UserError, match="'strange'"):
         policy.sampler(restored, "strange")

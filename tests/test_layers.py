@@ -7,12 +7,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qgf_jax"
 PURE = {"types", "errors"}
-MATHS = {"flow", "diffusion", "guidance", "losses"}
+MATHS = {"adjoint", "flow", "diffusion", "guidance", "losses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "flow": PURE,
     "diffusion": PURE,
+    "adjoint": PURE,
     "guidance": PURE | {"flow"},
     "losses": PURE | {"flow"},
     "networks": PURE,
@@ -29,6 +30,8 @@ MAY_IMPORT = {
     "tables": {"statistics"},
     "run": {"config", "checkpoint", "errors"},
     "train": PURE | {"data"},  # never an algorithm
+    "flops": set(),
+    "costs": {"algorithms", "config", "flops", "types"},
     "calibrate": PURE | {"algorithms", "checkpoint", "data", "samplers", "train"},
     "pretrain": PURE | {"calibrate", "algorithms", "checkpoint", "data", "metrics", "run", "train"},
     "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},

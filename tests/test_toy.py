@@ -161,8 +161,8 @@ def test_candidates_make_guided_actions_better_too(trained):
 
 
 @pytest.mark.parametrize("name", ["dac", "qsm_bc"])
-def test_public_chain_of_the_diffusion_is_worse_than_the_posterior(name, trained):
+def test_public_chain_of_the_diffusion_is_far_worse_than_the_posterior(name, trained):
     row = algorithms.METHODS[name]
     ours = q_of(act_with(trained, row, name)).mean(axis=1)
     theirs = q_of(act_with(trained, row, name, posterior=False)).mean(axis=1)
-    print(name, ours, theirs)
+    assert np.all(ours > theirs + 3.0)

@@ -1,0 +1,56 @@
+"""The diffusion's schedule against its closed form, and its chain against a distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_jax import diffusion
+
+STEPS = 10
+
+
+def test_products_have_their_closed_form():
+    """prod alpha = exp(-low k / K - (high - low) k^2 / (2 K^2)), e^-5.05 at the end."""
+    alpha, product = diffusion.alphas(STEPS)
+    k = np.arange(STEPS + 1)
+    np.testing.assert_allclose(
+        product, np.exp(-0.1 * k / STEPS - 4.95 * k**2 / STEPS**2), rtol=1e-5
+    )
+    np.testing.assert_allclose(product[-1], np.exp(-5.05), rtol=1e-5)
+    np.testing.assert_allclose(product[1:], product[:-1] * alpha[1:], rtol=1e-6)
+    assert alpha[0] == product[0] == 1.0
+
+
+def test_clean_undoes_mix():
+    action, noise = np.array([0.3, -0.5], np.float32), np.array([1.0, -2.0], np.float32)
+    for product in diffusion.alphas(STEPS)[1]:
+        mixed = diffusion.mix(action, noise, product)
+        np.testing.assert_allclose(diffusion.clean(mixed, noise, product), action, atol=1e-5)
+
+
+MEAN, STD = 0.3, 0.2
+
+
+def exact(action, k):
+    """The expected noise in `action` at step k, for data N(MEAN, STD ** 2)."""
+    p = jnp.asarray(diffusion.alphas(100)[1])[k]
+    return jnp.sqrt(1 - p) * (action - jnp.sqrt(p) * MEAN) / (p * STD**2 + 1 - p)
+
+
+def draws(posterior):
+    keys = jax.random.split(jax.random.key(0), 2000)
+    one = lambda key: diffusion.sample(exact, key, 2, num_steps=100, posterior=posterior)
+    return np.asarray(jax.jit(jax.vmap(one))(keys))
+
+
+def test_chain_with_the_exact_noise_draws_from_the_data():
+    """One and a half per cent is four standard errors of a mean of 4000."""
+    found = draws(posterior=True)
+    assert found.mean() == pytest.approx(MEAN, abs=0.015)
+    assert found.std() == pytest.approx(STD, rel=0.15)
+
+
+def test_public_chain_does_not():
+    """It takes the clean action for the less noisy one, and loses the data's spread on the way."""
+    assert abs(draws(posterior=False).std() - STD) > 0.05
