@@ -256,7 +256,7 @@ def test_schedules_at_their_ends(schedule, start, middle, end):
     assert float(guidance.SCHEDULES["ratio"](jnp.float32(0.2), 10.0)) == pytest.approx(4.0)
     still = lambda a, t: jnp.zeros(2)
     slope = jnp.array([0.2, -0.1])
-    field = guidance.guide(still, lambda a: slope @ a, weight=2.0, schedule=schedule)
+    field = guidance.guide(still, lambda a: slope @ a, weight=2.0, schedule=schedule, cap=10.0)
     for t, value in ((0.0, start), (0.5, middle), (1.0, end)):
         np.testing.assert_allclose(
             field(jnp.zeros(2), jnp.float32(t)), 2 * value * slope, rtol=1e-6

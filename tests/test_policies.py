@@ -1,0 +1,317 @@
+"""Losses of the policy learners, rebuilt example by example from their formulas, with the same keys."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+from test_learners import SPEC, N, make_batch
+
+from qgf_jax import algorithms, diffusion, flow
+from qgf_jax.networks import sinusoidal
+
+KEY = jax.random.key(3)
+STEPS = 3  # of `tiny`
+
+
+@functools.cache
+def setup(name, critic="", **changes):
+    config = tiny(name, critic=critic, **changes)
+    learner, nets = algorithms.build_learner(config, SPEC), algorithms.build_networks(config, SPEC)
+    init = jax.jit(learner.init)
+    params = init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    other = init(jax.random.key(1), jnp.zeros(3), jnp.zeros(4))
+    return nets, learner, params, {group: other[group] for group in learner.targets}
+
+
+class Parts:
+    """A learner's networks with everything but the example bound."""
+
+    def __init__(self, name, critic="", **changes):
+        self.nets, self.learner, self.params, self.target = setup(name, critic, **changes)
+        self.batch = make_batch()
+
+    def loss(self, group):
+        value, _ = jax.jit(self.learner.losses[group])(self.params, self.target, self.batch, KEY)
+        return float(value)
+
+    def q(self, i, action, *, slow):
+        members = (self.target if slow else self.params)["critic"]
+        return np.asarray(self.nets.apply_ensemble(members, self.batch.obs[i], action))
+
+    def velocity(self, i, action, t, group="policy", *, slow=False):
+        params = (self.target if slow else self.params)[group]
+        return np.asarray(self.nets.policy.apply(params, self.batch.obs[i], action, jnp.float32(t)))
+
+    def value(self, i, group="value"):
+        return float(self.nets.value.apply(self.params[group], self.batch.obs[i]))
+
+    def path(self, i, noise, t):
+        action = np.asarray(self.batch.action[i])
+        return (1 - t) * noise + t * action, action - noise
+
+    def end(self, i, start, group="policy", *, first=0, slow=False):
+        for k in range(first, STEPS):
+            start = start + self.velocity(i, start, k / STEPS, group, slow=slow) / STEPS
+        return np.clip(start, -1, 1)
+
+    def mean(self, losses):
+        """Over the batch, spliced chunks counting as 0."""
+        return float(np.mean(np.asarray(self.batch.weight) * np.asarray(losses)))
+
+
+def draws(key=KEY):
+    time_key, noise_key = jax.random.split(key)
+    t = np.asarray(jax.random.uniform(time_key, (N,)))
+    return np.asarray(jax.random.normal(noise_key, (N, 4))), t
+
+
+def check(found, expected):
+    assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)
+
+
+def test_td_bootstraps_on_the_policys_own_action_with_pessimism():
+    parts = Parts("fbrac", "td", **{"critics.td.rho": 0.7})
+    keys = jax.random.split(KEY, N)
+    losses = []
+    for i in range(N):
+        obs = parts.batch.next_obs[i]
+        noise = jax.random.normal(jax.random.split(keys[i])[0], (4,))
+        velocity = lambda a, t, o=obs: parts.nets.policy.apply(parts.params["actor"], o, a, t)
+        action = jnp.clip(flow.integrate(velocity, noise, num_steps=STEPS), -1, 1)
+        slow = np.asarray(parts.nets.apply_ensemble(parts.target["critic"], obs, action))
+        goal = parts.batch.reward[i] + parts.batch.discount[i] * (slow.mean() - 0.7 * slow.std())
+        losses.append(np.mean((parts.q(i, parts.batch.action[i], slow=False) - goal) ** 2))
+    check(parts.loss("critic"), parts.mean(losses))
+
+
+def test_td_with_two_members_and_rho_one_takes_the_least():
+    q = np.array([0.3, -1.2])
+    assert q.mean() - 1.0 * q.std() == pytest.approx(q.min())
+
+
+def test_edp():
+    parts = Parts("edp", **{"policy.bc_weight": 2.0})
+    noise, t = draws()
+    losses = []
+    for i in range(N):
+        a_t, goal = parts.path(i, noise[i], t[i])
+        v = parts.velocity(i, a_t, t[i], "actor")
+        end = np.clip(a_t + (1 - t[i]) * v, -1, 1)
+        losses.append(2.0 * np.mean((v - goal) ** 2) - parts.q(i, end, slow=True).min())
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_cfgrl():
+    parts = Parts("cfgrl", **{"policy.unconditional": 0.1})
+    noise, t = draws()
+    losses, better = [], []
+    for i in range(N):
+        a_t, goal = parts.path(i, noise[i], t[i])
+        advantage = parts.q(i, parts.batch.action[i], slow=True).min() - parts.value(i)
+        error = [
+            np.mean(
+                np.square(
+                    parts.nets.labelled.apply(
+                        parts.params["actor"], parts.batch.obs[i], a_t, t[i], jnp.int32(label)
+                    )
+                    - goal
+                )
+            )
+            for label in (0, 1)
+        ]
+        better.append(advantage > 0)
+        losses.append((advantage > 0) * error[1] + 0.1 * error[0])
+    assert 0 < sum(better) < N  # both kinds are in the batch
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_fql():
+    parts = Parts("fql", **{"policy.alpha": 3.0})
+    noise = np.asarray(jax.random.normal(KEY, (N, 4)))
+    losses = []
+    for i in range(N):
+        action = np.asarray(
+            parts.nets.one_step.apply(
+                parts.params["actor"], parts.batch.obs[i], noise[i], jnp.float32(0)
+            )
+        )
+        distance = np.mean((action - parts.end(i, noise[i])) ** 2)
+        losses.append(3.0 * distance - parts.q(i, np.clip(action, -1, 1), slow=False).mean())
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_fbrac():
+    parts = Parts("fbrac", **{"policy.alpha": 4.0})
+    match_key, noise_key = jax.random.split(KEY)
+    start = np.asarray(jax.random.normal(noise_key, (N, 4)))
+    noise, t = draws(match_key)
+    losses = []
+    for i in range(N):
+        a_t, goal = parts.path(i, noise[i], t[i])
+        matched = np.mean((parts.velocity(i, a_t, t[i], "actor") - goal) ** 2)
+        end = parts.end(i, start[i], "actor")
+        losses.append(matched - parts.q(i, end, slow=False).mean() / 4.0)
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_fawac():
+    parts = Parts("fawac", **{"policy.inverse_temperature": 2.0, "policy.max_weight": 1.5})
+    noise, t = draws()
+    losses, regressions, weights = [], [], []
+    for i in range(N):
+        a_t, goal = parts.path(i, noise[i], t[i])
+        matched = np.mean((parts.velocity(i, a_t, t[i], "actor") - goal) ** 2)
+        baseline = parts.value(i, "baseline")
+        advantage = parts.q(i, parts.batch.action[i], slow=False).mean() - baseline
+        weights.append(min(1.5, np.exp(2.0 * advantage)))
+        losses.append(weights[-1] * matched)
+        regressions.append(np.mean((parts.q(i, parts.batch.action[i], slow=True) - baseline) ** 2))
+    assert min(weights) < 1.5 == max(weights)  # the bound is met, and not always
+    check(parts.loss("actor"), parts.mean(losses))
+    check(parts.loss("baseline"), parts.mean(regressions))
+
+
+def test_robust_q():
+    parts = Parts("robust_q")
+    noise, t = draws()
+    losses = []
+    for i in range(N):
+        a_t, _ = parts.path(i, noise[i], t[i])
+        q = parts.nets.noisy_critic.apply(
+            parts.params["noisy_critic"], parts.batch.obs[i], a_t, sinusoidal(jnp.float32(t[i]))
+        )
+        losses.append((float(q) - parts.q(i, parts.batch.action[i], slow=True).min()) ** 2)
+    check(parts.loss("noisy_critic"), parts.mean(losses))
+
+
+def test_distilled_endpoint_is_where_the_rest_of_the_flow_ends():
+    parts = Parts("qgf_distill")
+    step_key, noise_key = jax.random.split(KEY)
+    start = np.asarray(jax.random.randint(step_key, (N,), 0, STEPS))
+    noise = np.asarray(jax.random.normal(noise_key, (N, 4)))
+    assert len(set(start.tolist())) == STEPS  # each step is drawn here
+    losses = []
+    for i in range(N):
+        a_t, _ = parts.path(i, noise[i], start[i] / STEPS)
+        end = parts.end(i, a_t, first=start[i])
+        guess = parts.velocity(i, a_t, start[i] / STEPS, "endpoint")
+        losses.append(np.mean((guess - end) ** 2))
+    check(parts.loss("endpoint"), parts.mean(losses))
+
+
+@pytest.mark.parametrize("name", ["dac", "qsm_bc", "qsm"])
+def test_diffusion_losses(name):
+    parts = Parts(name)
+    step_key, noise_key = jax.random.split(KEY)
+    k = np.asarray(jax.random.randint(step_key, (N,), 1, STEPS + 1))
+    noise = np.asarray(jax.random.normal(noise_key, (N, 4)))
+    products = diffusion.alphas(STEPS)[1]
+    losses = []
+    for i in range(N):
+        p = products[k[i]]
+        a_k = np.sqrt(p) * np.asarray(parts.batch.action[i]) + np.sqrt(1 - p) * noise[i]
+        mean_q = lambda a, i=i: parts.nets.apply_ensemble(
+            parts.target["critic"], parts.batch.obs[i], a
+        ).mean()
+        slope = np.asarray(jax.grad(mean_q)(jnp.asarray(a_k)))
+        guess = parts.velocity(i, a_k, k[i] / STEPS, "actor")
+        cloned = np.mean((noise[i] - guess) ** 2)
+        if name == "dac":
+            losses.append(100.0 * cloned + np.sqrt(1 - p) * np.mean(slope * guess))
+        else:
+            matched = np.mean((-0.1 * slope - guess) ** 2)
+            losses.append(matched + (10.0 if name == "qsm_bc" else 0.0) * cloned)
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_awr():
+    parts = Parts("iql", **{"policy.inverse_temperature": 2.0})
+    losses = []
+    for i in range(N):
+        mean, log_std = map(
+            np.asarray, parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
+        )
+        action, std = np.asarray(parts.batch.action[i]), np.exp(log_std)
+        density = np.prod(np.exp(-0.5 * ((action - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)))
+        advantage = parts.q(i, action, slow=True).min() - parts.value(i)
+        losses.append(-min(100.0, np.exp(2.0 * advantage)) * np.log(density))
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_rebrac():
+    parts = Parts("rebrac", **{"policy.alpha": 0.5})
+    distances, values = [], []
+    for i in range(N):
+        mean, _ = parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
+        action = np.tanh(np.asarray(mean))
+        distances.append(np.sum((action - np.asarray(parts.batch.action[i])) ** 2))
+        values.append(parts.q(i, action, slow=False).min())
+    size = np.mean(np.abs(values))
+    losses = [0.5 * d - q / size for d, q in zip(distances, values, strict=True)]
+    check(parts.loss("actor"), parts.mean(losses))
+
+
+def test_dsrl():
+    parts = Parts("dsrl")
+    noise = np.asarray(jax.random.normal(KEY, (N, 4)))
+    keys = jax.random.split(KEY, N)
+    regressions, actors, densities = [], [], []
+    for i in range(N):
+        latent_q = functools.partial(
+            parts.nets.apply_ensemble, parts.params["latent_critic"], parts.batch.obs[i]
+        )
+        goal = parts.q(i, parts.end(i, noise[i], slow=True), slow=False).mean()
+        regressions.append(np.mean((np.asarray(latent_q(noise[i])) - goal) ** 2))
+        mean, log_std = map(
+            np.asarray, parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
+        )
+        z = np.asarray(jax.random.normal(keys[i], (4,)))
+        x = mean + np.exp(log_std) * z
+        density = np.sum(-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi))
+        density -= np.sum(np.log(1 - np.tanh(x) ** 2))
+        densities.append(density)
+        actors.append(density - float(np.asarray(latent_q(np.tanh(x))).mean()))  # exp(0) = 1
+    check(parts.loss("latent_critic"), parts.mean(regressions))
+    check(parts.loss("actor"), parts.mean(actors))
+    check(parts.loss("temperature"), -np.mean(densities) - (-0.5 * 4))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_qam(ahead):
+    """The path, the adjoint by explicit Jacobians, and the regression, for each example."""
+    parts = Parts("qam", **{"policy.inverse_temperature": 2.0, "policy.adjoint_ahead": ahead})
+    h, losses = 1 / STEPS, []
+    for i, key in enumerate(jax.random.split(KEY, N)):
+        slow = lambda x, t, i=i: parts.nets.policy.apply(
+            parts.target["policy"], parts.batch.obs[i], x, jnp.float32(t)
+        )
+        fast = functools.partial(parts.velocity, i, group="actor")
+        start_key, noise_key = jax.random.split(key)
+        x = np.asarray(jax.random.normal(start_key, (4,)))
+        noise = np.asarray(jax.random.normal(noise_key, (STEPS - 1, 4)))
+        points = [x]
+        for k in range(STEPS - 1):
+            t = k * h
+            scale = np.sqrt(2 * (1 - t + h) / (t + h))
+            x = x + h * (2 * fast(x, t) - x / (t + h)) + np.sqrt(h) * scale * noise[k]
+            points.append(x)
+        end = jnp.asarray(x + h * np.asarray(slow(x, (STEPS - 1) * h)))
+        q = lambda a, i=i: parts.nets.apply_ensemble(
+            parts.target["critic"], parts.batch.obs[i], jnp.clip(a, -1, 1)
+        ).mean()
+        adjoint = -2.0 * np.asarray(jax.grad(q)(end))
+        total = 0.0
+        for k in reversed(range(STEPS)):
+            t = k * h
+            drift = lambda a, t=t, slow=slow: 2 * slow(a, t + h * ahead) - a / (t + h)
+            adjoint = (
+                adjoint + h * np.asarray(jax.jacobian(drift)(jnp.asarray(points[k]))).T @ adjoint
+            )
+            scale = np.sqrt(2 * (1 - t + h) / (t + h))
+            tilt = fast(points[k], t) - np.asarray(slow(points[k], t))
+            total += np.sum((2 / scale * tilt + scale * adjoint) ** 2)
+        losses.append(total)
+    check(parts.loss("actor"), parts.mean(losses))

@@ -1,0 +1,130 @@
+"""Guidance as the tilt of a distribution: exact for a Gaussian policy and a linear critic."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qgf_jax import algorithms, calibrate, flow, guidance, samplers
+from qgf_jax.data.chunks import Dataset
+from qgf_jax.train import make_trainer
+from qgf_jax.types import Spec
+
+MEAN, VARIANCE = np.array([0.3, -0.2], np.float32), np.array([0.25, 0.04], np.float32)
+SLOPE, BETA = np.array([0.2, -1.0], np.float32), 0.7
+
+
+def velocity(a, t):
+    """The exact field from N(0, I) to N(MEAN, VARIANCE)."""
+    spread = (1 - t) ** 2 + t**2 * VARIANCE
+    end = MEAN + t * VARIANCE / spread * (a - t * MEAN)
+    return (end - a) / (1 - t)
+
+
+def q(a):
+    return SLOPE @ a
+
+
+def ends(**options):
+    field = guidance.guide(velocity, q, weight=BETA, **options)
+    noise = jax.random.normal(jax.random.key(0), (4000, 2))
+    run = functools.partial(flow.integrate, field, num_steps=200)
+    return np.asarray(jax.jit(jax.vmap(run))(noise))
+
+
+UNCLIPPED = functools.partial(flow.endpoint, clip=False)
+CALIBRATION = {"q_std": jnp.float32(1.0), "covariance": jnp.diag(VARIANCE)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rule": "one_step_jacobian", "schedule": "ratio", "cap": 1e6, "endpoint": UNCLIPPED},
+        {
+            "precondition": functools.partial(samplers.UNITS["posterior"], CALIBRATION),
+            "endpoint": UNCLIPPED,
+        },
+    ],
+    ids=["jacobian_schedule", "posterior"],
+)  # fmt: skip
+def test_gaussian_policy_moves_by_its_covariance_times_the_slope(options):
+    """policy * exp(beta * slope a) is N(mean + beta * variance * slope, variance)."""
+    found, plain = ends(**options), ends(rule="unguided")
+    expected = BETA * VARIANCE * SLOPE
+    np.testing.assert_allclose((found - plain).mean(axis=0), expected, rtol=0.03)
+    np.testing.assert_allclose(found.std(axis=0), np.sqrt(VARIANCE), rtol=0.05)
+
+
+def test_units_are_what_they_say():
+    covariance = jnp.array([[0.25, 0.1], [0.1, 0.04]])
+    found = {
+        name: unit({"q_std": jnp.float32(2.0), "covariance": covariance}, SLOPE, jnp.float32(0.0))
+        for name, unit in samplers.UNITS.items()
+    }
+    np.testing.assert_allclose(found["raw"], SLOPE)
+    np.testing.assert_allclose(found["spread"], SLOPE / 2)
+    np.testing.assert_allclose(found["variance"], VARIANCE * SLOPE / 2, rtol=1e-6)
+    np.testing.assert_allclose(found["covariance"], covariance @ SLOPE / 2, rtol=1e-6)
+    np.testing.assert_allclose(found["posterior"], found["variance"], rtol=1e-6)  # at t = 0
+
+
+SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
+
+
+def trained(scale, shift):
+    """A bandit whose critic is `scale` times another's, and shifted: (params, target) of one seed."""
+    rng = np.random.default_rng(0)
+    action = np.clip(rng.normal(MEAN, 0.2, (2000, 2)), -1, 1).astype(np.float32)
+    row = np.arange(2000, dtype=np.int32)
+    dataset = Dataset(
+        obs=rng.uniform(-1, 1, (2000, 1)).astype(np.float32), action=action, row=row, next_row=row,
+        weight=np.ones(2000, np.float32), reward=np.zeros(2000, np.float32),
+        discount=np.zeros(2000, np.float32),
+    )  # fmt: skip
+    config = tiny(**{"networks.policy_hidden": (16,), "networks.critic_hidden": (16,)})
+    trainer = make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+    state = trainer.init(np.array([0]))
+    last = state.target_params["critic"]["params"]["MLP_0"]["Dense_1"]
+    bent = {"kernel": scale * last["kernel"], "bias": scale * last["bias"] + shift}
+    critic = {
+        "params": {"MLP_0": {**state.target_params["critic"]["params"]["MLP_0"], "Dense_1": bent}}
+    }
+    state = state.replace(target_params={"critic": critic})
+    constants = calibrate.measure(config, SPEC, state, dataset)
+    groups = (state.params, state.target_params | {"calibration": constants})
+    return config, jax.tree.map(lambda x: x[0], groups)
+
+
+def test_relative_weight_does_not_see_scale_and_shift_of_the_rewards():
+    actions = {}
+    for name, scale, shift in (("plain", 1.0, 0.0), ("other", 100.0, -7.0)):
+        config, groups = trained(scale, shift)
+        for method in ("qgf_relative", "qgf"):
+            sample = algorithms.build_sample(config, SPEC, method)
+            keys = jax.random.split(jax.random.key(0), 20)
+            act = lambda k, s=sample, g=groups: s(*g, jnp.zeros(1), k, jnp.float32(2.0))
+            actions[name, method] = np.asarray(jax.jit(jax.vmap(act))(keys))
+    np.testing.assert_allclose(
+        actions["plain", "qgf_relative"], actions["other", "qgf_relative"], atol=2e-3
+    )
+    assert np.abs(actions["plain", "qgf"] - actions["other", "qgf"]).max() > 0.1
+
+
+def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
+    config, (params, target) = trained(1.0, 0.0)
+    sample = algorithms.build_sample(config, SPEC, "reference")
+    nets = algorithms.build_networks(config, SPEC)
+    keys = jax.random.split(jax.random.key(5), 400)
+    spreads, covariances = [], []
+    for obs in np.linspace(-1, 1, 15, dtype=np.float32)[:, None]:
+        act = lambda k, obs=obs: sample(params, target, obs, k, jnp.float32(0))
+        actions = jax.jit(jax.vmap(act))(keys)
+        spreads.append(np.std(jax.vmap(samplers.bind_critic(nets, target, obs))(actions)))
+        covariances.append(np.cov(np.asarray(actions).T))
+    found = target["calibration"]
+    np.testing.assert_allclose(found["q_std"], np.median(spreads), rtol=0.15)
+    expected = np.mean(covariances, axis=0)
+    np.testing.assert_allclose(found["covariance"], expected, rtol=0.1, atol=0.02)
