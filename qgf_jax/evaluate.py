@@ -9,14 +9,14 @@ import collections
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import algorithms, policy
+from qgf_jax import algorithms, policy, tables
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool, Played
 from qgf_jax.errors import UserError
@@ -107,43 +107,63 @@ def evaluate(
     envs: int = 10,
     workers: int | None = None,
     step: int | None = None,
+    report_selected: bool = False,
 ) -> Usage:
     """Plays what is missing of `sweep` and appends it to the run's episodes.jsonl.
 
     `episodes` are for the report and as many, or `selection_episodes`, for selecting a weight, for
     every arm, task and seed. `envs` environments are stepped at once, at least one for each seed;
     results do not depend on `workers`. Episodes that the file already has are not played again.
+    `report_selected` plays the selection episodes of all arms first, and then the report episodes of
+    each method's selected weight alone.
     """
     restored = policy.restore(workdir, step)
     name = ogbench.parse(restored.run.config["env"])
     selection = episodes if selection_episodes is None else selection_episodes
-    indices = [2 * i for i in range(selection)] + [2 * i + 1 for i in range(episodes)]
-    done = _done(restored)
     usage = Usage(0, 0, 0.0, 0.0)
     for task in tasks or (name.task,):
         task_name = name.with_task(task)
-        jobs = list(_missing(restored, sweep, task_name, indices, done))
-        if jobs:
-            one = _evaluate_task(restored, jobs, task_name, envs, workers)
-            usage = Usage(
-                usage.episodes + one.episodes,
-                usage.env_steps + one.env_steps,
-                usage.cpu_seconds + one.cpu_seconds,
-                usage.simulator_cpu_seconds + one.simulator_cpu_seconds,
-            )
+
+        def play_missing(
+            arms: Sequence[Arm], indices: Sequence[int], task_name: ogbench.Name = task_name
+        ) -> Usage:
+            jobs = list(_missing(restored, arms, task_name, indices, _done(restored)))
+            if not jobs:
+                return Usage(0, 0, 0.0, 0.0)
+            return _evaluate_task(restored, jobs, task_name, envs, workers)
+
+        to_select = [2 * i for i in range(selection)]
+        to_report = [2 * i + 1 for i in range(episodes)]
+        if report_selected:
+            parts = [play_missing(sweep, to_select)]
+            parts.append(play_missing(_selected(restored, sweep, task_name), to_report))
+        else:
+            parts = [play_missing(sweep, to_select + to_report)]
+        usage = Usage(*map(sum, zip(usage, *parts, strict=True)))
     return usage
+
+
+def _selected(restored: Restored, sweep: Sequence[Arm], name: ogbench.Name) -> list[Arm]:
+    """The arms of `sweep` whose weight the selection episodes so far choose."""
+    lines = [
+        line
+        for line in read_lines(restored.run.episodes)
+        if (line["env"], line["task"], line["step"]) == (name.dataset, name.task, restored.step)
+        and _arm(line) in sweep
+    ]
+    rows = tables.summarize(lines)
+    return [_arm(row) for row in rows if row["split"] == "selection" and row["selected"]]
+
+
+def _arm(line: Mapping[str, Any]) -> Arm:
+    """The arm of a line of episodes.jsonl, or of a row of a table."""
+    options = tuple(sorted(line["options"].items()))
+    return Arm(line["method"], line["weight"], line["best_of"], options)
 
 
 def _done(restored: Restored) -> set[tuple[Any, ...]]:
     keys = ("env", "task", "episode", "seed", "step")
-    return {
-        (
-            *(line[k] for k in ("method", "weight", "best_of")),
-            tuple(sorted(line["options"].items())),
-            *(line[k] for k in keys),
-        )
-        for line in read_lines(restored.run.episodes)
-    }
+    return {(*_arm(line), *(line[k] for k in keys)) for line in read_lines(restored.run.episodes)}
 
 
 def _missing(

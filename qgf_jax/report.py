@@ -2,6 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from qgf_jax import run as runs
 from qgf_jax import tables
@@ -30,4 +33,25 @@ def write(workdir: str | os.PathLike) -> str:
     write_atomically(folder / "table.csv", tables.as_csv(rows))
     figures = plots.draw(run, rows, folder)
     write_atomically(folder / "index.html", page.render(run, rows, figures))
+    return table
+
+
+def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> str:
+    """One table of several runs, the selected report rows alone: OUT.md and OUT.csv, and its text.
+
+    What a run was trained as is a column, since one method may act with several trainings.
+    """
+    rows: list[dict[str, Any]] = []
+    for workdir in workdirs:
+        run = runs.open_run(workdir)
+        for row in tables.summarize(list(read_lines(run.episodes))):
+            if row["selected"] and row["split"] == "report":
+                critic = run.config["critic"]
+                rows.append({"trained_as": f"{run.config['algorithm']}, {critic}", **row})
+    if not rows:
+        raise UserError(f"{', '.join(map(str, workdirs))}: no report episodes: run `qgf evaluate`")
+    rows.sort(key=lambda row: (row["env"], row["task"], -row["success"]["mean"]))
+    table = tables.markdown(rows)
+    write_atomically(Path(f"{out}.md"), table + "\n")
+    write_atomically(Path(f"{out}.csv"), tables.as_csv(rows))
     return table

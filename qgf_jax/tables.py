@@ -102,7 +102,11 @@ def optimistic(rows: Sequence[Row]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The report rows as a Markdown table, the selected weight of each method marked."""
+    """The report rows as a Markdown table, the selected weight of each method marked.
+
+    Rows of several runs, with `trained_as`, have a column for it.
+    """
+    several = any("trained_as" in row for row in rows)
     head = ["env", "task", "method", "weight", "success [95 %]", "return [95 %]", "length", "n"]
     body = [
         [
@@ -118,6 +122,11 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in rows
         if row["split"] == "report"
     ]
+    if several:
+        head.insert(2, "trained as")
+        shown = [row for row in rows if row["split"] == "report"]
+        for line, row in zip(body, shown, strict=True):
+            line.insert(2, row["trained_as"])
     widths = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
     lines = [head, ["-" * w for w in widths], *body]
     table = "\n".join(

@@ -179,3 +179,19 @@ def test_other_learners_methods_are_refused(run_folder, monkeypatch):
     monkeypatch.setitem(algorithms.METHODS, "strange", strange)
     with pytest.raises(UserError, match="'strange'"):
         policy.sampler(restored, "strange")
+
+
+def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
+    from qgf_jax import tables
+
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    sweep = evaluate.arms(["reference", "qgf", "qgf:schedule=linear"], [0.5, 1.0])
+    options = {"episodes": 1, "selection_episodes": 1, "envs": 4, "workers": 1}
+    evaluate.evaluate(folder, sweep, **options, report_selected=True)
+    rows = tables.summarize(lines_of(folder))
+    assert len([r for r in rows if r["split"] == "selection"]) == 5
+    report = [r for r in rows if r["split"] == "report"]
+    assert len(report) == 3 and all(r["selected"] for r in report)
+    assert {str(r["options"]) for r in report} == {"{}", "{'schedule': 'linear'}"}
+    again = evaluate.evaluate(folder, sweep, **options, report_selected=True)
+    assert again.episodes == 0

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "calibrate": PURE | {"algorithms", "checkpoint", "data", "samplers", "train"},
     "pretrain": PURE | {"calibrate", "algorithms", "checkpoint", "data", "metrics", "run", "train"},
     "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},
-    "evaluate": PURE | {"algorithms", "envs", "metrics", "policy", "train"},
+    "evaluate": PURE | {"algorithms", "envs", "metrics", "policy", "tables", "train"},
     "video": {"envs", "errors", "evaluate", "policy"},
     "plots": {"algorithms", "envs", "metrics", "policy", "run", "tables"},
     "page": {"run", "tables"},

@@ -85,3 +85,14 @@ def test_table_and_csv_hold_every_report_row_with_its_interval():
 
 def test_no_lines_no_rows():
     assert tables.summarize([]) == []
+
+
+def test_options_are_arms_of_their_own_and_are_named():
+    plain, other = lines_for("qgf", 1.0, [1], [0]), lines_for("qgf", 2.0, [1], [1])
+    for line in other:
+        line["options"] = {"schedule": "linear"}
+    rows = tables.summarize(plain + other)
+    chosen = {tables.label(r): r["weight"] for r in rows if r["selected"]}
+    assert chosen == {"qgf": 1.0, "qgf:schedule=linear": 2.0}
+    parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
+    assert {row["options"] for row in parsed} == {"", "schedule=linear"}

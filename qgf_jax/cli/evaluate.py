@@ -30,6 +30,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--selection_episodes", type=int, help="for choosing a weight; else as many as --episodes"
     )
+    parser.add_argument(
+        "--report_selected",
+        action="store_true",
+        help="report episodes for the selected weight of each method alone",
+    )
     parser.add_argument("--envs", type=int, help="environments at once; else the config's")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=int, help="checkpoint; else the newest sound one")
@@ -54,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         envs=flags.envs or options["envs"],
         workers=flags.workers,
         step=flags.step,
+        report_selected=flags.report_selected,
     )
     if usage.episodes:
         rate = usage.env_steps / max(usage.cpu_seconds, 1e-9)

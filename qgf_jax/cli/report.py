@@ -10,10 +10,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(
         prog="qgf report",
         description="Writes tables, plots and one HTML page to WORKDIR/report and prints the table.",
-        epilog="example: qgf report --workdir=runs/cube",
+        epilog="example: qgf report --workdir=runs/cube\n"
+        "several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison",
     )
-    parser.add_argument("--workdir", required=True, help="run folder")
+    parser.add_argument("--workdir", required=True, help="run folder, or several for one table")
+    parser.add_argument("--out", help="where the table of several runs goes: OUT.md and OUT.csv")
     flags = parser.parse_args(arguments)
+    workdirs = flags.workdir.split(",")
+    if len(workdirs) > 1 and not flags.out:
+        parser.error("several run folders need --out")
     from qgf_jax import report
 
-    print(report.write(flags.workdir))
+    print(report.compare(workdirs, flags.out) if flags.out else report.write(flags.workdir))

@@ -1,0 +1,28 @@
+"""One table of several runs."""
+
+import csv
+import shutil
+
+import pytest
+
+from qgf_jax import cli, evaluate
+
+
+def test_runs_are_compared_in_one_table(run_folder, tmp_path, capsys):
+    folders = []
+    for name in ("a", "b"):
+        folders.append(shutil.copytree(run_folder, tmp_path / name))
+        sweep = evaluate.arms(["reference", "qgf"], [1.0])
+        evaluate.evaluate(folders[-1], sweep, episodes=1, selection_episodes=1, envs=2, workers=1)
+    runs = ",".join(map(str, folders))
+    cli.main(["report", f"--workdir={runs}", f"--out={tmp_path / 'both'}"])
+    assert "trained as" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "both.csv").open()))
+    assert len(rows) == 4 and {row["trained_as"] for row in rows} == {"qgf, iql"}
+    assert (tmp_path / "both.md").read_text().count("| pointmaze") == 4
+
+
+def test_several_runs_need_a_place_for_their_table(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "--workdir=a,b"])
+    assert stop.value.code == 2 and "--out" in capsys.readouterr().err
