@@ -35,6 +35,8 @@ class Method(NamedTuple):
     best_of: tuple[int, ...] = (1,)
     """How many candidates an action is chosen from, unless the user says otherwise."""
     fixed_best_of: bool = False
+    weights: tuple[float, ...] = ()
+    """What to sweep over unless the user says otherwise, where the units are not those of `qgf`."""
     settings: Mapping[str, Any] = {}
     """Config values that make the method what it is."""
     paper: Mapping[str, Any] = {}
@@ -111,6 +113,7 @@ METHODS: dict[str, Method] = {
         "as qgf, the weight in units of the critic's and the policy's own spread",
         "this project, see docs/guidance.md",
         options={"rule": "one_step", "units": "variance"},
+        weights=(0.3, 1.0, 3.0, 10.0),
     ),
     "qfql": _guided(
         "critic gradient at the noisy action",
@@ -126,6 +129,7 @@ METHODS: dict[str, Method] = {
         "gradient ascent on the critic after the flow; the weight is the step size",
         f"{_QGF}, Algorithm 2",
         sampler="ascended",
+        weights=(0.003, 0.01, 0.03, 0.1),
     ),
     # Test-time methods that need one more network.
     "qgf_distill": _guided(
@@ -154,6 +158,7 @@ METHODS: dict[str, Method] = {
         policies=("cfgrl",),
         critics=("iql",),
         weighted=True,
+        weights=(1.0, 2.0, 3.0, 5.0, 10.0, 15.0),
     ),
     "edp": Method(
         "flow trained to ascend the critic at its one-step endpoint",

@@ -61,11 +61,16 @@ class Usage(NamedTuple):
 
 
 def arms(
-    methods: Sequence[str], weights: Sequence[float], best_of: Sequence[int] | None = None
+    methods: Sequence[str],
+    weights: Sequence[float],
+    best_of: Sequence[int] | None = None,
+    *,
+    own_weights: bool = False,
 ) -> list[Arm]:
     """All arms of a sweep; a method is written NAME or NAME:option=value, see `algorithms.parse`.
 
-    A method without a weight ignores `weights`. `best_of` replaces the methods' own numbers, except
+    A method without a weight ignores `weights`, and with `own_weights` one whose weight has units of
+    its own is swept over values of its own. `best_of` replaces the methods' own numbers, except
     where the number is the method; one that is best-of-N by itself leaves a 1 out.
     """
     found: dict[Arm, None] = {}
@@ -77,8 +82,9 @@ def arms(
             candidates = row.best_of
         elif row.best_of[0] > 1:
             candidates = tuple(n for n in candidates if n > 1) or row.best_of
+        values = row.weights if own_weights and row.weights else weights
         for n in candidates:
-            for weight in weights if row.weighted else (0.0,):
+            for weight in values if row.weighted else (0.0,):
                 found[Arm(name, float(weight), n, options)] = None
     return list(found)
 

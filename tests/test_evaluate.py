@@ -36,6 +36,9 @@ def test_arms_of_a_sweep():
     assert found == [
         Arm("reference", 0.0, 1), Arm("best_of", 0.0, 8), Arm("qgf", 0.5, 1), Arm("qgf", 0.5, 8),
     ]  # fmt: skip
+    found = evaluate.arms(["qgf", "grad_step"], [0.5], own_weights=True)
+    assert [arm.weight for arm in found] == [0.5, 0.003, 0.01, 0.03, 0.1]
+    assert [arm.best_of for arm in evaluate.arms(["ifql"], [1], best_of=[1, 4])] == [32]
     with pytest.raises(UserError, match="did you mean 'qgf'"):
         evaluate.arms(["qgff"], [1.0])
 

@@ -79,8 +79,11 @@ def test_every_group_is_moved_by_its_own_loss_and_by_no_other(name, critic):
 
 @pytest.fixture(scope="module")
 def trained(maze_data, tmp_path_factory):
-    """One tiny run for each training, made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("methods")
+    """A tiny run for each training, and its state in memory; made when it is first asked for."""
+    folder, states = tmp_path_factory.mktemp("methods"), {}
+    from qgf_jax import calibrate
+
+    real = calibrate.write
 
     @functools.cache
     def train(policies, settings):
@@ -88,14 +91,22 @@ def trained(maze_data, tmp_path_factory):
             n for n, r in METHODS.items() if (r.policies, str(r.settings)) == (policies, settings)
         )
         config = tiny(name, **{"data.dir": str(maze_data), "train.steps": 2})
-        return pretrain(config, folder / name)
+
+        def keeping(workdir, config, spec, state, dataset):
+            states[name] = jax.device_get((state.params, state.target_params))
+            real(workdir, config, spec, state, dataset)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(calibrate, "write", keeping)
+            return pretrain(config, folder / name), states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_acts_survives_saving_and_is_evaluated(name, trained, tmp_path):
-    folder = shutil.copytree(trained(name), tmp_path / "run")
+    workdir, in_memory = trained(name)
+    folder = shutil.copytree(workdir, tmp_path / "run")
     restored = policy.restore(folder)
     obs = jnp.linspace(-1, 1, 10).reshape(5, 2)
     keys = jax.random.split(jax.random.key(2), 5)
@@ -105,6 +116,9 @@ def test_every_method_acts_survives_saving_and_is_evaluated(name, trained, tmp_p
         groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
         many = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
         actions = many(*groups, obs, keys, jnp.float32(0.5))
+        before = jax.tree.map(lambda x: x[0], in_memory)
+        before[1].update({k: v for k, v in groups[1].items() if k == "calibration"})
+        np.testing.assert_array_equal(many(*before, obs, keys, jnp.float32(0.5)), actions)
         assert actions.shape == (5, spec.chunk_dim)
         assert np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
         act = load_policy(folder, name, 0.5, best_of=n)

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="run folder")
     parser.add_argument("--methods", help=f"{', '.join(METHODS)}; else reference, best_of, qgf")
     parser.add_argument(
-        "--weights", type=numbers(float), help="guidance weights; else the config's"
+        "--weights",
+        type=numbers(float),
+        help="guidance weights; else the config's or a method's own",
     )
     parser.add_argument("--best_of", type=numbers(int), help="candidates; else each method's own")
     parser.add_argument("--tasks", type=numbers(int), help="1 to 5; else the run's own")
@@ -49,7 +51,12 @@ def main(arguments: Sequence[str]) -> None:
     limit_cpu_threads(flags.cpu_threads)
     from qgf_jax import evaluate, video
 
-    sweep = evaluate.arms(names, flags.weights or options["weights"], flags.best_of)
+    sweep = evaluate.arms(
+        names,
+        flags.weights or options["weights"],
+        flags.best_of,
+        own_weights=not flags.weights,
+    )
     usage = evaluate.evaluate(
         flags.workdir,
         sweep,
