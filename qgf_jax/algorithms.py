@@ -45,7 +45,12 @@ class Method(NamedTuple):
 
 _QGF = "Zhou et al., 2026, arXiv 2606.11087"
 _LI = "Li et al., 2026, arXiv 2601.14234"
-_PLAIN_FLOW = {"networks.time_feature": "raw", "networks.policy_layer_norm": False}
+_PLAIN_FLOW = {
+    "networks.time_feature": "raw",
+    "networks.policy_layer_norm": False,
+    "policy.time_grid": 0,
+    "policy.weighted": True,
+}
 _FIELD = {"networks.diffusion_field": "fourier", "sampler.posterior": False}
 _CLIP = {"optimizer.clip_norm": 1.0}
 _ACTOR = {"rule": "unguided", "group": "actor"}
@@ -159,6 +164,7 @@ METHODS: dict[str, Method] = {
         critics=("iql",),
         weighted=True,
         weights=(1.0, 2.0, 3.0, 5.0, 10.0, 15.0),
+        paper={"data.action_clip": 0.0},
     ),
     "edp": Method(
         "flow trained to ascend the critic at its one-step endpoint",
@@ -179,7 +185,12 @@ METHODS: dict[str, Method] = {
         options=_ACTOR,
         policies=("flow_bc", "qam"),
         settings=_CLIP,
-        paper={**_PLAIN_FLOW, "policy.adjoint_ahead": True, "policy.inverse_temperature": 0.1},
+        paper={
+            **_PLAIN_FLOW,
+            "policy.adjoint_ahead": True,
+            "policy.adjoint_weighted": False,
+            "policy.inverse_temperature": 0.1,
+        },
     ),
     "qsm": Method(
         "diffusion whose score is the critic's gradient",
@@ -227,7 +238,7 @@ METHODS: dict[str, Method] = {
         sampler="steered",
         policies=("flow_bc", "dsrl"),
         critics=("td", "iql"),
-        paper=_PLAIN_FLOW,
+        paper={**_PLAIN_FLOW, "policy.weighted": False, "critics.td.rho": 0.0},
     ),
     "iql": Method(
         "Gaussian policy by advantage-weighted regression",
@@ -296,20 +307,54 @@ def factory_defaults(module: str, function: str) -> dict[str, Any]:
     raise LookupError(f"{path} has no function {function}")
 
 
-_FILES = {"awr": "gaussian", "rebrac": "gaussian", "qsm": "diffusion", "dac": "diffusion"}
-
-
+@functools.cache
 def policy_defaults(name: str) -> dict[str, Any]:
-    """The hyperparameters of a policy learner."""
-    return factory_defaults(f"policies.{_FILES.get(name, name)}", name)
+    """The hyperparameters of a policy learner, whichever file it is in."""
+    for path in sorted(Path(__file__).parent.glob("policies/*.py")):
+        try:
+            return factory_defaults(f"policies.{path.stem}", name)
+        except LookupError:
+            continue
+    raise LookupError(f"no policy learner {name}")
 
 
 def sampler_defaults(name: str) -> dict[str, Any]:
-    """All options of a method's sampler and of its rule, with the row's own values."""
+    """The options of a method's sampler and of its rule, with the row's own values.
+
+    Those that cannot change anything, such as the schedule of a policy without guidance, are left out.
+    """
     row = method(name)
-    rule = row.options.get("rule")
+    rule = row.options.get("rule", "")
     found = factory_defaults("samplers", row.sampler)
-    return {**found, **(factory_defaults("guidance", rule) if rule else {}), **row.options}
+    idle = {"unguided": _OF_GUIDANCE, "noisy": {"endpoint"}, "noise_aware": {"endpoint"}}
+    kept = {k: v for k, v in found.items() if k not in idle.get(rule, ())}
+    return {**kept, **(factory_defaults("guidance", rule) if rule else {}), **row.options}
+
+
+_OF_GUIDANCE = {"endpoint", "schedule", "cap", "units"}
+CHOICES = {
+    "endpoint": ("straight", "flow", "learned"),
+    "schedule": ("constant", "linear", "ratio"),
+    "units": ("raw", "spread", "variance", "covariance", "posterior"),
+}
+"""The values of options that are names."""
+
+
+def free_options(name: str) -> dict[str, Any]:
+    """The options of a method that a user may set, with their defaults."""
+    fixed = {*method(name).options, "group"}
+    return {k: v for k, v in sampler_defaults(name).items() if k not in fixed}
+
+
+def check_option(name: str, option: str, value: Any) -> None:
+    """Raises `UserError` if `value` is none that `option` of method `name` can have."""
+    free = free_options(name)
+    if option not in free:
+        raise unknown(f"option of {name}", option, free)
+    if option in CHOICES and value not in CHOICES[option]:
+        raise unknown(f"{option} of {name}", value, CHOICES[option])
+    if type(free[option]) is int and value < 1:
+        raise UserError(f"option {option} of {name} is {value}; it must be at least 1")
 
 
 def parse(text: str) -> tuple[str, Options]:
@@ -319,16 +364,16 @@ def parse(text: str) -> tuple[str, Options]:
     it is.
     """
     name, *settings = text.split(":")
-    row, known = method(name), sampler_defaults(name)
-    free = {option: value for option, value in known.items() if option not in row.options}
+    free = free_options(name)
     found: dict[str, Any] = {}
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"method {text!r}: {setting!r} is no option=value")
-        if option not in free:
-            raise unknown(f"option of {name}", option, free or ("none",))
-        found[option] = _as(type(free[option]), value, f"option {option} of {name}")
+        if option in free:
+            value = _as(type(free[option]), value, f"option {option} of {name}")
+        check_option(name, option, value)
+        found[option] = value
     return name, tuple(sorted(found.items()))
 
 
@@ -369,15 +414,28 @@ def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     return merge(*learners)
 
 
+def sampler_settings(config: Mapping[str, Any], name: str, options: Options = ()) -> dict[str, Any]:
+    """What the sampler of method `name` is called with, over a checkpoint of `config`.
+
+    The run's own options are those of the method that it was trained as. Any other shares the number
+    of steps alone, so that a row of a table is what its label says.
+    """
+    known = sampler_defaults(name)
+    mine = name == config["algorithm"]
+    of_run = {
+        k: v for k, v in config["sampler"].items() if k in known and (mine or k == "num_steps")
+    }
+    return {**of_run, **method(name).options, **dict(options)}
+
+
 def build_sample(
     config: Mapping[str, Any], spec: Any, name: str, best_of: int = 1, options: Options = ()
 ) -> Any:
-    """The `Sample` of method `name` over a checkpoint of `config`."""
+    """The `Sample` of method `name` over a checkpoint of `config`; `UserError` if `best_of` < 1."""
     from qgf_jax import samplers
 
-    nets, row, known = build_networks(config, spec), method(name), sampler_defaults(name)
-    of_run = {k: v for k, v in config["sampler"].items() if k in known}
-    if method(config["algorithm"]).sampler != row.sampler:
-        of_run = {k: v for k, v in of_run.items() if k == "num_steps"}
-    settings = {**of_run, **row.options, **dict(options)}
+    if best_of < 1:
+        raise UserError(f"best of {best_of} candidates: give at least 1")
+    nets, row = build_networks(config, spec), method(name)
+    settings = sampler_settings(config, name, options)
     return samplers.best_of(nets, samplers.SAMPLERS[row.sampler](nets, **settings), best_of)

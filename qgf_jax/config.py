@@ -12,11 +12,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qgf_jax.algorithms import (
+    CHOICES,
     METHODS,
     factory_defaults,
+    free_options,
     method,
     policy_defaults,
-    sampler_defaults,
 )
 from qgf_jax.errors import UserError, unknown
 
@@ -59,8 +60,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
 
 def _sections(algorithm: str, critic: str) -> ConfigDict:
     row = method(algorithm)
-    free = {k: v for k, v in sampler_defaults(algorithm).items() if k not in row.options}
-    sampler = {"num_steps": 10, **free}
+    sampler = {"num_steps": 10, **free_options(algorithm)}
     policy = {k: v for name in row.policies for k, v in policy_defaults(name).items()}
     return ConfigDict(
         {
@@ -195,6 +195,9 @@ def _check(config: ConfigDict) -> None:
         least = {"seed": 0, "policy.time_grid": 0}.get(key, 1)
         if type(value) is int and value < least:
             raise UserError(f"config key {key} is {value}; it must be at least {least}")
+    for option, value in config.sampler.items():
+        if option in CHOICES and value not in CHOICES[option]:
+            raise unknown(f"sampler.{option}", value, CHOICES[option])
     if not 0 < config.data.discount <= 1:
         raise UserError(f"config key data.discount is {config.data.discount}; it must be in (0, 1]")
     if not config.env:

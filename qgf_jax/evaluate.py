@@ -30,6 +30,10 @@ SPLITS = ("selection", "report")
 _PATHS = 10  # episodes of each split whose way through a maze is kept
 
 
+Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A]"""
+
+
 class Arm(NamedTuple):
     """What is compared with what: one row of a table."""
 
@@ -93,8 +97,9 @@ def acts_as(arm: Arm) -> Arm:
     """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
     row = algorithms.method(arm.method)
     if row.weighted and arm.weight == 0.0 and row.at_zero:
-        shared = {k: v for k, v in arm.options if k in algorithms.sampler_defaults(row.at_zero)}
-        arm = Arm(row.at_zero, 0.0, arm.best_of, tuple(sorted(shared.items())))
+        free = algorithms.free_options(row.at_zero)
+        shared = tuple((k, v) for k, v in arm.options if k in free)
+        arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
     return arm._replace(method=algorithms.canonical(arm.method))
 
 
@@ -121,11 +126,19 @@ def evaluate(
     every arm, task and seed. `envs` environments are stepped at once, at least one for each seed;
     results do not depend on `workers`. Episodes that the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
-    each method's selected weight alone.
+    each method's selected weight alone; where there is one weight there is nothing to select.
     """
     restored = policy.restore(workdir, step)
     name = ogbench.parse(restored.run.config["env"])
     selection = episodes if selection_episodes is None else selection_episodes
+    to_select = [2 * i for i in range(selection)]
+    to_report = [2 * i + 1 for i in range(episodes)]
+    groups = collections.Counter(arm._replace(weight=0.0) for arm in sweep)
+    alone = [arm for arm in sweep if groups[arm._replace(weight=0.0)] == 1]
+    rivals = [arm for arm in sweep if arm not in alone]
+    if report_selected and rivals and not selection:
+        raise UserError("no selection episodes to choose a weight on: give --selection_episodes")
+    programs: dict[tuple[Any, ...], Act] = {}
     usage = Usage(0, 0, 0.0, 0.0)
     for task in tasks or (name.task,):
         task_name = name.with_task(task)
@@ -136,13 +149,12 @@ def evaluate(
             jobs = list(_missing(restored, arms, task_name, indices, _done(restored)))
             if not jobs:
                 return Usage(0, 0, 0.0, 0.0)
-            return _evaluate_task(restored, jobs, task_name, envs, workers)
+            return _evaluate_task(restored, jobs, task_name, envs, workers, programs)
 
-        to_select = [2 * i for i in range(selection)]
-        to_report = [2 * i + 1 for i in range(episodes)]
         if report_selected:
-            parts = [play_missing(sweep, to_select)]
-            parts.append(play_missing(_selected(restored, sweep, task_name), to_report))
+            parts = [play_missing(rivals, to_select)]
+            chosen = alone + _selected(restored, rivals, task_name)
+            parts.append(play_missing(chosen, to_report))
         else:
             parts = [play_missing(sweep, to_select + to_report)]
         usage = Usage(*map(sum, zip(usage, *parts, strict=True)))
@@ -191,9 +203,17 @@ def _missing(
 
 
 def _evaluate_task(
-    restored: Restored, jobs: list[Job], name: ogbench.Name, envs: int, workers: int | None
+    restored: Restored,
+    jobs: list[Job],
+    name: ogbench.Name,
+    envs: int,
+    workers: int | None,
+    programs: dict[tuple[Any, ...], Act],
 ) -> Usage:
-    """All jobs of one task, sampler by sampler: what differs in weight alone shares a batch."""
+    """All jobs of one task, sampler by sampler: what differs in weight alone shares a batch.
+
+    `programs` keeps what was compiled, for other tasks too.
+    """
     seeds = restored.run.config["seeds"]
     per_seed = max(1, envs // seeds)
     groups: dict[tuple[str, int, algorithms.Options], list[Job]] = {}
@@ -202,7 +222,8 @@ def _evaluate_task(
         groups.setdefault((real.method, real.best_of, real.options), []).append(job)
     env_steps = 0
     with EnvPool(name.env_id, seeds * per_seed, workers) as pool:
-        programs = {key: compile_act(restored, key[0], key[1], per_seed, key[2]) for key in groups}
+        for key in groups.keys() - programs.keys():
+            programs[key] = compile_act(restored, key[0], key[1], per_seed, key[2])
         cpu, pool_cpu = time.process_time(), pool.cpu_seconds
         bar = tqdm(total=len(jobs), unit="episode", disable=None, file=sys.stderr)
         with bar:
@@ -235,7 +256,7 @@ def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, A
 
 def compile_act(
     restored: Restored, method: str, best_of: int, per_seed: int, options: algorithms.Options = ()
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+) -> Act:
     """The one program that acts for a whole sweep of weights.
 
     (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
@@ -268,7 +289,7 @@ def compile_act(
 
 def play(
     restored: Restored,
-    act: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    act: Act,
     pool: EnvPool,
     jobs: Iterable[Job],
     per_seed: int,

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qgf_jax.errors import unknown
 from qgf_jax.types import Array, Spec
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -152,13 +153,21 @@ class Networks(NamedTuple):
     labelled: Any
     """(obs, action, t, label in {0, 1}) -> velocity [D]"""
     diffusion: Any
-    """(obs, action, k) -> noise [D]"""
+    """See `predict_noise`"""
     gaussian: Any
     """(obs) -> (mean [D], log standard deviation [D])"""
     ensemble: int
     """E, members of the critic; their parameters are stacked on a leading axis"""
     chunk_dim: int
     """D, the width of a flattened action chunk"""
+
+    def predict_noise(
+        self, group: Any, obs: Array, action: Array, k: Array, num_steps: int
+    ) -> Array:
+        """The diffusion's noise [D] at step k of 1, …, `num_steps`."""
+        # The public code's network sees the step itself, the flow's a time between 0 and 1.
+        time = k if isinstance(self.diffusion, FourierField) else k / num_steps
+        return self.diffusion.apply(group, obs, action, time)
 
     def init_ensemble(self, key: Array, obs: Array, action: Array) -> Any:
         """Independent parameters for every member of the critic: leaves [E, …]."""
@@ -198,7 +207,7 @@ def build(
     """The networks of a run; only those that its learners ask for are ever initialised.
 
     `diffusion_field`: "shared" gives diffusion policies the network of the flow policies,
-    "fourier" that of the public code. Raises `ValueError` for an unknown name.
+    "fourier" that of the public code. Raises `UserError` for an unknown name.
     """
     for name, value, known in (
         ("activation", activation, tuple(ACTIVATIONS)),
@@ -206,7 +215,7 @@ def build(
         ("diffusion_field", diffusion_field, DIFFUSION_FIELDS),
     ):
         if value not in known:
-            raise ValueError(f"networks.{name} is {value!r}; it must be one of {', '.join(known)}")
+            raise unknown(f"networks.{name}", value, known)
     actor = (spec, policy_hidden, activation, policy_layer_norm)
     head = ScalarHead(spec, critic_hidden, activation, critic_layer_norm)
     field = VelocityField(*actor, time_feature)

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from qgf_jax.envs import ogbench
+from qgf_jax.errors import UserError
 from qgf_jax.metrics import read_lines
 from qgf_jax.run import Run
 from qgf_jax.tables import label
@@ -115,7 +116,8 @@ def _training(run: Run, rows: Sequence[Row]) -> Any:
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
                 ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
-        ax.set(title=name, xlabel="step", yscale="log")
+        positive = all(line[k] > 0 for line in lines for k in (name,) if k in line)
+        ax.set(title=name, xlabel="step", yscale="log" if positive else "linear")
         ax.grid(alpha=0.3)
     panels[0][0].legend(fontsize=8)
     fig.tight_layout()
@@ -192,7 +194,10 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
         return None
     maze = _maze(run)
     points = np.array(list(maze.grid(3)), np.float32)
-    restored = policy.restore(run.workdir)
+    try:
+        restored = policy.restore(run.workdir, rows[0]["step"])
+    except UserError:  # the evaluated checkpoint is gone
+        return None
     params = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
     nets = algorithms.build_networks(run.config, restored.spec)
     if "reference" not in algorithms.served_by(run.config["algorithm"]) or "value" not in params[0]:
@@ -210,7 +215,10 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
     ]
     fig, panels = plt.subplots(1, len(panels_of), figsize=(4.4 * len(panels_of), 4.2))
     for ax, (method, options, weight, title) in zip(panels, panels_of, strict=True):
-        sample = policy.sampler(restored, method, 1, options)
+        try:
+            sample = policy.sampler(restored, method, 1, options)
+        except UserError:  # it needs what this checkpoint has no more
+            return None
 
         def mean_move(obs: Any, key: Any, sample: Any = sample, weight: float = weight) -> Any:
             keys = jax.random.split(key, 32)

@@ -59,11 +59,15 @@ def sampler(
     algorithms.method(method)
     if method not in (served := algorithms.served_by(trained)):
         raise unknown(f"method for a run of {trained!r},", method, served)
-    settings = algorithms.sampler_defaults(method) | dict(options)
+    settings = algorithms.sampler_settings(restored.run.config, method, options)
     if settings.get("units", "raw") != "raw" and "calibration" not in restored.target_params:
         raise UserError(
-            f"{restored.run.workdir} has no calibration.npz, which {method} needs: "
-            "run the same `qgf train` again"
+            f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
+            "needs: it is measured when `qgf train` reaches its last step"
+        )
+    if settings.get("endpoint") == "learned" and "endpoint" not in restored.params:
+        raise UserError(
+            f"a run of {trained!r} has no learned endpoint: train --config.algorithm=qgf_distill"
         )
     return algorithms.build_sample(restored.run.config, restored.spec, method, best_of, options)
 
@@ -93,10 +97,8 @@ def load_policy(
     """
     restored = restore(workdir, step)
     row = algorithms.method(method)
-    known = algorithms.sampler_defaults(method)
-    for name in options:
-        if name not in known or name in row.options:
-            raise unknown(f"option of {method}", name, sorted(known.keys() - row.options.keys()))
+    for name, value in options.items():
+        algorithms.check_option(method, name, value)
     n = row.best_of[0] if best_of is None else best_of
     sample = sampler(restored, method, n, tuple(sorted(options.items())))
     spec, seeds = restored.spec, restored.run.config["seeds"]

@@ -49,7 +49,9 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
                 critic = run.config["critic"]
                 rows.append({"trained_as": f"{run.config['algorithm']}, {critic}", **row})
     if not rows:
-        raise UserError(f"{', '.join(map(str, workdirs))}: no report episodes: run `qgf evaluate`")
+        raise UserError(
+            f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
+        )
     rows.sort(key=lambda row: (row["env"], row["task"], -row["success"]["mean"]))
     table = tables.markdown(rows)
     write_atomically(Path(f"{out}.md"), table + "\n")

@@ -179,7 +179,7 @@ def denoised(nets: Networks, *, posterior: bool = True, num_steps: int = 10) -> 
         group = (params | target)["actor"]
 
         def noise(action: Array, k: Array) -> Array:
-            return nets.diffusion.apply(group, obs, action, k / num_steps)
+            return nets.predict_noise(group, obs, action, k, num_steps)
 
         return diffusion.sample(
             noise, key, nets.chunk_dim, num_steps=num_steps, posterior=posterior

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,17 @@ def _group(row: Row) -> tuple[Any, ...]:
     return tuple(tuple(row[k].items()) if k == "options" else row[k] for k in _GROUP)
 
 
-def _selected(rows: Iterable[Row]) -> list[Row]:
+def _selected(rows: Sequence[Row]) -> list[Row]:
     best: dict[tuple[Any, ...], Row] = {}
+    weights: dict[tuple[Any, ...], set[float]] = {}
     for row in rows:
-        if row["split"] == "selection":
-            group = _group(row)
-            if group not in best or _rank(row) > _rank(best[group]):
-                best[group] = row
+        weights.setdefault(_group(row), set()).add(row["weight"])
+    for row in rows:
+        group = _group(row)
+        if row["split"] != "selection" and len(weights[group]) > 1:
+            continue  # where there is one weight, nothing is chosen, and any row says which
+        if group not in best or _rank(row) > _rank(best[group]):
+            best[group] = row
     return list(best.values())
 
 

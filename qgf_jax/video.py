@@ -24,10 +24,15 @@ FRAMES = 60
 
 
 def film(
-    workdir: str | os.PathLike, arms: Sequence[Arm], episodes: int, *, tasks: Sequence[int] = ()
+    workdir: str | os.PathLike,
+    arms: Sequence[Arm],
+    episodes: int,
+    *,
+    tasks: Sequence[int] = (),
+    step: int | None = None,
 ) -> list[Path]:
     """Writes report/videos/METHOD_…_episodeN.gif for the first `episodes` report episodes an arm."""
-    restored = policy.restore(workdir)
+    restored = policy.restore(workdir, step)
     name = ogbench.parse(restored.run.config["env"])
     folder = restored.run.workdir / "report" / "videos"
     folder.mkdir(parents=True, exist_ok=True)

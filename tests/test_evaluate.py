@@ -47,6 +47,10 @@ def test_weight_zero_takes_the_path_without_a_critic_gradient():
     assert evaluate.acts_as(Arm("qgf", 0.0, 1)) == Arm("reference", 0.0, 1)
     assert evaluate.acts_as(Arm("best_of", 0.0, 4)) == Arm("reference", 0.0, 4)
     assert evaluate.acts_as(Arm("qgf", 2.0, 4)) == Arm("qgf", 2.0, 4)
+    linear = Arm("qgf", 0.0, 1, (("num_steps", 5), ("schedule", "linear")))
+    assert evaluate.acts_as(linear) == Arm("reference", 0.0, 1, (("num_steps", 5),))
+    assert evaluate.acts_as(Arm("ifql", 0.0, 32)) == Arm("reference", 0.0, 32)
+    assert evaluate.acts_as(Arm("cfgrl", 0.0, 1)) == Arm("cfgrl", 0.0, 1)
 
 
 def test_episode_seeds_are_distinct():
@@ -192,9 +196,11 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
     options = {"episodes": 1, "selection_episodes": 1, "envs": 4, "workers": 1}
     evaluate.evaluate(folder, sweep, **options, report_selected=True)
     rows = tables.summarize(lines_of(folder))
-    assert len([r for r in rows if r["split"] == "selection"]) == 5
+    assert len([r for r in rows if r["split"] == "selection"]) == 4  # reference has no rival
     report = [r for r in rows if r["split"] == "report"]
     assert len(report) == 3 and all(r["selected"] for r in report)
     assert {str(r["options"]) for r in report} == {"{}", "{'schedule': 'linear'}"}
     again = evaluate.evaluate(folder, sweep, **options, report_selected=True)
     assert again.episodes == 0
+    with pytest.raises(UserError, match="selection_episodes"):
+        evaluate.evaluate(folder, sweep, selection_episodes=0, report_selected=True)

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},
     "evaluate": PURE | {"algorithms", "envs", "metrics", "policy", "tables", "train"},
     "video": {"envs", "errors", "evaluate", "policy"},
-    "plots": {"algorithms", "envs", "metrics", "policy", "run", "tables"},
+    "plots": {"algorithms", "envs", "errors", "metrics", "policy", "run", "tables"},
     "page": {"run", "tables"},
     "report": {"checkpoint", "errors", "metrics", "page", "plots", "run", "tables"},
     "__main__": {"cli"},

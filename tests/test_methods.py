@@ -1,6 +1,6 @@
 """Every row of the table: a new method is tested by being listed.
 
-It starts, moves each of its parameter groups and no other, acts inside the box, alone and in batches,
+It starts, each of its losses moves its parameter group, it acts inside the box, alone and in batches,
 survives saving, and is evaluated.
 """
 
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
+from test_learners import make_batch
 
 from qgf_jax import algorithms, evaluate, load_policy, policy
 from qgf_jax.metrics import read_lines
 from qgf_jax.pretrain import pretrain
-from qgf_jax.train import make_optimizer, train_step
+from qgf_jax.train import TrainState, make_optimizer, train_step
 from qgf_jax.types import Spec
 
 METHODS = algorithms.METHODS
@@ -29,20 +30,15 @@ TRAININGS = sorted(TRAININGS.values())
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
 
 
-def batch_of(n=6):
-    from test_learners import make_batch
-
-    return make_batch()
-
-
 @pytest.mark.parametrize(("name", "critic"), TRAININGS, ids="-".join)
-def test_every_group_is_moved_by_its_own_loss_and_by_no_other(name, critic):
-    config = tiny(name, critic=critic)
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_every_group_is_moved_by_its_own_loss(name, critic, preset):
+    config = tiny(name, preset, critic)
     learner = algorithms.build_learner(config, SPEC)
     params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
     assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
     target = {group: params[group] for group in learner.targets}
-    batch, key = batch_of(), jax.random.key(1)
+    batch, key = make_batch(), jax.random.key(1)
 
     @jax.jit
     def slopes(params):
@@ -59,8 +55,6 @@ def test_every_group_is_moved_by_its_own_loss_and_by_no_other(name, critic):
     for group, slope in slopes(params).items():
         size = sum(float(jnp.abs(x).sum()) for x in jax.tree.leaves(slope))
         assert np.isfinite(size) and size > 0, group
-
-    from qgf_jax.train import TrainState
 
     tx = make_optimizer(config)
     state = TrainState(jnp.int32(0), key, params, target, tx.init(params))
@@ -166,6 +160,14 @@ def test_methods_are_written_with_their_options(text, options):
         ("qgff", "did you mean 'qgf'"),
         ("qgf:shedule=linear", "did you mean 'schedule'"),
         ("qgf:rule=noisy", "option of qgf"),  # what makes the row what it is
+        ("qgf:group=actor", "option of qgf"),
+        ("qgf:endpoint=strait", "did you mean 'straight'"),
+        ("qgf:units=zzz", "units of qgf"),
+        ("qgf:num_steps=0", "at least 1"),
+        ("qgf_smooth:samples=0", "at least 1"),
+        ("reference:schedule=linear", "option of reference"),  # it would change nothing
+        ("qfql:endpoint=learned", "option of qfql"),
+        ("edp:units=variance", "option of edp"),
         ("qgf_smooth:samples=x", "is not a int"),
         ("qgf:schedule", "no option=value"),
         ("grad_step:sign=perhaps", "is not a bool"),
@@ -176,3 +178,47 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
     with pytest.raises(UserError, match=hint):
         algorithms.parse(text)
+
+
+def test_names_of_options_are_those_of_the_registries():
+    from qgf_jax.guidance import SCHEDULES
+    from qgf_jax.samplers import UNITS
+
+    assert algorithms.CHOICES["schedule"] == tuple(SCHEDULES)
+    assert algorithms.CHOICES["units"] == tuple(UNITS)
+
+
+def test_a_runs_own_options_are_not_those_of_other_methods():
+    config = tiny("qgf", **{"sampler.schedule": "linear", "sampler.units": "variance"})
+    own = algorithms.sampler_settings(config, "qgf")
+    assert (own["schedule"], own["units"], own["num_steps"]) == ("linear", "variance", 3)
+    other = algorithms.sampler_settings(config, "qgf_jacobian", (("cap", 2.0),))
+    assert other == {"num_steps": 3, "rule": "one_step_jacobian", "cap": 2.0}
+    assert "units" not in algorithms.sampler_settings(config, "reference")
+
+
+def test_what_a_checkpoint_lacks_is_named(trained):
+    from qgf_jax.errors import UserError
+
+    folder, _ = trained("qgf")
+    restored = policy.restore(folder)
+    with pytest.raises(UserError, match="qgf_distill"):
+        policy.sampler(restored, "qgf", 1, (("endpoint", "learned"),))
+    bare = restored._replace(target_params={"critic": restored.target_params["critic"]})
+    with pytest.raises(UserError, match="no calibration for step 2"):
+        policy.sampler(bare, "qgf_relative")
+    with pytest.raises(UserError, match="at least 1"):
+        load_policy(folder, "qgf", best_of=0)
+
+
+def test_paper_preset_of_the_ancestors_is_theirs():
+    """Continuous t and weighted losses there, a grid and none in QGF's own family."""
+    for name in ("fql", "qam", "fawac", "fbrac"):
+        config = tiny(name, "paper")
+        assert config["policy"]["time_grid"] == 0 and config["policy"].get("weighted", True)
+        assert config["networks"]["time_feature"] == "raw"
+    assert tiny("edp", "paper")["policy"]["time_grid"] == 10
+    assert not tiny("robust_q", "paper")["policy"]["weighted"]
+    clips = {n: tiny(n, "paper")["data"]["action_clip"] for n in ("fql", "cfgrl", "qgf")}
+    assert clips == {"fql": 0.0, "cfgrl": 0.0, "qgf": 1e-5}
+    assert tiny("dac", "paper")["networks"]["diffusion_field"] == "fourier"

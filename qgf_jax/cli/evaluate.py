@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--weights",
         type=numbers(float),
-        help="guidance weights; else the config's or a method's own",
+        help="guidance weights; else a method's own where its units are others, else the config's",
     )
     parser.add_argument("--best_of", type=numbers(int), help="candidates; else each method's own")
     parser.add_argument("--tasks", type=numbers(int), help="1 to 5; else the run's own")
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
             file=sys.stderr,
         )
     if flags.videos:
-        video.film(flags.workdir, sweep, flags.videos, tasks=flags.tasks or ())
+        video.film(flags.workdir, sweep, flags.videos, tasks=flags.tasks or (), step=flags.step)
 
 
 def _default(algorithm: str) -> str:

@@ -61,7 +61,7 @@ def _learner(nets: Networks, loss: Callable[..., Array], num_steps: int) -> Lear
             product = jnp.asarray(products)[k]
             a_k = diffusion.mix(x.action, noise, product)
             slope = jax.grad(mean_q(nets, target["critic"], x.obs))(a_k)
-            predicted = nets.diffusion.apply(params["actor"], x.obs, a_k, k / num_steps)
+            predicted = nets.predict_noise(params["actor"], x.obs, a_k, k, num_steps)
             return loss(predicted, noise, slope, product)
 
         return mean(jax.vmap(one)(batch, noise, k), batch), {}

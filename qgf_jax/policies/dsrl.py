@@ -23,13 +23,14 @@ def dsrl(
     *,
     noise_scale: float = 1.0,
     target_entropy: float = -0.5,
+    weighted: bool = True,
     num_steps: int = 10,
 ) -> Learner:
     """Steers the flow policy by its noise: a squashed Gaussian over z, and a critic of z.
 
-    Wagenmaker et al., 2025. `noise_scale` times the draw starts the slow flow; the critic of z
-    regresses on Q at the flow's end, and soft actor-critic in z has its temperature tuned to
-    `target_entropy` a number of z.
+    Wagenmaker et al., 2025. `noise_scale` times the draw starts the slow flow; each member of the
+    critic of z regresses on its member of Q at the flow's end, and soft actor-critic in z has its
+    temperature tuned to `target_entropy` a number of z.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
@@ -52,12 +53,12 @@ def dsrl(
         def one(x: Batch, noise: Array) -> Array:
             velocity = velocity_of(nets, target["policy"], x.obs)
             end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
-            goal = mean_q(nets, params["critic"], x.obs)(end)
+            goal = nets.apply_ensemble(params["critic"], x.obs, end)
             return jnp.mean(
                 (nets.apply_ensemble(params["latent_critic"], x.obs, noise) - goal) ** 2
             )
 
-        return mean(jax.vmap(one)(batch, noise), batch), {}
+        return mean(jax.vmap(one)(batch, noise), batch, weighted), {}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target
@@ -68,7 +69,7 @@ def dsrl(
             q = mean_q(nets, params["latent_critic"], x.obs)(noise_scale * latent)
             return heat * density - q
 
-        return mean(jax.vmap(one)(batch, keys(batch, key)), batch), {}
+        return mean(jax.vmap(one)(batch, keys(batch, key)), batch, weighted), {}
 
     def temperature(
         params: Params, target: Params, batch: Batch, key: Array

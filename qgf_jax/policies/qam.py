@@ -14,6 +14,7 @@ def qam(
     *,
     inverse_temperature: float = 1.0,
     adjoint_ahead: bool = False,
+    adjoint_weighted: bool = True,
     num_steps: int = 10,
 ) -> Learner:
     """A flow whose ends follow policy * exp(inverse_temperature * Q) (Li and Levine, 2026).
@@ -21,6 +22,7 @@ def qam(
     Zhou et al., 2026, Eqs. 24 and 25. The base is the slow copy of the flow policy, the critic the
     mean of its slow members. `adjoint_ahead` evaluates the base drift of the adjoint one step ahead
     of the path, as the public code does; in a consistent discretisation both are the same.
+    `adjoint_weighted`: leave out chunks that are spliced from two trajectories.
     """
     h = 1.0 / num_steps
 
@@ -49,6 +51,7 @@ def qam(
             tilt = jax.vmap(learned)(path, times) - jax.vmap(slow)(path, times)
             return jnp.sum((2.0 / scale * tilt + scale * adjoint) ** 2)
 
-        return mean(jax.vmap(one)(batch, jax.random.split(key, len(batch.reward))), batch), {}
+        loss = jax.vmap(one)(batch, jax.random.split(key, len(batch.reward)))
+        return mean(loss, batch, adjoint_weighted), {}
 
     return Learner(init, {"actor": actor}, targets=("policy",))

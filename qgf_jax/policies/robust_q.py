@@ -9,11 +9,11 @@ from qgf_jax.policies.matching import draw, mean, slow_q
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
-def robust_q(nets: Networks) -> Learner:
+def robust_q(nets: Networks, *, weighted: bool = True) -> Learner:
     """Regresses Q(s, a_t, t) on Q(s, a), the slow critic at the clean action.
 
-    Zhou et al., 2026, Eq. 20. Chunks that run over the end of a trajectory are real pairs of state
-    and actions for this purpose as for any other of the critic: they weigh 0.
+    Zhou et al., 2026, Eq. 20. `weighted`: leave out chunks that are spliced from two trajectories,
+    on which the critic was not trained.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
@@ -25,6 +25,6 @@ def robust_q(nets: Networks) -> Learner:
             q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, sinusoidal(t))
             return jnp.square(q - slow_q(nets, target, x.obs)(x.action))
 
-        return mean(jax.vmap(one)(batch, *draw(batch, key, 0)), batch), {}
+        return mean(jax.vmap(one)(batch, *draw(batch, key, 0)), batch, weighted), {}
 
     return Learner(init, {"noisy_critic": noisy})
