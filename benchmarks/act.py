@@ -66,7 +66,8 @@ def program(name: str, n: int) -> Callable[[], None]:
     init = jax.jit(learner.init)
     params = init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
     slow = {group: params[group] for group in learner.targets}
-    slow["calibration"] = {"q_std": jnp.ones(()), "covariance": jnp.eye(spec.chunk_dim)}
+    width = jnp.ones(spec.chunk_dim)
+    slow["calibration"] = {"q_std": jnp.ones(()), "values": width, "vectors": jnp.diag(width)}
     obs = jax.random.normal(jax.random.key(1), (flags.batch, spec.obs_dim))
     keys = jax.random.split(jax.random.key(2), flags.batch)
     sample = algorithms.build_sample(plain, spec, name, n)

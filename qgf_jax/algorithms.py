@@ -115,9 +115,9 @@ METHODS: dict[str, Method] = {
         options={"rule": "one_step_jacobian", "schedule": "ratio"},
     ),
     "qgf_relative": _guided(
-        "as qgf, the weight in units of the critic's and the policy's own spread",
+        "as qgf, along the covariance of reference actions, the weight in spreads of their Q",
         "this project, see docs/guidance.md",
-        options={"rule": "one_step", "units": "variance"},
+        options={"rule": "one_step", "units": "covariance"},
         weights=(0.3, 1.0, 3.0, 10.0),
     ),
     "qfql": _guided(

@@ -30,7 +30,10 @@ STATES, ACTIONS = 2048, 16
 def measure(
     config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Dataset
 ) -> dict[str, Array]:
-    """`q_std` [S], the median over states, and `covariance` [S, D, D], the mean over states."""
+    """`q_std` [S], the median over states, and the mean covariance by its axes.
+
+    Those are `values` [S, D], the variances along them, and `vectors` [S, D, D], the axes in columns.
+    """
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
     rows = jax.random.randint(jax.random.key(0), (STATES,), 0, len(dataset.row))
@@ -47,7 +50,8 @@ def measure(
         keys = jax.random.split(jax.random.key(1), STATES)
         one = functools.partial(one_state, groups)
         spread, covariance = jax.lax.map(lambda x: one(*x), (obs, keys), batch_size=128)
-        return {"q_std": jnp.median(spread), "covariance": covariance.mean(axis=0)}
+        values, vectors = jnp.linalg.eigh(covariance.mean(axis=0))
+        return {"q_std": jnp.median(spread), "values": values, "vectors": vectors}
 
     return jax.jit(lambda groups: over_seeds(one_seed, groups))((state.params, state.target_params))
 
@@ -72,7 +76,7 @@ def read(workdir: Path, step: int) -> dict[str, Array]:
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: jnp.asarray(file[name]) for name in ("q_std", "covariance")}
+            found = {name: jnp.asarray(file[name]) for name in ("q_std", "values", "vectors")}
             return found if int(file["step"]) == step else {}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

@@ -36,7 +36,11 @@ def count(name: str) -> dict[str, Any]:
     obs, width = jnp.zeros(_OBS), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     slow = {group: params[group] for group in learner.targets}
-    slow["calibration"] = {"q_std": jnp.ones(()), "covariance": jnp.eye(width)}
+    slow["calibration"] = {
+        "q_std": jnp.ones(()),
+        "values": jnp.ones(width),
+        "vectors": jnp.eye(width),
+    }
     row = algorithms.method(name)
     sample = algorithms.build_sample(plain, spec, name, row.best_of[0])
     act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))

@@ -5,7 +5,7 @@ Where a parameter group has a slow copy, the slow copy acts: what guides an acti
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -94,20 +94,36 @@ def _noisy_critic(nets: Networks, groups: Params, obs: Array) -> Any:
     )
 
 
-def _posterior(calibration: Params, slope: Array, t: Array) -> Array:
-    spread, rest = jnp.diag(calibration["covariance"]), 1.0 - t
-    return spread * rest / (rest**2 + t**2 * spread) * slope / calibration["q_std"]
+Calibration = Mapping[str, Array]
+"""`q_std` [], and `values` [D] and `vectors` [D, D], the reference policy's covariance by its axes."""
 
 
-UNITS: dict[str, Callable[[Params, Array, Array], Array]] = {
+def _variance(calibration: Calibration, slope: Array, t: Array) -> Array:
+    del t
+    return (calibration["vectors"] ** 2 @ calibration["values"]) * slope / calibration["q_std"]
+
+
+def _along(calibration: Calibration, slope: Array, factors: Array) -> Array:
+    """`slope` [D] with each component along the covariance's axes times its factor [D]."""
+    vectors = calibration["vectors"]
+    return vectors @ (factors * (slope @ vectors)) / calibration["q_std"]
+
+
+def _covariance(calibration: Calibration, slope: Array, t: Array) -> Array:
+    del t
+    return _along(calibration, slope, calibration["values"])
+
+
+def _posterior(calibration: Calibration, slope: Array, t: Array) -> Array:
+    spread, rest = calibration["values"], 1.0 - t
+    return _along(calibration, slope, spread * rest / (rest**2 + t**2 * spread))
+
+
+UNITS: dict[str, Callable[[Calibration, Array, Array], Array]] = {
     "raw": lambda calibration, slope, t: slope,
     "spread": lambda calibration, slope, t: slope / calibration["q_std"],
-    "variance": lambda calibration, slope, t: (
-        jnp.diag(calibration["covariance"]) * slope / calibration["q_std"]
-    ),
-    "covariance": lambda calibration, slope, t: (
-        calibration["covariance"] @ slope / calibration["q_std"]
-    ),
+    "variance": _variance,
+    "covariance": _covariance,
     "posterior": _posterior,
 }
 """What the weight multiplies, from the run's constants (`calibrate`), the slope [D] and t.

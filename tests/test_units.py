@@ -36,7 +36,7 @@ def ends(**options):
 
 
 UNCLIPPED = functools.partial(flow.endpoint, clip=False)
-CALIBRATION = {"q_std": jnp.float32(1.0), "covariance": jnp.diag(VARIANCE)}
+CALIBRATION = {"q_std": jnp.float32(1.0), "values": VARIANCE, "vectors": jnp.eye(2)}
 
 
 @pytest.mark.parametrize(
@@ -59,16 +59,21 @@ def test_gaussian_policy_moves_by_its_covariance_times_the_slope(options):
 
 
 def test_units_are_what_they_say():
-    covariance = jnp.array([[0.25, 0.1], [0.1, 0.04]])
+    covariance = np.array([[0.25, 0.08], [0.08, 0.04]], np.float32)
+    values, vectors = np.linalg.eigh(covariance)
+    calibration = {"q_std": jnp.float32(2.0), "values": values, "vectors": vectors}
     found = {
-        name: unit({"q_std": jnp.float32(2.0), "covariance": covariance}, SLOPE, jnp.float32(0.0))
-        for name, unit in samplers.UNITS.items()
+        name: unit(calibration, SLOPE, jnp.float32(0.0)) for name, unit in samplers.UNITS.items()
     }
     np.testing.assert_allclose(found["raw"], SLOPE)
     np.testing.assert_allclose(found["spread"], SLOPE / 2)
-    np.testing.assert_allclose(found["variance"], VARIANCE * SLOPE / 2, rtol=1e-6)
-    np.testing.assert_allclose(found["covariance"], covariance @ SLOPE / 2, rtol=1e-6)
-    np.testing.assert_allclose(found["posterior"], found["variance"], rtol=1e-6)  # at t = 0
+    np.testing.assert_allclose(found["variance"], VARIANCE * SLOPE / 2, rtol=1e-5)
+    np.testing.assert_allclose(found["covariance"], covariance @ SLOPE / 2, rtol=1e-5)
+    np.testing.assert_allclose(found["posterior"], found["covariance"], rtol=1e-5)  # at t = 0
+    t = 0.6
+    halfway = samplers.UNITS["posterior"](calibration, SLOPE, jnp.float32(t))
+    left = (1 - t) * covariance @ np.linalg.inv((1 - t) ** 2 * np.eye(2) + t**2 * covariance)
+    np.testing.assert_allclose(halfway, left @ SLOPE / 2, rtol=1e-4)
 
 
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
@@ -127,4 +132,6 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     found = target["calibration"]
     np.testing.assert_allclose(found["q_std"], np.median(spreads), rtol=0.15)
     expected = np.mean(covariances, axis=0)
-    np.testing.assert_allclose(found["covariance"], expected, rtol=0.1, atol=0.02)
+    vectors = np.asarray(found["vectors"])
+    covariance = vectors @ np.diag(found["values"]) @ vectors.T
+    np.testing.assert_allclose(covariance, expected, rtol=0.1, atol=0.02)
