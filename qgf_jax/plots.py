@@ -19,7 +19,9 @@ from qgf_jax.tables import label
 
 Row = dict[str, Any]
 _COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
-_MORE_COLORS = ("#2a9d5c", "#b5438f", "#8c6d31", "#c0392b", "#5e4fa2")
+_MORE_COLORS = ("#2a9d5c", "#b5438f", "#8c6d31", "#c0392b", "#5e4fa2", "#17a2b8", "#94a114")
+_LEGIBLE = 8
+"""Methods that one panel of curves can hold."""
 
 
 def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
@@ -29,6 +31,11 @@ def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
             "Success and return against guidance weight: report episodes, 95 % intervals.",
             "sweep.png",
             _sweep,
+        ),
+        (
+            "Every method at its selected weight: report episodes, 95 % intervals.",
+            "methods.png",
+            _methods,
         ),
         ("Training curves.", "training.png", _training),
     ]
@@ -52,8 +59,37 @@ def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
     return drawn
 
 
-def _color(method: str, place: int) -> str:
-    return _COLORS.get(method, _MORE_COLORS[place % len(_MORE_COLORS)])
+def _color(text: str, place: int) -> Any:
+    """The colour of a label; `place` tells those apart that have none of their own."""
+    name = text.split(" of ")[0].replace("best", "best_of")
+    return _COLORS.get(name, _MORE_COLORS[place % len(_MORE_COLORS)])
+
+
+def _methods(run: Run, rows: Sequence[Row]) -> Any:
+    """A column a task, a line a method, the best on top; only where the sweep is too full to read."""
+    shown = [r for r in rows if r["selected"] and r["split"] == "report"]
+    tasks = sorted({(row["env"], row["task"]) for row in shown})
+    if not shown or len({label(row) for row in shown}) <= _LEGIBLE:
+        return None
+    most = max(sum((r["env"], r["task"]) == task for r in shown) for task in tasks)
+    fig, panels = plt.subplots(
+        1, len(tasks), figsize=(6.4 * len(tasks), 0.6 + 0.27 * most), squeeze=False
+    )
+    for ax, task in zip(panels[0], tasks, strict=True):
+        here = [r for r in shown if (r["env"], r["task"]) == task]
+        here.sort(key=lambda r: (r["success"]["mean"], r["return"]["mean"]))
+        for place, row in enumerate(here):
+            value = row["success"]
+            own = label(row).split(" of ")[0].replace("best", "best_of")
+            color = _COLORS.get(own, "#444444")
+            ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
+            ax.plot(value["mean"], place, "o", color=color, ms=6)
+        names = [label(r) + (f", weight {r['weight']:g}" if r["weight"] else "") for r in here]
+        ax.set_yticks(range(len(here)), names, fontsize=8)
+        ax.set(xlim=(-0.02, 1.02), xlabel="success", title=f"{task[0]}, task {task[1]}")
+        ax.grid(alpha=0.3, axis="x")
+    fig.tight_layout()
+    return fig
 
 
 def _sweep(run: Run, rows: Sequence[Row]) -> Any:
@@ -68,7 +104,10 @@ def _sweep(run: Run, rows: Sequence[Row]) -> Any:
             _sweep_panel(ax, here, name)
         column[0].set(ylim=(-0.03, 1.03))
         column[0].set_title(f"{env}, task {task}", fontsize=10)
-        column[0].legend(fontsize=8, framealpha=0.9)
+        if len({label(row) for row in here}) <= _LEGIBLE:
+            column[0].legend(fontsize=8, framealpha=0.9)
+        else:
+            column[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.02))
         column[1].set_xlabel("guidance weight")
     fig.tight_layout()
     return fig
@@ -76,10 +115,14 @@ def _sweep(run: Run, rows: Sequence[Row]) -> Any:
 
 def _sweep_panel(ax: Axes, here: Sequence[Row], name: str) -> None:
     labels = list(dict.fromkeys(map(label, here)))
+    if len(labels) > _LEGIBLE:  # what was played at one weight alone is in the picture of methods
+        points = {text: {r["weight"] for r in here if label(r) == text} for text in labels}
+        labels = [t for t in labels if len(points[t]) > 1 or points[t] == {0.0}]
+        here = [r for r in here if label(r) in labels]
     weights = sorted({r["weight"] for r in here})
     for place, text in enumerate(labels):
         mine = sorted((r for r in here if label(r) == text), key=lambda r: r["weight"])
-        color = _color(mine[0]["method"], place)
+        color = _color(text, place)
         if len(mine) == 1 and mine[0]["weight"] == 0:
             value = mine[0][name]
             ax.axhline(value["mean"], color=color, ls="--", lw=1.5, label=text)
@@ -95,7 +138,8 @@ def _sweep_panel(ax: Axes, here: Sequence[Row], name: str) -> None:
     positive = [w for w in weights if w > 0]
     if positive:
         ax.set_xscale("symlog", linthresh=positive[0])
-        ax.set_xticks(weights, [f"{w:g}" for w in weights])
+        tilt = 60 if len(weights) > 6 else 0
+        ax.set_xticks(weights, [f"{w:g}" for w in weights], rotation=tilt)
         ax.set_xlim(-0.15 * positive[0], positive[-1] * 1.25)
         ax.minorticks_off()
     ax.set_ylabel(name)
@@ -138,7 +182,7 @@ def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
         mine = [line for line in lines if all(line[k] == row[k] for k in keys)]
         for line in mine:
             x, y = np.array(line["path"]).T
-            ax.plot(x, y, lw=1.0, alpha=0.75, color=_color(row["method"], place))
+            ax.plot(x, y, lw=1.0, alpha=0.75, color=_color(label(row), place))
             ax.plot(x[0], y[0], ".", color="black", ms=4)
             ax.plot(*line["goal"], "*", color="#d62728", ms=13, zorder=5)
         weight = f", weight {row['weight']:g}" if row["weight"] else ""

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny
 from test_learners import SPEC, N, make_batch
 
-from qgf_jax import algorithms, diffusion, flow
+from qgf_jax import adjoint, algorithms, diffusion, flow
 from qgf_jax.networks import sinusoidal
 
 KEY = jax.random.key(3)
@@ -299,16 +299,78 @@ def test_qam(ahead):
         q = lambda a, i=i: parts.nets.apply_ensemble(
             parts.target["critic"], parts.batch.obs[i], jnp.clip(a, -1, 1)
         ).mean()
-        adjoint = -2.0 * np.asarray(jax.grad(q)(end))
+        costate = -2.0 * np.asarray(jax.grad(q)(end))
         total = 0.0
         for k in reversed(range(STEPS)):
             t = k * h
             drift = lambda a, t=t, slow=slow: 2 * slow(a, t + h * ahead) - a / (t + h)
-            adjoint = (
-                adjoint + h * np.asarray(jax.jacobian(drift)(jnp.asarray(points[k]))).T @ adjoint
+            costate = (
+                costate + h * np.asarray(jax.jacobian(drift)(jnp.asarray(points[k]))).T @ costate
             )
             scale = np.sqrt(2 * (1 - t + h) / (t + h))
             tilt = fast(points[k], t) - np.asarray(slow(points[k], t))
-            total += np.sum((2 / scale * tilt + scale * adjoint) ** 2)
+            total += np.sum((2 / scale * tilt + scale * costate) ** 2)
         losses.append(total)
     check(parts.loss("actor"), parts.mean(losses))
+
+
+def slope_of(parts, group):
+    """The gradient of a group's loss with respect to that group."""
+
+    def loss(mine):
+        params = parts.params | {group: mine}
+        return parts.learner.losses[group](params, parts.target, parts.batch, KEY)[0]
+
+    return jax.tree.leaves(jax.jit(jax.grad(loss))(parts.params[group]))
+
+
+def check_slopes(found, expected):
+    for a, b in zip(found, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+
+
+def test_size_of_q_is_not_differentiated():
+    parts = Parts("rebrac", **{"policy.alpha": 0.5})
+    obs, data, weight = parts.batch.obs, parts.batch.action, parts.batch.weight
+
+    def values(mine):
+        action = jnp.tanh(jax.vmap(lambda o: parts.nets.gaussian.apply(mine, o)[0])(obs))
+        q = parts.nets.apply_ensemble(parts.params["critic"], obs, action).min(axis=0)
+        return jnp.sum((action - data) ** 2, axis=1), q
+
+    size = jnp.abs(values(parts.params["actor"])[1]).mean()
+
+    def loss(mine):
+        distance, q = values(mine)
+        return jnp.mean(weight * (0.5 * distance - q / size))
+
+    check_slopes(slope_of(parts, "actor"), jax.grad(loss)(parts.params["actor"]))
+
+
+def test_adjoint_matching_learns_from_a_path_that_it_does_not_differentiate():
+    parts = Parts("qam", **{"policy.inverse_temperature": 2.0})
+    times = jnp.arange(STEPS) / STEPS
+    scale = adjoint.memoryless_scale(times, 1 / STEPS)[:, None]
+    fixed = []
+    for i, key in enumerate(jax.random.split(KEY, N)):
+        velocity = lambda group, i=i: functools.partial(
+            parts.nets.policy.apply, group, parts.batch.obs[i]
+        )
+        fast, slow = velocity(parts.params["actor"]), velocity(parts.target["policy"])
+        path, end = adjoint.memoryless_path(fast, slow, key, 4, num_steps=STEPS)
+        q = lambda a, i=i: parts.nets.apply_ensemble(
+            parts.target["critic"], parts.batch.obs[i], jnp.clip(a, -1, 1)
+        ).mean()
+        drift = lambda x, t, slow=slow: 2 * slow(x, t) - x / (t + 1 / STEPS)
+        pulled = adjoint.lean_adjoint(drift, path, -2.0 * jax.grad(q)(end), num_steps=STEPS)
+        fixed.append((path, pulled, jax.vmap(slow)(path, times)))
+
+    def loss(mine):
+        total = 0.0
+        for i, (path, pulled, slow) in enumerate(fixed):
+            fast = functools.partial(parts.nets.policy.apply, mine, parts.batch.obs[i])
+            tilt = jax.vmap(fast)(path, times) - slow
+            total += parts.batch.weight[i] * jnp.sum((2 / scale * tilt + scale * pulled) ** 2)
+        return total / N
+
+    check_slopes(slope_of(parts, "actor"), jax.jit(jax.grad(loss))(parts.params["actor"]))
