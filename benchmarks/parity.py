@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, flow, guidance, samplers
+from qgf_jax import algorithms, flow, guidance
 from qgf_jax import config as configs
 from qgf_jax.data import chunks, sampling
 from qgf_jax.data.formats import Rows
@@ -155,7 +155,7 @@ def actions(reference: Reference) -> dict[str, float]:
         def velocity(a: Any, t: Any) -> Any:
             return nets.policy.apply(params["policy"], obs, a, t)
 
-        q = samplers.bind_critic(nets, target, obs)
+        q = nets.least_q(target["critic"], obs)
         field = guidance.guide(velocity, q, weight=weight, rule=rule)
         return jnp.clip(flow.integrate(field, noise, num_steps=reference.num_steps), -1, 1)
 

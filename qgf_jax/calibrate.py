@@ -19,7 +19,6 @@ from qgf_jax import algorithms
 from qgf_jax.checkpoint import write_atomically
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
-from qgf_jax.samplers import bind_critic
 from qgf_jax.train import TrainState, over_seeds
 from qgf_jax.types import Array, Params, Spec
 
@@ -42,7 +41,7 @@ def measure(
     def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Array, Array]:
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
-        q = jax.vmap(bind_critic(nets, groups[0] | groups[1], obs))(actions)
+        q = jax.vmap(nets.least_q(groups[1]["critic"], obs))(actions)
         centred = actions - actions.mean(axis=0, keepdims=True)
         return q.std(ddof=1), centred.T @ centred / (ACTIONS - 1)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.errors import unknown
-from qgf_jax.types import Array, Spec
+from qgf_jax.types import Array, Critic, Spec, Velocity
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,  # the tanh approximation, as in the public code
@@ -168,6 +168,18 @@ class Networks(NamedTuple):
         # The public code's network sees the step itself, the flow's a time between 0 and 1.
         time = k if isinstance(self.diffusion, FourierField) else k / num_steps
         return self.diffusion.apply(group, obs, action, time)
+
+    def velocity(self, group: Any, obs: Array) -> Velocity:
+        """The velocity field with parameters `group` at one observation."""
+        return lambda action, t: self.policy.apply(group, obs, action, t)
+
+    def least_q(self, members: Any, obs: Array) -> Critic:
+        """The least Q of the members at one observation, as everywhere in QGF."""
+        return lambda action: aggregate(self.apply_ensemble(members, obs, action))
+
+    def mean_q(self, members: Any, obs: Array) -> Critic:
+        """The mean Q of the members at one observation."""
+        return lambda action: self.apply_ensemble(members, obs, action).mean()
 
     def init_ensemble(self, key: Array, obs: Array, action: Array) -> Any:
         """Independent parameters for every member of the critic: leaves [E, …]."""

@@ -12,18 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import diffusion, flow, guidance
-from qgf_jax.networks import Networks, aggregate, sinusoidal
-from qgf_jax.types import Array, Critic, Endpoint, Params, Sample, Velocity
-
-
-def bind_critic(nets: Networks, target_params: Params, obs: Array) -> Critic:
-    """Q(obs, ·) of the slow critic."""
-    return lambda action: aggregate(nets.apply_ensemble(target_params["critic"], obs, action))
-
-
-def bind_velocity(nets: Networks, group: Params, obs: Array) -> Velocity:
-    """The velocity field of the flow with parameters `group`, at `obs`."""
-    return lambda action, t: nets.policy.apply(group, obs, action, t)
+from qgf_jax.networks import Networks, sinusoidal
+from qgf_jax.types import Array, Endpoint, Params, Sample
 
 
 def guided(
@@ -47,7 +37,7 @@ def guided(
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         groups = params | target
-        velocity = bind_velocity(nets, groups[group], obs)
+        velocity = nets.velocity(groups[group], obs)
         ends: dict[str, Endpoint] = {
             "straight": flow.endpoint,
             "flow": flow.rest(velocity, num_steps=num_steps),
@@ -56,7 +46,7 @@ def guided(
         q = (
             _noisy_critic(nets, groups, obs)
             if rule == "noise_aware"
-            else bind_critic(nets, groups, obs)
+            else nets.least_q(groups["critic"], obs)
         )
         precondition = None
         if units != "raw":
@@ -144,8 +134,8 @@ def ascended(nets: Networks, *, steps: int = 3, sign: bool = False, num_steps: i
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         groups = params | target
-        slope = jax.grad(bind_critic(nets, groups, obs))
-        velocity = bind_velocity(nets, groups["policy"], obs)
+        slope = jax.grad(nets.least_q(groups["critic"], obs))
+        velocity = nets.velocity(groups["policy"], obs)
         noise = jax.random.normal(key, (nets.chunk_dim,))
         start = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
 
@@ -212,7 +202,7 @@ def steered(nets: Networks, *, noise_scale: float = 1.0, num_steps: int = 10) ->
         groups = params | target
         mean, log_std = nets.gaussian.apply(groups["actor"], obs)
         latent = jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
-        velocity = bind_velocity(nets, groups["policy"], obs)
+        velocity = nets.velocity(groups["policy"], obs)
         action = flow.integrate(velocity, noise_scale * latent, num_steps=num_steps)
         return jnp.clip(action, -1.0, 1.0)
 
@@ -241,7 +231,7 @@ def best_of(nets: Networks, sample: Sample, n: int) -> Sample:
     def best(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
         actions = jax.vmap(lambda k: sample(params, target, obs, k, weight))(keys)
-        q = jax.vmap(bind_critic(nets, params | target, obs))(actions)
+        q = jax.vmap(nets.least_q((params | target)["critic"], obs))(actions)
         return actions[jnp.argmax(q)]
 
     return best

@@ -83,19 +83,19 @@ def train_step(
     return TrainState(state.step + 1, state.key, params, target_params, opt_state), metrics
 
 
+def clip_groups(grads: Any, norm: float) -> Any:
+    """Each parameter group's gradient scaled down to the global norm `norm`, by itself."""
+    clip = optax.clip_by_global_norm(norm)
+    return {name: clip.update(group, optax.EmptyState())[0] for name, group in grads.items()}
+
+
 def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
     """Adam works number by number, so one over all groups equals one for each; a clip does not."""
     options = config["optimizer"]
     adam = optax.adam(options["learning_rate"])
-    if not options["clip_norm"]:
+    if not (norm := options["clip_norm"]):
         return adam
-    clip = optax.clip_by_global_norm(options["clip_norm"])
-
-    def clip_groups(grads: Any, params: Any) -> Any:
-        del params
-        return {name: clip.update(group, optax.EmptyState())[0] for name, group in grads.items()}
-
-    return optax.chain(optax.stateless(clip_groups), adam)
+    return optax.chain(optax.stateless(lambda grads, _: clip_groups(grads, norm)), adam)
 
 
 class Trainer(NamedTuple):

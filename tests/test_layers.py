@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "train": PURE | {"data"},  # never an algorithm
     "flops": set(),
     "costs": {"algorithms", "config", "flops", "types"},
-    "calibrate": PURE | {"algorithms", "checkpoint", "data", "samplers", "train"},
+    "calibrate": PURE | {"algorithms", "checkpoint", "data", "train"},
     "pretrain": PURE | {"calibrate", "algorithms", "checkpoint", "data", "metrics", "run", "train"},
     "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},
     "evaluate": PURE | {"algorithms", "envs", "metrics", "policy", "tables", "train"},

@@ -12,7 +12,7 @@ from test_learners import make_batch
 
 from qgf_jax import algorithms
 from qgf_jax.data import chunks
-from qgf_jax.train import TrainState, make_trainer, train_step
+from qgf_jax.train import TrainState, clip_groups, make_optimizer, make_trainer, train_step
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
@@ -133,3 +133,17 @@ def test_four_devices_reach_the_parameters_of_one():
     np.testing.assert_allclose(
         metrics_one["critic/loss"], metrics_four["critic/loss"][0], rtol=1e-5
     )
+
+
+def test_gradients_are_clipped_group_by_group():
+    grads = {"critic": {"a": jnp.array([3.0]), "b": jnp.array([4.0])}, "policy": jnp.array([0.1])}
+    found = clip_groups(grads, 1.0)
+    np.testing.assert_allclose([found["critic"]["a"][0], found["critic"]["b"][0]], [0.6, 0.8])
+    np.testing.assert_allclose(found["policy"], [0.1])
+    config = {"optimizer": {"learning_rate": 0.1, "clip_norm": 1.0}}
+    tx = make_optimizer(config)
+    _, state = tx.update(grads, tx.init(grads), grads)
+    (moments,) = [
+        s for s in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu")
+    ]
+    np.testing.assert_allclose(moments.mu["critic"]["a"], [0.06], rtol=1e-5)  # Adam saw 0.6

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import losses
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import draw, mean, slow_q
+from qgf_jax.policies.matching import draw, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -34,7 +34,7 @@ def cfgrl(
                 return losses.flow_matching(velocity, x.action, noise, t)
 
             value = nets.value.apply(params["value"], x.obs)
-            better = slow_q(nets, target, x.obs)(x.action) - value > threshold
+            better = nets.least_q(target["critic"], x.obs)(x.action) - value > threshold
             return jnp.where(better, matched(1), 0.0) + unconditional * matched(0), better
 
         loss, better = jax.vmap(one)(batch, *draw(batch, key, time_grid))

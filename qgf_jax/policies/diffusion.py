@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from qgf_jax import diffusion
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import mean, mean_q
+from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -60,7 +60,7 @@ def _learner(nets: Networks, loss: Callable[..., Array], num_steps: int) -> Lear
         def one(x: Batch, noise: Array, k: Array) -> Array:
             product = jnp.asarray(products)[k]
             a_k = diffusion.mix(x.action, noise, product)
-            slope = jax.grad(mean_q(nets, target["critic"], x.obs))(a_k)
+            slope = jax.grad(nets.mean_q(target["critic"], x.obs))(a_k)
             predicted = nets.predict_noise(params["actor"], x.obs, a_k, k, num_steps)
             return loss(predicted, noise, slope, product)
 

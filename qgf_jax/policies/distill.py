@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import flow
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import mean, velocity_of
+from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -28,13 +28,13 @@ def distill(nets: Networks, *, num_steps: int = 10) -> Learner:
         def one(x: Batch, noise: Array, start: Array) -> Array:
             t = start / num_steps
             a_t, _ = flow.interpolate(noise, x.action, t)
-            velocity = velocity_of(nets, params["policy"], x.obs)
+            velocity = nets.velocity(params["policy"], x.obs)
 
             def moving(action: Array, now: Array) -> Array:
                 return jnp.where(now >= t - 0.5 / num_steps, velocity(action, now), 0.0)
 
             end = jnp.clip(flow.integrate(moving, a_t, num_steps=num_steps), -1.0, 1.0)
-            guess = velocity_of(nets, params["endpoint"], x.obs)(a_t, t)
+            guess = nets.velocity(params["endpoint"], x.obs)(a_t, t)
             return jnp.mean((guess - end) ** 2)
 
         return mean(jax.vmap(one)(batch, noise, start), batch), {}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from qgf_jax import flow
 from qgf_jax.networks import Networks
 from qgf_jax.policies.gaussian import log_density
-from qgf_jax.policies.matching import mean, mean_q, velocity_of
+from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -51,7 +51,7 @@ def dsrl(
         noise = jax.random.normal(key, batch.action.shape)
 
         def one(x: Batch, noise: Array) -> Array:
-            velocity = velocity_of(nets, target["policy"], x.obs)
+            velocity = nets.velocity(target["policy"], x.obs)
             end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
             goal = nets.apply_ensemble(params["critic"], x.obs, end)
             return jnp.mean(
@@ -66,7 +66,7 @@ def dsrl(
 
         def one(x: Batch, key: Array) -> Array:
             latent, density = draw(params, x, key)
-            q = mean_q(nets, params["latent_critic"], x.obs)(noise_scale * latent)
+            q = nets.mean_q(params["latent_critic"], x.obs)(noise_scale * latent)
             return heat * density - q
 
         return mean(jax.vmap(one)(batch, keys(batch, key)), batch, weighted), {}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import flow
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import draw, mean, slow_q, velocity_of
+from qgf_jax.policies.matching import draw, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -23,8 +23,8 @@ def edp(
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         def one(x: Batch, noise: Array, t: Array) -> tuple[Array, Array]:
             a_t, goal = flow.interpolate(noise, x.action, t)
-            v = velocity_of(nets, params["actor"], x.obs)(a_t, t)
-            q = slow_q(nets, target, x.obs)(flow.endpoint(a_t, t, v))
+            v = nets.velocity(params["actor"], x.obs)(a_t, t)
+            q = nets.least_q(target["critic"], x.obs)(flow.endpoint(a_t, t, v))
             return jnp.mean((v - goal) ** 2), q
 
         bc, q = jax.vmap(one)(batch, *draw(batch, key, time_grid))

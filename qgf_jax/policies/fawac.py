@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import flow_matching, mean, mean_q
+from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -32,7 +32,7 @@ def fawac(
         del target
 
         def weight(x: Batch) -> Array:
-            q = mean_q(nets, params["critic"], x.obs)(x.action)
+            q = nets.mean_q(params["critic"], x.obs)(x.action)
             advantage = q - nets.value.apply(params["baseline"], x.obs)
             return jnp.minimum(jnp.exp(inverse_temperature * advantage), max_weight)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import flow
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import flow_matching, mean, mean_q, velocity_of
+from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -26,9 +26,9 @@ def fbrac(
         noise = jax.random.normal(noise_key, batch.action.shape)
 
         def value_of_end(x: Batch, noise: Array) -> Array:
-            velocity = velocity_of(nets, params["actor"], x.obs)
+            velocity = nets.velocity(params["actor"], x.obs)
             end = flow.integrate(velocity, noise, num_steps=num_steps)
-            return mean_q(nets, params["critic"], x.obs)(jnp.clip(end, -1.0, 1.0))
+            return nets.mean_q(params["critic"], x.obs)(jnp.clip(end, -1.0, 1.0))
 
         q = jax.vmap(value_of_end)(batch, noise)
         bc = flow_matching(nets, params["actor"], batch, match_key, time_grid)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import flow
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import mean, mean_q, velocity_of
+from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -26,10 +26,10 @@ def fql(
         noise = jax.random.normal(key, batch.action.shape)
 
         def one(x: Batch, noise: Array) -> tuple[Array, Array]:
-            velocity = velocity_of(nets, params["policy"], x.obs)
+            velocity = nets.velocity(params["policy"], x.obs)
             end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
             action = nets.one_step.apply(params["actor"], x.obs, noise, noise[0])
-            q = mean_q(nets, params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+            q = nets.mean_q(params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
             return jnp.mean((action - end) ** 2), q
 
         distance, q = jax.vmap(one)(batch, noise)

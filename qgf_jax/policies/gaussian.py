@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import mean, slow_q
+from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -29,7 +29,7 @@ def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float =
 
         def one(x: Batch) -> tuple[Array, Array]:
             value = nets.value.apply(params["value"], x.obs)
-            advantage = slow_q(nets, target, x.obs)(x.action) - value
+            advantage = nets.least_q(target["critic"], x.obs)(x.action) - value
             weight = jnp.minimum(jnp.exp(inverse_temperature * advantage), max_weight)
             return -weight * log_density(
                 x.action, *nets.gaussian.apply(params["actor"], x.obs)

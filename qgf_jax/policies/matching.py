@@ -1,11 +1,11 @@
-"""What the policy learners share: draws of noise and time, velocities, and means over a batch."""
+"""What the policy learners share: draws of noise and time, the flow's loss, and means over a batch."""
 
 import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow, losses
-from qgf_jax.networks import Networks, aggregate
-from qgf_jax.types import Array, Batch, Critic, Params, Velocity
+from qgf_jax.networks import Networks
+from qgf_jax.types import Array, Batch, Params
 
 
 def draw(batch: Batch, key: Array, time_grid: int) -> tuple[Array, Array]:
@@ -15,29 +15,12 @@ def draw(batch: Batch, key: Array, time_grid: int) -> tuple[Array, Array]:
     return jax.random.normal(noise_key, batch.action.shape), t
 
 
-def velocity_of(nets: Networks, group: Params, obs: Array) -> Velocity:
-    """The velocity field of one observation."""
-    return lambda action, t: nets.policy.apply(group, obs, action, t)
-
-
 def flow_matching(nets: Networks, group: Params, batch: Batch, key: Array, time_grid: int) -> Array:
     """Flow-matching losses [B] of the velocity field with parameters `group`."""
     noise, t = draw(batch, key, time_grid)
     return jax.vmap(
-        lambda x, noise, t: losses.flow_matching(
-            velocity_of(nets, group, x.obs), x.action, noise, t
-        )
+        lambda x, noise, t: losses.flow_matching(nets.velocity(group, x.obs), x.action, noise, t)
     )(batch, noise, t)
-
-
-def slow_q(nets: Networks, target: Params, obs: Array) -> Critic:
-    """The least of the slow critic's members at one observation, as a function of the action."""
-    return lambda action: aggregate(nets.apply_ensemble(target["critic"], obs, action))
-
-
-def mean_q(nets: Networks, members: Params, obs: Array) -> Critic:
-    """The mean over the critic's members at one observation."""
-    return lambda action: nets.apply_ensemble(members, obs, action).mean()
 
 
 def mean(loss: Array, batch: Batch, weighted: bool = True) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax.adjoint import lean_adjoint, memoryless_path, memoryless_scale
 from qgf_jax.networks import Networks
-from qgf_jax.policies.matching import mean, mean_q, velocity_of
+from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -35,19 +35,19 @@ def qam(
         scale = memoryless_scale(times, h)[:, None]
 
         def one(x: Batch, key: Array) -> Array:
-            fast = velocity_of(nets, frozen, x.obs)
-            slow = velocity_of(nets, target["policy"], x.obs)
+            fast = nets.velocity(frozen, x.obs)
+            slow = nets.velocity(target["policy"], x.obs)
             path, end = memoryless_path(fast, slow, key, nets.chunk_dim, num_steps=num_steps)
 
             def q(action: Array) -> Array:
-                return mean_q(nets, target["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+                return nets.mean_q(target["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
 
             def drift(x: Array, t: Array) -> Array:
                 return 2.0 * slow(x, t + h if adjoint_ahead else t) - x / (t + h)
 
             final = -inverse_temperature * jax.grad(q)(end)
             adjoint = lean_adjoint(drift, path, final, num_steps=num_steps)
-            learned = velocity_of(nets, params["actor"], x.obs)
+            learned = nets.velocity(params["actor"], x.obs)
             tilt = jax.vmap(learned)(path, times) - jax.vmap(slow)(path, times)
             return jnp.sum((2.0 / scale * tilt + scale * adjoint) ** 2)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import flow
 from qgf_jax.networks import Networks, sinusoidal
-from qgf_jax.policies.matching import draw, mean, slow_q
+from qgf_jax.policies.matching import draw, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
@@ -23,7 +23,7 @@ def robust_q(nets: Networks, *, weighted: bool = True) -> Learner:
         def one(x: Batch, noise: Array, t: Array) -> Array:
             a_t, _ = flow.interpolate(noise, x.action, t)
             q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, sinusoidal(t))
-            return jnp.square(q - slow_q(nets, target, x.obs)(x.action))
+            return jnp.square(q - nets.least_q(target["critic"], x.obs)(x.action))
 
         return mean(jax.vmap(one)(batch, *draw(batch, key, 0)), batch, weighted), {}
 
