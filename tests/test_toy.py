@@ -86,14 +86,14 @@ def trained():
                 "networks.policy_hidden": (32, 32),
                 "networks.critic_hidden": (32, 32),
                 "sampler.num_steps": 10,
-                "train.batch_size": 128,
-                "optimizer.learning_rate": 2e-3,
+                "train.batch_size": 96,
+                "optimizer.learning_rate": 3e-3,
                 "optimizer.tau": 0.02,
                 **TRAINING.get(name, {}),
             },
         )
         trainer = make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
-        state, _ = trainer.run(trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 1000)
+        state, _ = trainer.run(trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600)
         constants = {}
         if "policy" in state.params:
             from qgf_jax import calibrate
