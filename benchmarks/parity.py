@@ -155,7 +155,7 @@ def actions(reference: Reference) -> dict[str, float]:
         def velocity(a: Any, t: Any) -> Any:
             return nets.policy.apply(params["policy"], obs, a, t)
 
-        q = nets.least_q(target["critic"], obs)
+        q = nets.q_of(target["critic"], obs)
         field = guidance.guide(velocity, q, weight=weight, rule=rule)
         return jnp.clip(flow.integrate(field, noise, num_steps=reference.num_steps), -1, 1)
 

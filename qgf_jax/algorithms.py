@@ -39,6 +39,8 @@ class Method(NamedTuple):
     """What to sweep over unless the user says otherwise, where the units are not those of `qgf`."""
     settings: Mapping[str, Any] = {}
     """Config values that make the method what it is."""
+    goals: bool = False
+    """Whether it needs an environment with goals."""
     paper: Mapping[str, Any] = {}
     """What the preset `paper` changes for it, beyond `config.PRESETS`."""
 
@@ -54,22 +56,31 @@ _PLAIN_FLOW = {
 _FIELD = {"networks.diffusion_field": "fourier", "sampler.posterior": False}
 _CLIP = {"optimizer.clip_norm": 1.0}
 _ACTOR = {"rule": "unguided", "group": "actor"}
+_ANY = ("iql", "td", "dqc", "contrastive")
+_OGBENCH = "Park et al., 2025, arXiv 2410.20092"
+_AHEAD = {"goals.critic": (0.0, 1.0, 0.0)}
 
 
 def _guided(about: str, source: str, **parts: Any) -> Method:
     """A row whose weight is one of guidance: at 0 it is the reference."""
+    parts = parts if "policies" in parts else {"critics": _ANY, **parts}
     return Method(about, source, weighted=True, at_zero="reference", **parts)
 
 
 METHODS: dict[str, Method] = {
     # Test-time methods: one flow policy and one critic serve them all.
     "reference": Method(
-        "the flow policy alone", _QGF, options={"rule": "unguided"}, fixed_best_of=True
+        "the flow policy alone",
+        _QGF,
+        options={"rule": "unguided"},
+        critics=_ANY,
+        fixed_best_of=True,
     ),
     "best_of": Method(
         "best of N reference actions by the critic",
         f"{_QGF}, Eq. 17",
         options={"rule": "unguided"},
+        critics=_ANY,
         best_of=(4,),
     ),
     "ifql": Method(
@@ -256,7 +267,67 @@ METHODS: dict[str, Method] = {
         critics=("td", "iql"),
         settings={"critics.td.rho": 1.0, "critics.td.noise": 0.2},
     ),
+    # Methods for goals alone, as the benchmark has them.
+    "gcbc": Method(
+        "Gaussian policy, cloned from what led to the goal",
+        f"{_OGBENCH}, GCBC",
+        sampler="gaussian",
+        policies=("gaussian_bc",),
+        critics=("none",),
+        goals=True,
+        fixed_best_of=True,
+    ),
+    "gciql": Method(
+        "Gaussian policy, cloned and pushed up the critic",
+        f"{_OGBENCH}, GCIQL",
+        sampler="gaussian",
+        policies=("ddpg_bc",),
+        critics=("iql",),
+        goals=True,
+    ),
+    "gcivl": Method(
+        "Gaussian policy, cloned where V rises",
+        f"{_OGBENCH}, GCIVL",
+        sampler="gaussian",
+        policies=("value_awr",),
+        critics=("ivl",),
+        goals=True,
+        fixed_best_of=True,
+    ),
+    "crl": Method(
+        "Gaussian policy, cloned and pushed up a contrastive critic",
+        "Eysenbach et al., 2022, arXiv 2206.07568",
+        sampler="gaussian",
+        policies=("ddpg_bc",),
+        critics=("contrastive",),
+        goals=True,
+        settings={"policy.alpha": 0.1, "goals.actor": (0.0, 1.0, 0.0)},
+    ),
+    "hiql": Method(
+        "one policy for waypoints and one for actions, both cloned where V rises",
+        "Park et al., 2023, arXiv 2307.11949",
+        sampler="hierarchical",
+        policies=("hiql",),
+        critics=("ivl",),
+        goals=True,
+        fixed_best_of=True,
+        settings={
+            "critics.ivl.expectile": 0.7,
+            "networks.goal_code": 10,
+            "goals.waypoint": 25,
+        },
+    ),
 }
+
+CRITIC_SETTINGS: dict[str, dict[str, Any]] = {
+    "dqc": {
+        "networks.critic_output": "sigmoid",
+        "goals.negative": False,
+        "goals.critic_geometric": False,
+    },
+    "contrastive": {"networks.critic_form": "bilinear", **_AHEAD},
+}
+"""Config values that make a critic what it is."""
 
 
 def method(name: str) -> Method:
@@ -308,14 +379,18 @@ def factory_defaults(module: str, function: str) -> dict[str, Any]:
 
 
 @functools.cache
-def policy_defaults(name: str) -> dict[str, Any]:
-    """The hyperparameters of a policy learner, whichever file it is in."""
-    for path in sorted(Path(__file__).parent.glob("policies/*.py")):
+def learner_defaults(package: str, name: str) -> dict[str, Any]:
+    """The hyperparameters of a learner of "critics" or "policies", whichever file it is in."""
+    for path in sorted(Path(__file__).parent.glob(f"{package}/*.py")):
         try:
-            return factory_defaults(f"policies.{path.stem}", name)
+            return factory_defaults(f"{package}.{path.stem}", name)
         except LookupError:
             continue
-    raise LookupError(f"no policy learner {name}")
+    raise LookupError(f"no learner {name} in {package}")
+
+
+policy_defaults = functools.partial(learner_defaults, "policies")
+critic_defaults = functools.partial(learner_defaults, "critics")
 
 
 def sampler_defaults(name: str) -> dict[str, Any]:
@@ -326,15 +401,16 @@ def sampler_defaults(name: str) -> dict[str, Any]:
     row = method(name)
     rule = row.options.get("rule", "")
     found = factory_defaults("samplers", row.sampler)
-    idle = {"unguided": _OF_GUIDANCE, "noisy": {"endpoint"}, "noise_aware": {"endpoint"}}
+    idle = {"unguided": _OF_GUIDANCE, "noisy": {"endpoint"}, "noise_aware": {"endpoint", "scale"}}
     kept = {k: v for k, v in found.items() if k not in idle.get(rule, ())}
     return {**kept, **(factory_defaults("guidance", rule) if rule else {}), **row.options}
 
 
-_OF_GUIDANCE = {"endpoint", "schedule", "cap", "units"}
+_OF_GUIDANCE = {"endpoint", "schedule", "cap", "units", "scale"}
 CHOICES = {
     "endpoint": ("straight", "flow", "learned"),
     "schedule": ("constant", "linear", "ratio"),
+    "scale": ("value", "logit"),
     "units": ("raw", "spread", "variance", "covariance", "posterior"),
 }
 """The values of options that are names."""
@@ -401,7 +477,7 @@ def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     """The `Learner` that trains `config["algorithm"]`."""
     from qgf_jax.critics import CRITICS
     from qgf_jax.policies import POLICIES
-    from qgf_jax.types import merge
+    from qgf_jax.types import as_actor, merge
 
     nets, row = build_networks(config, spec), method(config["algorithm"])
     # What a critic bootstraps on is the policy that is trained, before any guidance.
@@ -410,7 +486,8 @@ def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     learners = [CRITICS[critic](nets, sample, **config["critics"][critic])]
     given = config["policy"] | config["sampler"]
     for name in row.policies:
-        learners.append(POLICIES[name](nets, **{k: given[k] for k in policy_defaults(name)}))
+        learner = POLICIES[name](nets, **{k: given[k] for k in policy_defaults(name)})
+        learners.append(as_actor(learner))
     return merge(*learners)
 
 

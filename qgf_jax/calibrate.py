@@ -17,7 +17,7 @@ import numpy as np
 
 from qgf_jax import algorithms
 from qgf_jax.checkpoint import write_atomically
-from qgf_jax.data.chunks import Dataset
+from qgf_jax.data import sampling
 from qgf_jax.errors import UserError
 from qgf_jax.train import TrainState, over_seeds
 from qgf_jax.types import Array, Params, Spec
@@ -27,7 +27,7 @@ STATES, ACTIONS = 2048, 16
 
 
 def measure(
-    config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Dataset
+    config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Any
 ) -> dict[str, Array]:
     """`q_std` [S], the median over states, and the mean covariance by its axes.
 
@@ -35,13 +35,15 @@ def measure(
     """
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
-    rows = jax.random.randint(jax.random.key(0), (STATES,), 0, len(dataset.row))
-    obs = jnp.asarray(dataset.obs[np.asarray(dataset.row)[np.asarray(rows)]])
+    feed = sampling.build(config, spec, batch_size=STATES)
+    obs = jax.jit(lambda data, key: feed.gather(data, feed.draw(data, key)).obs)(
+        dataset, jax.random.key(0)
+    )
 
     def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Array, Array]:
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
-        q = jax.vmap(nets.least_q(groups[1]["critic"], obs))(actions)
+        q = jax.vmap(nets.q_of(groups[1]["critic"], obs))(actions)
         centred = actions - actions.mean(axis=0, keepdims=True)
         return q.std(ddof=1), centred.T @ centred / (ACTIONS - 1)
 
@@ -56,7 +58,7 @@ def measure(
 
 
 def write(
-    workdir: Path, config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Dataset
+    workdir: Path, config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Any
 ) -> None:
     """calibration.npz for the state's step, unless it is there or there is no reference policy."""
     step = int(np.ravel(jax.device_get(state.step))[0])

@@ -13,12 +13,15 @@ from ml_collections import ConfigDict
 
 from qgf_jax.algorithms import (
     CHOICES,
+    CRITIC_SETTINGS,
     METHODS,
+    critic_defaults,
     factory_defaults,
     free_options,
     method,
     policy_defaults,
 )
+from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError, unknown
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -36,6 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 _MAY_CHANGE = ("train.steps", "train.log_every", "train.save_every", "train.keep", "wandb", "eval")
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
 
+_MAY_BE_ZERO = ("seed", "policy.time_grid", "data.backup", "goals.waypoint", "networks.goal_code")
+
 _CHOICES = ("algorithm", "preset", "critic")
 
 
@@ -52,6 +57,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
         raise unknown(f"critic of {algorithm}", critic, row.critics)
     config = _sections(algorithm, critic)
     config.preset = preset
+    update(config, CRITIC_SETTINGS.get(critic, {}))
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})
@@ -72,6 +78,7 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
             "data": {
                 "dir": "",  # where the npz files are; empty: ./data, then ~/.ogbench/data
                 "chunk": 5,
+                "backup": 0,  # steps of a return; 0: as many as a chunk
                 "discount": 0.99,
                 "masks": "task",  # task: success ends the return. trajectory: the data's end does
                 "action_clip": 1e-5,
@@ -80,9 +87,19 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
                 "sparse": False,  # reward -1 wherever it is not 0
                 "standardize": False,  # observations, by the mean and spread of the data
             },
+            # Which rows are goals, where the environment has goals: probabilities of the current one,
+            # of a later one of the trajectory, of any. No actor: by how the data was collected.
+            "goals": {
+                "critic": (0.2, 0.5, 0.3),
+                "critic_geometric": True,
+                "actor": (),
+                "actor_geometric": False,
+                "negative": True,  # each step before the goal costs 1; else being there is worth 1
+                "waypoint": 0,  # steps to the waypoints of two-level policies
+            },
             "networks": factory_defaults("networks", "build"),
             "critic": critic,
-            "critics": {critic: factory_defaults("critics", critic)},
+            "critics": {critic: critic_defaults(critic)},
             "policy": {k: v for k, v in policy.items() if k not in sampler},
             "sampler": sampler,
             "optimizer": {
@@ -192,7 +209,7 @@ def _check(config: ConfigDict) -> None:
     if config.data.masks not in ("task", "trajectory"):
         raise unknown("data.masks", config.data.masks, ("task", "trajectory"))
     for key, value in flatten(config).items():
-        least = {"seed": 0, "policy.time_grid": 0}.get(key, 1)
+        least = 0 if key in _MAY_BE_ZERO else 1
         if type(value) is int and value < least:
             raise UserError(f"config key {key} is {value}; it must be at least {least}")
     for option, value in config.sampler.items():
@@ -202,6 +219,37 @@ def _check(config: ConfigDict) -> None:
         raise UserError(f"config key data.discount is {config.data.discount}; it must be in (0, 1]")
     if not config.env:
         raise UserError("config key env is empty: name an environment, --config.env=…")
+    _check_goals(config)
+
+
+def _check_goals(config: ConfigDict) -> None:
+    name, row = ogbench.parse(config.env), method(config.algorithm)
+    for key in ("critic", "actor"):
+        chances = config.goals[key]
+        sound = len(chances) == 3 and min(chances) >= 0 and abs(sum(chances) - 1) < 1e-6
+        if not sound and (chances or key == "critic"):
+            raise UserError(
+                f"config key goals.{key} is {chances}; it must be three probabilities that sum to 1: "
+                "of the current row, of a later one of its trajectory, of any"
+            )
+    needs = f"algorithm {config.algorithm!r}" * row.goals
+    needs = needs or "critic 'contrastive'" * (config.critic == "contrastive")
+    needs = needs or "critic 'dqc' with sigmoid outputs" * (
+        config.networks.critic_output == "sigmoid"
+    )
+    if needs and not name.goals:
+        raise UserError(
+            f"{needs} needs an environment with goals, such as {name.scene}-{name.kind}-v0"
+        )
+    if config.networks.critic_output == "sigmoid" and (
+        config.goals.negative or config.critic != "dqc"
+    ):
+        raise UserError(
+            "networks.critic_output=sigmoid is for values between 0 and 1: "
+            "set critic=dqc and goals.negative=false"
+        )
+    if "hiql" in row.policies and name.goals == "oraclerep":
+        raise UserError(f"algorithm {config.algorithm!r} needs goals that are observations")
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:

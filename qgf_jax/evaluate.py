@@ -139,38 +139,34 @@ def evaluate(
     if report_selected and rivals and not selection:
         raise UserError("no selection episodes to choose a weight on: give --selection_episodes")
     programs: dict[tuple[Any, ...], Act] = {}
-    usage = Usage(0, 0, 0.0, 0.0)
-    for task in tasks or (name.task,):
-        task_name = name.with_task(task)
+    parts = [Usage(0, 0, 0.0, 0.0)]
+    names = [name.with_task(task) for task in tasks or name.tasks]
 
-        def play_missing(
-            arms: Sequence[Arm], indices: Sequence[int], task_name: ogbench.Name = task_name
-        ) -> Usage:
-            jobs = list(_missing(restored, arms, task_name, indices, _done(restored)))
-            if not jobs:
-                return Usage(0, 0, 0.0, 0.0)
-            return _evaluate_task(restored, jobs, task_name, envs, workers, programs)
+    def play_missing(arms: Sequence[Arm], indices: Sequence[int]) -> None:
+        done = _done(restored)
+        for one in names:
+            if jobs := list(_missing(restored, arms, one, indices, done)):
+                parts.append(_evaluate_task(restored, jobs, one, envs, workers, programs))
 
-        if report_selected:
-            parts = [play_missing(rivals, to_select)]
-            chosen = alone + _selected(restored, rivals, task_name)
-            parts.append(play_missing(chosen, to_report))
-        else:
-            parts = [play_missing(sweep, to_select + to_report)]
-        usage = Usage(*map(sum, zip(usage, *parts, strict=True)))
-    return usage
+    if report_selected:
+        play_missing(rivals, to_select)
+        play_missing(alone + _selected(restored, rivals, names), to_report)
+    else:
+        play_missing(sweep, to_select + to_report)
+    return Usage(*map(sum, zip(*parts, strict=True)))
 
 
-def _selected(restored: Restored, sweep: Sequence[Arm], name: ogbench.Name) -> list[Arm]:
+def _selected(restored: Restored, sweep: Sequence[Arm], names: Sequence[ogbench.Name]) -> list[Arm]:
     """The arms of `sweep` whose weight the selection episodes so far choose."""
+    mine = [(name.label, name.task, restored.step) for name in names]
     lines = [
         line
         for line in read_lines(restored.run.episodes)
-        if (line["env"], line["task"], line["step"]) == (name.dataset, name.task, restored.step)
-        and _arm(line) in sweep
+        if (line["env"], line["task"], line["step"]) in mine and _arm(line) in sweep
     ]
     rows = tables.summarize(lines)
-    return [_arm(row) for row in rows if row["split"] == "selection" and row["selected"]]
+    chosen = (_arm(row) for row in rows if row["split"] == "selection" and row["selected"])
+    return list(dict.fromkeys(chosen))
 
 
 def _arm(line: Mapping[str, Any]) -> Arm:
@@ -197,7 +193,7 @@ def _missing(
     for same in shared.values():
         for episode in indices:
             for seed in range(restored.run.config["seeds"]):
-                rest = (name.dataset, name.task, episode, seed, restored.step)
+                rest = (name.label, name.task, episode, seed, restored.step)
                 if left := tuple(arm for arm in same if (*arm, *rest) not in done):
                     yield Job(left, seed, name.task, episode)
 
@@ -221,7 +217,7 @@ def _evaluate_task(
         real = acts_as(job.arms[0])
         groups.setdefault((real.method, real.best_of, real.options), []).append(job)
     env_steps = 0
-    with EnvPool(name.env_id, seeds * per_seed, workers) as pool:
+    with EnvPool(name.full, seeds * per_seed, workers) as pool:
         for key in groups.keys() - programs.keys():
             programs[key] = compile_act(restored, key[0], key[1], per_seed, key[2])
         cpu, pool_cpu = time.process_time(), pool.cpu_seconds
@@ -243,7 +239,7 @@ def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, A
         line = {
             **arm._asdict(),
             "options": dict(arm.options),
-            "env": name.dataset,
+            "env": name.label,
             "task": job.task,
             "episode": job.episode,
             "split": SPLITS[job.episode % 2],
@@ -297,9 +293,7 @@ def play(
     """Plays `jobs` in a batch of fixed shape; a finished environment takes the next job at once."""
     spec, seeds = restored.spec, restored.run.config["seeds"]
     if pool.action_dim != spec.action_dim:
-        raise UserError(
-            f"{pool.env_id} takes actions {pool.action_dim} wide, not as the run's data"
-        )
+        raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
     queues: list[collections.deque[Job]] = [collections.deque() for _ in range(seeds)]
     for job in jobs:
         queues[job.seed].append(job)
@@ -307,6 +301,15 @@ def play(
     identity = np.zeros((seeds * per_seed, 3), np.int32)
     weight = np.zeros(seeds * per_seed, np.float32)
     live: dict[int, tuple[Job, dict[str, Any]]] = {}
+
+    def note_paths(slots: Iterable[int]) -> None:
+        """Keeps where the first few episodes of a maze went, one point a chunk, and the goal."""
+        for slot in slots if pool.goal is not None else ():
+            job, result = live[slot]
+            if job.episode // 2 < _PATHS:
+                goal = obs[slot, -spec.goal_dim :][:2].tolist() if spec.goal_dim else pool.goal
+                result.setdefault("goal", goal)
+                result.setdefault("path", []).append([round(float(x), 2) for x in obs[slot, :2]])
 
     def fill(slots: Iterable[int]) -> None:
         ready = []
@@ -321,7 +324,7 @@ def play(
         if ready:
             played_next = (live[slot][0] for slot in ready)
             obs[ready] = pool.reset(ready, [episode_seed(j.task, j.episode) for j in played_next])
-            _note_paths(pool, live, ready, obs)
+            note_paths(ready)
 
     fill(range(seeds * per_seed))
     while live:
@@ -333,7 +336,7 @@ def play(
         slots = sorted(live)
         obs[slots], played = pool.step(slots, chunks[slots])
         identity[slots, 2] += 1
-        _note_paths(pool, live, slots, obs)
+        note_paths(slots)
         finished = []
         for slot, chunk in zip(slots, played, strict=True):
             if _add(live[slot][1], chunk):
@@ -350,19 +353,3 @@ def _add(result: dict[str, Any], chunk: Played) -> bool:
         result["success"] = chunk.success
         result["seconds"] = round(time.perf_counter() - result.pop("started"), 3)
     return chunk.done
-
-
-def _note_paths(
-    pool: EnvPool,
-    live: dict[int, tuple[Job, dict[str, Any]]],
-    slots: Iterable[int],
-    obs: np.ndarray,
-) -> None:
-    """Keeps where the first few episodes of a maze went, one point a chunk, and the goal."""
-    if pool.goal is None:
-        return
-    for slot in slots:
-        job, result = live[slot]
-        if job.episode // 2 < _PATHS:
-            result.setdefault("goal", pool.goal)
-            result.setdefault("path", []).append([round(float(x), 2) for x in obs[slot, :2]])

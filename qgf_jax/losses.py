@@ -11,7 +11,12 @@ def expectile(error: Array, level: float) -> Array:
 
     At level 0.5 half the squared error; towards 1 only predictions below the target cost anything.
     """
-    return jnp.where(error < 0, 1.0 - level, level) * error**2
+    return side(error, level) * error**2
+
+
+def side(error: Array, level: float) -> Array:
+    """What an example counts by the sign of its `error`: 1 - level below 0, else level."""
+    return jnp.where(error < 0, 1.0 - level, level)
 
 
 def flow_matching(velocity: Velocity, action: Array, noise: Array, t: Array) -> Array:

@@ -19,6 +19,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 TIME_FEATURES = ("sinusoidal", "raw")
 DIFFUSION_FIELDS = ("shared", "fourier")
+CRITIC_FORMS = ("mlp", "bilinear")
+CRITIC_OUTPUTS = ("linear", "sigmoid")
+AGGREGATES: dict[str, Callable[..., Array]] = {"min": jnp.min, "mean": jnp.mean}
 _GLOROT = nn.initializers.glorot_uniform()
 
 
@@ -64,22 +67,35 @@ def time_code(t: Array, feature: str) -> Array:
     return jnp.reshape(t, (1,))[: 0 if feature == "none" else 1]
 
 
+def sight(spec: Spec, obs: Array, goal: bool) -> Array:
+    """What a network is fed of `obs` [O]: standardised, and with its goal or without."""
+    seen = spec.standardize(obs)
+    return seen if goal else seen[: spec.obs_dim - spec.goal_dim]
+
+
+def normalize_length(x: Array) -> Array:
+    """`x` [D] scaled to the length sqrt(D)."""
+    return x / (jnp.linalg.norm(x) + 1e-8) * jnp.sqrt(jnp.float32(x.shape[-1]))
+
+
 class VelocityField(nn.Module):
     """(obs [O], action [D], t []) -> velocity [D], or anything else of that shape.
 
-    With `labels` > 0 it takes a label [] int in [0, labels) too, as a learned code of 32 numbers.
+    `goal`: whether it sees the goal, where observations have one. With `labels` > 0 it takes a label
+    [] int in [0, labels) too, as a learned code of 32 numbers.
     """
 
     spec: Spec
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
+    goal: bool
     time_feature: str
     labels: int = 0
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, t: Array, label: Array | None = None) -> Array:
-        x = [self.spec.standardize(obs), action, time_code(t, self.time_feature)]
+        x = [sight(self.spec, obs, self.goal), action, time_code(t, self.time_feature)]
         if label is not None:
             x.append(nn.Embed(self.labels, 32)(label))
         x = jnp.concatenate(x)
@@ -95,31 +111,39 @@ class FourierField(nn.Module):
 
     spec: Spec
     hidden: tuple[int, ...]
+    goal: bool
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, k: Array) -> Array:
         waves = self.param("waves", nn.initializers.normal(0.2), (32,))
         angle = 2.0 * jnp.pi * k * waves
         code = MLP(self.hidden, "mish", False)(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)]))
-        x = jnp.concatenate([action, self.spec.standardize(obs), code])
+        x = jnp.concatenate([action, sight(self.spec, obs, self.goal), code])
         return MLP((*self.hidden, self.spec.chunk_dim), "mish", False)(x)
 
 
 class Gaussian(nn.Module):
-    """(obs [O]) -> mean [D] and log standard deviation [D], the latter clipped to [-5, 2]."""
+    """(obs [O]) -> mean [D] and log standard deviation [D], the latter clipped to [-5, 2].
+
+    `width` is D if not that of a chunk. A `code` [C] is one more input.
+    """
 
     spec: Spec
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
+    goal: bool
+    width: int = 0
 
     @nn.compact
-    def __call__(self, obs: Array) -> tuple[Array, Array]:
-        x = self.spec.standardize(obs)
+    def __call__(self, obs: Array, code: Array | None = None) -> tuple[Array, Array]:
+        x = sight(self.spec, obs, self.goal)
+        x = x if code is None else jnp.concatenate([x, code])
         x = MLP(self.hidden, self.activation, self.layer_norm, activate_last=True)(x)
         small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
-        mean = nn.Dense(self.spec.chunk_dim, kernel_init=small)(x)
-        log_std = nn.Dense(self.spec.chunk_dim, kernel_init=small)(x)
+        width = self.width or self.spec.chunk_dim
+        mean = nn.Dense(width, kernel_init=small)(x)
+        log_std = nn.Dense(width, kernel_init=small)(x)
         return mean, jnp.clip(log_std, -5.0, 2.0)
 
 
@@ -135,6 +159,53 @@ class ScalarHead(nn.Module):
     def __call__(self, obs: Array, *inputs: Array) -> Array:
         x = jnp.concatenate([self.spec.standardize(obs), *inputs])
         return MLP((*self.hidden, 1), self.activation, self.layer_norm)(x)[0]
+
+
+class Bilinear(nn.Module):
+    """(obs [O], action [D]) -> phi(state, action) . psi(goal) / sqrt(width) [], or both of them."""
+
+    spec: Spec
+    hidden: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array, apart: bool = False) -> Any:
+        x, split = self.spec.standardize(obs), self.spec.obs_dim - self.spec.goal_dim
+        widths = (*self.hidden, self.hidden[-1])
+        state = jnp.concatenate([x[:split], action])
+        phi = MLP(widths, self.activation, self.layer_norm, name="state")(state)
+        psi = MLP(widths, self.activation, self.layer_norm, name="goal")(x[split:])
+        return (phi, psi) if apart else phi @ psi / jnp.sqrt(jnp.float32(widths[-1]))
+
+
+class GoalValue(nn.Module):
+    """(obs [O]) -> V [E]; the goal enters as a `code` that the members share, if that has a width.
+
+    The code is a network of state and goal, scaled to the length sqrt(code), as in HIQL.
+    """
+
+    spec: Spec
+    hidden: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+    ensemble: int
+    code: int
+
+    @nn.compact
+    def __call__(self, obs: Array, coded: bool = False) -> Array:
+        x = self.spec.standardize(obs)
+        if self.code:
+            widths = (*self.hidden, self.code)
+            code = normalize_length(MLP(widths, self.activation, self.layer_norm, name="code")(x))
+            if coded:
+                return code
+            x = jnp.concatenate([sight(self.spec, obs, goal=False), code])
+        heads = [
+            MLP((*self.hidden, 1), self.activation, self.layer_norm, name=f"member{i}")
+            for i in range(self.ensemble)
+        ]
+        return jnp.concatenate([head(x) for head in heads])
 
 
 class Networks(NamedTuple):
@@ -156,10 +227,32 @@ class Networks(NamedTuple):
     """See `predict_noise`"""
     gaussian: Any
     """(obs) -> (mean [D], log standard deviation [D])"""
+    goal_value: Any
+    """(obs) -> V [E]"""
+    low: Any
+    """(obs, code [C]) -> (mean [D], log standard deviation [D])"""
+    high: Any
+    """(obs) -> (mean [C], log standard deviation [C])"""
     ensemble: int
     """E, members of the critic; their parameters are stacked on a leading axis"""
-    chunk_dim: int
-    """D, the width of a flattened action chunk"""
+    spec: Spec
+    bounded: bool
+    """Q and V of the critic's networks are logits of numbers between 0 and 1"""
+    aggregation: str
+    """How one Q is made of the members': a key of `AGGREGATES`"""
+
+    @property
+    def chunk_dim(self) -> int:
+        """D, the width of a flattened action chunk."""
+        return self.spec.chunk_dim
+
+    def aggregate(self, q: Array) -> Array:
+        """One Q [...] of the ensemble's [E, ...]: the least, unless the config says otherwise."""
+        return AGGREGATES[self.aggregation](q, axis=0)
+
+    def bound(self, logit: Array) -> Array:
+        """The value that a critic's network means by its output."""
+        return jax.nn.sigmoid(logit) if self.bounded else logit
 
     def predict_noise(
         self, group: Any, obs: Array, action: Array, k: Array, num_steps: int
@@ -173,9 +266,13 @@ class Networks(NamedTuple):
         """The velocity field with parameters `group` at one observation."""
         return lambda action, t: self.policy.apply(group, obs, action, t)
 
-    def least_q(self, members: Any, obs: Array) -> Critic:
-        """The least Q of the members at one observation, as everywhere in QGF."""
-        return lambda action: aggregate(self.apply_ensemble(members, obs, action))
+    def q_of(self, members: Any, obs: Array) -> Critic:
+        """The members' one Q at one observation: the least, as everywhere in QGF's single tasks."""
+        return lambda action: self.aggregate(self.apply_ensemble(members, obs, action))
+
+    def q_logit_of(self, members: Any, obs: Array) -> Critic:
+        """The same of the networks' outputs, before any sigmoid."""
+        return lambda action: self.aggregate(self.ensemble_logits(members, obs, action))
 
     def mean_q(self, members: Any, obs: Array) -> Critic:
         """The mean Q of the members at one observation."""
@@ -188,6 +285,10 @@ class Networks(NamedTuple):
 
     def apply_ensemble(self, members: Any, obs: Array, action: Array) -> Array:
         """Q [E] of one observation and action; with a batch of both, vmapped inside, Q [E, B]."""
+        return self.bound(self.ensemble_logits(members, obs, action))
+
+    def ensemble_logits(self, members: Any, obs: Array, action: Array) -> Array:
+        """The networks' outputs, which are Q unless the critic is bounded."""
 
         def member(params: Any) -> Array:
             if obs.ndim == 1:
@@ -197,11 +298,6 @@ class Networks(NamedTuple):
         # Members outermost: with the batch outside, XLA transposes the activations at each layer,
         # which doubles the cost of a small critic.
         return jax.vmap(member)(members)
-
-
-def aggregate(q: Array) -> Array:
-    """One Q of the ensemble's [E, …]: the least, as everywhere in QGF."""
-    return jnp.min(q, axis=0)
 
 
 def build(
@@ -214,32 +310,51 @@ def build(
     activation: str = "gelu",
     time_feature: str = "sinusoidal",
     diffusion_field: str = "shared",
+    critic_form: str = "mlp",
+    critic_output: str = "linear",
+    aggregate: str = "min",
     ensemble: int = 2,
+    policy_goal: bool = True,
+    goal_code: int = 0,
 ) -> Networks:
     """The networks of a run; only those that its learners ask for are ever initialised.
 
     `diffusion_field`: "shared" gives diffusion policies the network of the flow policies,
-    "fourier" that of the public code. Raises `UserError` for an unknown name.
+    "fourier" that of the public code. `critic_form`: "bilinear" is for goals alone. `critic_output`:
+    with "sigmoid", Q and V lie between 0 and 1. `aggregate`: of the members, "min" or "mean".
+    `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
+
+    Raises `UserError` for an unknown name.
     """
     for name, value, known in (
         ("activation", activation, tuple(ACTIVATIONS)),
         ("time_feature", time_feature, TIME_FEATURES),
         ("diffusion_field", diffusion_field, DIFFUSION_FIELDS),
+        ("critic_form", critic_form, CRITIC_FORMS),
+        ("critic_output", critic_output, CRITIC_OUTPUTS),
+        ("aggregate", aggregate, tuple(AGGREGATES)),
     ):
         if value not in known:
             raise unknown(f"networks.{name}", value, known)
     actor = (spec, policy_hidden, activation, policy_layer_norm)
-    head = ScalarHead(spec, critic_hidden, activation, critic_layer_norm)
-    field = VelocityField(*actor, time_feature)
+    critic = (spec, critic_hidden, activation, critic_layer_norm)
+    head = ScalarHead(*critic)
+    field = VelocityField(*actor, policy_goal, time_feature)
+    fourier = FourierField(spec, policy_hidden, policy_goal)
     return Networks(
         policy=field,
-        critic=head,
+        critic=head if critic_form == "mlp" else Bilinear(*critic),
         value=head,
         noisy_critic=head,
-        one_step=VelocityField(*actor, "none"),
-        labelled=VelocityField(*actor, time_feature, labels=2),
-        diffusion=field if diffusion_field == "shared" else FourierField(spec, policy_hidden),
-        gaussian=Gaussian(*actor),
+        one_step=VelocityField(*actor, policy_goal, "none"),
+        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2),
+        diffusion=field if diffusion_field == "shared" else fourier,
+        gaussian=Gaussian(*actor, policy_goal),
+        goal_value=GoalValue(*critic, ensemble, goal_code),
+        low=Gaussian(*actor, goal=False),
+        high=Gaussian(*actor, goal=True, width=goal_code),
         ensemble=ensemble,
-        chunk_dim=spec.chunk_dim,
+        spec=spec,
+        bounded=critic_output == "sigmoid",
+        aggregation=aggregate,
     )

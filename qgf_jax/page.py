@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.run import Run
-from qgf_jax.tables import label
+from qgf_jax.tables import label, task_label
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
@@ -61,7 +61,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         kind = ' class="selected"' if row["selected"] else ""
         name = html.escape(json.dumps(label(row))[1:-1])
         lines.append(
-            f"<tr{kind}><td>{row['task']}<td>{name}"
+            f"<tr{kind}><td>{task_label(row['task'])}<td>{name}"
             + "".join(f'<td class="n">{cell}' for cell in cells)
             + "</tr>"
         )

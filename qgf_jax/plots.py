@@ -15,7 +15,7 @@ from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.metrics import read_lines
 from qgf_jax.run import Run
-from qgf_jax.tables import label
+from qgf_jax.tables import ALL_TASKS, label, task_label
 
 Row = dict[str, Any]
 _COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
@@ -39,9 +39,12 @@ def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
         ),
         ("Training curves.", "training.png", _training),
     ]
+    goal_dim = run.spec.get("goal_dim", 0)
+    if run.spec["obs_dim"] - goal_dim == 2:
+        ways = "Ways through the maze, report episodes, a colour a task where there are several."
+        figures.append((ways, "trajectories.png", _trajectories))
     if run.spec["obs_dim"] == 2:
         figures += [
-            ("Ways through the maze, report episodes.", "trajectories.png", _trajectories),
             (
                 "The policy's mean displacement over one chunk, without guidance and with it, over "
                 "the learned value.",
@@ -86,7 +89,7 @@ def _methods(run: Run, rows: Sequence[Row]) -> Any:
             ax.plot(value["mean"], place, "o", color=color, ms=6)
         names = [label(r) + (f", weight {r['weight']:g}" if r["weight"] else "") for r in here]
         ax.set_yticks(range(len(here)), names, fontsize=8)
-        ax.set(xlim=(-0.02, 1.02), xlabel="success", title=f"{task[0]}, task {task[1]}")
+        ax.set(xlim=(-0.02, 1.02), xlabel="success", title=f"{task[0]}, task {task_label(task[1])}")
         ax.grid(alpha=0.3, axis="x")
     fig.tight_layout()
     return fig
@@ -103,7 +106,7 @@ def _sweep(run: Run, rows: Sequence[Row]) -> Any:
         for ax, name in zip(column, ("success", "return"), strict=True):
             _sweep_panel(ax, here, name)
         column[0].set(ylim=(-0.03, 1.03))
-        column[0].set_title(f"{env}, task {task}", fontsize=10)
+        column[0].set_title(f"{env}, task {task_label(task)}", fontsize=10)
         if len({label(row) for row in here}) <= _LEGIBLE:
             column[0].legend(fontsize=8, framealpha=0.9)
         else:
@@ -169,22 +172,33 @@ def _training(run: Run, rows: Sequence[Row]) -> Any:
 
 
 def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
-    """One panel a selected method: where its first report episodes went."""
+    """One panel a selected method: where its first report episodes went, a colour a task."""
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
+    if any(r["task"] == ALL_TASKS for r in shown):
+        shown = [r for r in shown if r["task"] == ALL_TASKS]
     lines = [line for line in read_lines(run.episodes) if "path" in line]
     if not shown or not lines:
         return None
-    fig, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.8), squeeze=False)
-    keys = ("env", "task", "method", "options", "best_of", "weight", "split", "step")
+    across = min(len(shown), 5)
+    down = -(-len(shown) // across)
+    fig, panels = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
+    keys = ("env", "method", "options", "best_of", "weight", "split", "step")
     maze = _maze(run)
-    for place, (ax, row) in enumerate(zip(panels[0], shown, strict=True)):
+    for ax in panels.ravel()[len(shown) :]:
+        ax.set_axis_off()
+    for place, (ax, row) in enumerate(zip(panels.ravel(), shown, strict=False)):
         maze.draw(ax)
         mine = [line for line in lines if all(line[k] == row[k] for k in keys)]
+        if row["task"] != ALL_TASKS:
+            mine = [line for line in mine if line["task"] == row["task"]]
         for line in mine:
             x, y = np.array(line["path"]).T
-            ax.plot(x, y, lw=1.0, alpha=0.75, color=_color(label(row), place))
+            color, star = _color(label(row), place), "#d62728"
+            if row["task"] == ALL_TASKS:
+                color = star = _MORE_COLORS[line["task"] % len(_MORE_COLORS)]
+            ax.plot(x, y, lw=1.0, alpha=0.75, color=color)
             ax.plot(x[0], y[0], ".", color="black", ms=4)
-            ax.plot(*line["goal"], "*", color="#d62728", ms=13, zorder=5)
+            ax.plot(*line["goal"], "*", color=star, ms=13, zorder=5)
         weight = f", weight {row['weight']:g}" if row["weight"] else ""
         reached = sum(line["success"] for line in mine)
         ax.set_title(f"{label(row)}{weight}\n{reached:.0f} of {len(mine)} shown arrive", fontsize=9)

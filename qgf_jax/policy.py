@@ -81,16 +81,17 @@ def load_policy(
     seed: int | None = 0,
     step: int | None = None,
     **options: Any,
-) -> Callable[[Any, Array], Array]:
+) -> Callable[..., Array]:
     """Restores a run as a jitted function (obs, key) -> action chunk.
 
         policy = qgf_jax.load_policy("runs/x", method="qgf", weight=3.0)
         chunk = policy(obs, jax.random.key(0))     # obs [O] -> [chunk, A]; obs [B, O] -> [B, chunk, A]
 
-    Actions lie in [-1, 1] and are meant to be played open loop. `seed` is the place of a seed in
-    the run (0 for the first); `None` gives every seed's actions, with a leading axis. `best_of`
-    is the method's own number unless given, and `options` are those of the method's sampler and
-    rule (`schedule="ratio"`). A new batch size is a new compilation.
+    Where the run has goals, give one with each call: `policy(obs, key, goal=…)`, [G] or [B, G], or at
+    the end of the observations. Actions lie in [-1, 1] and are meant to be played open loop. `seed` is
+    the place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
+    axis. `best_of` is the method's own number unless given, and `options` are those of the method's
+    sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.
 
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.
@@ -120,12 +121,20 @@ def load_policy(
 
     every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None)))
 
-    def policy(obs: Any, key: Array) -> Array:
+    def policy(obs: Any, key: Array, goal: Any = None) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
+        if goal is not None:
+            goal = jnp.asarray(goal, jnp.float32)
+            if goal.shape[-1:] != (spec.goal_dim,):
+                raise UserError(f"goal of shape {goal.shape}: the run wants [{spec.goal_dim}]")
+            goal = jnp.broadcast_to(goal, (*obs.shape[:-1], spec.goal_dim))
+            obs = jnp.concatenate([obs, goal], axis=-1)
         if obs.ndim not in (1, 2) or obs.shape[-1] != spec.obs_dim:
             raise UserError(
                 f"observation of shape {obs.shape}: the run wants [{spec.obs_dim}] "
                 f"or [B, {spec.obs_dim}]"
+                + f", the goal's {spec.goal_dim} last"
+                * bool(spec.goal_dim)
             )
         return (act if seed is not None else every)(groups, obs, key, jnp.float32(weight))
 

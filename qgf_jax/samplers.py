@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import diffusion, flow, guidance
-from qgf_jax.networks import Networks, sinusoidal
+from qgf_jax.networks import Networks, normalize_length, sinusoidal
 from qgf_jax.types import Array, Endpoint, Params, Sample
 
 
@@ -25,6 +25,7 @@ def guided(
     schedule: str = "constant",
     cap: float = 3.0,
     units: str = "raw",
+    scale: str = "value",
     num_steps: int = 10,
     **options: Any,
 ) -> Sample:
@@ -32,7 +33,8 @@ def guided(
 
     `group`: parameters of the flow. `endpoint`: where the critic looks: at the end of one straight
     step, of the rest of the `flow`, or where a `learned` network says. `schedule`, `cap`: how the
-    weight changes with t. `units`: what the weight is measured in, see `UNITS`.
+    weight changes with t. `units`: what the weight is measured in, see `UNITS`. `scale`: of a critic
+    between 0 and 1, whether its `value` is climbed or the `logit` of it.
     """
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
@@ -46,7 +48,7 @@ def guided(
         q = (
             _noisy_critic(nets, groups, obs)
             if rule == "noise_aware"
-            else nets.least_q(groups["critic"], obs)
+            else (nets.q_of if scale == "value" else nets.q_logit_of)(groups["critic"], obs)
         )
         precondition = None
         if units != "raw":
@@ -134,7 +136,7 @@ def ascended(nets: Networks, *, steps: int = 3, sign: bool = False, num_steps: i
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         groups = params | target
-        slope = jax.grad(nets.least_q(groups["critic"], obs))
+        slope = jax.grad(nets.q_of(groups["critic"], obs))
         velocity = nets.velocity(groups["policy"], obs)
         noise = jax.random.normal(key, (nets.chunk_dim,))
         start = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
@@ -223,6 +225,18 @@ def gaussian(nets: Networks, *, squash: bool = False, temperature: float = 0.0) 
     return sample
 
 
+def hierarchical(nets: Networks) -> Sample:
+    """HIQL: the high policy's mean as a code, and the low policy's mean for it (Park et al., 2023)."""
+
+    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+        del key, weight
+        groups = params | target
+        code = normalize_length(nets.high.apply(groups["high"], obs)[0])
+        return jnp.clip(nets.low.apply(groups["low"], obs, code)[0], -1.0, 1.0)
+
+    return sample
+
+
 def best_of(nets: Networks, sample: Sample, n: int) -> Sample:
     """Draws `n` actions and keeps the one that the slow critic likes best. 1 is `sample` itself."""
     if n == 1:
@@ -231,7 +245,7 @@ def best_of(nets: Networks, sample: Sample, n: int) -> Sample:
     def best(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
         actions = jax.vmap(lambda k: sample(params, target, obs, k, weight))(keys)
-        q = jax.vmap(nets.least_q((params | target)["critic"], obs))(actions)
+        q = jax.vmap(nets.q_of((params | target)["critic"], obs))(actions)
         return actions[jnp.argmax(q)]
 
     return best
@@ -245,4 +259,5 @@ SAMPLERS: dict[str, Callable[..., Sample]] = {
     "denoised": denoised,
     "steered": steered,
     "gaussian": gaussian,
+    "hierarchical": hierarchical,
 }

@@ -20,11 +20,12 @@ def mean_interval(groups: list[list[np.ndarray]], *, resamples: int = 2000) -> I
     """Stratified bootstrap of the mean of task means (Agarwal et al., 2021, section 4.2).
 
     `groups[task][seed]` holds one number per episode. Tasks are strata and stay; seeds are drawn
-    with replacement within a task, and episodes within a drawn seed. With one seed the interval
-    speaks of that seed's episodes only, not of training again.
+    with replacement, the same ones for every task, since one checkpoint plays them all, and episodes
+    within a drawn seed. With one seed the interval speaks of that seed's episodes only, not of
+    training again.
     """
     generator = np.random.default_rng(0)
-    means = np.zeros(resamples)
+    means, chosen = np.zeros(resamples), None
     for seeds in groups:
         # [resamples, seed]: the mean of a fresh draw of that seed's episodes
         draws = [
@@ -37,7 +38,8 @@ def mean_interval(groups: list[list[np.ndarray]], *, resamples: int = 2000) -> I
                     for x in seeds
                 ]
             )  # [seed, resamples, draw]
-            chosen = generator.integers(len(seeds), size=(resamples, len(seeds)))
+            if chosen is None or chosen.shape[1] != len(seeds):
+                chosen = generator.integers(len(seeds), size=(resamples, len(seeds)))
             rows, columns = np.arange(resamples)[:, None], np.arange(len(seeds))[None]
             draws = list(table[chosen, rows, columns].T)
         means += np.mean(draws, axis=0) / len(groups)

@@ -10,6 +10,8 @@ import numpy as np
 from qgf_jax import statistics
 
 Row = dict[str, Any]
+ALL_TASKS = 0
+"""The task of a row that is the mean over all tasks."""
 _GROUP = ("env", "task", "method", "options", "best_of")
 """A weight is selected within rows that agree in these."""
 
@@ -17,8 +19,10 @@ _GROUP = ("env", "task", "method", "options", "best_of")
 def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
     """One row per (env, task, method, options, best of N, weight, split), `selected` marked.
 
-    Per group the weight with the highest success on the *selection* episodes is selected; ties go
-    to the higher return, then to the smaller weight. Report rows of that weight carry the mark.
+    Where there are several tasks, an arm that has played them all has a row for their mean too, of
+    task `ALL_TASKS`. Per group the weight with the highest success on the *selection* episodes is
+    selected, for all tasks together if they have such a row; ties go to the higher return, then to
+    the smaller weight. Report rows of that weight carry the mark.
     """
     if not lines:
         return []
@@ -34,17 +38,39 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
             )
             # A line that was written twice counts once.
             cells.setdefault(key, {}).setdefault(line["seed"], {})[line["episode"]] = line
-    rows = [_row(key, seeds, newest) for key, seeds in cells.items()]
-    for chosen in _selected(rows):
-        for row in rows:
-            if _same_arm(row, chosen):
-                row["selected"] = True
+    rows = [_row(key, [seeds], newest) for key, seeds in cells.items()]
+    tasks: dict[str, set[int]] = {}
+    together: dict[tuple[Any, ...], list[_Seeds]] = {}
+    for key, seeds in cells.items():
+        tasks.setdefault(key[0], set()).add(key[1])
+        together.setdefault((key[0], ALL_TASKS, *key[2:]), []).append(seeds)
+    rows += [
+        _row(key, parts, newest)
+        for key, parts in together.items()
+        if len(parts) == len(tasks[key[0]]) > 1
+    ]
+    for chosen in sorted(_selected(rows), key=lambda row: row["task"]):  # all tasks first
+        arm = [row for row in rows if _same_arm(row, chosen)]
+        pooled = [row for row in rows if _group(row, ALL_TASKS) == _group(chosen, ALL_TASKS)]
+        if chosen["task"] != ALL_TASKS and any(r["task"] == ALL_TASKS for r in pooled):
+            continue
+        if chosen["task"] == ALL_TASKS:
+            arm = [row for row in pooled if row["weight"] == chosen["weight"]]
+        for row in arm:
+            row["selected"] = True
     return rows
 
 
-def _row(key: tuple[Any, ...], seeds: dict[int, dict[int, dict[str, Any]]], step: int) -> Row:
+_Seeds = dict[int, dict[int, dict[str, Any]]]
+"""seed -> episode -> line"""
+
+
+def _row(key: tuple[Any, ...], tasks: Sequence[_Seeds], step: int) -> Row:
     def columns(name: str) -> list[list[np.ndarray]]:
-        return [[np.array([e[name] for e in episodes.values()]) for episodes in seeds.values()]]
+        return [
+            [np.array([e[name] for e in episodes.values()]) for episodes in seeds.values()]
+            for seeds in tasks
+        ]
 
     env, task, method, options, best_of, weight, split = key
     return {
@@ -56,8 +82,8 @@ def _row(key: tuple[Any, ...], seeds: dict[int, dict[int, dict[str, Any]]], step
         "best_of": best_of,
         "split": split,
         "selected": False,
-        "episodes": sum(len(episodes) for episodes in seeds.values()),
-        "seeds": len(seeds),
+        "episodes": sum(len(episodes) for seeds in tasks for episodes in seeds.values()),
+        "seeds": len(tasks[0]),
         "step": step,
         "success": statistics.success_interval(columns("success"))._asdict(),
         "return": statistics.mean_interval(columns("return"))._asdict(),
@@ -69,7 +95,9 @@ def _same_arm(a: Row, b: Row) -> bool:
     return all(a[k] == b[k] for k in (*_GROUP, "weight"))
 
 
-def _group(row: Row) -> tuple[Any, ...]:
+def _group(row: Row, task: int | None = None) -> tuple[Any, ...]:
+    """What a row's rivals share with it; with another `task` than its own, if given."""
+    row = row if task is None else {**row, "task": task}
     return tuple(tuple(row[k].items()) if k == "options" else row[k] for k in _GROUP)
 
 
@@ -115,7 +143,7 @@ def markdown(rows: Sequence[Row]) -> str:
     body = [
         [
             row["env"],
-            str(row["task"]),
+            task_label(row["task"]),
             label(row) + (" **←**" if row["selected"] else ""),
             f"{row['weight']:g}",
             _interval(row["success"], 2),
@@ -139,6 +167,11 @@ def markdown(rows: Sequence[Row]) -> str:
     )
     note = "← the weight with the highest success on the selection episodes, which are others."
     return f"{table}\n\n{note}"
+
+
+def task_label(task: int) -> str:
+    """How a row's task is written."""
+    return str(task) if task != ALL_TASKS else "all"
 
 
 def label(row: Row) -> str:

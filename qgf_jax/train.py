@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qgf_jax.data.chunks import Dataset
-from qgf_jax.data.sampling import draw_starts, gather
+from qgf_jax.data import sampling
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
 
 
@@ -105,7 +104,7 @@ class Trainer(NamedTuple):
     """(seeds [S] int) -> state"""
     run: Callable[..., tuple[TrainState, Metrics]]
     """(state, dataset, num_steps) -> (state, metrics [S], means over the steps). Donates the state."""
-    evaluate: Callable[[TrainState, Dataset], Metrics]
+    evaluate: Callable[[TrainState, Any], Metrics]
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
 
 
@@ -122,28 +121,27 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         tau=config["optimizer"]["tau"],
         lagged_target=config["optimizer"]["lagged_target"],
     )
-    batch_size = config["train"]["batch_size"]
+    feed = sampling.build(config, spec)
 
-    def starts(state: TrainState, dataset: Dataset, step: Array, stream: int) -> Array:
+    def draw(state: TrainState, dataset: Any, step: Array, stream: int) -> Any:
         # A step folds the number of each loss into the same key; a stream has a number of its own.
         key = jax.random.fold_in(jax.random.fold_in(state.key, step), stream)
-        return draw_starts(dataset, key, chunk=spec.chunk, batch_size=batch_size)
+        return feed.draw(dataset, key)
 
-    def run(state: TrainState, dataset: Dataset, num_steps: int) -> tuple[TrainState, Metrics]:
+    def run(state: TrainState, dataset: Any, num_steps: int) -> tuple[TrainState, Metrics]:
         # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
         # kernels on a CPU, and costs the same for one step as for a hundred.
         steps = state.step + jnp.arange(num_steps)
-        every_start = jax.vmap(lambda i: starts(state, dataset, i, _BATCH))(steps)
+        drawn = jax.vmap(lambda i: draw(state, dataset, i, _BATCH))(steps)
 
-        def update(state: TrainState, start: Array) -> tuple[TrainState, Metrics]:
-            return step(state, gather(dataset, start, chunk=spec.chunk))
+        def update(state: TrainState, drawn: Any) -> tuple[TrainState, Metrics]:
+            return step(state, feed.gather(dataset, drawn))
 
-        state, metrics = jax.lax.scan(update, state, every_start)
+        state, metrics = jax.lax.scan(update, state, drawn)
         return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
-    def evaluate(state: TrainState, dataset: Dataset) -> Metrics:
-        start = starts(state, dataset, state.step, _VALIDATION)
-        batch = gather(dataset, start, chunk=spec.chunk)
+    def evaluate(state: TrainState, dataset: Any) -> Metrics:
+        batch = feed.gather(dataset, draw(state, dataset, state.step, _VALIDATION))
         metrics = {}
         for i, (group, loss) in enumerate(learner.losses.items()):
             key = jax.random.fold_in(state.key, i)

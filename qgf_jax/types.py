@@ -30,6 +30,7 @@ class Spec(NamedTuple):
     """What a run must know of its data, long after the data is out of sight. Hashable."""
 
     obs_dim: int
+    """O, the goal's numbers among them: a goal is the last `goal_dim` of an observation."""
     action_dim: int
     """Width of one action; in [-1, 1]."""
     chunk: int
@@ -37,6 +38,15 @@ class Spec(NamedTuple):
     obs_mean: tuple[float, ...] = ()
     """[O], or empty: observations are used as they are."""
     obs_std: tuple[float, ...] = ()
+    goal_dim: int = 0
+    """0: no goals."""
+    backup: int = 0
+    """Steps of a return, if they are not those of `chunk`."""
+
+    @property
+    def long_dim(self) -> int:
+        """Width of the flattened actions of a whole return."""
+        return (self.backup or self.chunk) * self.action_dim
 
     @property
     def chunk_dim(self) -> int:
@@ -50,21 +60,42 @@ class Spec(NamedTuple):
         return (obs - jnp.asarray(self.obs_mean, obs.dtype)) / jnp.asarray(self.obs_std, obs.dtype)
 
 
+class Actor(NamedTuple):
+    """The fields of a batch that depend on the policy's goal and on the length of its chunk."""
+
+    obs: Array
+    next_obs: Array
+    weight: Array
+    """[B], 0 where the chunk, not the return, runs over the end of its trajectory."""
+
+
 class Batch(NamedTuple):
     """What a loss sees. Time is settled in it: no loss knows a horizon, a mask or a gamma."""
 
     obs: Array
-    """[B, O]"""
+    """[B, O], with the critics' goal if there are goals."""
     action: Array
     """[B, D], D = chunk * width of one action."""
     reward: Array
-    """[B], discounted and summed over the chunk."""
+    """[B], discounted and summed over the n steps of a return."""
     discount: Array
-    """[B], gamma ** chunk, and 0 where the future must not be bootstrapped."""
+    """[B], gamma ** n, and 0 where the future must not be bootstrapped."""
     next_obs: Array
-    """[B, O], after the chunk."""
+    """[B, O], after n steps."""
     weight: Array
-    """[B], 0 where the chunk runs over the end of its trajectory, else 1."""
+    """[B], 0 where the n steps run over the end of their trajectory, else 1."""
+    actor: Actor
+    """What a policy learner sees in place of the above."""
+    long_action: Array
+    """[B, n * width of one action], which begins with `action`."""
+    waypoint: Any = None
+    """[B, G], some steps on in the trajectory, or its last state but one; where one is asked for."""
+    waypoint_to_goal: Any = None
+    """[B, G], as many steps on, or the policy's goal if that comes first."""
+
+    def for_actor(self) -> "Batch":
+        """The batch with the policy's own goals. Reward and discount are not of these goals."""
+        return self._replace(**self.actor._asdict())
 
 
 Loss = Callable[[Params, Params, Batch, Array], tuple[Array, Metrics]]
@@ -78,6 +109,15 @@ class Learner(NamedTuple):
     """(key, obs [O], action [D]) -> groups."""
     losses: Mapping[str, Loss]
     targets: tuple[str, ...] = ()
+
+
+def as_actor(learner: Learner) -> Learner:
+    """A policy learner whose losses see a batch with the policy's goals."""
+
+    def seen(loss: Loss) -> Loss:
+        return lambda params, target, batch, key: loss(params, target, batch.for_actor(), key)
+
+    return learner._replace(losses={name: seen(loss) for name, loss in learner.losses.items()})
 
 
 def merge(*learners: Learner) -> Learner:

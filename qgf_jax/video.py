@@ -37,9 +37,9 @@ def film(
     folder = restored.run.workdir / "report" / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for task in tasks or (name.task,):
-        env_id = name.with_task(task).env_id
-        with EnvPool(env_id, restored.run.config["seeds"], 1) as pool:
+    for task in tasks or name.tasks:
+        world = name.with_task(task).full
+        with EnvPool(world, restored.run.config["seeds"], 1) as pool:
             for arm in arms:
                 real = evaluate.acts_as(arm)
                 act = evaluate.compile_act(restored, real.method, real.best_of, 1, real.options)
@@ -60,14 +60,14 @@ def film(
                     path = (
                         folder / f"task{task}_{arm.method}{chosen}{n}{weight}_episode{episode}.gif"
                     )
-                    render(env_id, evaluate.episode_seed(task, episode), actions, path)
+                    render(world, evaluate.episode_seed(task, episode), actions, path)
                     written.append(path)
     return written
 
 
-def render(env_id: str, seed: int, actions: np.ndarray, path: Path) -> None:
+def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process."""
-    command = [sys.executable, "-m", "qgf_jax.video", env_id, str(seed), str(path)]
+    command = [sys.executable, "-m", "qgf_jax.video", world, str(seed), str(path)]
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
         environment["MUJOCO_GL"] = os.environ["MUJOCO_GL"]
@@ -76,22 +76,23 @@ def render(env_id: str, seed: int, actions: np.ndarray, path: Path) -> None:
     if result.returncode:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise UserError(
-            f"no film of {env_id}: {last[0][:120]}: install libegl1 and libgl1-mesa-dri, "
+            f"no film of {world}: {last[0][:120]}: install libegl1 and libgl1-mesa-dri, "
             "or set MUJOCO_GL=osmesa or glfw"
         )
 
 
-def _main(env_id: str, seed: str, path: str) -> None:
+def _main(name: str, seed: str, path: str) -> None:
     from PIL import Image
 
     size = {"width": SIZE, "height": SIZE, "render_mode": "rgb_array"}
-    env = ogbench.make(env_id, **size)
+    world = ogbench.World(name, **size)
+    env = world.env
     actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, *env.action_space.shape)
-    ogbench.reset(env, int(seed))
+    world.reset(int(seed))
     every = max(1, -(-len(actions) // FRAMES))
     frames = [Image.fromarray(np.asarray(env.render()))]
     for i, action in enumerate(actions):
-        env.step(action)
+        world.step(action)
         if (i + 1) % every == 0 or i == len(actions) - 1:
             frames.append(Image.fromarray(np.asarray(env.render())))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0)

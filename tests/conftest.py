@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from qgf_jax import config as configs
+from qgf_jax.algorithms import METHODS
 from qgf_jax.data.collect import collect
 
 MAZE = "pointmaze-medium-stitch-v0"
@@ -38,7 +39,8 @@ def maze_data(tmp_path_factory) -> Path:
 def tiny(algorithm: str = "qgf", preset: str = "default", critic: str = "", **changes):
     """The smallest config that does everything."""
     config = configs.make(algorithm, preset, critic)
-    config.env = "pointmaze-medium-stitch-singletask-task1-v0"
+    goals = METHODS[algorithm].goals or critic in ("dqc", "contrastive")
+    config.env = f"pointmaze-medium-stitch-{'' if goals else 'singletask-task1-'}v0"
     config.data.update(chunk=3, standardize=True)
     config.networks.update(policy_hidden=(8, 8), critic_hidden=(8, 8))
     config.sampler.num_steps = 3

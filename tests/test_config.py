@@ -24,7 +24,8 @@ def test_defaults_read_from_the_source_are_those_of_the_functions():
 
     pairs = [(build, algorithms.factory_defaults("networks", "build"))]
     pairs += [(f, algorithms.policy_defaults(name)) for name, f in POLICIES.items()]
-    for module, registry in (("critics", CRITICS), ("samplers", SAMPLERS), ("guidance", RULES)):
+    pairs += [(f, algorithms.critic_defaults(name)) for name, f in CRITICS.items()]
+    for module, registry in (("samplers", SAMPLERS), ("guidance", RULES)):
         pairs += [(f, algorithms.factory_defaults(module, name)) for name, f in registry.items()]
     for function, found in pairs:
         real = inspect.signature(function).parameters.values()

@@ -82,7 +82,7 @@ def test_starts_are_uniform_and_stay_inside():
     rows = rows_of([10, 10])
     ones = np.ones(len(rows.ends))
     dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
-    starts = sampling.draw_starts(dataset, jax.random.key(0), chunk=4, batch_size=17_000)
+    starts = sampling.draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
     batch = sampling.gather(dataset, starts, chunk=4)
     values, counts = np.unique(np.asarray(batch.obs[:, 0]), return_counts=True)
     assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17

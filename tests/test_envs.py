@@ -15,10 +15,10 @@ def actions_of(seed, width):
     return np.random.default_rng(seed).uniform(-1, 1, (STEPS, width)).astype(np.float32)
 
 
-def play_all(env_id, order, slots, workers):
+def play_all(name, order, slots, workers):
     """{seed: (first observation, observations after each chunk of 4, rewards)}."""
     found, queue = {}, list(order)
-    with EnvPool(env_id, slots, workers) as pool:
+    with EnvPool(name, slots, workers) as pool:
         while queue:
             seeds, queue = queue[:slots], queue[slots:]
             places = list(range(len(seeds)))
@@ -36,17 +36,17 @@ def play_all(env_id, order, slots, workers):
 
 
 @pytest.mark.parametrize(
-    "env_id",
+    "name",
     [
-        "pointmaze-medium-singletask-task1-v0",
-        "pointmaze-teleport-singletask-task1-v0",
-        "cube-single-singletask-task2-v0",
+        "pointmaze-medium-navigate-singletask-task1-v0",
+        "pointmaze-teleport-navigate-singletask-task1-v0",
+        "cube-single-play-singletask-task2-v0",
     ],
 )
-def test_episode_is_a_function_of_its_seed_and_actions(env_id):
-    reference = play_all(env_id, SEEDS, slots=1, workers=1)
+def test_episode_is_a_function_of_its_seed_and_actions(name):
+    reference = play_all(name, SEEDS, slots=1, workers=1)
     for order, slots, workers in (((5, 3, 4), 2, 1), ((4, 5, 3), 3, 2)):
-        again = play_all(env_id, order, slots, workers)
+        again = play_all(name, order, slots, workers)
         for seed in SEEDS:
             np.testing.assert_array_equal(again[seed][0], reference[seed][0])
             assert again[seed][1] == reference[seed][1]
@@ -54,7 +54,7 @@ def test_episode_is_a_function_of_its_seed_and_actions(env_id):
 
 
 def test_chunk_stops_where_the_episode_does():
-    with EnvPool("pointmaze-medium-singletask-task1-v0", 1, 1) as pool:
+    with EnvPool("pointmaze-medium-navigate-singletask-task1-v0", 1, 1) as pool:
         pool.reset([0], [0])
         chunks = np.zeros((1, 700, 2), np.float32)
         _, first = pool.step([0], chunks)
@@ -65,7 +65,7 @@ def test_chunk_stops_where_the_episode_does():
 
 
 def test_dead_worker_is_named_and_nothing_is_left_running():
-    pool = EnvPool("pointmaze-medium-singletask-task1-v0", 2, 2)
+    pool = EnvPool("pointmaze-medium-navigate-singletask-task1-v0", 2, 2)
     pool._processes[1].kill()
     with pytest.raises(UserError, match="worker 1"):
         pool.reset([0, 1], [0, 1])
@@ -86,7 +86,8 @@ def test_names_are_taken_apart():
 @pytest.mark.parametrize(
     ("call", "hint"),
     [
-        (lambda: ogbench.parse("cube-single-play-v0"), "singletask"),
+        (lambda: ogbench.parse("cube-v0"), "singletask"),
+        (lambda: ogbench.parse("cube-single-play-task6-v0"), "tasks 1 to 5"),
         (lambda: ogbench.parse("cube-single-play-singletask-task6-v0"), "tasks 1 to 5"),
         (
             lambda: ogbench.make("cube-singel-singletask-task1-v0"),

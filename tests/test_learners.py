@@ -7,23 +7,31 @@ import pytest
 from conftest import tiny
 
 from qgf_jax import algorithms, losses
-from qgf_jax.types import Batch, Learner, Spec, merge
+from qgf_jax.types import Actor, Batch, Learner, Spec, merge
 
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
 N = 6
 
 
-def make_batch(seed=0, **changes):
+def make_batch(seed=0, width=3, **changes):
     keys = jax.random.split(jax.random.key(seed), 6)
     batch = Batch(
-        obs=jax.random.normal(keys[0], (N, 3)),
+        obs=jax.random.normal(keys[0], (N, width)),
         action=jnp.tanh(jax.random.normal(keys[1], (N, 4))),
         reward=jax.random.normal(keys[2], (N,)),
         discount=jnp.full(N, 0.9).at[2].set(0.0),
-        next_obs=jax.random.normal(keys[3], (N, 3)),
+        next_obs=jax.random.normal(keys[3], (N, width)),
         weight=jnp.ones(N).at[4].set(0.0),
+        actor=Actor(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0)),
+        long_action=jnp.zeros(0),
     )
-    return batch._replace(**changes)
+    return as_without_goals(batch._replace(**changes))
+
+
+def as_without_goals(batch):
+    """A policy sees what a critic sees, and a return is as long as a chunk."""
+    actor = Actor(batch.obs, batch.next_obs, batch.weight)
+    return batch._replace(actor=actor, long_action=batch.action)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,7 @@ def test_policy_loss_leaves_spliced_chunks_out_only_if_weighted(weighted):
 
     def loss(action):
         batch = make_batch()
-        batch = batch._replace(action=batch.action.at[4].set(action))
+        batch = as_without_goals(batch._replace(action=batch.action.at[4].set(action)))
         return learner.losses["policy"](params, {}, batch, jax.random.key(7))[0]
 
     slope = jax.grad(loss)(jnp.zeros(4))

@@ -28,6 +28,17 @@ for _name, _row in METHODS.items():
         TRAININGS.setdefault((_row.policies, _critic, str(_row.settings)), (_name, _critic))
 TRAININGS = sorted(TRAININGS.values())
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
+GOALS = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
+
+
+def with_goals(batch):
+    """Returns of three steps to goals of two numbers, and waypoints on the way."""
+    return batch._replace(
+        long_action=jnp.concatenate([batch.action, batch.action[:, :2]], axis=1),
+        reward=jnp.abs(jnp.tanh(batch.reward)),
+        waypoint=batch.next_obs[:, :2] + 1.0,
+        waypoint_to_goal=batch.next_obs[:, :2] - 1.0,
+    )
 
 
 CASES = [(name, "default", critic) for name, critic in TRAININGS]
@@ -37,15 +48,18 @@ CASES += [(n, "paper", r.critics[0]) for n, r in METHODS.items() if r.paper]
 @pytest.mark.parametrize(("name", "preset", "critic"), CASES, ids="-".join)
 def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     config = tiny(name, preset, critic)
-    learner = algorithms.build_learner(config, SPEC)
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    spec, batch = SPEC, make_batch()
+    if "singletask" not in config["env"]:
+        spec, batch = GOALS, with_goals(make_batch(width=4))
+    learner = algorithms.build_learner(config, spec)
+    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(4))
     assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
     # Apart from the online ones, so that a slow copy has somewhere to go.
     target = jax.tree.map(lambda x: x + 0.1, {group: params[group] for group in learner.targets})
     tx, key = make_optimizer(config), jax.random.key(1)
     state = TrainState(jnp.int32(0), key, params, target, tx.init(params))
     step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, tau=0.1))
-    after, metrics = step(state, make_batch())
+    after, metrics = step(state, batch)
     assert all(np.isfinite(v) for v in jax.tree.leaves(metrics))
     for old, new in ((params, after.params), (target, after.target_params)):
         for group in old:
@@ -79,14 +93,20 @@ def trained(maze_data, tmp_path_factory):
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
 
 
-OBS = jnp.linspace(-1, 1, 10).reshape(5, 2)
 KEYS = jax.random.split(jax.random.key(2), 5)
 
 
+def observations(restored):
+    """Five of them."""
+    width = restored.spec.obs_dim
+    return jnp.linspace(-1, 1, 5 * width).reshape(5, width)
+
+
 def batched(restored, name, n=1):
-    """(groups, weight) -> the actions of method `name` at OBS."""
+    """(groups, weight) -> the actions of method `name` at five observations."""
     many = jax.jit(jax.vmap(policy.sampler(restored, name, n), in_axes=(None, None, 0, 0, None)))
-    return lambda groups, weight: np.asarray(many(*groups, OBS, KEYS, jnp.float32(weight)))
+    obs = observations(restored)
+    return lambda groups, weight: np.asarray(many(*groups, obs, KEYS, jnp.float32(weight)))
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -109,12 +129,14 @@ def test_every_method_acts_survives_saving_and_is_evaluated(name, trained, tmp_p
         if row.at_zero:
             plain = batched(restored, row.at_zero, n)(groups, 0.0)
             np.testing.assert_allclose(act(groups, 0.0), plain, atol=5e-3)
-    alone = load_policy(folder, name, 0.5, best_of=n)(OBS[1], KEYS[1])
+    alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], KEYS[1])
     assert alone.shape == (spec.chunk, spec.action_dim)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
     sweep = evaluate.arms([name], [0.5])
-    evaluate.evaluate(folder, sweep, episodes=1, selection_episodes=0, envs=1, workers=1)
+    evaluate.evaluate(
+        folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=1, workers=1
+    )
     (line,) = read_lines(folder / "episodes.jsonl")
     assert (line["method"], line["best_of"]) == (name, row.best_of[0]) and line["length"] > 0
 

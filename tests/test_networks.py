@@ -59,7 +59,7 @@ def test_ensemble_members_are_independent_and_apply_alone_or_in_batches():
     np.testing.assert_allclose(
         nets.apply_ensemble(members, obs[0], action[0]), batch[:, 0], rtol=1e-5
     )
-    np.testing.assert_allclose(networks.aggregate(batch), np.min(batch, axis=0))
+    np.testing.assert_allclose(nets.aggregate(batch), np.min(batch, axis=0))
 
 
 def test_observations_are_standardized_by_the_spec():

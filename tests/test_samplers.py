@@ -28,7 +28,7 @@ def test_weight_zero_is_the_reference_and_more_weight_means_more_q(groups):
         return jax.jit(jax.vmap(lambda k: sample(*groups, obs, k, jnp.float32(weight))))(keys)
 
     np.testing.assert_allclose(actions("qgf", 0.0), actions("reference", 5.0), atol=1e-5)
-    q = jax.vmap(nets.least_q(groups[1]["critic"], obs))
+    q = jax.vmap(nets.q_of(groups[1]["critic"], obs))
     reference, some, more = (q(actions("qgf", w)).mean() for w in (0.0, 1.0, 10.0))
     assert reference < some < more
 
@@ -50,7 +50,7 @@ def test_best_of_keeps_the_candidate_with_the_highest_q(groups):
     obs, key = jnp.ones(3), jax.random.key(4)
     best = samplers.best_of(nets, sample, 8)(*groups, obs, key, jnp.float32(0))
     candidates = [sample(*groups, obs, k, jnp.float32(0)) for k in jax.random.split(key, 8)]
-    q = [float(nets.least_q(groups[1]["critic"], obs)(a)) for a in candidates]
+    q = [float(nets.q_of(groups[1]["critic"], obs)(a)) for a in candidates]
     np.testing.assert_allclose(best, candidates[int(np.argmax(q))], atol=2e-3)
     assert samplers.best_of(nets, sample, 1) is sample
 
@@ -101,7 +101,7 @@ def test_gradient_steps_follow_the_flow(sign):
     nets, params, target, act = made("grad_step", steps=2, sign=sign)
     action = flowed(nets.velocity(params["policy"], OBS), NOISE)
     for _ in range(2):
-        slope = np.asarray(jax.grad(nets.least_q(target["critic"], OBS))(jnp.asarray(action)))
+        slope = np.asarray(jax.grad(nets.q_of(target["critic"], OBS))(jnp.asarray(action)))
         action = np.clip(action + 0.4 * (np.sign(slope) if sign else slope), -1, 1)
     np.testing.assert_allclose(act(0.4), action, atol=2e-3)
 

@@ -127,7 +127,7 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     for obs in np.linspace(-1, 1, 15, dtype=np.float32)[:, None]:
         act = lambda k, obs=obs: sample(params, target, obs, k, jnp.float32(0))
         actions = jax.jit(jax.vmap(act))(keys)
-        spreads.append(np.std(jax.vmap(nets.least_q(target["critic"], obs))(actions)))
+        spreads.append(np.std(jax.vmap(nets.q_of(target["critic"], obs))(actions)))
         covariances.append(np.cov(np.asarray(actions).T))
     found = target["calibration"]
     np.testing.assert_allclose(found["q_std"], np.median(spreads), rtol=0.15)

@@ -6,12 +6,11 @@ the last chunk - 1, chunks may run over the end of a trajectory and then weigh 0
 the future counts beyond that end.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.data.formats import Rows
-from qgf_jax.errors import UserError
 
 
 class Dataset(NamedTuple):
@@ -27,13 +26,20 @@ class Dataset(NamedTuple):
     row: np.ndarray
     """[N] int32, the row of a transition's observation"""
     next_row: np.ndarray
-    """[N] int32, the row after the chunk, or the trajectory's last if that comes first"""
+    """[N] int32, the row after the return, or the trajectory's last if that comes first"""
     weight: np.ndarray
-    """[N], 0 where the chunk runs over the end of its trajectory, else 1"""
+    """[N], 0 where the return runs over the end of its trajectory, else 1"""
     reward: np.ndarray
-    """[N], discounted sum over the chunk that starts here"""
+    """[N], discounted sum over the return that starts here"""
     discount: np.ndarray
-    """[N], gamma ** chunk, or 0 where the future must not be bootstrapped"""
+    """[N], gamma ** steps, or 0 where the future must not be bootstrapped"""
+    actor_weight: np.ndarray | None = None
+    """[N], 0 where the chunk runs over the end; only where it is not as long as the return"""
+
+
+def starts_of(dataset: Any, steps: int) -> int:
+    """How many transitions have `steps` in a row from them on, ends of trajectories regardless."""
+    return len(dataset.action) - steps + 1
 
 
 def prepare(
@@ -43,22 +49,22 @@ def prepare(
     *,
     chunk: int,
     discount: float,
+    backup: int = 0,
     action_clip: float | None = 1e-5,
 ) -> Dataset:
     """Settles time: `rewards` and `masks` are [R], one per row, `masks` 0 where success ends it all.
 
-    Actions are clipped to [-1 + action_clip, 1 - action_clip]; `None` leaves them.
+    A return has `backup` steps, or as many as a chunk. Actions are clipped to
+    [-1 + action_clip, 1 - action_clip]; `None` leaves them.
     """
     keep = ~rows.ends  # a trajectory's last row has no successor and is no transition
     row = np.flatnonzero(keep).astype(np.int32)
-    n = len(row)
-    if n < chunk:
-        raise UserError(f"the dataset has {n} transitions, fewer than data.chunk={chunk}")
+    n, backup = len(row), backup or chunk
     ends = np.flatnonzero(rows.ends)
     left = (ends[np.searchsorted(ends, row)] - row).astype(np.int32)  # transitions, this one too
     reward, mask = np.zeros(n), np.ones(n)
     per_step = np.asarray(rewards, np.float32)[keep], np.asarray(masks, np.float32)[keep]
-    for j in range(chunk):
+    for j in range(backup):
         inside = np.flatnonzero(left > j)
         # Products in float32 and their sum in float64: the public sampler's bits.
         reward[inside] += np.float32(discount**j) * per_step[0][inside + j]
@@ -70,10 +76,11 @@ def prepare(
         obs=rows.observations,
         action=actions,
         row=row,
-        next_row=row + np.minimum(left, chunk),
-        weight=(left >= chunk).astype(np.float32),
+        next_row=row + np.minimum(left, backup),
+        weight=(left >= backup).astype(np.float32),
         reward=reward.astype(np.float32),
-        discount=(discount**chunk * mask).astype(np.float32),
+        discount=(discount**backup * mask).astype(np.float32),
+        actor_weight=None if backup == chunk else (left >= chunk).astype(np.float32),
     )
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import chunks, formats
+from qgf_jax.data import chunks, formats, goals
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.goals import GoalDataset
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
@@ -17,8 +18,8 @@ from qgf_jax.errors import UserError
 class Loaded(NamedTuple):
     """A run's data on the host."""
 
-    dataset: Dataset
-    validation: Dataset | None
+    dataset: Dataset | GoalDataset
+    validation: Dataset | GoalDataset | None
     """From the -val file, if there is one."""
     spec: dict[str, Any]
     """The fields of `types.Spec`."""
@@ -31,7 +32,7 @@ def load(config: Mapping[str, Any]) -> Loaded:
     options, name = config["data"], ogbench.parse(config["env"])
     path = formats.find(name.dataset, options["dir"])
     rows = formats.read_rows(path)
-    env = ogbench.make(name.env_id)
+    env = ogbench.World(name).env
     dataset = _prepare(rows, path, env, name, options)
     validation, val_path = None, path.with_name(f"{path.stem}-val.npz")
     if val_path.is_file():
@@ -41,9 +42,16 @@ def load(config: Mapping[str, Any]) -> Loaded:
         "obs_dim": rows.observations.shape[1],
         "action_dim": rows.actions.shape[1],
         "chunk": options["chunk"],
+        "backup": options["backup"],
     }
+    seen = [rows.observations]
+    if isinstance(dataset, GoalDataset):
+        seen.append(dataset.obs if dataset.goal is None else dataset.goal)
+        spec["goal_dim"] = seen[1].shape[1]
+        spec["obs_dim"] += seen[1].shape[1]
     if options["standardize"]:
-        spec |= statistics(rows.observations)
+        found = [statistics(array) for array in seen]
+        spec |= {key: sum((f[key] for f in found), ()) for key in found[0]}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     fingerprint = {"file": path.name, "sha256": digest, "rows": len(rows.ends)}
@@ -62,7 +70,7 @@ def statistics(observations: np.ndarray) -> dict[str, tuple[float, ...]]:
 
 def _prepare(
     rows: Rows, path: Path, env: Any, name: ogbench.Name, options: Mapping[str, Any]
-) -> Dataset:
+) -> Dataset | GoalDataset:
     widths = (env.observation_space.shape[0], env.action_space.shape[0])
     for key, array, width in zip(("observations", "actions"), rows[:2], widths, strict=True):
         if array.shape[1] != width:
@@ -70,6 +78,13 @@ def _prepare(
                 f"{path}: {key} are {array.shape[1]} wide, {name.env_id} has {width}: "
                 "this is another environment's file"
             )
+    steps = max(options["chunk"], options["backup"])
+    if (n := int((~rows.ends).sum())) < steps:
+        what = "chunk" if steps == options["chunk"] else "backup"
+        raise UserError(f"{path}: the dataset has {n} transitions, fewer than data.{what}={steps}")
+    if name.goals:
+        goal = oracle_goals(rows, path, env, name) if name.goals == "oraclerep" else None
+        return goals.prepare(rows, goal, action_clip=options["action_clip"])
     rewards, masks = relabel(rows, path, env, name)
     if options["masks"] == "trajectory":
         masks = chunks.trajectory_masks(rows.ends)
@@ -79,6 +94,7 @@ def _prepare(
         masks,
         chunk=options["chunk"],
         discount=options["discount"],
+        backup=options["backup"],
         action_clip=options["action_clip"],
     )
 
@@ -87,13 +103,27 @@ def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.nd
     """Rewards and task masks [R] of the environment's task, by OGBench's own rule."""
     from ogbench.relabel_utils import relabel_dataset
 
+    labelled = _state(rows, path, name, "the rewards come")
+    relabel_dataset(name.env_id, env, labelled)
+    return labelled["rewards"], labelled["masks"]
+
+
+def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> np.ndarray:
+    """What a row is as a goal [R, G], by OGBench's own rule, for the names with -oraclerep-."""
+    from ogbench.relabel_utils import add_oracle_reps
+
+    labelled = _state(rows, path, name, "the goals come")
+    add_oracle_reps(name.env_id, env, labelled)
+    return labelled["oracle_reps"]
+
+
+def _state(rows: Rows, path: Path, name: ogbench.Name, what: str) -> dict[str, np.ndarray]:
+    """The simulator's state, as OGBench's functions take and extend it."""
     needs = ["qpos"] + ["button_states"] * name.scene.startswith(("scene", "puzzle"))
     for key in needs:
         if key not in rows.info:
-            raise UserError(f"{path}: key {key!r} is missing, and the rewards come from it")
-    labelled: dict[str, np.ndarray] = dict(rows.info)
-    relabel_dataset(name.env_id, env, labelled)
-    return labelled["rewards"], labelled["masks"]
+            raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
+    return dict(rows.info)
 
 
 def transform(

@@ -1,32 +1,88 @@
-"""Batches of chunks, gathered on the device inside the jitted step."""
+"""Batches, drawn and gathered on the device inside the jitted step."""
 
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
-from qgf_jax.data.chunks import Dataset
-from qgf_jax.types import Array, Batch
+from qgf_jax.data import goals
+from qgf_jax.data.chunks import Dataset, starts_of
+from qgf_jax.envs import ogbench
+from qgf_jax.types import Actor, Array, Batch, Spec
 
 
-def gather(dataset: Dataset, start: Array, *, chunk: int) -> Batch:
-    """The chunks that begin at the transitions `start` [B], none of the last chunk - 1."""
+class Feed(NamedTuple):
+    """How batches come from a dataset. Both parts are pure, and run on the device."""
+
+    draw: Callable[[Any, Array], Any]
+    """(dataset, key) -> which numbers a batch takes; small, so many may be drawn at once"""
+    gather: Callable[[Any, Any], Batch]
+    """(dataset, what was drawn) -> the batch"""
+
+
+def build(config: Mapping[str, Any], spec: Spec, batch_size: int | None = None) -> Feed:
+    """The feed of a resolved config; `batch_size` other than the config's, if given."""
+    size, data = batch_size or config["train"]["batch_size"], config["data"]
+    backup = spec.backup or spec.chunk
+    steps = max(backup, spec.chunk)
+    if not spec.goal_dim:
+        return Feed(
+            functools.partial(draw_starts, steps=steps, batch_size=size),
+            functools.partial(gather, chunk=spec.chunk, backup=backup),
+        )
+    how = config["goals"]
+    by_actor = how["actor"] or ogbench.actor_goals(ogbench.parse(config["env"]).kind)
+    critic = goals.Hindsight(*how["critic"], how["critic_geometric"])
+    actor = goals.Hindsight(*by_actor, how["actor_geometric"])
+    return Feed(
+        functools.partial(
+            goals.draw,
+            batch_size=size,
+            steps=steps,
+            critic=critic,
+            actor=actor,
+            discount=data["discount"],
+        ),
+        functools.partial(
+            goals.gather,
+            chunk=spec.chunk,
+            backup=backup,
+            discount=data["discount"],
+            negative=how["negative"],
+            waypoint=how["waypoint"],
+        ),
+    )
+
+
+def gather(dataset: Dataset, start: Array, *, chunk: int, backup: int = 0) -> Batch:
+    """The chunks and returns that begin at the transitions `start` [B]; `backup` 0: as long as both."""
+    backup = backup or chunk
 
     def rows(array: Any, index: Array) -> Array:
         # Every index is in bounds by construction; saying so spares a comparison per number.
         return array.at[index].get(mode="promise_in_bounds")
 
-    actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, chunk))(start)
+    steps = max(chunk, backup)
+    actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, steps))(start)
+    obs, next_obs = (
+        rows(dataset.obs, rows(dataset.row, start)),
+        rows(dataset.obs, rows(dataset.next_row, start)),
+    )
+    weight = rows(dataset.weight, start)
+    late = weight if dataset.actor_weight is None else rows(dataset.actor_weight, start)
     return Batch(
-        obs=rows(dataset.obs, rows(dataset.row, start)),
-        action=actions.reshape(len(start), -1),
+        obs=obs,
+        action=actions[:, :chunk].reshape(len(start), -1),
         reward=rows(dataset.reward, start),
         discount=rows(dataset.discount, start),
-        next_obs=rows(dataset.obs, rows(dataset.next_row, start)),
-        weight=rows(dataset.weight, start),
+        next_obs=next_obs,
+        weight=weight,
+        actor=Actor(obs, next_obs, late),
+        long_action=actions[:, :backup].reshape(len(start), -1),
     )
 
 
-def draw_starts(dataset: Dataset, key: Array, *, chunk: int, batch_size: int) -> Array:
+def draw_starts(dataset: Dataset, key: Array, *, steps: int, batch_size: int) -> Array:
     """Where the chunks of a batch begin: [B], uniform over all transitions that may, replaced."""
-    starts = len(dataset.action) - chunk + 1
-    return jax.random.randint(key, (batch_size,), 0, starts)
+    return jax.random.randint(key, (batch_size,), 0, starts_of(dataset, steps))

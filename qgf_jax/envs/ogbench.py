@@ -16,16 +16,32 @@ DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle
 """The task of a name without one; everything else has 1 or is in `default_task`."""
 
 
+TASKS = (1, 2, 3, 4, 5)
+"""Of every environment."""
+
+
 class Name(NamedTuple):
-    """The parts of a name such as pointmaze-medium-navigate-singletask-task1-v0."""
+    """The parts of a name such as pointmaze-medium-navigate-singletask-task1-v0.
+
+    Without "singletask" the environment has goals: pointmaze-medium-navigate-v0 means all five tasks,
+    pointmaze-medium-navigate-task3-v0 one, and cube-single-play-oraclerep-v0 gives as a goal not an
+    observation but what of it matters.
+    """
 
     scene: str
     """pointmaze-medium"""
     kind: str
     """navigate: how the data was collected"""
     task: int
-    """1 … 5"""
+    """1 … 5; 0 for all of them"""
     version: str
+    goals: str = ""
+    """"" in a single task; "observation" or "oraclerep", by what a goal is"""
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks that it names."""
+        return (self.task,) if self.task else TASKS
 
     @property
     def dataset(self) -> str:
@@ -34,19 +50,39 @@ class Name(NamedTuple):
 
     @property
     def env_id(self) -> str:
-        """What Gymnasium knows the single-task environment as."""
-        return f"{self.scene}-singletask-task{self.task}-{self.version}"
+        """What Gymnasium knows the environment as."""
+        single = "" if self.goals else f"-singletask-task{self.task}"
+        return f"{self.scene}{single}-{self.version}"
 
     @property
     def full(self) -> str:
         """The whole name, its task spelled out."""
-        return f"{self.scene}-{self.kind}-singletask-task{self.task}-{self.version}"
+        words = [self.scene, self.kind, *self._words, f"task{self.task}" if self.task else ""]
+        return "-".join(filter(None, [*words, self.version]))
+
+    @property
+    def label(self) -> str:
+        """The name in tables, where the task has a column of its own."""
+        oracle = [w for w in self._words if w == "oraclerep"]
+        return "-".join([self.scene, self.kind, *oracle, self.version])
+
+    @property
+    def _words(self) -> list[str]:
+        return {"": ["singletask"], "observation": [], "oraclerep": ["oraclerep"]}[self.goals]
 
     def with_task(self, task: int) -> "Name":
         """The same environment and data with another task."""
-        if not 1 <= task <= 5:
+        if task not in TASKS:
             raise UserError(f"{self.scene} has tasks 1 to 5, not {task}")
         return self._replace(task=task)
+
+
+def actor_goals(kind: str) -> tuple[float, float, float]:
+    """OGBench's probabilities of a policy's goals, by how the data was collected.
+
+    Of the current row, of a later one of the trajectory, of any.
+    """
+    return {"stitch": (0.0, 0.5, 0.5), "explore": (0.0, 0.0, 1.0)}.get(kind, (0.0, 1.0, 0.0))
 
 
 def default_task(scene: str) -> int:
@@ -58,15 +94,18 @@ def default_task(scene: str) -> int:
 
 
 def parse(name: str) -> Name:
-    """Takes a single-task name apart, with or without its task."""
-    found = re.fullmatch(r"(.+)-([a-z]+)-singletask(?:-task(\d+))?-(v\d+)", name)
-    if not found:
+    """Takes a name apart, with or without its task."""
+    found = re.fullmatch(r"(.+?)-([a-z]+)(-singletask|-oraclerep)?(?:-task(\d+))?-(v\d+)", name)
+    if not found or found[2] in ("singletask", "oraclerep"):
         raise UserError(
-            f"environment {name!r} is not of the form SCENE-KIND-singletask[-taskN]-v0, "
-            "such as cube-single-play-singletask-task2-v0"
+            f"environment {name!r} is neither of the form SCENE-KIND-singletask[-taskN]-v0, such as "
+            "cube-single-play-singletask-task2-v0, nor with goals, SCENE-KIND[-oraclerep]-v0"
         )
-    scene, kind, task, version = found.groups()
-    return Name(scene, kind, 1, version).with_task(int(task) if task else default_task(scene))
+    scene, kind, word, task, version = found.groups()
+    if word == "-singletask":
+        return Name(scene, kind, 1, version).with_task(int(task) if task else default_task(scene))
+    parsed = Name(scene, kind, 0, version, "oraclerep" if word else "observation")
+    return parsed.with_task(int(task)) if task else parsed
 
 
 def make(env_id: str, **options: Any) -> Any:
@@ -108,6 +147,31 @@ def _seeded_action_spaces(seed: int) -> Generator[None]:
 
     with mock.patch.object(Box, "sample", sample):
         yield
+
+
+class World:
+    """The environment of a name, seeded; where it has goals, they are the end of an observation."""
+
+    def __init__(self, name: str | Name, **options: Any):
+        self.name = parse(name) if isinstance(name, str) else name
+        if self.name.goals == "oraclerep":
+            options["use_oracle_rep"] = True
+        self.env = make(self.name.env_id, **options)
+        self._goal = np.zeros(0)
+
+    def reset(self, seed: int) -> np.ndarray:
+        """First observation of the episode `seed`, see `reset` above. The name must say the task."""
+        if not self.name.goals:
+            return reset(self.env, seed)[0]
+        obs, info = reset(self.env, seed, options={"task_id": self.name.task})
+        self._goal = np.asarray(info["goal"])
+        return np.concatenate([obs, self._goal])
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        """(observation, reward, whether the episode is over, info)."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        obs = np.concatenate([obs, self._goal]) if self.name.goals else obs
+        return obs, float(reward), bool(terminated or truncated), info
 
 
 def goal_position(env: Any) -> list[float] | None:

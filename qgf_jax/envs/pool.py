@@ -25,15 +25,15 @@ class Played(NamedTuple):
 
 
 class EnvPool:
-    """`slots` environments of one id over `workers` processes; a context manager.
+    """`slots` environments of one name over `workers` processes; a context manager.
 
     Environment i lives in process i % workers. What an episode does depends on its seed and its
     actions alone: not on the slot, the process, or what was played before.
     """
 
-    def __init__(self, env_id: str, slots: int, workers: int | None = None):
+    def __init__(self, name: str, slots: int, workers: int | None = None):
         count = max(1, min(slots, workers or os.cpu_count() or 1))
-        self.env_id, self.slots = env_id, slots
+        self.name, self.slots = name, slots
         self.goal: list[float] | None = None
         self.cpu_seconds = 0.0
         """Of the workers, while answering: simulator and all."""
@@ -52,7 +52,7 @@ class EnvPool:
         ours, theirs = socket.socketpair()
         environment = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "disable"} | os.environ
         command = [sys.executable, "-m", "qgf_jax.envs.worker"]
-        command += [str(theirs.fileno()), self.env_id, str(count)]
+        command += [str(theirs.fileno()), self.name, str(count)]
         with theirs:
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(),), env=environment, stdin=subprocess.DEVNULL
@@ -112,7 +112,7 @@ class EnvPool:
     def _died(self, worker: int) -> UserError:
         code = self._processes[worker].wait(timeout=5)
         return UserError(
-            f"environment worker {worker} of {self.env_id} died with exit code {code}: "
+            f"environment worker {worker} of {self.name} died with exit code {code}: "
             "what it wrote is above; run the command again to go on"
         )
 

@@ -1,6 +1,6 @@
 """A process that owns some environments and steps them, whole chunks at a time.
 
-Run as `python -m qgf_jax.envs.worker FD ENV_ID SLOTS`; speaks `wire` over the socket FD. A fresh
+Run as `python -m qgf_jax.envs.worker FD NAME SLOTS`; speaks `wire` over the socket FD. A fresh
 interpreter, not a fork: its parent runs JAX, whose threads do not survive forking.
 """
 
@@ -20,33 +20,33 @@ from qgf_jax.envs import ogbench, wire
 class Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
-    def __init__(self, env_id: str):
-        self.env = ogbench.make(env_id)
+    def __init__(self, name: str):
+        self.world = ogbench.World(name)
         self.bits = np.random.MT19937()
         self.reset(0)  # the first reset compiles the model, which must not look like stepping
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
         np.random.set_bit_generator(self.bits)  # ty: ignore[missing-attribute]
-        return ogbench.reset(self.env, seed)[0]
+        return self.world.reset(seed)
 
     def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Plays the actions [H, A] open loop, to the end of the episode at most."""
         np.random.set_bit_generator(self.bits)  # ty: ignore[missing-attribute]
         total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
         for action in chunk:
-            obs, reward, terminated, truncated, info = self.env.step(action)
-            total, steps, done = total + float(reward), steps + 1, bool(terminated or truncated)
+            obs, reward, done, info = self.world.step(action)
+            total, steps = total + reward, steps + 1
             if done:
                 break
         success = float(info.get("success", 0.0))
         return obs, {"reward": total, "steps": steps, "done": done, "success": success}
 
 
-def serve(channel: socket.socket, env_id: str, count: int) -> None:
+def serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers until the channel closes."""
-    slots = [Slot(env_id) for _ in range(count)]
-    space = slots[0].env.action_space
+    slots = [Slot(name) for _ in range(count)]
+    space = slots[0].world.env.action_space
     wire.send(channel, {"action_dim": int(np.prod(space.shape))})
     while True:
         header, arrays = wire.receive(channel)
@@ -54,7 +54,7 @@ def serve(channel: socket.socket, env_id: str, count: int) -> None:
         reply: dict[str, Any]
         if header["op"] == "reset":
             obs = [slots[i].reset(seed) for i, seed in zip(*header["slots"], strict=True)]
-            reply = {"goal": ogbench.goal_position(slots[0].env)}
+            reply = {"goal": ogbench.goal_position(slots[0].world.env)}
         else:
             chunks = zip(header["slots"], arrays["actions"], strict=True)
             played = [slots[i].act(chunk) for i, chunk in chunks]

@@ -16,7 +16,8 @@ from qgf_jax.policies.fawac import fawac
 from qgf_jax.policies.fbrac import fbrac
 from qgf_jax.policies.flow_bc import flow_bc
 from qgf_jax.policies.fql import fql
-from qgf_jax.policies.gaussian import awr, rebrac
+from qgf_jax.policies.gaussian import awr, ddpg_bc, gaussian_bc, rebrac
+from qgf_jax.policies.hierarchical import hiql, value_awr
 from qgf_jax.policies.qam import qam
 from qgf_jax.policies.robust_q import robust_q
 from qgf_jax.types import Learner
@@ -36,4 +37,8 @@ POLICIES: dict[str, Callable[..., Learner]] = {
     "dsrl": dsrl,
     "awr": awr,
     "rebrac": rebrac,
+    "gaussian_bc": gaussian_bc,
+    "ddpg_bc": ddpg_bc,
+    "value_awr": value_awr,
+    "hiql": hiql,
 }

@@ -34,7 +34,7 @@ def cfgrl(
                 return losses.flow_matching(velocity, x.action, noise, t)
 
             value = nets.value.apply(params["value"], x.obs)
-            better = nets.least_q(target["critic"], x.obs)(x.action) - value > threshold
+            better = nets.q_of(target["critic"], x.obs)(x.action) - value > threshold
             return jnp.where(better, matched(1), 0.0) + unconditional * matched(0), better
 
         loss, better = jax.vmap(one)(batch, *draw(batch, key, time_grid))

@@ -24,7 +24,7 @@ def edp(
         def one(x: Batch, noise: Array, t: Array) -> tuple[Array, Array]:
             a_t, goal = flow.interpolate(noise, x.action, t)
             v = nets.velocity(params["actor"], x.obs)(a_t, t)
-            q = nets.least_q(target["critic"], x.obs)(flow.endpoint(a_t, t, v))
+            q = nets.q_of(target["critic"], x.obs)(flow.endpoint(a_t, t, v))
             return jnp.mean((v - goal) ** 2), q
 
         bc, q = jax.vmap(one)(batch, *draw(batch, key, time_grid))

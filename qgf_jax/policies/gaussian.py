@@ -14,6 +14,51 @@ def log_density(x: Array, mean: Array, log_std: Array) -> Array:
     return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
 
 
+def imitation(nets: Networks, group: Params, x: Batch) -> Array:
+    """Negative log likelihood [] of an action under a Gaussian of unit variance, as OGBench's."""
+    mean, log_std = nets.gaussian.apply(group, x.obs)
+    return -log_density(x.action, mean, jnp.zeros_like(log_std))
+
+
+def gaussian_bc(nets: Networks) -> Learner:
+    """Behavioural cloning by a Gaussian of unit variance (OGBench's GCBC; Park et al., 2025)."""
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        del action
+        return {"actor": nets.gaussian.init(key, obs)}
+
+    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del target, key
+        return mean(jax.vmap(lambda x: imitation(nets, params["actor"], x))(batch), batch), {}
+
+    return Learner(init, {"actor": actor})
+
+
+def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
+    """- Q of the actor's mean over Q's size, + `alpha` times cloning (Fujimoto & Gu, 2021).
+
+    As OGBench's GCIQL and CRL extract their policies; Q is of the critic's parameters of the moment.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        del action
+        return {"actor": nets.gaussian.init(key, obs)}
+
+    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        del target, key
+
+        def one(x: Batch) -> tuple[Array, Array]:
+            action = jnp.clip(nets.gaussian.apply(params["actor"], x.obs)[0], -1.0, 1.0)
+            q = nets.q_of(params["critic"], x.obs)(action)
+            return imitation(nets, params["actor"], x), q
+
+        cloning, q = jax.vmap(one)(batch)
+        size = jax.lax.stop_gradient(jnp.abs(q).mean()) + 1e-6
+        return mean(alpha * cloning - q / size, batch), {"cloning": cloning.mean()}
+
+    return Learner(init, {"actor": actor})
+
+
 def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float = 100.0) -> Learner:
     """IQL's own actor: log likelihood weighted by exp(inverse_temperature * (Q - V)).
 
@@ -29,7 +74,7 @@ def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float =
 
         def one(x: Batch) -> tuple[Array, Array]:
             value = nets.value.apply(params["value"], x.obs)
-            advantage = nets.least_q(target["critic"], x.obs)(x.action) - value
+            advantage = nets.q_of(target["critic"], x.obs)(x.action) - value
             weight = jnp.minimum(jnp.exp(inverse_temperature * advantage), max_weight)
             return -weight * log_density(
                 x.action, *nets.gaussian.apply(params["actor"], x.obs)

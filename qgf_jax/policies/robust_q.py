@@ -23,7 +23,7 @@ def robust_q(nets: Networks, *, weighted: bool = True) -> Learner:
         def one(x: Batch, noise: Array, t: Array) -> Array:
             a_t, _ = flow.interpolate(noise, x.action, t)
             q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, sinusoidal(t))
-            return jnp.square(q - nets.least_q(target["critic"], x.obs)(x.action))
+            return jnp.square(q - nets.q_of(target["critic"], x.obs)(x.action))
 
         return mean(jax.vmap(one)(batch, *draw(batch, key, 0)), batch, weighted), {}
 

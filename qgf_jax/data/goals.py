@@ -1,0 +1,165 @@
+"""Goals in hindsight: which row of the data a transition is trained to reach.
+
+The definitions are OGBench's (Park et al., 2025), on its compact layout; with `chunk` = `backup` = 1
+they give its rewards and masks. Longer returns end at the goal.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax.data.chunks import starts_of
+from qgf_jax.data.formats import Rows
+from qgf_jax.types import Actor, Array, Batch
+
+
+class GoalDataset(NamedTuple):
+    """A dataset on the device: N transitions in R = N + (number of trajectories) rows."""
+
+    obs: np.ndarray
+    """[R, O'], every row of every trajectory, without goals"""
+    action: np.ndarray
+    """[N, A]"""
+    row: np.ndarray
+    """[N] int32, the row of a transition's observation"""
+    end: np.ndarray
+    """[N] int32, the last row of its trajectory"""
+    goal: np.ndarray | None = None
+    """[R, G], what a row is as a goal, where that is not its observation"""
+
+
+class Hindsight(NamedTuple):
+    """How goals are drawn: the current row, a later one of the trajectory, or any, by probability."""
+
+    current: float
+    trajectory: float
+    random: float
+    geometric: bool
+    """The later row is a geometric number of steps on, else uniform up to the last but one."""
+
+
+class Draw(NamedTuple):
+    """Transitions [B], and the rows [B] of the critics' goals and of the policy's."""
+
+    start: Array
+    goal: Array
+    actor_goal: Array
+
+
+def prepare(
+    rows: Rows, goal: np.ndarray | None, *, action_clip: float | None = 1e-5
+) -> GoalDataset:
+    """`goal` [R, G] where goals are not observations. Actions are clipped as in `chunks.prepare`."""
+    keep = ~rows.ends
+    row = np.flatnonzero(keep).astype(np.int32)
+    ends = np.flatnonzero(rows.ends).astype(np.int32)
+    actions = rows.actions[keep]
+    if action_clip is not None:
+        actions = np.clip(actions, -1.0 + action_clip, 1.0 - action_clip)
+    end = ends[np.searchsorted(ends, row)]
+    return GoalDataset(rows.observations, actions, row, end, goal)
+
+
+def draw_goals(
+    dataset: GoalDataset, start: Array, key: Array, how: Hindsight, *, discount: float
+) -> Array:
+    """Rows [B] of goals for the transitions `start` [B]."""
+    keys = jax.random.split(key, 4)
+    shape = start.shape
+    row, last = dataset.row[start], dataset.end[start] - 1  # the very last state is never a goal
+    if how.geometric:
+        later = jnp.minimum(row + jax.random.geometric(keys[0], 1.0 - discount, shape), last)
+    else:
+        # As a distance from the last: row numbers of large data are not exact in float32.
+        reach = last - jnp.minimum(row + 1, last)
+        later = last - jnp.round(reach * jax.random.uniform(keys[0], shape)).astype(jnp.int32)
+    anywhere = dataset.row[jax.random.randint(keys[1], shape, 0, len(dataset.row))]
+    goal = later
+    if how.current < 1.0:
+        share = how.trajectory / (1.0 - how.current)
+        goal = jnp.where(jax.random.uniform(keys[2], shape) < share, later, anywhere)
+    return jnp.where(jax.random.uniform(keys[3], shape) < how.current, row, goal)
+
+
+def draw(
+    dataset: GoalDataset,
+    key: Array,
+    *,
+    batch_size: int,
+    steps: int,
+    critic: Hindsight,
+    actor: Hindsight,
+    discount: float,
+) -> Draw:
+    """A batch's starts, uniform over those with `steps` transitions after them, and its goals."""
+    keys = jax.random.split(key, 3)
+    start = jax.random.randint(keys[0], (batch_size,), 0, starts_of(dataset, steps))
+    goals = (
+        draw_goals(dataset, start, k, how, discount=discount)
+        for k, how in zip(keys[1:], (critic, actor), strict=True)
+    )
+    return Draw(start, *goals)
+
+
+def gather(
+    dataset: GoalDataset,
+    drawn: Draw,
+    *,
+    chunk: int,
+    backup: int,
+    discount: float,
+    negative: bool,
+    waypoint: int = 0,
+) -> Batch:
+    """The batch of a draw.
+
+    A return runs over `backup` steps or to the goal. Being at the goal is worth 1, k steps before it
+    discount ** k; if `negative`, each step before the goal costs 1. Nothing counts after it.
+    `waypoint`: how many steps on the waypoints lie; 0 for none.
+    """
+
+    def rows(array: Any, index: Array) -> Array:
+        return array.at[index].get(mode="promise_in_bounds")
+
+    places = dataset.obs if dataset.goal is None else dataset.goal
+    row, end = rows(dataset.row, drawn.start), rows(dataset.end, drawn.start)
+    left = end - row
+    ahead = drawn.goal - row
+    reached = (ahead >= 0) & (ahead < jnp.minimum(backup, left))
+    steps = jnp.where(reached, ahead, jnp.minimum(backup, left))
+    powers = jnp.float32(discount) ** steps
+    if negative:
+        reward = -(1.0 - powers) / (1.0 - discount) if discount < 1 else -steps.astype(jnp.float32)
+    else:
+        reward = jnp.where(reached, powers, 0.0)
+    width = max(chunk, backup)
+    actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, width))(
+        drawn.start
+    )
+    flat = actions.reshape(len(drawn.start), -1)
+    obs, after = rows(dataset.obs, row), row + jnp.minimum(left, backup)
+    next_obs = rows(dataset.obs, after)
+    goal, actor_goal = rows(places, drawn.goal), rows(places, drawn.actor_goal)
+    width_of_one = dataset.action.shape[1]
+    batch = Batch(
+        obs=jnp.concatenate([obs, goal], axis=1),
+        action=flat[:, : chunk * width_of_one],
+        reward=reward,
+        discount=jnp.where(reached, 0.0, jnp.float32(discount**backup)),
+        next_obs=jnp.concatenate([next_obs, goal], axis=1),
+        weight=(left >= backup).astype(jnp.float32),
+        actor=Actor(
+            obs=jnp.concatenate([obs, actor_goal], axis=1),
+            next_obs=jnp.concatenate([next_obs, actor_goal], axis=1),
+            weight=(left >= chunk).astype(jnp.float32),
+        ),
+        long_action=flat[:, : backup * width_of_one],
+    )
+    if not waypoint:
+        return batch
+    on = jnp.minimum(row + waypoint, end - 1)
+    before = (drawn.actor_goal >= row) & (drawn.actor_goal < end)
+    towards = jnp.where(before, jnp.minimum(on, drawn.actor_goal), on)
+    return batch._replace(waypoint=rows(places, on), waypoint_to_goal=rows(places, towards))

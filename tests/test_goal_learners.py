@@ -1,0 +1,223 @@
+"""Learners for goals: each loss rebuilt from its formula, and who sees which goal."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+from test_learners import N, make_batch
+
+from qgf_jax import algorithms
+from qgf_jax.networks import normalize_length
+from qgf_jax.types import Actor, Spec
+
+SPEC = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
+KEY = jax.random.key(3)
+
+
+def goal_batch():
+    """Six examples; the policy has goals of its own, and a return is longer than a chunk."""
+    batch = make_batch(width=4, reward=jnp.linspace(0.0, 0.9, N))
+    other = jax.random.normal(jax.random.key(9), (N, 2))
+    place = lambda obs, goal: jnp.concatenate([obs[:, :2], goal], axis=1)
+    return batch._replace(
+        next_obs=place(batch.next_obs, batch.obs[:, 2:]),
+        actor=Actor(place(batch.obs, other), place(batch.next_obs, other), jnp.ones(N)),
+        long_action=jnp.concatenate([batch.action, -batch.action[:, :2]], axis=1),
+        waypoint=other + 0.5,
+        waypoint_to_goal=other - 0.5,
+    )
+
+
+@functools.cache
+def setup(name, critic="", **changes):
+    config = tiny(name, critic=critic, **changes)
+    learner, nets = algorithms.build_learner(config, SPEC), algorithms.build_networks(config, SPEC)
+    init = jax.jit(learner.init)
+    params, other = (init(jax.random.key(k), jnp.zeros(4), jnp.zeros(4)) for k in (0, 1))
+    return nets, learner, params, {group: other[group] for group in learner.targets}
+
+
+def loss_of(learner, group, params, target, batch):
+    return float(jax.jit(learner.losses[group])(params, target, batch, KEY)[0])
+
+
+def check(found, expected):
+    assert found == pytest.approx(float(expected), rel=2e-3, abs=1e-5)
+
+
+def entropy(p, q):
+    return -(q * np.log(p) + (1 - q) * np.log(1 - p))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def dqc_parts(output):
+    setting = {"networks.critic_output": output, "critics.dqc.kappa_d": 0.8}
+    nets, learner, params, target = setup("qgf", "dqc", **setting)
+    b = goal_batch()
+    raw = lambda members, action: np.asarray(nets.ensemble_logits(members, b.obs, action))
+    v = lambda obs: np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(obs))
+    return nets, learner, params, target, b, raw, v
+
+
+def test_dqc_of_the_published_settings():
+    """Li et al., 2025: cross-entropies of logits, a quantile for V, an expectile for Q_a."""
+    _, learner, params, target, b, raw, v = dqc_parts("sigmoid")
+    found = functools.partial(loss_of, learner, params=params, target=target, batch=b)
+    weight = np.asarray(b.weight)
+    q_c, q_a = sigmoid(raw(params["chunk_critic"], b.long_action)), raw(params["critic"], b.action)
+    goal = np.clip(np.asarray(b.reward + b.discount * sigmoid(v(b.next_obs))), 0, 1)
+    assert (goal == 1).any()  # the clip matters
+    check(found("chunk_critic"), np.mean(weight * entropy(q_c, goal)))
+    side = np.where(q_c < sigmoid(q_a), 0.2, 0.8)
+    check(found("critic"), np.mean(weight * side * entropy(sigmoid(q_a), q_c)))
+    slow = raw(target["critic"], b.action).min(axis=0)  # the logit of the least is the least logit
+    error = slow - v(b.obs)
+    check(found("value"), np.mean(weight * np.where(error < 0, 0.1, 0.9) * np.abs(error)))
+
+
+def test_dqc_as_the_paper_prints_it():
+    """Zhou et al., 2026, Eqs. 13 to 15: squared errors, V from the slow long-chunk critic."""
+    _, learner, params, target, b, raw, v = dqc_parts("linear")
+    found = functools.partial(loss_of, learner, params=params, target=target, batch=b)
+    weight = np.asarray(b.weight)
+    q_c, q_a = raw(params["chunk_critic"], b.long_action), raw(params["critic"], b.action)
+    goal = np.asarray(b.reward + b.discount * v(b.next_obs))
+    check(found("chunk_critic"), np.mean(weight * (q_c - goal) ** 2))
+    side = np.where(q_c < q_a, 0.2, 0.8)
+    check(found("critic"), np.mean(weight * side * (q_c - q_a) ** 2))
+    error = raw(target["chunk_critic"], b.long_action).min(axis=0) - v(b.obs)
+    check(found("value"), np.mean(weight * np.where(error < 0, 0.1, 0.9) * error**2))
+
+
+def test_guidance_climbs_the_value_or_its_logit():
+    nets, _, params, target, b, *_ = dqc_parts("sigmoid")
+    act = lambda obs, action, of: jax.grad(of(target["critic"], obs))(action)
+    obs, action = b.obs[0], b.action[0]
+    of_value, of_logit = act(obs, action, nets.q_of), act(obs, action, nets.q_logit_of)
+    q = nets.q_of(target["critic"], obs)(action)
+    np.testing.assert_allclose(of_value, q * (1 - q) * of_logit, rtol=1e-4)
+    config = tiny("qgf", critic="dqc")
+    sample = {
+        scale: algorithms.build_sample(config, SPEC, "qgf", options=(("scale", scale),))
+        for scale in ("value", "logit")
+    }
+    actions = {k: f(params, target, obs, KEY, jnp.float32(1.0)) for k, f in sample.items()}
+    assert not np.allclose(actions["value"], actions["logit"], atol=1e-6)
+
+
+def test_contrastive_critic_tells_the_goal_of_its_own_row():
+    nets, learner, params, target = setup("crl")
+    b = goal_batch()
+    total = 0.0
+    for e in range(2):
+        member = jax.tree.map(lambda x, e=e: x[e], params["critic"])
+        for i in range(N):
+            for j in range(N):
+                pair = jnp.concatenate([b.obs[i, :2], b.obs[j, 2:]])
+                p = sigmoid(float(nets.critic.apply(member, pair, b.action[i])))
+                total += float(b.weight[i]) * entropy(p, float(i == j))
+    check(loss_of(learner, "critic", params, target, b), total / (2 * N * N))
+    phi, psi = nets.critic.apply(member, b.obs[0], b.action[0], True)
+    np.testing.assert_allclose(
+        nets.critic.apply(member, b.obs[0], b.action[0]), phi @ psi / np.sqrt(len(phi)), rtol=1e-5
+    )
+
+
+def test_ivl_is_the_expectile_by_the_slow_members_advantage():
+    nets, learner, params, target = setup("gcivl")
+    b = goal_batch()
+    v = lambda group, obs: np.asarray(jax.vmap(lambda o: nets.goal_value.apply(group, o))(obs))
+    slow, slow_next = v(target["value"], b.obs), v(target["value"], b.next_obs)
+    goal = np.asarray(b.reward)[:, None] + np.asarray(b.discount)[:, None] * slow_next
+    advantage = b.reward + b.discount * slow_next.min(axis=1) - slow.mean(axis=1)
+    side = np.where(np.asarray(advantage) < 0, 0.1, 0.9)
+    each = side * ((goal - v(params["value"], b.obs)) ** 2).sum(axis=1)
+    check(loss_of(learner, "value", params, target, b), np.mean(np.asarray(b.weight) * each))
+
+
+def unit_gaussian(mean, x):
+    x, mean = np.asarray(x), np.asarray(mean)
+    return 0.5 * np.sum((x - mean) ** 2 + np.log(2 * np.pi), axis=-1)
+
+
+def mean_v(nets, params, obs):
+    return np.asarray(
+        jax.vmap(lambda o: nets.goal_value.apply(params["value"], o).mean())(jnp.asarray(obs))
+    )
+
+
+def test_gcbc_gciql_and_gcivl_clone_with_the_policys_goal():
+    b = goal_batch()
+    seen = b.for_actor()
+    for name in ("gcbc", "gciql", "gcivl"):
+        nets, learner, params, target = setup(name)
+        mean, _ = jax.vmap(lambda o, n=nets, p=params: n.gaussian.apply(p["actor"], o))(seen.obs)
+        cloning = unit_gaussian(mean, b.action)
+        if name == "gciql":
+            q = np.asarray(nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)))
+            q = q.min(axis=0)
+            expected = 0.3 * cloning - q / (np.abs(q).mean() + 1e-6)
+        elif name == "gcivl":
+            gain = mean_v(nets, params, seen.next_obs) - mean_v(nets, params, seen.obs)
+            expected = np.minimum(np.exp(10.0 * gain), 100.0) * cloning
+        else:
+            expected = cloning
+        check(loss_of(learner, "actor", params, target, b), expected.mean())
+
+
+def test_hiql_clones_towards_waypoints_on_both_levels():
+    nets, learner, params, target = setup("hiql")
+    b = goal_batch()
+    seen = b.for_actor()
+    place = lambda obs, goal: jnp.concatenate([obs[:, :2], goal], axis=1)
+    code = lambda obs: jax.vmap(lambda o: nets.goal_value.apply(params["value"], o, coded=True))(
+        obs
+    )
+    near = place(seen.obs, b.waypoint)
+    gain = mean_v(nets, params, place(seen.next_obs, b.waypoint)) - mean_v(nets, params, near)
+    mean, _ = jax.vmap(lambda o, c: nets.low.apply(params["low"], o, c))(near, code(near))
+    expected = np.minimum(np.exp(3.0 * gain), 100) * unit_gaussian(mean, b.action)
+    check(loss_of(learner, "low", params, target, b), expected.mean())
+    there = jnp.concatenate([b.waypoint_to_goal, seen.obs[:, 2:]], axis=1)
+    gain = mean_v(nets, params, there) - mean_v(nets, params, seen.obs)
+    mean, _ = jax.vmap(lambda o: nets.high.apply(params["high"], o))(seen.obs)
+    subgoal = code(place(seen.obs, b.waypoint_to_goal))
+    np.testing.assert_allclose(np.linalg.norm(subgoal, axis=1), np.sqrt(10), rtol=1e-4)
+    expected = np.minimum(np.exp(3.0 * gain), 100) * unit_gaussian(mean, subgoal)
+    check(loss_of(learner, "high", params, target, b), expected.mean())
+
+
+def test_hiql_acts_on_the_code_of_its_high_policy():
+    nets, _, params, target = setup("hiql")
+    obs = goal_batch().obs[0]
+    sample = algorithms.build_sample(tiny("hiql"), SPEC, "hiql")
+    code = normalize_length(nets.high.apply(params["high"], obs)[0])
+    expected = jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1, 1)
+    action = sample(params, target, obs, KEY, jnp.float32(0.0))
+    np.testing.assert_allclose(action, expected, rtol=1e-5)
+    elsewhere = sample(params, target, obs.at[3].add(1.0), KEY, jnp.float32(0.0))
+    assert not np.allclose(action, elsewhere)  # the low policy sees the goal by its code alone
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_goals_reach_the_policy_only_if_told_and_the_critic_always(sees):
+    nets, _, params, _ = setup("qgf", "iql", **{"networks.policy_goal": sees})
+    obs, action = goal_batch().obs[0], goal_batch().action[0]
+    other = obs.at[3].add(2.0)
+    v = lambda o: nets.velocity(params["policy"], o)(action, jnp.float32(0.5))
+    assert np.allclose(v(obs), v(other)) != sees
+    q = lambda o: float(nets.q_of(params["critic"], o)(action))
+    assert q(obs) != pytest.approx(q(other), rel=1e-5)
+
+
+def test_mean_of_members_where_the_config_says_so():
+    nets, _, params, _ = setup("qgf", "iql", **{"networks.aggregate": "mean"})
+    obs, action = goal_batch().obs[0], goal_batch().action[0]
+    members = nets.apply_ensemble(params["critic"], obs, action)
+    assert float(nets.q_of(params["critic"], obs)(action)) == pytest.approx(float(members.mean()))

@@ -1,0 +1,165 @@
+"""Goals in hindsight: hand-made trajectories, the benchmark's definition, and large draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import rows_of
+
+from qgf_jax.data import goals, sampling
+from qgf_jax.data.goals import Draw, Hindsight
+from qgf_jax.types import Spec
+
+GAMMA = 0.9
+LENGTHS = [6, 2, 5]  # transitions; rows 0 to 6, 7 to 9, 10 to 15
+N = sum(LENGTHS)
+
+
+def dataset(lengths=LENGTHS, **kwargs):
+    return jax.device_put(goals.prepare(rows_of(lengths), kwargs.get("goal"), action_clip=None))
+
+
+def gather(start, goal, actor_goal=None, **options):
+    drawn = Draw(*(jnp.asarray(x, jnp.int32) for x in (start, goal, actor_goal or goal)))
+    defaults = {"chunk": 1, "backup": 1, "discount": GAMMA, "negative": True}
+    return goals.gather(dataset(), drawn, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_one_step_is_the_benchmarks_reward_and_mask(negative):
+    """OGBench: success = (row == goal row), mask = 1 - success, reward = success - negative."""
+    transitions = [(i, row) for i, row in enumerate(np.flatnonzero(~rows_of(LENGTHS).ends))]
+    pairs = [(i, row, goal) for i, row in transitions for _, goal in transitions]
+    start, row, goal = map(list, zip(*pairs, strict=True))
+    batch = gather(start, goal, negative=negative)
+    success = np.array([r == g for r, g in zip(row, goal, strict=True)], np.float32)
+    np.testing.assert_allclose(batch.reward, success - negative, atol=1e-6)
+    np.testing.assert_allclose(batch.discount, GAMMA * (1 - success), atol=1e-6)
+    np.testing.assert_array_equal(batch.next_obs[:, 0], np.array(row) + 1)
+    np.testing.assert_array_equal(batch.obs[:, 0], row)
+    np.testing.assert_array_equal(batch.obs[:, 2], goal)  # the goal follows the two numbers
+    np.testing.assert_array_equal(batch.next_obs[:, 2], goal)
+
+
+def rollout(row, goal, end, backup):
+    """A return step by step: the rewards of OGBench one by one, until the goal or the end."""
+    costs, bonus, discount = 0.0, 0.0, 1.0
+    for step in range(backup):
+        if row + step >= end:
+            break
+        if row + step == goal:
+            return costs, discount, 0.0
+        costs -= discount
+        discount *= GAMMA
+    return costs, bonus, GAMMA**backup
+
+
+@pytest.mark.parametrize("backup", [1, 2, 4])
+def test_longer_returns_end_at_the_goal(backup):
+    ends = np.repeat([6, 9, 15], [6, 2, 5])
+    transitions = list(enumerate(np.flatnonzero(~rows_of(LENGTHS).ends)))
+    pairs = [(i, r, g) for i, r in transitions[: N - backup + 1] for _, g in transitions]
+    start, row, goal = map(list, zip(*pairs, strict=True))
+    expected = np.array([rollout(r, g, ends[i], backup) for i, r, g in pairs])
+    negative = gather(start, goal, backup=backup, chunk=min(2, backup))
+    positive = gather(start, goal, backup=backup, chunk=min(2, backup), negative=False)
+    np.testing.assert_allclose(negative.reward, expected[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(positive.reward, expected[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(negative.discount, expected[:, 2], rtol=1e-5)
+    left = ends[start] - np.array(row)
+    np.testing.assert_array_equal(negative.weight, left >= backup)
+    np.testing.assert_array_equal(negative.actor.weight, left >= min(2, backup))
+    np.testing.assert_array_equal(negative.next_obs[:, 0], row + np.minimum(left, backup))
+
+
+def test_actions_of_a_return_begin_with_those_of_the_chunk():
+    batch = gather([0, 3], [5, 12], backup=3, chunk=2)
+    actions = np.asarray(dataset().action)
+    np.testing.assert_array_equal(batch.long_action[1], actions[3:6].ravel())
+    np.testing.assert_array_equal(batch.action, batch.long_action[:, :4])
+
+
+def test_policy_has_a_goal_of_its_own():
+    batch = gather([1], [4], [11])
+    seen = batch.for_actor()
+    assert (batch.obs[0, 2], seen.obs[0, 2], seen.next_obs[0, 2]) == (4, 11, 11)
+    assert (seen.obs[0, 0], seen.next_obs[0, 0]) == (1, 2)
+
+
+def test_waypoints_stop_at_the_goal_and_at_the_last_state_but_one():
+    batch = gather([0, 0, 0, 3], [1] * 4, [2, 5, 12, 1], waypoint=4)
+    np.testing.assert_array_equal(batch.waypoint[:, 0], [4, 4, 4, 5])
+    np.testing.assert_array_equal(batch.waypoint_to_goal[:, 0], [2, 4, 4, 5])
+
+
+def test_goals_may_be_other_numbers_than_observations():
+    marks = np.arange(16, dtype=np.float32)[:, None] * 10.0
+    data = dataset(goal=marks)
+    drawn = Draw(jnp.array([2]), jnp.array([5]), jnp.array([6]))
+    batch = goals.gather(data, drawn, chunk=1, backup=1, discount=GAMMA, negative=True)
+    np.testing.assert_array_equal(batch.obs, [[2, 2, 50]])
+    np.testing.assert_array_equal(batch.actor.obs, [[2, 2, 60]])
+
+
+def draws(how, lengths, start, n=40_000, discount=GAMMA):
+    data = dataset(lengths)
+    found = goals.draw_goals(
+        data, jnp.full(n, start, jnp.int32), jax.random.key(3), Hindsight(*how), discount=discount
+    )
+    return np.bincount(np.asarray(found), minlength=len(rows_of(lengths).ends)) / n
+
+
+def test_geometric_goals_lie_ahead_with_the_discounts_chances():
+    shares = draws((0, 1, 0, True), [6, 4], 1)
+    k = np.arange(1, 4)
+    expected = np.append((1 - GAMMA) * GAMMA ** (k - 1), GAMMA**3)  # the rest piles up on row 5
+    np.testing.assert_allclose(shares[2:6], expected, atol=0.01)
+    assert shares[6:].sum() == 0 and shares[:2].sum() == 0  # row 6 ends the trajectory: no goal
+
+
+def test_uniform_goals_lie_ahead_with_half_the_weight_on_the_ends():
+    shares = draws((0, 1, 0, False), [6, 4], 1)
+    np.testing.assert_allclose(shares[2:6], np.array([0.5, 1, 1, 0.5]) / 3, atol=0.01)
+
+
+def test_last_transition_is_its_own_goal():
+    for geometric in (True, False):
+        assert draws((0, 1, 0, geometric), [6, 4], 5)[5] == 1.0
+
+
+def test_current_and_random_goals_come_with_their_chances():
+    shares = draws((0.2, 0.5, 0.3, False), [6, 4], 1)
+    assert abs(shares[1] - (0.2 + 0.3 / 10)) < 0.01  # a random row may be the current one
+    np.testing.assert_allclose(shares[7:11], 0.03, atol=0.005)
+    assert shares[6] == shares[11] == 0  # the last row of a trajectory is no transition
+    assert draws((1.0, 0, 0, False), [6, 4], 1)[1] == 1.0
+
+
+def test_distance_is_exact_far_into_large_data():
+    """Row numbers beyond 2 ** 24 are not all float32 numbers; distances are."""
+    base = 2**25
+    data = goals.GoalDataset(
+        jnp.zeros((1, 1)), jnp.zeros((3, 1)),
+        jnp.array([base, base + 1, base + 2], jnp.int32), jnp.full(3, base + 3, jnp.int32),
+    )  # fmt: skip
+    how = Hindsight(0, 1, 0, False)
+    start = jnp.zeros(1000, jnp.int32)
+    found = goals.draw_goals(data, start, jax.random.key(0), how, discount=GAMMA)
+    assert set(np.asarray(found).tolist()) == {base + 1, base + 2}
+
+
+def test_feed_takes_the_actors_goals_from_the_kind_of_data():
+    from conftest import tiny
+
+    config = tiny("gciql", **{"train.batch_size": 4000, "data.chunk": 2})
+    spec = Spec(4, 2, 2, goal_dim=2, backup=2)
+    for kind, share in (("stitch", 0.5), ("navigate", 0.0), ("explore", 1.0)):
+        feed = sampling.build(config | {"env": f"pointmaze-medium-{kind}-v0"}, spec)
+        data = dataset([500, 500])
+        drawn = jax.jit(feed.draw)(data, jax.random.key(0))
+        row = np.asarray(data.row)[np.asarray(drawn.start)]
+        other = (np.asarray(drawn.actor_goal) > 500) != (row > 500)
+        assert abs(other.mean() - share / 2) < 0.03, kind
+        assert np.asarray(drawn.start).max() == 998 and not np.array_equal(
+            drawn.goal, drawn.actor_goal
+        )
