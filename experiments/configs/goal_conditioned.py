@@ -40,6 +40,12 @@ _SMALL: dict[str, Any] = {
     "train.save_every": 5_000,
     "eval.weights": (0.0, 1.0, 3.0, 10.0),
 }
+_MAZE: dict[str, Any] = {
+    **_SMALL,
+    "data.standardize": True,
+    "networks.policy_hidden": (128,) * 3,
+    "networks.critic_hidden": (128,) * 3,
+}
 # As the benchmark trains its own methods: one action at a time, and every policy sees the goal.
 _BENCHMARK = {"data.chunk": 1, "data.backup": 0, "networks.policy_goal": True}
 
@@ -58,16 +64,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cube_quadruple": _dqc("cube-quadruple-play-oraclerep-v0", 0.93, 0.8),
     "puzzle_4x6": _dqc("puzzle-4x6-play-oraclerep-v0", 0.7, 0.5, **_PUZZLE, **{"data.chunk": 1}),
     "cube_octuple": _dqc("cube-octuple-play-oraclerep-v0", 0.93, 0.5),
-    "pointmaze_medium_small": {
-        **_SMALL,
-        "env": "pointmaze-medium-navigate-v0",
-        "data.standardize": True,
-    },
-    "pointmaze_large_stitch_small": {
-        **_SMALL,
-        "env": "pointmaze-large-stitch-v0",
-        "data.standardize": True,
-    },
+    "pointmaze_medium_small": {**_MAZE, "env": "pointmaze-medium-navigate-v0"},
+    "pointmaze_large_stitch_small": {**_MAZE, "env": "pointmaze-large-stitch-v0"},
     "cube_single_small": {**_SMALL, "env": "cube-single-play-oraclerep-v0"},
 }
 
