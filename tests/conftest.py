@@ -42,7 +42,7 @@ def tiny(algorithm: str = "qgf", preset: str = "default", critic: str = "", **ch
     goals = METHODS[algorithm].goals or critic in ("dqc", "contrastive")
     config.env = f"pointmaze-medium-stitch-{'' if goals else 'singletask-task1-'}v0"
     config.data.update(chunk=3, standardize=True)
-    config.networks.update(policy_hidden=(8, 8), critic_hidden=(8, 8))
+    config.networks.update(policy_hidden=(8,), critic_hidden=(8,))
     config.sampler.num_steps = 3
     config.train.update(steps=4, batch_size=8, steps_per_dispatch=2, log_every=2, save_every=2)
     config.update_from_flattened_dict(changes)

@@ -102,7 +102,7 @@ MISTAKES = {
     ),
     "unknown method": (("evaluate", "--workdir=runs/x", "--methods=qgff"), "did you mean 'qgf'"),
     "unknown environment": (
-        ("train", f"--config={SMOKE}", "--workdir=n", "--config.env=cube-single-play-v0"),
+        ("train", f"--config={SMOKE}", "--workdir=n", "--config.env=cube-singletask"),
         "singletask",
     ),
     "no data": (

@@ -93,20 +93,33 @@ def trained(maze_data, tmp_path_factory):
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
 
 
-KEYS = jax.random.split(jax.random.key(2), 5)
+FIVE = 5  # environments, and observations below
 
 
 def observations(restored):
     """Five of them."""
     width = restored.spec.obs_dim
-    return jnp.linspace(-1, 1, 5 * width).reshape(5, width)
+    return np.linspace(-1, 1, FIVE * width, dtype=np.float32).reshape(FIVE, width)
 
 
-def batched(restored, name, n=1):
-    """(groups, weight) -> the actions of method `name` at five observations."""
-    many = jax.jit(jax.vmap(policy.sampler(restored, name, n), in_axes=(None, None, 0, 0, None)))
-    obs = observations(restored)
-    return lambda groups, weight: np.asarray(many(*groups, obs, KEYS, jnp.float32(weight)))
+def acting(restored, name, n=1):
+    """weight -> the actions of method `name` at five observations, by the program of `evaluate`."""
+    act = evaluate.compile_act(restored, name, n, FIVE)
+    identity = np.stack([np.array([1, 7, i], np.int32) for i in range(FIVE)])[None]
+
+    def actions(weight):
+        weights = np.full((1, FIVE), weight, np.float32)
+        return act(observations(restored)[None], identity, weights)[0].reshape(FIVE, -1)
+
+    return actions
+
+
+def key_of(place):
+    """What the noise at observation `place` is made of."""
+    key = jax.random.key(0)
+    for part in (1, 7, place):
+        key = jax.random.fold_in(key, part)
+    return key
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -115,27 +128,25 @@ def test_every_method_acts_survives_saving_and_is_evaluated(name, trained, tmp_p
     folder = shutil.copytree(workdir, tmp_path / "run")
     restored = policy.restore(folder)
     row, spec = METHODS[name], restored.spec
-    groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
-    before = jax.tree.map(lambda x: x[0], in_memory)
-    before[1].update({k: v for k, v in groups[1].items() if k == "calibration"})
+    slow = {k: v for k, v in restored.target_params.items() if k == "calibration"}
+    before = restored._replace(params=in_memory[0], target_params={**in_memory[1], **slow})
     for n in row.best_of if row.fixed_best_of else (1, 4):
-        act = batched(restored, name, n)
-        actions = act(groups, 0.5)
-        assert actions.shape == (5, spec.chunk_dim)
+        act = acting(restored, name, n)
+        actions = act(0.5)
+        assert actions.shape == (FIVE, spec.chunk_dim)
         assert np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
-        np.testing.assert_array_equal(act(before, 0.5), actions)
+        np.testing.assert_array_equal(acting(before, name, n)(0.5), actions)
         if row.weighted:
-            assert not np.allclose(act(groups, 50.0), actions, atol=1e-6)
+            assert not np.allclose(act(50.0), actions, atol=1e-6)
         if row.at_zero:
-            plain = batched(restored, row.at_zero, n)(groups, 0.0)
-            np.testing.assert_allclose(act(groups, 0.0), plain, atol=5e-3)
-    alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], KEYS[1])
+            np.testing.assert_allclose(act(0.0), acting(restored, row.at_zero, n)(0.0), atol=5e-3)
+    alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
     assert alone.shape == (spec.chunk, spec.action_dim)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
     sweep = evaluate.arms([name], [0.5])
     evaluate.evaluate(
-        folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=1, workers=1
+        folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )
     (line,) = read_lines(folder / "episodes.jsonl")
     assert (line["method"], line["best_of"]) == (name, row.best_of[0]) and line["length"] > 0

@@ -125,7 +125,7 @@ def act(trained, name, best_of=1, count=200):
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))  # [seeds, count, 2]
 
 
-@pytest.mark.parametrize("name", list(algorithms.METHODS))
+@pytest.mark.parametrize("name", [n for n, r in algorithms.METHODS.items() if not r.goals])
 def test_every_method_improves_on_its_reference(name, trained):
     """By a margin on every seed; the reference itself is where the data are."""
     row = algorithms.METHODS[name]
