@@ -55,7 +55,9 @@ def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
     drawn = []
     for caption, name, figure in figures:
         fig = figure(run, rows)
-        if fig is not None:
+        if fig is None:
+            (folder / name).unlink(missing_ok=True)  # of an earlier report
+        else:
             fig.savefig(folder / name, dpi=130, bbox_inches="tight")
             plt.close(fig)
             drawn.append((caption, folder / name))
@@ -68,11 +70,23 @@ def _color(text: str, place: int) -> Any:
     return _COLORS.get(name, _MORE_COLORS[place % len(_MORE_COLORS)])
 
 
+def _tasks(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """(environment, task) of each panel: the mean over all tasks alone, where there is one."""
+    tasks = sorted({(row["env"], row["task"]) for row in rows})
+    return [t for t in tasks if t[1] == ALL_TASKS] or tasks
+
+
+def _swept(rows: Sequence[Row]) -> bool:
+    """Whether a method was reported at more than one weight."""
+    points = {(label(r), r["weight"]) for r in rows if r["split"] == "report"}
+    return len(points) > len({text for text, _ in points})
+
+
 def _methods(run: Run, rows: Sequence[Row]) -> Any:
-    """A column a task, a line a method, the best on top; only where the sweep is too full to read."""
+    """A column a task, a line a method, the best on top; only where the sweep does not say as much."""
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
-    tasks = sorted({(row["env"], row["task"]) for row in shown})
-    if not shown or len({label(row) for row in shown}) <= _LEGIBLE:
+    tasks = _tasks(shown)
+    if not shown or (len({label(row) for row in shown}) <= _LEGIBLE and _swept(rows)):
         return None
     most = max(sum((r["env"], r["task"]) == task for r in shown) for task in tasks)
     fig, panels = plt.subplots(
@@ -97,7 +111,9 @@ def _methods(run: Run, rows: Sequence[Row]) -> Any:
 
 def _sweep(run: Run, rows: Sequence[Row]) -> Any:
     """A column a task, success above return: a line a swept method, a band where there is no weight."""
-    tasks = sorted({(row["env"], row["task"]) for row in rows})
+    if not _swept(rows):
+        return None
+    tasks = _tasks(rows)
     fig, panels = plt.subplots(
         2, len(tasks), figsize=(5.4 * len(tasks), 6.2), squeeze=False, sharex="col"
     )
