@@ -108,6 +108,17 @@ def test_observations_end_with_the_environments_goal_and_repeat():
         np.testing.assert_allclose(pool.reset([0], [3])[0], first, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["pointmaze-medium-navigate", "cube-single-play-oraclerep"])
+def test_every_task_has_its_own_goal(name):
+    goals = []
+    for task in (1, 2, 3):
+        world = ogbench.World(f"{name}-task{task}-v0")
+        obs = world.reset(0)
+        assert world.env.unwrapped.cur_task_id == task
+        goals.append(obs[world.env.observation_space.shape[0] :].round(1).tolist())
+    assert len({tuple(goal) for goal in goals}) == 3
+
+
 def test_oracle_goals_of_the_data_are_those_of_the_environment():
     """The simulator's own representation of a state, against that computed from the file."""
     world = ogbench.World("cube-single-play-oraclerep-task2-v0")

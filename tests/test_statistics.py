@@ -48,3 +48,10 @@ def test_tasks_are_strata():
     """A mean over tasks that differ for certain has no spread."""
     interval = statistics.mean_interval([[np.zeros(20)], [np.ones(30)]])
     assert interval == (0.5, 0.5, 0.5)
+
+
+def test_tasks_share_the_drawn_seeds():
+    """One checkpoint plays all tasks: a seed that fails fails everywhere, and chance does not cancel it."""
+    apart = [[np.ones(20), np.zeros(20)]] * 3
+    interval = statistics.mean_interval(apart)
+    assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)

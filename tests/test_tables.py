@@ -96,3 +96,31 @@ def test_options_are_arms_of_their_own_and_are_named():
     assert chosen == {"qgf": 1.0, "qgf:schedule=linear": 2.0}
     parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
     assert {row["options"] for row in parsed} == {"", "schedule=linear"}
+
+
+def on_task(task, *args, **kwargs):
+    return [{**line, "task": task} for line in lines_for(*args, **kwargs)]
+
+
+def test_one_weight_is_selected_for_all_tasks_together():
+    """Each task alone would choose another weight than their mean does."""
+    lines = [
+        *on_task(1, "qgf", 1.0, [1, 1], [1, 1]), *on_task(2, "qgf", 1.0, [0, 0], [0, 0]),
+        *on_task(1, "qgf", 3.0, [1, 0], [1, 0]), *on_task(2, "qgf", 3.0, [1, 1], [0, 0]),
+    ]  # fmt: skip
+    rows = tables.summarize(lines)
+    assert {(r["task"], r["weight"]) for r in rows if r["selected"]} == {
+        (0, 3.0),
+        (1, 3.0),
+        (2, 3.0),
+    }
+    together = find(rows, task=tables.ALL_TASKS, weight=3.0, split="selection")
+    assert (together["success"]["mean"], together["episodes"], together["seeds"]) == (0.75, 4, 1)
+
+
+def test_an_arm_that_has_not_played_all_tasks_has_no_row_for_all():
+    lines = [line for task in (1, 2, 3) for line in on_task(task, "reference", 0.0, [0], [1])]
+    lines += [line for task in (1, 2) for line in on_task(task, "best_of", 0.0, [1], [1])]
+    rows = tables.summarize(lines)
+    assert {r["method"] for r in rows if r["task"] == tables.ALL_TASKS} == {"reference"}
+    assert {r["task"] for r in rows if r["method"] == "best_of" and r["selected"]} == {1, 2}
