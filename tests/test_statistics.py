@@ -51,7 +51,7 @@ def test_tasks_are_strata():
 
 
 def test_tasks_share_the_drawn_seeds():
-    """One checkpoint plays all tasks: a seed that fails fails everywhere, and chance does not cancel it."""
+    """One checkpoint plays all tasks: a seed that fails fails in every task."""
     apart = [[np.ones(20), np.zeros(20)]] * 3
     interval = statistics.mean_interval(apart)
     assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)
