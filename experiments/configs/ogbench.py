@@ -37,8 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What the authors of FQL took for a method on this environment, where its own default is another.
+TUNED: dict[str, dict[str, dict[str, Any]]] = {
+    "cube_single_small": {"rebrac": {"policy.alpha": 1.0}},
+}
+
 
 def get_config(variant: str = "cube_single_small", **choice: str) -> ConfigDict:
     config = configs.make(**choice)
     configs.update(config, VARIANTS[variant])
+    configs.update(config, TUNED.get(variant, {}).get(config.algorithm, {}))
     return config
