@@ -87,6 +87,7 @@ METHODS: dict[str, Method] = {
         "as best_of, under its own name",
         "Park et al., 2025, arXiv 2502.02538",
         options={"rule": "unguided"},
+        critics=_ANY,
         best_of=(32,),
         fixed_best_of=True,
     ),
@@ -153,18 +154,21 @@ METHODS: dict[str, Method] = {
         f"{_QGF}, appendix C",
         options={"rule": "one_step", "endpoint": "learned"},
         policies=("flow_bc", "distill"),
+        critics=_ANY,
     ),
     "qgf_jacobian_distill": _guided(
         "as qgf_jacobian, at an endpoint that a network has learned",
         f"{_QGF}, appendix C",
         options={"rule": "one_step_jacobian", "endpoint": "learned"},
         policies=("flow_bc", "distill"),
+        critics=_ANY,
     ),
     "robust_q": _guided(
         "gradient of a critic that was trained on noisy actions",
         f"{_QGF}, Eq. 20",
         options={"rule": "noise_aware"},
         policies=("flow_bc", "robust_q"),
+        critics=("iql", "td", "dqc"),
     ),
     # Methods with a policy of their own.
     "cfgrl": Method(
@@ -284,6 +288,7 @@ METHODS: dict[str, Method] = {
         policies=("ddpg_bc",),
         critics=("iql",),
         goals=True,
+        fixed_best_of=True,
     ),
     "gcivl": Method(
         "Gaussian policy, cloned where V rises",
@@ -301,7 +306,8 @@ METHODS: dict[str, Method] = {
         policies=("ddpg_bc",),
         critics=("contrastive",),
         goals=True,
-        settings={"policy.alpha": 0.1, "goals.actor": (0.0, 1.0, 0.0)},
+        settings={"policy.alpha": 0.1},
+        fixed_best_of=True,
     ),
     "hiql": Method(
         "one policy for waypoints and one for actions, both cloned where V rises",

@@ -36,14 +36,14 @@ def measure(
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES)
-    obs = jax.jit(lambda data, key: feed.gather(data, feed.draw(data, key)).obs)(
+    obs = jax.jit(lambda data, key: feed.gather(data, feed.draw(data, key)).actor.obs)(
         dataset, jax.random.key(0)
     )
 
     def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Array, Array]:
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
-        q = jax.vmap(nets.q_of(groups[1]["critic"], obs))(actions)
+        q = jax.vmap(nets.q_of((groups[0] | groups[1])["critic"], obs))(actions)
         centred = actions - actions.mean(axis=0, keepdims=True)
         return q.std(ddof=1), centred.T @ centred / (ACTIONS - 1)
 

@@ -215,6 +215,10 @@ def _check(config: ConfigDict) -> None:
     for option, value in config.sampler.items():
         if option in CHOICES and value not in CHOICES[option]:
             raise unknown(f"sampler.{option}", value, CHOICES[option])
+    if 0 < config.data.backup < config.data.chunk:
+        raise UserError(
+            f"config key data.backup is {config.data.backup}; it must be 0 or at least data.chunk"
+        )
     if not 0 < config.data.discount <= 1:
         raise UserError(f"config key data.discount is {config.data.discount}; it must be in (0, 1]")
     if not config.env:
@@ -226,7 +230,8 @@ def _check_goals(config: ConfigDict) -> None:
     name, row = ogbench.parse(config.env), method(config.algorithm)
     for key in ("critic", "actor"):
         chances = config.goals[key]
-        sound = len(chances) == 3 and min(chances) >= 0 and abs(sum(chances) - 1) < 1e-6
+        numbers = len(chances) == 3 and all(isinstance(x, (int, float)) for x in chances)
+        sound = numbers and min(chances) >= 0 and abs(sum(chances) - 1) < 1e-6
         if not sound and (chances or key == "critic"):
             raise UserError(
                 f"config key goals.{key} is {chances}; it must be three probabilities that sum to 1: "
@@ -248,8 +253,20 @@ def _check_goals(config: ConfigDict) -> None:
             "networks.critic_output=sigmoid is for values between 0 and 1: "
             "set critic=dqc and goals.negative=false"
         )
-    if "hiql" in row.policies and name.goals == "oraclerep":
-        raise UserError(f"algorithm {config.algorithm!r} needs goals that are observations")
+    if (config.networks.critic_form == "bilinear") != (config.critic == "contrastive"):
+        raise UserError("networks.critic_form=bilinear belongs to critic=contrastive, and it alone")
+    if "hiql" in row.policies:
+        if name.goals == "oraclerep":
+            raise UserError(f"algorithm {config.algorithm!r} needs goals that are observations")
+        for key in ("goals.waypoint", "networks.goal_code"):
+            if not flatten(config)[key]:
+                raise UserError(f"config key {key} is 0; algorithm {config.algorithm!r} needs it")
+    of_tasks = {"reward_scale": 1.0, "reward_shift": 0.0, "sparse": False}
+    if name.goals and any(config.data[key] != idle for key, idle in of_tasks.items()):
+        raise UserError(
+            f"{', '.join(f'data.{k}' for k in of_tasks)} are of single tasks; with goals, rewards come "
+            "from the rows: goals.negative"
+        )
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -65,6 +65,8 @@ def sampler(
             f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
             "needs: it is measured when `qgf train` reaches its last step"
         )
+    if best_of > 1 and "critic" not in restored.params:
+        raise UserError(f"a run of {trained!r} has no critic to choose the best of {best_of} by")
     if settings.get("endpoint") == "learned" and "endpoint" not in restored.params:
         raise UserError(
             f"a run of {trained!r} has no learned endpoint: train --config.algorithm=qgf_distill"
@@ -127,8 +129,12 @@ def load_policy(
             goal = jnp.asarray(goal, jnp.float32)
             if goal.shape[-1:] != (spec.goal_dim,):
                 raise UserError(f"goal of shape {goal.shape}: the run wants [{spec.goal_dim}]")
-            goal = jnp.broadcast_to(goal, (*obs.shape[:-1], spec.goal_dim))
-            obs = jnp.concatenate([obs, goal], axis=-1)
+            try:
+                batch = np.broadcast_shapes(obs.shape[:-1], goal.shape[:-1])
+            except ValueError:
+                raise UserError(f"{len(obs)} observations and {len(goal)} goals") from None
+            both = (jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (obs, goal))
+            obs = jnp.concatenate([*both], axis=-1)
         if obs.ndim not in (1, 2) or obs.shape[-1] != spec.obs_dim:
             raise UserError(
                 f"observation of shape {obs.shape}: the run wants [{spec.obs_dim}] "

@@ -16,7 +16,7 @@ from qgf_jax import calibrate
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints
-from qgf_jax.data.load import Loaded, load
+from qgf_jax.data.load import load
 from qgf_jax.errors import UserError
 from qgf_jax.metrics import Writer
 from qgf_jax.train import Trainer, TrainState, make_trainer
@@ -39,10 +39,11 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Path:
     step, state = restored or (0, trainer.init(seeds))
     writer = Writer(run.metrics, config)
     try:
-        state = _loop(config, trainer, state, step, loaded, checkpoints, writer)
+        dataset = jax.device_put(loaded.dataset)
+        state = _loop(config, trainer, state, step, dataset, loaded.validation, checkpoints, writer)
     finally:
         writer.close()
-    calibrate.write(run.workdir, config, spec, state, loaded.dataset)
+    calibrate.write(run.workdir, config, spec, state, dataset)
     return run.workdir
 
 
@@ -51,14 +52,14 @@ def _loop(
     trainer: Trainer,
     state: TrainState,
     step: int,
-    loaded: Loaded,
+    dataset: Any,
+    validation: Any,
     checkpoints: Checkpoints,
     writer: Writer,
 ) -> TrainState:
     """Dispatches, logs and saves until the last step: the state there."""
     options = config["train"]
-    dataset = jax.device_put(loaded.dataset)
-    validation = jax.device_put(loaded.validation) if loaded.validation else None
+    validation = jax.device_put(validation)
     pending: list[tuple[int, Metrics]] = []
     started, started_at = time.perf_counter(), step
     bar = tqdm(

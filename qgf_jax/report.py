@@ -39,15 +39,17 @@ def write(workdir: str | os.PathLike) -> str:
 def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> str:
     """One table of several runs, the selected report rows alone: OUT.md and OUT.csv, and its text.
 
-    What a run was trained as is a column, since one method may act with several trainings.
+    What a run was trained as is a column, since one method may act with several trainings: algorithm and
+    critic, and its folder where these two do not tell the runs apart.
     """
+    opened = [runs.open_run(workdir) for workdir in workdirs]
+    names = [f"{run.config['algorithm']}, {run.config['critic']}" for run in opened]
+    names = [f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)]
     rows: list[dict[str, Any]] = []
-    for workdir in workdirs:
-        run = runs.open_run(workdir)
+    for name, run in zip(names, opened, strict=True):
         for row in tables.summarize(list(read_lines(run.episodes))):
             if row["selected"] and row["split"] == "report":
-                critic = run.config["critic"]
-                rows.append({"trained_as": f"{run.config['algorithm']}, {critic}", **row})
+                rows.append({"trained_as": name, **row})
     if not rows:
         raise UserError(
             f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"

@@ -27,11 +27,10 @@ def mean_interval(groups: list[list[np.ndarray]], *, resamples: int = 2000) -> I
     generator = np.random.default_rng(0)
     means, chosen = np.zeros(resamples), None
     for seeds in groups:
-        # [resamples, seed]: the mean of a fresh draw of that seed's episodes
-        draws = [
-            x[generator.integers(len(x), size=(resamples, len(x)))].mean(axis=1) for x in seeds
-        ]
-        if len(seeds) > 1:
+        if len(seeds) == 1:
+            x = seeds[0]
+            draws = [x[generator.integers(len(x), size=(resamples, len(x)))].mean(axis=1)]
+        else:
             table = np.stack(
                 [
                     x[generator.integers(len(x), size=(resamples, len(seeds), len(x)))].mean(axis=2)

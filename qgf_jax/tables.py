@@ -49,13 +49,19 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
         for key, parts in together.items()
         if len(parts) == len(tasks[key[0]]) > 1
     ]
+    settled: set[tuple[Any, ...]] = set()
     for chosen in sorted(_selected(rows), key=lambda row: row["task"]):  # all tasks first
+        group = _group(chosen, ALL_TASKS)
         arm = [row for row in rows if _same_arm(row, chosen)]
-        pooled = [row for row in rows if _group(row, ALL_TASKS) == _group(chosen, ALL_TASKS)]
-        if chosen["task"] != ALL_TASKS and any(r["task"] == ALL_TASKS for r in pooled):
-            continue
         if chosen["task"] == ALL_TASKS:
+            pooled = [row for row in rows if _group(row, ALL_TASKS) == group]
             arm = [row for row in pooled if row["weight"] == chosen["weight"]]
+            reported = [row for row in pooled if row["split"] == "report"]
+            if reported and not any(r["task"] == ALL_TASKS for r in arm if r in reported):
+                continue  # tasks were added one by one, and each has reported a weight of its own
+            settled.add(group)
+        elif group in settled:
+            continue
         for row in arm:
             row["selected"] = True
     return rows
@@ -68,7 +74,7 @@ _Seeds = dict[int, dict[int, dict[str, Any]]]
 def _row(key: tuple[Any, ...], tasks: Sequence[_Seeds], step: int) -> Row:
     def columns(name: str) -> list[list[np.ndarray]]:
         return [
-            [np.array([e[name] for e in episodes.values()]) for episodes in seeds.values()]
+            [np.array([e[name] for e in seeds[seed].values()]) for seed in sorted(seeds)]
             for seeds in tasks
         ]
 

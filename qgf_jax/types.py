@@ -65,6 +65,7 @@ class Actor(NamedTuple):
 
     obs: Array
     next_obs: Array
+    """After the chunk, with goals; without, as in the batch."""
     weight: Array
     """[B], 0 where the chunk, not the return, runs over the end of its trajectory."""
 

@@ -220,6 +220,23 @@ def test_goals_reach_the_policy_only_if_told_and_the_critic_always(sees):
     assert q(obs) != pytest.approx(q(other), rel=1e-5)
 
 
+def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
+    """And with the goals that the policy is trained for."""
+    from conftest import rows_of
+
+    from qgf_jax import calibrate
+    from qgf_jax.data import goals
+    from qgf_jax.train import make_trainer
+
+    config = tiny("qgf", critic="contrastive")
+    spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
+    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
+    data = jax.device_put(goals.prepare(rows_of([20, 20]), None))
+    found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
+    assert found["q_std"].shape == (1,) and float(found["q_std"][0]) > 0
+    assert found["vectors"].shape == (1, 6, 6)
+
+
 def test_mean_of_members_where_the_config_says_so():
     nets, _, params, _ = setup("qgf", "iql", **{"networks.aggregate": "mean"})
     obs, action = goal_batch().obs[0], goal_batch().action[0]

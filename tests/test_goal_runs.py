@@ -48,6 +48,9 @@ def test_policy_takes_the_goal_apart_or_at_the_end(run):
         act(obs, key, goal=np.zeros(3))
     with pytest.raises(UserError, match="the goal's 2 last"):
         act(obs, key)
+    with pytest.raises(UserError, match="3 observations and 2 goals"):
+        act(obs, key, goal=goals[:2])
+    assert act(obs[0], key, goal=goals).shape == (3, 3, 2)  # one observation, many goals
 
 
 def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(run):
@@ -156,6 +159,14 @@ def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
         ({"goals.actor": "(0.5,0.5)"}, "three probabilities"),
         ({"env": "cube-single-play-v0", "networks.critic_output": "sigmoid"}, "between 0 and 1"),
         ({"env": "cube-single-play-oraclerep-v0", "algorithm": "hiql"}, "that are observations"),
+        (
+            {"env": "cube-single-play-v0", "algorithm": "hiql", "goals.waypoint": "0"},
+            "waypoint is 0",
+        ),
+        ({"env": "cube-single-play-v0", "data.sparse": "true"}, "are of single tasks"),
+        ({"data.backup": "3"}, "at least data.chunk"),
+        ({"networks.critic_form": "bilinear"}, "belongs to critic=contrastive"),
+        ({"goals.actor": "('a','b','c')"}, "three probabilities"),
     ],
 )
 def test_settings_that_do_not_fit_goals_are_explained(overrides, hint):

@@ -86,6 +86,12 @@ def test_policy_has_a_goal_of_its_own():
     assert (seen.obs[0, 0], seen.next_obs[0, 0]) == (1, 2)
 
 
+def test_policy_is_judged_after_its_chunk_and_the_critic_after_its_return():
+    batch = gather([0, 4], [5, 5], backup=4, chunk=2)
+    np.testing.assert_array_equal(batch.actor.next_obs[:, 0], [2, 6])
+    np.testing.assert_array_equal(batch.next_obs[:, 0], [4, 6])
+
+
 def test_waypoints_stop_at_the_goal_and_at_the_last_state_but_one():
     batch = gather([0, 0, 0, 3], [1] * 4, [2, 5, 12, 1], waypoint=4)
     np.testing.assert_array_equal(batch.waypoint[:, 0], [4, 4, 4, 5])
@@ -115,6 +121,10 @@ def test_geometric_goals_lie_ahead_with_the_discounts_chances():
     expected = np.append((1 - GAMMA) * GAMMA ** (k - 1), GAMMA**3)  # the rest piles up on row 5
     np.testing.assert_allclose(shares[2:6], expected, atol=0.01)
     assert shares[6:].sum() == 0 and shares[:2].sum() == 0  # row 6 ends the trajectory: no goal
+
+
+def test_goals_without_a_discount_are_the_last_state_but_one():
+    assert draws((0, 1, 0, True), [6, 4], 1, n=100, discount=1.0)[5] == 1.0
 
 
 def test_uniform_goals_lie_ahead_with_half_the_weight_on_the_ends():

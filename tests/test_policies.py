@@ -102,7 +102,7 @@ def test_edp():
 
 
 def test_cfgrl():
-    parts = Parts("cfgrl", **{"policy.unconditional": 0.1})
+    parts = Parts("cfgrl", **{"policy.unconditional": 0.1, "networks.critic_hidden": (8, 8)})
     noise, t = draws()
     losses, better = [], []
     for i in range(N):

@@ -18,7 +18,10 @@ def test_runs_are_compared_in_one_table(run_folder, tmp_path, capsys):
     cli.main(["report", f"--workdir={runs}", f"--out={tmp_path / 'both'}"])
     assert "trained as" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "both.csv").open()))
-    assert len(rows) == 4 and {row["trained_as"] for row in rows} == {"qgf, iql"}
+    assert len(rows) == 4 and {row["trained_as"] for row in rows} == {
+        "qgf, iql (a)",
+        "qgf, iql (b)",
+    }
     assert (tmp_path / "both.md").read_text().count("| pointmaze") == 4
 
 

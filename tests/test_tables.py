@@ -124,3 +124,32 @@ def test_an_arm_that_has_not_played_all_tasks_has_no_row_for_all():
     rows = tables.summarize(lines)
     assert {r["method"] for r in rows if r["task"] == tables.ALL_TASKS} == {"reference"}
     assert {r["task"] for r in rows if r["method"] == "best_of" and r["selected"]} == {1, 2}
+
+
+def test_order_of_lines_changes_no_interval():
+    """Of the mean over tasks too, whose seeds are drawn together."""
+    lines = [
+        line
+        for task in (1, 2)
+        for seed in (0, 1)
+        for line in on_task(task, "qgf", 1.0, [seed] * 9, [seed] * 9, seed=seed)
+    ]
+    rows = tables.summarize(lines)
+    together = find(rows, task=tables.ALL_TASKS, split="report")["success"]
+    assert (together["low"], together["high"]) == (0.0, 1.0)  # a seed fails everywhere or nowhere
+    swapped = sorted(lines, key=lambda line: (line["task"], line["seed"] * (3 - 2 * line["task"])))
+    assert tables.summarize(swapped) == rows
+
+
+def test_tasks_that_were_added_one_by_one_keep_the_weights_they_reported():
+    lines = []
+    for task, values in ((1, {1.0: 1, 3.0: 0.8, 10.0: 0}), (2, {1.0: 0, 3.0: 0.8, 10.0: 1})):
+        for weight, share in values.items():
+            selection = [1] * round(10 * share) + [0] * round(10 - 10 * share)
+            report = [1] if share == 1 else []  # the task's own choice alone was reported
+            lines += on_task(task, "qgf", weight, selection, report)
+    rows = [r for r in tables.summarize(lines) if r["split"] == "report"]
+    assert {(r["task"], r["weight"], r["selected"]) for r in rows} == {
+        (1, 1.0, True),
+        (2, 10.0, True),
+    }

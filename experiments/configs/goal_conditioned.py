@@ -51,7 +51,8 @@ _MAZE: dict[str, Any] = {
     "networks.policy_hidden": (128,) * 3,
     "networks.critic_hidden": (128,) * 3,
 }
-# As the benchmark trains its own methods: one action at a time, and every policy sees the goal.
+# As the benchmark's own methods act: one action at a time, and every policy sees the goal. Sizes and
+# optimiser stay those of the variant.
 _BENCHMARK = {"data.chunk": 1, "data.backup": 0, "networks.policy_goal": True}
 # OGBench's own choices of alpha, by the beginning of the environment's name.
 _ALPHA = {
@@ -82,8 +83,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(variant: str = "pointmaze_medium_small", **choice: str) -> ConfigDict:
-    critic = {} if {"algorithm", "critic"} & choice.keys() else {"critic": "dqc"}
-    config = configs.make(**{**critic, **choice})
+    known = method(choice.get("algorithm", "qgf")).critics
+    config = configs.make(**{**({"critic": "dqc"} if "dqc" in known else {}), **choice})
     configs.update(config, VARIANTS[variant])
     if method(config.algorithm).goals:
         configs.update(config, _BENCHMARK)

@@ -19,7 +19,7 @@ train() {
 }
 play() {
     qgf evaluate --workdir="$RUNS/$1" --episodes=20 --selection_episodes=10 --report_selected \
-        --envs=40 --cpu_threads=1 --methods="$2" --best_of="$3" --weights=1,3,10,30,100
+        --envs=40 --cpu_threads=1 --methods="$2" --best_of="$3" --weights="${4:-1,3,10,30,100}"
 }
 
 for name in "${@:-pointmaze_medium_small pointmaze_large_stitch_small cube_single_small}"; do
@@ -39,7 +39,8 @@ for name in "${@:-pointmaze_medium_small pointmaze_large_stitch_small cube_singl
         train "$env" iql --config.critic=iql
         for run in squared sees_goal iql; do
             play "$env/$run" reference,best_of 4,32
-            play "$env/$run" qgf 1
+            # IQL's Q counts steps, so its weights are smaller.
+            play "$env/$run" qgf 1 $(test $run = iql && echo 0.01,0.03,0.1,0.3,1)
         done
         for method in gcbc gciql crl hiql; do
             test $env.$method = cube_single_small.hiql && continue # its goals are no observations

@@ -70,7 +70,8 @@ def draw_goals(
     shape = start.shape
     row, last = dataset.row[start], dataset.end[start] - 1  # the very last state is never a goal
     if how.geometric:
-        later = jnp.minimum(row + jax.random.geometric(keys[0], 1.0 - discount, shape), last)
+        steps = jax.random.geometric(keys[0], 1.0 - discount, shape)
+        later = row + jnp.minimum(steps, last - row)  # in this order: a large number must not wrap
     else:
         # As a distance from the last: row numbers of large data are not exact in float32.
         reach = last - jnp.minimum(row + 1, last)
@@ -139,8 +140,9 @@ def gather(
         drawn.start
     )
     flat = actions.reshape(len(drawn.start), -1)
-    obs, after = rows(dataset.obs, row), row + jnp.minimum(left, backup)
-    next_obs = rows(dataset.obs, after)
+    obs = rows(dataset.obs, row)
+    next_obs = rows(dataset.obs, row + jnp.minimum(left, backup))
+    after_chunk = rows(dataset.obs, row + jnp.minimum(left, chunk))
     goal, actor_goal = rows(places, drawn.goal), rows(places, drawn.actor_goal)
     width_of_one = dataset.action.shape[1]
     batch = Batch(
@@ -152,7 +154,7 @@ def gather(
         weight=(left >= backup).astype(jnp.float32),
         actor=Actor(
             obs=jnp.concatenate([obs, actor_goal], axis=1),
-            next_obs=jnp.concatenate([next_obs, actor_goal], axis=1),
+            next_obs=jnp.concatenate([after_chunk, actor_goal], axis=1),
             weight=(left >= chunk).astype(jnp.float32),
         ),
         long_action=flat[:, : backup * width_of_one],

@@ -50,7 +50,10 @@ def load(config: Mapping[str, Any]) -> Loaded:
         spec["goal_dim"] = seen[1].shape[1]
         spec["obs_dim"] += seen[1].shape[1]
     if options["standardize"]:
-        found = [statistics(array) for array in seen]
+        found = [statistics(rows.observations)]
+        found += [
+            found[0] if array is rows.observations else statistics(array) for array in seen[1:]
+        ]
         spec |= {key: sum((f[key] for f in found), ()) for key in found[0]}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
