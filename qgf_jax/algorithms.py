@@ -58,7 +58,6 @@ _CLIP = {"optimizer.clip_norm": 1.0}
 _ACTOR = {"rule": "unguided", "group": "actor"}
 _ANY = ("iql", "td", "dqc", "contrastive")
 _OGBENCH = "Park et al., 2025, arXiv 2410.20092"
-_AHEAD = {"goals.critic": (0.0, 1.0, 0.0)}
 
 
 def _guided(about: str, source: str, **parts: Any) -> Method:
@@ -331,7 +330,7 @@ CRITIC_SETTINGS: dict[str, dict[str, Any]] = {
         "goals.negative": False,
         "goals.critic_geometric": False,
     },
-    "contrastive": {"networks.critic_form": "bilinear", **_AHEAD},
+    "contrastive": {"networks.critic_form": "bilinear", "goals.critic": (0.0, 1.0, 0.0)},
 }
 """Config values that make a critic what it is."""
 

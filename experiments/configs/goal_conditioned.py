@@ -7,7 +7,7 @@
 The first five variants are the paper's (Zhou et al., 2026, Tables 2 and 4), over the critics of Li et
 al., 2025, and were not run by us. What the paper does not say is taken from the latter: goals, the
 form of the critic, and a policy that never sees the goal. Their data has 3M to 1B transitions.
-The small ones are for two CPU cores: 15 minutes a training.
+The small ones are for two CPU cores: 40,000 steps of one seed took ten minutes on a maze.
 """
 
 from typing import Any

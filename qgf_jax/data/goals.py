@@ -4,13 +4,13 @@ The definitions are OGBench's (Park et al., 2025), on its compact layout; with `
 they give its rewards and masks. Longer returns end at the goal.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.data.chunks import starts_of
+from qgf_jax.data.chunks import rows_at, starts_of
 from qgf_jax.data.formats import Rows
 from qgf_jax.types import Actor, Array, Batch
 
@@ -121,11 +121,8 @@ def gather(
     `waypoint`: how many steps on the waypoints lie; 0 for none.
     """
 
-    def rows(array: Any, index: Array) -> Array:
-        return array.at[index].get(mode="promise_in_bounds")
-
     places = dataset.obs if dataset.goal is None else dataset.goal
-    row, end = rows(dataset.row, drawn.start), rows(dataset.end, drawn.start)
+    row, end = rows_at(dataset.row, drawn.start), rows_at(dataset.end, drawn.start)
     left = end - row
     ahead = drawn.goal - row
     reached = (ahead >= 0) & (ahead < jnp.minimum(backup, left))
@@ -140,10 +137,10 @@ def gather(
         drawn.start
     )
     flat = actions.reshape(len(drawn.start), -1)
-    obs = rows(dataset.obs, row)
-    next_obs = rows(dataset.obs, row + jnp.minimum(left, backup))
-    after_chunk = rows(dataset.obs, row + jnp.minimum(left, chunk))
-    goal, actor_goal = rows(places, drawn.goal), rows(places, drawn.actor_goal)
+    obs = rows_at(dataset.obs, row)
+    next_obs = rows_at(dataset.obs, row + jnp.minimum(left, backup))
+    after_chunk = rows_at(dataset.obs, row + jnp.minimum(left, chunk))
+    goal, actor_goal = rows_at(places, drawn.goal), rows_at(places, drawn.actor_goal)
     width_of_one = dataset.action.shape[1]
     batch = Batch(
         obs=jnp.concatenate([obs, goal], axis=1),
@@ -164,4 +161,4 @@ def gather(
     on = jnp.minimum(row + waypoint, end - 1)
     before = (drawn.actor_goal >= row) & (drawn.actor_goal < end)
     towards = jnp.where(before, jnp.minimum(on, drawn.actor_goal), on)
-    return batch._replace(waypoint=rows(places, on), waypoint_to_goal=rows(places, towards))
+    return batch._replace(waypoint=rows_at(places, on), waypoint_to_goal=rows_at(places, towards))

@@ -1,5 +1,7 @@
 """Gaussian policies: the plain references of the field."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,12 @@ def log_density(x: Array, mean: Array, log_std: Array) -> Array:
     return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
 
 
+def init(nets: Networks, key: Array, obs: Array, action: Array) -> Params:
+    """How a policy of one Gaussian starts."""
+    del action
+    return {"actor": nets.gaussian.init(key, obs)}
+
+
 def imitation(nets: Networks, group: Params, x: Batch) -> Array:
     """Negative log likelihood [] of an action under a Gaussian of unit variance, as OGBench's."""
     mean, log_std = nets.gaussian.apply(group, x.obs)
@@ -23,15 +31,11 @@ def imitation(nets: Networks, group: Params, x: Batch) -> Array:
 def gaussian_bc(nets: Networks) -> Learner:
     """Behavioural cloning by a Gaussian of unit variance (OGBench's GCBC; Park et al., 2025)."""
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
-        del action
-        return {"actor": nets.gaussian.init(key, obs)}
-
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
         return mean(jax.vmap(lambda x: imitation(nets, params["actor"], x))(batch), batch), {}
 
-    return Learner(init, {"actor": actor})
+    return Learner(functools.partial(init, nets), {"actor": actor})
 
 
 def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
@@ -39,10 +43,6 @@ def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
 
     As OGBench's GCIQL and CRL extract their policies; Q is of the critic's parameters of the moment.
     """
-
-    def init(key: Array, obs: Array, action: Array) -> Params:
-        del action
-        return {"actor": nets.gaussian.init(key, obs)}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
@@ -56,7 +56,7 @@ def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
         size = jax.lax.stop_gradient(jnp.abs(q).mean()) + 1e-6
         return mean(alpha * cloning - q / size, batch), {"cloning": cloning.mean()}
 
-    return Learner(init, {"actor": actor})
+    return Learner(functools.partial(init, nets), {"actor": actor})
 
 
 def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float = 100.0) -> Learner:
@@ -64,10 +64,6 @@ def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float =
 
     Kostrikov et al., 2022, Eq. 7; Q is the least of the slow critic. Needs a critic with a value.
     """
-
-    def init(key: Array, obs: Array, action: Array) -> Params:
-        del action
-        return {"actor": nets.gaussian.init(key, obs)}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del key
@@ -83,7 +79,7 @@ def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float =
         loss, weight = jax.vmap(one)(batch)
         return mean(loss, batch), {"weight_mean": weight.mean()}
 
-    return Learner(init, {"actor": actor})
+    return Learner(functools.partial(init, nets), {"actor": actor})
 
 
 def rebrac(nets: Networks, *, alpha: float = 0.01) -> Learner:
@@ -93,20 +89,16 @@ def rebrac(nets: Networks, *, alpha: float = 0.01) -> Learner:
     switch off too. The actor's slow copy is what the critic bootstraps on and what acts.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
-        del action
-        return {"actor": nets.gaussian.init(key, obs)}
-
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
 
         def one(x: Batch) -> tuple[Array, Array]:
             action = jnp.tanh(nets.gaussian.apply(params["actor"], x.obs)[0])
-            q = nets.apply_ensemble(params["critic"], x.obs, action).min()
+            q = nets.q_of(params["critic"], x.obs)(action)
             return jnp.sum((action - x.action) ** 2), q
 
         distance, q = jax.vmap(one)(batch)
         size = jax.lax.stop_gradient(jnp.abs(q).mean())
         return mean(alpha * distance - q / size, batch), {"distance": distance.mean()}
 
-    return Learner(init, {"actor": actor}, targets=("actor",))
+    return Learner(functools.partial(init, nets), {"actor": actor}, targets=("actor",))

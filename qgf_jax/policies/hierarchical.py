@@ -1,11 +1,13 @@
 """Policies that climb a goal-conditioned V, in one level and in two."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from qgf_jax.networks import Networks
+from qgf_jax.policies import gaussian
 from qgf_jax.policies.gaussian import imitation, log_density
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -24,10 +26,6 @@ def value_awr(
 ) -> Learner:
     """Cloning weighted by exp(inverse_temperature * (V(next_obs) - V(obs))), as OGBench's GCIVL."""
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
-        del action
-        return {"actor": nets.gaussian.init(key, obs)}
-
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
         value = _value(nets, params)
@@ -39,7 +37,7 @@ def value_awr(
 
         return mean(jax.vmap(one)(batch), batch), {}
 
-    return Learner(init, {"actor": actor})
+    return Learner(functools.partial(gaussian.init, nets), {"actor": actor})
 
 
 def hiql(
