@@ -2,55 +2,107 @@
 
 Orbax restores an altered array file without a word, so a step counts only with its seal, written
 after Orbax has committed. A step whose files do not match is passed over, with one line that says
-so, and the one before it is used.
+so, and the one before it is used. Nothing of this needs JAX, except writing and reading arrays.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from qgf_jax.errors import UserError
+from qgf_jax import faults
+from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError
 
 _SEALS = "seals"
 
 
-class Checkpoints:
-    """The sealed steps of a run folder. `state` is any pytree of arrays, not replicated."""
+class Found(NamedTuple):
+    """A step that was restored."""
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int = 2):
+    step: int
+    state: Any
+    note: Any
+    """What was given to `save` beside the state."""
+
+
+class Checkpoints:
+    """The sealed steps of a run folder.
+
+    `identity` says whose steps they are, as {what: fingerprint}: a step of another config, other data
+    or another normalisation is not used, though each of its files may be sound. Without one, any is.
+
+    As a context manager it saves in the background, and waits at the end of the block, whatever ends
+    that: a save that is still going on when the interpreter ends would be lost.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int = 2,
+        identity: Mapping[str, str] | None = None,
+    ):
         self.root = Path(workdir).resolve() / "checkpoints"
         self.keep = keep
+        self.identity = dict(identity or {})
+        self._saver: concurrent.futures.Executor | None = None
+        self._attempts = 0
+        self._saving: concurrent.futures.Future[None] | None = None
 
     def steps(self) -> list[int]:
         """The steps that have a seal, oldest first; not yet looked into."""
         return sorted(int(p.stem) for p in (self.root / _SEALS).glob("[0-9]*.json"))
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes and seals one step, then removes all but the newest `keep`."""
-        import orbax.checkpoint as ocp
+    def save(self, step: int, state: Any, note: Any = None) -> None:
+        """Writes and seals a step, then removes all but the newest `keep`.
 
-        if step in self.steps():
+        `state` is any pytree of arrays, not replicated, and `note` any JSON. Raises `SaveError`, or
+        `NotFiniteError` if the state holds a NaN or an infinity; then nothing is left of the step.
+        Within a `with` it returns when the state has been copied, and what goes wrong later is raised
+        by the next call of `poll`, `save` or `wait`.
+        """
+        self.wait()
+        if step in self.steps() and not self.fault(step):
             return
-        directory = self.root / str(step)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(directory, ignore_errors=True)  # an unsealed leftover of a killed run
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(directory, state)
-        self._seal(step)
-        for old in self.steps()[: -self.keep]:
-            # Un-seal first: a run killed in between leaves rubbish, never a broken step.
-            (self.root / _SEALS / f"{old}.json").unlink()
-            shutil.rmtree(self.root / str(old), ignore_errors=True)
+        faults.point("save")
+        leaves = _to_host(state)
+        if self._saver is None:
+            self._write(step, leaves, note)
+        else:
+            self._saving = self._saver.submit(self._write, step, leaves, note)
 
-    def restore(self, template: Any, step: int | None = None) -> tuple[int, Any] | None:
-        """(step, state) of the newest sound step, or of `step`. `None` if none was ever sealed.
+    def wait(self) -> None:
+        """Waits until the save in flight, if any, is sealed. Raises `SaveError` if it failed."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def poll(self) -> None:
+        """`wait`, if that takes no time."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
+
+    def clean(self) -> None:
+        """Removes what killed runs and failed saves have left. For the one process that writes."""
+        sealed = {str(step) for step in self.steps()}
+        if not self.root.exists():
+            return
+        for path in self.root.iterdir():
+            if path.is_dir() and path.name not in sealed | {_SEALS}:
+                shutil.rmtree(path, ignore_errors=True)
+        for leftover in (self.root / _SEALS).glob(".*.tmp"):
+            leftover.unlink()
+
+    def restore(self, template: Any, step: int | None = None) -> Found | None:
+        """The newest sound step, or `step`. `None` if none was ever sealed.
 
         `template` gives the tree with shapes, types and shardings (arrays or ShapeDtypeStructs).
-        Raises `UserError` if no sealed step is sound, or if the shapes are another network's.
+        Raises `NoSoundCheckpointError` if no sealed step is sound, `UserError` if the tree is another.
         """
         import jax
         import orbax.checkpoint as ocp
@@ -58,13 +110,30 @@ class Checkpoints:
         step = self.newest_sound(step)
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        seal = self._read_seal(step)
+        directory = self.root / str(step)
+        wanted = _describe(template)
+        for name in sorted(wanted.keys() | seal["tree"].keys()):
+            here, there = wanted.get(name, "nothing"), seal["tree"].get(name, "nothing")
+            if here != there:
+                raise UserError(
+                    f"{directory} is of another network: {name} is {there} there, {here} in this "
+                    "config: use the config it was trained with"
+                )
+        faults.point("restore")
+
+        def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+            data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+            sharding = getattr(leaf, "sharding", None)
+            return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+
         with ocp.StandardCheckpointer() as checkpointer:
-            try:
-                return step, checkpointer.restore(self.root / str(step), abstract)
-            except (ValueError, KeyError) as error:
-                cause = " ".join(str(error).split())[:120]
-                raise UserError(f"{self.root / str(step)} is of another network: {cause}") from None
+            raw = checkpointer.restore(directory, jax.tree.map(abstract, template))
+
+        def back(leaf: Any, data: Any) -> Any:
+            return jax.random.wrap_key_data(data) if _is_key(leaf) else data
+
+        return Found(step, jax.tree.map(back, template, raw), seal["note"])
 
     def newest_sound(self, step: int | None = None) -> int | None:
         """The newest step whose files are what was sealed; `step` itself if it is named."""
@@ -74,13 +143,15 @@ class Checkpoints:
                 return candidate
             print(f"qgf: warning: checkpoint {candidate} is not used: {fault}", file=sys.stderr)
         if candidates:
-            raise UserError(f"{self.root}: no sound checkpoint is left: train again")
+            raise NoSoundCheckpointError(
+                f"{self.root}: no sound checkpoint is left: train again in another --workdir"
+            )
         return None
 
     def fault(self, step: int) -> str:
         """What is wrong with a step, in one line; empty if it is sound. Needs no JAX."""
         try:
-            seal = json.loads((self.root / _SEALS / f"{step}.json").read_text())
+            seal = self._read_seal(step)
             wanted, found = seal["files"], _digests(self.root / str(step))
         except (OSError, ValueError, KeyError, TypeError):
             return "it has no readable seal or no files"
@@ -89,32 +160,216 @@ class Checkpoints:
                 return f"{name} is missing"
             if wanted.get(name) != found[name]:
                 return f"{name} was altered or added"
+        for what, mine in self.identity.items():
+            if seal["identity"].get(what) != mine:
+                return f"it was trained with another {what} than config.json says"
         return ""
 
-    def _seal(self, step: int) -> None:
-        seals = self.root / _SEALS
-        seals.mkdir(exist_ok=True)
-        files = _digests(self.root / str(step), sync=True)
-        write_atomically(seals / f"{step}.json", json.dumps({"step": step, "files": files}))
+    def digest(self, step: int) -> str:
+        """SHA-256 of a sealed state's numbers, the same for equal states wherever they come from."""
+        return self._read_seal(step)["state"]
+
+    def _read_seal(self, step: int) -> dict[str, Any]:
+        """Raises `OSError` or `ValueError` if the seal is not whole, or is that of another step."""
+        seal = json.loads((self.root / _SEALS / f"{step}.json").read_text())
+        if seal.pop("sha256", None) != _fingerprint(seal) or seal["step"] != step:
+            raise ValueError
+        return seal
+
+    def _write(self, step: int, leaves: "_Leaves", note: Any) -> None:
+        import orbax.checkpoint as ocp
+
+        directory, seals = self.root / str(step), self.root / _SEALS
+        # A name never used before: TensorStore remembers what was at a path, and a second try at the
+        # same one fails on files that the first has left and we have removed.
+        self._attempts += 1
+        writing = self.root / f"{step}.{os.getpid()}-{self._attempts}"
+        _check_finite(leaves, step)
+        try:
+            seals.mkdir(parents=True, exist_ok=True)
+            (seals / f"{step}.json").unlink(missing_ok=True)
+            self.clean()
+            check_space(self.root, leaves.bytes)
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(writing, leaves.tree)
+                faults.point("write")
+            writing.rename(directory)
+            faults.point("committed")
+            record = {
+                "step": step,
+                "files": _digests(directory, sync=True),
+                "tree": leaves.described,
+                "state": _state_digest(leaves.tree),
+                "identity": self.identity,
+                "note": note,
+            }
+            faults.point("seal")
+            record["sha256"] = _fingerprint(record)
+            write_atomically(seals / f"{step}.json", json.dumps(record))
+        except Exception as error:
+            # Orbax leaves its half-written folder, which keeps a full disk full.
+            for left in (directory, *self.root.glob(f"{writing.name}*")):
+                shutil.rmtree(left, ignore_errors=True)
+            if isinstance(error, UserError):
+                raise
+            cause = " ".join(str(error).split())[:80]
+            raise SaveError(
+                f"{directory} could not be saved (it needs {leaves.bytes >> 20} MB, "
+                f"{_free(self.root) >> 20} MB are free): {cause}: make room and run the command again"
+            ) from error
+        faults.point("sealed")
+        for old in self.steps()[: -self.keep]:
+            # Un-seal first: a run killed in between leaves rubbish, never a broken step.
+            (seals / f"{old}.json").unlink()
+            _sync(seals)
+            faults.point("delete")
+            shutil.rmtree(self.root / str(old), ignore_errors=True)
+
+    def __enter__(self) -> "Checkpoints":
+        self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="save")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except UserError as error:
+            if kind is None:
+                raise
+            print(f"qgf: error: {error}", file=sys.stderr)  # what ended the block is raised
+        finally:
+            if self._saver is not None:
+                self._saver.shutdown()
+            self._saver = None
+
+
+class _Leaves(NamedTuple):
+    """A state on the host, which no later step can change."""
+
+    tree: Any
+    described: dict[str, str]
+    bytes: int
+
+
+def _to_host(state: Any) -> _Leaves:
+    import jax
+    import numpy as np
+
+    def copy(leaf: Any) -> np.ndarray:
+        return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+    tree = jax.tree.map(copy, state)
+    return _Leaves(tree, _describe(state), sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+
+
+def tree_bytes(tree: Any) -> int:
+    """What the arrays of a tree, or their shapes, take."""
+    import jax
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _is_key(leaf: Any) -> bool:
+    import jax
+
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """{path of a leaf: "float32[3, 4]"}."""
+    import jax
+
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in found
+    }
+
+
+def _state_digest(tree: Any) -> str:
+    """SHA-256 of all numbers in a tree: equal for two runs that are in the same state."""
+    import jax
+
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _check_finite(leaves: _Leaves, step: int) -> None:
+    import jax
+    import numpy as np
+
+    for path, leaf in jax.tree_util.tree_flatten_with_path(leaves.tree)[0]:
+        if jax.dtypes.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise NotFiniteError(
+                f"{name} is not finite at step {step}: not saved, the checkpoints before it stay; "
+                "lower optimizer.learning_rate or look at the data"
+            )
+
+
+def check_space(root: Path, state_bytes: int) -> None:
+    """Raises `SaveError` if `root`'s disk has no room for a state of `state_bytes` and its files.
+
+    Asked before Orbax is, as that leaves threads behind which go on writing when it runs out of space.
+    """
+    needed = state_bytes + state_bytes // 10 + 2**18
+    if (free := _free(root)) < needed:
+        raise SaveError(
+            f"{root}: a checkpoint needs {needed / 2**20:.1f} MB, {free / 2**20:.1f} MB are free: "
+            "make room and run the command again"
+        )
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _fingerprint(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _digests(directory: Path, *, sync: bool = False) -> dict[str, list[Any]]:
     """{name: [bytes, SHA-256]} of every file below `directory`, forced to disk if `sync`."""
     found: dict[str, list[Any]] = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file():
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if sync:
                 os.fsync(file.fileno())
         found[path.relative_to(directory).as_posix()] = [path.stat().st_size, digest]
+    if sync:  # names too, not contents alone
+        for path in (*(p for p in directory.rglob("*") if p.is_dir()), directory, directory.parent):
+            _sync(path)
     return found
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """`path` holds all of `content` or what it held before, whatever happens in between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        faults.point(f"rename_{path.name.lstrip('0123456789').lstrip('.')}")
+        temporary.replace(path)
+    except OSError as error:
+        raise SaveError.at(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)

@@ -301,14 +301,22 @@ def read(path: Path) -> dict[str, Any]:
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two configs and may not, as "key: old -> new"."""
-    before, after = flatten(old), flatten(new)
+    before, after = fixed(old), fixed(new)
     gone = object()
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, gone) != after.get(key, gone)
-        and not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
     ]
+
+
+def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that a run keeps for ever, flat."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+    }
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:

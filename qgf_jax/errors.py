@@ -1,11 +1,47 @@
-"""Errors that a user can mend. The command line prints them as one line and leaves with code 2."""
+"""Errors that a user can mend. The command line prints them as one line and leaves with their code."""
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(ValueError):
     """Says in one line what is wrong, where, and what to do."""
+
+    code: ClassVar[int] = 2
+
+
+class NoSoundCheckpointError(UserError):
+    """Steps were sealed, and none of them is what it was."""
+
+    code = 3
+
+
+class NotFiniteError(UserError):
+    """Training met numbers that no further step would mend."""
+
+    code = 4
+
+
+class SaveError(UserError):
+    """A file that was asked for could not be written."""
+
+    code = 5
+
+    @classmethod
+    def at(cls, path: object, error: OSError) -> "SaveError":
+        """What the operating system says, where, and what to do."""
+        return cls(
+            f"{path} could not be written: {error.strerror}: make room and run the command again"
+        )
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """A signal came. The command line leaves with 128 and its number, as a shell would say it."""
+
+    def __init__(self, signum: int, kept: str):
+        super().__init__(kept)
+        self.code = 128 + signum
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

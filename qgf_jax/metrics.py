@@ -1,12 +1,18 @@
 """Where numbers go while training: JSON lines always, TensorBoard beside them, W&B when asked."""
 
+import collections
+import errno
 import importlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from qgf_jax import faults
+from qgf_jax.errors import SaveError
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -16,7 +22,11 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     try:
         if _torn(path):
             line = b"\n" + line
-        os.write(descriptor, line)
+        faults.point("log")
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise SaveError.at(path, error) from error
     finally:
         os.close(descriptor)
 
@@ -41,6 +51,24 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(record, dict):
                 yield record
+
+
+class Clock:
+    """Wall time by what it was spent on; the parts sum to the whole."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Books all time since the last call under `name`."""
+        now = time.perf_counter()
+        self.seconds[name] += now - self._last
+        self._last = now
+
+    def share(self, name: str) -> float:
+        """Of the whole, between 0 and 1."""
+        return self.seconds[name] / max(sum(self.seconds.values()), 1e-9)
 
 
 class Writer:
@@ -71,7 +99,8 @@ class Writer:
         clean = {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
         append_line(self.path, {"step": step, **other, **clean})
         for name, value in {**scalars, **other}.items():
-            self._tensorboard.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({**scalars, **other}, step=step)
 

@@ -39,13 +39,13 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), template
     )
-    found = Checkpoints(workdir).restore(template, step)
+    found = Checkpoints(workdir, identity=run.identity).restore(template, step)
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet: let `qgf train` come to its first save")
-    state: TrainState = found[1]
-    constants = calibrate.read(run.workdir, found[0])
+    state: TrainState = found.state
+    constants = calibrate.read(run.workdir, found.step)
     target_params = state.target_params | ({"calibration": constants} if constants else {})
-    return Restored(run, spec, found[0], state.params, target_params)
+    return Restored(run, spec, found.step, state.params, target_params)
 
 
 def sampler(

@@ -1,25 +1,27 @@
 """Pretraining: from a config to a run folder with a sealed checkpoint."""
 
-import math
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import calibrate
+from qgf_jax import calibrate, faults
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
-from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
 from qgf_jax.data.load import load
-from qgf_jax.errors import UserError
-from qgf_jax.metrics import Writer
-from qgf_jax.train import Trainer, TrainState, make_trainer
+from qgf_jax.errors import NotFiniteError
+from qgf_jax.metrics import Clock, Writer
+from qgf_jax.signals import StopRequest
+from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState, make_trainer
 from qgf_jax.types import Metrics, Spec
 
 
@@ -28,73 +30,146 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Path:
 
     `config` is a resolved config of plain dicts (`config.plain`). Randomness is a function of seed
     and step, so a run that was stopped and resumed ends where an undisturbed one does.
+
+    On SIGTERM or SIGINT the current step is saved and `Stopped` raised. Raises `UserError` for data or
+    a folder that will not do, `NotFiniteError` after ten updates in a row that were left out.
     """
-    loaded = load(config)
-    run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
-    spec = Spec(**loaded.spec)
-    trainer = make_trainer(build_learner(config, spec), config, spec)
-    checkpoints = Checkpoints(workdir, keep=config["train"]["keep"])
-    seeds = config["seed"] + np.arange(config["seeds"])
-    restored = checkpoints.restore(jax.eval_shape(trainer.init, seeds))
-    step, state = restored or (0, trainer.init(seeds))
-    writer = Writer(run.metrics, config)
-    try:
-        dataset = jax.device_put(loaded.dataset)
-        state = _loop(config, trainer, state, step, dataset, loaded.validation, checkpoints, writer)
-    finally:
-        writer.close()
-    calibrate.write(run.workdir, config, spec, state, dataset)
-    return run.workdir
+    clock = Clock()
+    with StopRequest() as stop, runs.only_writer(Path(workdir)):
+        loaded = load(config)
+        run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
+        spec = Spec(**loaded.spec)
+        learner = build_learner(config, spec)
+        trainer = make_trainer(learner, config, spec)
+        seeds = config["seed"] + np.arange(config["seeds"])
+        template = jax.eval_shape(trainer.init, seeds)
+        writer = Writer(run.metrics, config)
+        try:
+            with Checkpoints(
+                workdir, keep=config["train"]["keep"], identity=run.identity
+            ) as checkpoints:
+                checkpoints.clean()
+                check_space(checkpoints.root, 2 * tree_bytes(template))
+                clock.lap("start")
+                found = checkpoints.restore(template)
+                clock.lap("checkpoint")
+                start = found or Found(0, trainer.init(seeds), [])
+                dataset, validation = jax.device_put((loaded.dataset, loaded.validation))
+                groups = tuple(learner.losses)
+                loop = _Loop(config, groups, trainer, checkpoints, writer, clock, stop)
+                state = loop.run(start, dataset, validation)
+                checkpoints.wait()
+                clock.lap("checkpoint")
+            calibrate.write(run.workdir, config, spec, state, dataset)
+            clock.lap("calibrate")
+        finally:
+            writer.close()
+            _report(clock)
+        return run.workdir
 
 
-def _loop(
-    config: Mapping[str, Any],
-    trainer: Trainer,
-    state: TrainState,
-    step: int,
-    dataset: Any,
-    validation: Any,
-    checkpoints: Checkpoints,
-    writer: Writer,
-) -> TrainState:
-    """Dispatches, logs and saves until the last step: the state there."""
-    options = config["train"]
-    validation = jax.device_put(validation)
-    pending: list[tuple[int, Metrics]] = []
-    started, started_at = time.perf_counter(), step
-    bar = tqdm(
-        total=options["steps"],
-        initial=step,
-        unit="step",
-        disable=None,
-        file=sys.stderr,
-        desc="train",
-    )
-    with bar:
-        while step < options["steps"]:
-            stop = _next_stop(step, options)
-            state, metrics = trainer.run(state, dataset, stop - step)
-            pending.append((stop - step, metrics))
-            bar.update(stop - step)
-            step = stop
-            saving = step == options["steps"] or step % options["save_every"] == 0
-            # At a save too: it looks for broken losses, and a resumed run starts a fresh mean there.
-            if saving or step % options["log_every"] == 0:
-                scalars = _flush(pending)
-                if validation is not None:
-                    held_out = jax.device_get(trainer.evaluate(state, validation))
-                    scalars |= {f"validation/{k}": float(v.mean()) for k, v in held_out.items()}
-                _refuse_nonfinite(scalars, step)
-                rate = (step - started_at) / (time.perf_counter() - started)
-                writer.write(step, scalars, steps_per_second=rate)
-                if bar.disable:
-                    losses = " ".join(
-                        f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss")
-                    )
-                    print(f"step {step}/{options['steps']} {rate:.0f}/s {losses}", file=sys.stderr)
-            if saving:
-                checkpoints.save(step, state)
-    return state
+def _report(clock: Clock) -> None:
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.seconds.items())
+    print(f"goodput {clock.share('train'):.2f}: {parts}", file=sys.stderr)
+
+
+@dataclasses.dataclass
+class _Loop:
+    """Dispatches, logs and saves until the last step."""
+
+    config: Mapping[str, Any]
+    groups: Sequence[str]
+    """Parameter groups, in the order of their losses."""
+    trainer: Trainer
+    checkpoints: Checkpoints
+    writer: Writer
+    clock: Clock
+    stop: StopRequest
+
+    def run(self, start: Found, dataset: Any, validation: Any) -> TrainState:
+        """The state at the last step."""
+        options, step, state = self.config["train"], start.step, start.state
+        pending: list[tuple[int, Metrics]] = [
+            (n, {k: jnp.asarray(v) for k, v in metrics.items()}) for n, metrics in start.note
+        ]
+        reached = self.writer.last  # what lies before was done once already, and was lost
+        compiled: set[int] = set()
+        bar = tqdm(
+            total=options["steps"],
+            initial=step,
+            unit="step",
+            disable=None,
+            file=sys.stderr,
+            desc="train",
+        )
+        self.clock.lap("start")
+        began, begun_at = time.perf_counter(), step
+        with bar:
+            while step < options["steps"]:
+                self._heed(step, state, pending)
+                steps = _next_stop(step, options) - step
+                state, metrics = self.trainer.run(state, dataset, steps)
+                if steps not in compiled:
+                    faults.point("compile")
+                    self.clock.lap("compile")
+                    compiled.add(steps)
+                pending.append((steps, metrics))
+                step += steps
+                bar.update(steps)
+                if len(pending) > 1:  # two dispatches in flight, so that a signal is heeded soon
+                    jax.block_until_ready(pending[-2])
+                self.checkpoints.poll()
+                saving = step == options["steps"] or step % options["save_every"] == 0
+                # At a save too: a resumed run starts a fresh mean there.
+                if saving or step % options["log_every"] == 0:
+                    scalars = _flush(pending)
+                    self.clock.lap("train" if step > reached else "again")
+                    scalars["skipped"] = self._skipped(state, step)
+                    faults.point("validation")
+                    if validation is not None:
+                        held_out = jax.device_get(self.trainer.evaluate(state, validation))
+                        scalars |= {f"validation/{k}": float(v.mean()) for k, v in held_out.items()}
+                        self.clock.lap("validation")
+                    rate = (step - begun_at) / (time.perf_counter() - began)
+                    self._log(step, scalars, rate, quiet=not bar.disable)
+                if saving:
+                    self.checkpoints.save(step, state, [])
+                    self.clock.lap("checkpoint")
+        return state
+
+    def _heed(self, step: int, state: TrainState, pending: list[tuple[int, Metrics]]) -> None:
+        """Saves what there is and raises `Stopped`, if a signal has come."""
+        if not self.stop.wanted:
+            return
+        note = [
+            (n, {name: np.asarray(x).tolist() for name, x in metrics.items()})
+            for n, metrics in pending
+        ]
+        self.checkpoints.save(step, state, note)
+        self.checkpoints.wait()
+        self.stop.check(f"saved at step {step}; the same command goes on from there")
+
+    def _skipped(self, state: TrainState, step: int) -> int:
+        """Updates left out so far, of all seeds. Raises `NotFiniteError` if there is no end to it."""
+        guard = jax.device_get(state.guard)
+        for seed, row in enumerate(guard.in_a_row):
+            if row < MOST_SKIPPED:
+                continue
+            bad = [g for i, g in enumerate(self.groups) if guard.culprits[seed] >> i & 1]
+            raise NotFiniteError(
+                f"loss or gradient of {', '.join(bad)} is not finite in any update since step "
+                f"{step - row}: stopped; the checkpoints before it stay; lower "
+                "optimizer.learning_rate or look at the data"
+            )
+        return int(guard.skipped.sum())
+
+    def _log(self, step: int, scalars: Mapping[str, float], rate: float, *, quiet: bool) -> None:
+        self.writer.write(step, scalars, steps_per_second=rate)
+        if quiet:
+            return
+        losses = " ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss"))
+        steps = self.config["train"]["steps"]
+        print(f"step {step}/{steps} {rate:.0f}/s {losses}", file=sys.stderr)
 
 
 def _next_stop(step: int, options: Mapping[str, Any]) -> int:
@@ -105,23 +180,16 @@ def _next_stop(step: int, options: Mapping[str, Any]) -> int:
 
 def _flush(pending: list[tuple[int, Metrics]]) -> dict[str, float]:
     """Means over the steps and seeds since the last call; per seed too if there are several."""
-    steps = np.array([n for n, _ in pending])
+    steps = np.array([[n] for n, _ in pending])
     values = jax.device_get([metrics for _, metrics in pending])
     pending.clear()
     scalars = {}
     for name in values[0]:
-        per_seed = np.average([v[name] for v in values], axis=0, weights=steps)
+        means = np.array([v[name] for v in values])  # [dispatches, seeds], NaN if all was left out
+        weights = steps * ~np.isnan(means)
+        with np.errstate(invalid="ignore"):
+            per_seed = (weights * np.nan_to_num(means)).sum(axis=0) / weights.sum(axis=0)
         scalars[name] = float(per_seed.mean())
         if len(per_seed) > 1:
             scalars |= {f"{name}/seed{i}": float(x) for i, x in enumerate(per_seed)}
     return scalars
-
-
-def _refuse_nonfinite(scalars: Mapping[str, float], step: int) -> None:
-    """Stops on broken losses, before a save; the parameters themselves are not looked at."""
-    for name, value in scalars.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} is {value} at step {step}: training stopped, the checkpoints up to here stay; "
-                "lower optimizer.learning_rate or look at the data"
-            )

@@ -1,10 +1,15 @@
 """The run folder: what it holds, and when a config may go on with it. No JAX."""
 
+import contextlib
+import datetime
+import fcntl
+import hashlib
 import json
 import os
 import platform
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +31,19 @@ class Run(NamedTuple):
     """The resolved config, nested plain dicts."""
     spec: dict[str, Any]
     """The fields of `types.Spec`."""
+    dataset: dict[str, Any]
+    """What it was trained on: file name, SHA-256, rows."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must have been trained with to be this run's, as fingerprints."""
+        config = {key: repr(value) for key, value in configs.fixed(self.config).items()}
+        spec = configs.flatten(self.spec)
+        return {
+            "config": _sha256(config),
+            "normalisation": _sha256(spec),
+            "dataset": self.dataset["sha256"],
+        }
 
     @property
     def episodes(self) -> Path:
@@ -36,6 +54,33 @@ class Run(NamedTuple):
     def metrics(self) -> Path:
         """One line per logged step of training."""
         return self.workdir / "metrics.jsonl"
+
+
+def _sha256(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def only_writer(workdir: Path) -> Generator[None]:
+    """Holds the folder for one trainer. Raises `UserError` if another one has it.
+
+    The lock is the operating system's and goes with the process, however that ends.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "LOCK").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = " ".join(file.read().split()) or "another process"
+            raise UserError(
+                f"{workdir} is being trained by {holder}: wait for it or choose another --workdir"
+            ) from None
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        yield
 
 
 def versions() -> dict[str, str]:
@@ -82,7 +127,7 @@ def create(
         "git_commit": git_commit(),
     }
     write_atomically(path, json.dumps(record, indent=1) + "\n")
-    return Run(workdir, dict(config), dict(spec))
+    return Run(workdir, dict(config), dict(spec), dict(fingerprint))
 
 
 def check_same(
@@ -110,4 +155,9 @@ def open_run(workdir: str | os.PathLike) -> Run:
     """The run in `workdir`. Raises `UserError` if there is none."""
     workdir = Path(workdir)
     record = configs.read(workdir / "config.json")
-    return Run(workdir, record["config"], record["spec"])
+    try:
+        return Run(workdir, record["config"], record["spec"], record["dataset"])
+    except KeyError as error:
+        raise UserError(
+            f"{workdir / 'config.json'}: {error} is missing: the file was altered"
+        ) from None

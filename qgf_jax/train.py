@@ -1,7 +1,7 @@
 """The training step, and the program of many steps that is dispatched at once."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -11,6 +11,26 @@ import optax
 
 from qgf_jax.data import sampling
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
+
+
+@flax.struct.dataclass
+class Guard:
+    """Keeps the state finite: an update from a loss or gradient that is not, is left out."""
+
+    skipped: Array
+    """[] int32, updates left out so far"""
+    in_a_row: Array
+    """[] int32, how many of them just now; from `MOST_SKIPPED` on nothing is updated any more"""
+    culprits: Array
+    """[] int32, bit i for the i-th loss if that or its gradient was not finite the last time"""
+
+    @classmethod
+    def fresh(cls) -> "Guard":
+        """Of a state that has met nothing yet."""
+        return cls(*(jnp.zeros((), jnp.int32) for _ in range(3)))
+
+
+MOST_SKIPPED = 10
 
 
 @flax.struct.dataclass
@@ -25,6 +45,7 @@ class TrainState:
     target_params: Params
     """slow copies of the groups that a learner lists in `targets`"""
     opt_state: Any
+    guard: Guard = flax.struct.field(default_factory=Guard.fresh)
 
 
 def init_state(
@@ -56,6 +77,9 @@ def train_step(
 
     `lagged_target` moves the slow copies towards the parameters from before the step, as the public
     QGF code and its ancestors do, instead of after.
+
+    Where a loss or a gradient is not finite the state stays as it was but for `step` and `guard`, and
+    the metrics are NaN.
     """
     key = jax.random.fold_in(state.key, state.step)
     if axis_name is not None:
@@ -74,12 +98,41 @@ def train_step(
     grads, metrics = jax.grad(total_loss, has_aux=True)(state.params)
     if axis_name is not None:
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
-    source = state.params if lagged_target else params
-    online: Params = {group: source[group] for group in state.target_params}
-    target_params: Any = optax.incremental_update(online, state.target_params, tau)
-    return TrainState(state.step + 1, state.key, params, target_params, opt_state), metrics
+
+    def update() -> tuple[Params, Params, Any]:
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        source = state.params if lagged_target else params
+        online: Params = {group: source[group] for group in state.target_params}
+        target_params: Any = optax.incremental_update(online, state.target_params, tau)
+        return params, target_params, opt_state
+
+    checked = [(grads[group], metrics[f"{group}/loss"]) for group in losses]
+    return if_finite(state, update, checked, metrics)
+
+
+def if_finite(
+    old: TrainState,
+    update: Callable[[], tuple[Params, Params, Any]],
+    checked: Sequence[Any],
+    metrics: Metrics,
+) -> tuple[TrainState, Metrics]:
+    """The next state: updated, or as it was but for its number if one of `checked` is not finite."""
+    bad = jnp.stack([~_finite(one) for one in checked])
+    sound = ~bad.any() & (old.guard.in_a_row < MOST_SKIPPED)
+    guard = Guard(
+        old.guard.skipped + ~sound,
+        jnp.where(sound, 0, old.guard.in_a_row + 1),
+        jnp.where(bad.any(), (bad << jnp.arange(len(bad))).sum(), old.guard.culprits),
+    )
+    kept = jax.lax.cond(sound, update, lambda: (old.params, old.target_params, old.opt_state))
+    metrics = jax.tree.map(lambda x: jnp.where(sound, x, jnp.nan), metrics)
+    return TrainState(old.step + 1, old.key, *kept, guard), metrics
+
+
+def _finite(tree: Any) -> Array:
+    """Whether the sum of squares is. A dot product: XLA's reductions are many times slower on a CPU."""
+    return jnp.isfinite(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
 
 
 def clip_groups(grads: Any, norm: float) -> Any:
@@ -103,7 +156,9 @@ class Trainer(NamedTuple):
     init: Callable[[Array], TrainState]
     """(seeds [S] int) -> state"""
     run: Callable[..., tuple[TrainState, Metrics]]
-    """(state, dataset, num_steps) -> (state, metrics [S], means over the steps). Donates the state."""
+    """(state, dataset, num_steps) -> (state, metrics [S], means over the steps that were not left out).
+
+    Donates the state."""
     evaluate: Callable[[TrainState, Any], Metrics]
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
 
@@ -138,7 +193,7 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
             return step(state, feed.gather(dataset, drawn))
 
         state, metrics = jax.lax.scan(update, state, drawn)
-        return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+        return state, jax.tree.map(lambda x: jnp.nanmean(x, axis=0), metrics)
 
     def evaluate(state: TrainState, dataset: Any) -> Metrics:
         batch = feed.gather(dataset, draw(state, dataset, state.step, _VALIDATION))

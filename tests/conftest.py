@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+LONG = os.environ.get("QGF_RELIABILITY") == "long"  # `make reliability`
 CACHE = Path(os.environ.get("QGF_TEST_CACHE", ROOT / ".cache" / "jax"))
 
 # All before JAX is imported. NPROC: with fewer threads than simulated devices JAX 0.10 dead-locks.
@@ -20,9 +21,9 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import numpy as np
 import pytest
+import tiny_config
 
 from qgf_jax import config as configs
-from qgf_jax.algorithms import METHODS
 from qgf_jax.data.collect import collect
 
 MAZE = "pointmaze-medium-stitch-v0"
@@ -38,13 +39,7 @@ def maze_data(tmp_path_factory) -> Path:
 
 def tiny(algorithm: str = "qgf", preset: str = "default", critic: str = "", **changes):
     """The smallest config that does everything."""
-    config = configs.make(algorithm, preset, critic)
-    goals = METHODS[algorithm].goals or critic in ("dqc", "contrastive")
-    config.env = f"pointmaze-medium-stitch-{'' if goals else 'singletask-task1-'}v0"
-    config.data.update(chunk=3, standardize=True)
-    config.networks.update(policy_hidden=(8,), critic_hidden=(8,))
-    config.sampler.num_steps = 3
-    config.train.update(steps=4, batch_size=8, steps_per_dispatch=2, log_every=2, save_every=2)
+    config = tiny_config.get_config(algorithm=algorithm, preset=preset, critic=critic)
     config.update_from_flattened_dict(changes)
     return configs.plain(config)
 

@@ -26,7 +26,7 @@ def checkpoints(tmp_path):
 
 
 def restored_value(checkpoints):
-    step, state = checkpoints.restore(jax.eval_shape(lambda: state_of(0)))
+    step, state, _ = checkpoints.restore(jax.eval_shape(lambda: state_of(0)))
     np.testing.assert_array_equal(state["a"], np.full((3, 4), float(step)))
     assert jnp.array_equal(
         jax.random.key_data(state["key"]), jax.random.key_data(jax.random.key(step))

@@ -135,6 +135,65 @@ def test_four_devices_reach_the_parameters_of_one():
     )
 
 
+def poisoned(bad_steps, kind, value=np.nan):
+    """A trainer of two scalars whose group b has a loss or a gradient that is `value` at some steps."""
+    bad = jnp.zeros(40, bool).at[np.asarray(bad_steps, int)].set(True)
+
+    def loss_b(params, target, batch, key):
+        sound, _ = quadratic("b")(params, target, batch, key)
+        zero = params["b"] - jax.lax.stop_gradient(params["b"])
+        slope = 0.0 if np.isnan(value) else 1.0  # of a root at 0: times 0 NaN, times 1 infinite
+
+        def broken():
+            return jnp.float32(value) if kind == "loss" else jnp.float32(slope) * jnp.sqrt(zero)
+
+        return sound + jax.lax.cond(bad[batch], broken, lambda: jnp.zeros(())), {}
+
+    tx = optax.adam(0.1)
+    step = jax.jit(
+        functools.partial(train_step, losses={"b": loss_b, "a": quadratic("a")}, tx=tx, tau=0.5)
+    )
+    return state_of(tx, a=0.0, b=3.0), step
+
+
+def _learned(state):
+    return jax.tree.leaves((state.params, state.target_params, state.opt_state))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(kind, value):
+    state, step = poisoned([1, 2, 4], kind, value)
+    for i in range(6):
+        before = state
+        state, metrics = step(state, jnp.int32(i))
+        assert int(state.step) == i + 1
+        same = [bool(x == y) for x, y in zip(_learned(before), _learned(state), strict=True)]
+        assert all(same) if i in (1, 2, 4) else not all(same)
+        assert np.isnan(metrics["a/loss"]) == (i in (1, 2, 4))
+    assert (int(state.guard.skipped), int(state.guard.in_a_row)) == (3, 0)
+    assert int(state.guard.culprits) == 0b01  # the first loss
+
+
+def test_after_ten_bad_steps_in_a_row_nothing_is_learned_any_more():
+    state, step = poisoned(range(3, 13), "loss")
+    for i in range(3):
+        state, _ = step(state, jnp.int32(i))
+    before = _learned(state)
+    for i in range(3, 20):
+        state, _ = step(state, jnp.int32(i))
+    assert all(bool(x == y) for x, y in zip(before, _learned(state), strict=True))
+    assert int(state.guard.in_a_row) == 17 == int(state.step) - 3
+
+
+def test_nine_bad_steps_in_a_row_are_survived():
+    state, step = poisoned(range(3, 12), "loss")
+    for i in range(13):
+        before, (state, _) = state, step(state, jnp.int32(i))
+    assert not any(bool(x == y) for x, y in zip(_learned(before)[:2], _learned(state)[:2]))
+    assert (int(state.guard.skipped), int(state.guard.in_a_row)) == (9, 0)
+
+
 def test_gradients_are_clipped_group_by_group():
     grads = {"critic": {"a": jnp.array([3.0]), "b": jnp.array([4.0])}, "policy": jnp.array([0.1])}
     found = clip_groups(grads, 1.0)

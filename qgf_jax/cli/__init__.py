@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from qgf_jax.errors import UserError, unknown
+from qgf_jax.errors import Stopped, UserError, unknown
 
 COMMANDS = {
     "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
@@ -41,7 +41,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a subcommand. Whatever a user can mend is one line on standard error and exit code 2."""
+    """Runs a subcommand. Whatever a user can mend is one line on standard error, and its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             importlib.import_module(f"qgf_jax.cli.{words[0]}").main(words[1:])
     except UserError as error:
         print(f"qgf: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
+    except Stopped as stopped:
+        print(f"qgf: stopped: {stopped}", file=sys.stderr)
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         print("qgf: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

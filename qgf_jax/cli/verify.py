@@ -15,12 +15,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(prog="qgf verify", description="Checks the checkpoints of a run, without JAX.")
     parser.add_argument("workdir", help="run folder")
     flags = parser.parse_args(arguments)
-    run.open_run(flags.workdir)
-    checkpoints = Checkpoints(Path(flags.workdir))
+    identity = run.open_run(flags.workdir).identity
+    checkpoints = Checkpoints(Path(flags.workdir), identity=identity)
     steps = checkpoints.steps()
     faults = {step: fault for step in steps if (fault := checkpoints.fault(step))}
     for step in steps:
-        print(json.dumps({"step": step, "sound": step not in faults}))
+        line: dict[str, object] = {"step": step, "sound": step not in faults}
+        if step not in faults:
+            line["state"] = checkpoints.digest(step)
+        print(json.dumps(line))
     if not steps:
         raise UserError(f"{flags.workdir} has no sealed checkpoint: let `qgf train` finish")
     if faults:

@@ -1,0 +1,103 @@
+"""What keeping the state finite costs: updates with and without the check, alternately.
+
+    python benchmarks/guard.py --width 512 --batch 256
+
+The figure is the ratio of CPU time, each the least over many rounds of one run.
+"""
+
+import argparse
+import functools
+import time
+
+import common
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--width", type=int, default=256, help="of every hidden layer")
+parser.add_argument("--depth", type=int, default=3, help="hidden layers")
+parser.add_argument("--batch", type=int, default=256)
+parser.add_argument("--steps", type=int, default=20, help="updates a round")
+parser.add_argument("--rounds", type=int, default=15)
+parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
+flags = parser.parse_args()
+common.limit_threads(flags.threads)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax import algorithms, train
+from qgf_jax import config as configs
+from qgf_jax.types import Actor, Batch, Spec
+
+SPEC = Spec(28, 5, 5)
+
+
+def made_up_batch(seed: int) -> Batch:
+    keys = jax.random.split(jax.random.key(seed), 3)
+    obs = jax.random.normal(keys[0], (2, flags.batch, SPEC.obs_dim))
+    action = jax.random.uniform(keys[1], (flags.batch, SPEC.chunk_dim), minval=-1.0)
+    ones = jnp.ones(flags.batch)
+    return Batch(
+        obs=obs[0],
+        action=action,
+        reward=-ones,
+        discount=0.95 * ones,
+        next_obs=obs[1],
+        weight=ones,
+        actor=Actor(obs[0], obs[1], ones),
+        long_action=action,
+    )
+
+
+def always(old, update, checked, metrics) -> tuple:
+    """What `train.if_finite` does, without looking."""
+    return train.TrainState(old.step + 1, old.key, *update(), old.guard), metrics
+
+
+def main() -> None:
+    config = configs.make("qgf")
+    hidden = (flags.width,) * flags.depth
+    config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
+    plain = configs.plain(config)
+    learner, tx = algorithms.build_learner(plain, SPEC), train.make_optimizer(plain)
+    batch = made_up_batch(0)
+
+    def compiled() -> tuple:
+        step = functools.partial(train.train_step, losses=learner.losses, tx=tx, tau=0.005)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def run(state: train.TrainState) -> train.TrainState:
+            return jax.lax.scan(lambda s, _: (step(s, batch)[0], None), state, length=flags.steps)[
+                0
+            ]
+
+        state = jax.jit(lambda seed: train.init_state(seed, learner, tx, SPEC))(0)
+        return run, jax.block_until_ready(run(state))
+
+    guarded = compiled()
+    train.if_finite = always
+    bare = compiled()
+    seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
+    programs = {"guarded": guarded, "bare": bare}
+    for number in range(flags.rounds):
+        for name in ("guarded", "bare")[:: 1 if number % 2 else -1]:
+            run, state = programs[name]
+            started = time.process_time()
+            state = jax.block_until_ready(run(state))
+            seconds[name].append(time.process_time() - started)
+            programs[name] = (run, state)
+    least = {name: min(values) / flags.steps * 1e3 for name, values in seconds.items()}
+    ratios = np.array(seconds["guarded"]) / np.array(seconds["bare"])
+    common.show(
+        {
+            "guarded_over_bare": least["guarded"] / least["bare"],
+            "median_of_pairs": float(np.median(ratios)),
+            **{f"{name}_cpu_ms_per_update": value for name, value in least.items()},
+            "width": flags.width,
+            "batch": flags.batch,
+            **common.machine(),
+        }
+    )
+
+
+main()

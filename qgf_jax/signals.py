@@ -1,0 +1,46 @@
+"""A request to stop is noticed at once and heeded where nothing is lost. No JAX here."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from qgf_jax.errors import Stopped
+
+_ASKS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """From entry to exit SIGTERM and SIGINT only leave a note; the second one ends the program.
+
+    Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. Entered
+    before anything slow (imports, data, compilation), it is heeded when that is over.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = 0
+        """The number of the signal, 0 while none has come."""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():  # others may not, says Python
+            self._before = {ask: signal.signal(ask, self._note) for ask in _ASKS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for ask, handler in self._before.items():
+            signal.signal(ask, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            os._exit(128 + signum)
+        self.wanted = signum
+        name = signal.Signals(signum).name
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, f"qgf: {name}: saving and stopping; once more stops at once\n".encode())
+
+    def check(self, kept: str) -> None:
+        """Raises `Stopped`, which says what was kept, if a signal has come."""
+        if self.wanted:
+            raise Stopped(self.wanted, kept)
