@@ -17,7 +17,7 @@ from qgf_jax import calibrate, faults
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
-from qgf_jax.data.load import load
+from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import NotFiniteError
 from qgf_jax.metrics import Clock, Writer
 from qgf_jax.signals import StopRequest
@@ -25,10 +25,13 @@ from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState, make_trainer
 from qgf_jax.types import Metrics, Spec
 
 
-def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Path:
+def pretrain(
+    config: Mapping[str, Any], workdir: str | os.PathLike, loaded: Loaded | None = None
+) -> Path:
     """Trains to `train.steps`, from the newest sound checkpoint if there is one: the run folder.
 
-    `config` is a resolved config of plain dicts (`config.plain`). Randomness is a function of seed
+    `config` is a resolved config of plain dicts (`config.plain`), and `loaded` its data if they were
+    read before. Randomness is a function of seed
     and step, so a run that was stopped and resumed ends where an undisturbed one does.
 
     On SIGTERM or SIGINT the current step is saved and `Stopped` raised. Raises `UserError` for data or
@@ -36,7 +39,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Path:
     """
     clock = Clock()
     with StopRequest() as stop, runs.only_writer(Path(workdir)):
-        loaded = load(config)
+        loaded = loaded or load(config)
         run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
         spec = Spec(**loaded.spec)
         learner = build_learner(config, spec)

@@ -83,6 +83,13 @@ def only_writer(workdir: Path) -> Generator[None]:
         yield
 
 
+def check_free(workdir: Path) -> None:
+    """Raises `UserError` if another process trains in `workdir` now."""
+    if (workdir / "LOCK").exists():
+        with only_writer(workdir):
+            pass
+
+
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
     found = {"python": platform.python_version()}

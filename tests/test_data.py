@@ -1,8 +1,5 @@
 """Files to batches: the sampler against brute force, and every refusal in one line."""
 
-import io
-import zipfile
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,80 +96,6 @@ def test_rewards_are_transformed_in_the_order_sparse_scale_shift():
 def test_statistics_leave_a_dimension_that_never_moves():
     obs = np.stack([np.array([1.0, 3.0]), np.array([5.0, 5.0])], axis=1).astype(np.float32)
     assert statistics(obs) == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
-
-
-def good_arrays():
-    rows = rows_of([4, 5], obs_dim=3)
-    return {"observations": rows.observations, "actions": rows.actions, "terminals": rows.ends}
-
-
-def with_value(key, row, value):
-    arrays = good_arrays()
-    arrays[key] = arrays[key].astype(np.float32)
-    arrays[key][row] = value
-    return arrays
-
-
-BAD = {
-    "no actions": ({k: v for k, v in good_arrays().items() if k != "actions"}, "'actions'"),
-    "nan": (with_value("observations", 3, np.nan), "row 3"),
-    "inf action": (with_value("actions", 2, np.inf), "row 2"),
-    "too large action": (with_value("actions", 2, 50.0), "row 2"),
-    "terminal 7": (with_value("terminals", 4, 7), "row 4"),
-    "rows differ": (good_arrays() | {"actions": good_arrays()["actions"][:-1]}, "10 rows"),
-    "flat observations": (good_arrays() | {"observations": np.zeros(11, np.float32)}, "2 axes"),
-    "never ends": (good_arrays() | {"terminals": np.zeros(11, bool)}, "last row"),
-    "text": (good_arrays() | {"actions": np.array([["a", "b"]] * 11)}, "numbers"),
-    "objects": (good_arrays() | {"actions": np.array([[None, 1]] * 11)}, "plain number"),
-    "empty": ({k: v[:0] for k, v in good_arrays().items()}, "last row"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_file_is_refused_in_one_line_that_names_it(case, tmp_path):
-    arrays, hint = BAD[case]
-    path = tmp_path / "bad.npz"
-    np.savez(path, **arrays)
-    with pytest.raises(UserError) as error:
-        formats.read_rows(path)
-    message = str(error.value)
-    assert str(path) in message and hint in message and "\n" not in message
-
-
-def _npz():
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **good_arrays())
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"<html>not found</html>", _npz()[:300], _npz()[: len(_npz()) // 2], _npz()[:-30]],
-    ids=["empty", "html", "head", "half", "tail gone"],
-)
-def test_broken_bytes_are_refused_in_one_line(content, tmp_path):
-    path = tmp_path / "broken.npz"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="broken.npz"):
-        formats.read_rows(path)
-
-
-def test_altered_bytes_are_refused(tmp_path):
-    path = tmp_path / "flipped.npz"
-    raw = bytearray(_npz())
-    with zipfile.ZipFile(io.BytesIO(bytes(raw))) as file:
-        info = file.getinfo("observations.npy")
-    raw[info.header_offset + 60 + info.compress_size // 2] ^= 0x10
-    path.write_bytes(bytes(raw))
-    with pytest.raises(UserError, match="flipped.npz"):
-        formats.read_rows(path)
-
-
-def test_other_types_of_number_are_taken(tmp_path):
-    arrays = {k: v.astype(np.float64) for k, v in good_arrays().items()}
-    np.savez(tmp_path / "f8.npz", extra=np.zeros(3), **arrays)
-    rows = formats.read_rows(tmp_path / "f8.npz")
-    assert rows.observations.dtype == np.float32 and rows.ends.dtype == bool
 
 
 def test_missing_dataset_says_how_to_get_it(tmp_path):

@@ -10,6 +10,7 @@ from conftest import tiny
 from test_learners import N, make_batch
 
 from qgf_jax import algorithms
+from qgf_jax.data import chunks
 from qgf_jax.networks import normalize_length
 from qgf_jax.types import Actor, Spec
 
@@ -225,13 +226,12 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     from conftest import rows_of
 
     from qgf_jax import calibrate
-    from qgf_jax.data import goals
     from qgf_jax.train import make_trainer
 
     config = tiny("qgf", critic="contrastive")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
     trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
-    data = jax.device_put(goals.prepare(rows_of([20, 20]), None))
+    data = jax.device_put(chunks.prepare_goals(rows_of([20, 20]), None))
     found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
     assert found["q_std"].shape == (1,) and float(found["q_std"][0]) > 0
     assert found["vectors"].shape == (1, 6, 6)

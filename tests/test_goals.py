@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import rows_of
 
-from qgf_jax.data import goals, sampling
+from qgf_jax.data import chunks, goals, sampling
 from qgf_jax.data.goals import Draw, Hindsight
 from qgf_jax.types import Spec
 
@@ -16,7 +16,9 @@ N = sum(LENGTHS)
 
 
 def dataset(lengths=LENGTHS, **kwargs):
-    return jax.device_put(goals.prepare(rows_of(lengths), kwargs.get("goal"), action_clip=None))
+    return jax.device_put(
+        chunks.prepare_goals(rows_of(lengths), kwargs.get("goal"), action_clip=None)
+    )
 
 
 def gather(start, goal, actor_goal=None, **options):
@@ -148,7 +150,7 @@ def test_current_and_random_goals_come_with_their_chances():
 def test_distance_is_exact_far_into_large_data():
     """Row numbers beyond 2 ** 24 are not all float32 numbers; distances are."""
     base = 2**25
-    data = goals.GoalDataset(
+    data = chunks.GoalDataset(
         jnp.zeros((1, 1)), jnp.zeros((3, 1)),
         jnp.array([base, base + 1, base + 2], jnp.int32), jnp.full(3, base + 3, jnp.int32),
     )  # fmt: skip

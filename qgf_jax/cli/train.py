@@ -7,6 +7,7 @@ from pathlib import Path
 from qgf_jax import config as configs
 from qgf_jax import run
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads
+from qgf_jax.data.load import load
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,10 +31,13 @@ def main(arguments: Sequence[str]) -> None:
     if not flags.workdir:
         parser.error("--workdir is missing")
     resolved = configs.plain(config)
-    record = Path(flags.workdir) / "config.json"
-    if record.exists():  # before JAX loads and data is read
-        run.check_same(Path(flags.workdir), configs.read(record), resolved)
+    # All that can be wrong with folder, config and data is found before JAX is imported.
+    workdir = Path(flags.workdir)
+    if (record := workdir / "config.json").exists():
+        run.check_same(workdir, configs.read(record), resolved)
+    run.check_free(workdir)
+    loaded = load(resolved)
     limit_cpu_threads(flags.cpu_threads)
     from qgf_jax.pretrain import pretrain
 
-    print(json.dumps({"workdir": str(pretrain(resolved, flags.workdir))}))
+    print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))

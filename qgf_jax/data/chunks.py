@@ -1,7 +1,8 @@
-"""Chunks and n-step returns, settled once on the host and gathered on the device.
+"""Chunks and n-step returns, settled once on the host. No JAX here.
 
-`prepare` turns a file's rows into a `Dataset`; `gather` and `sample` run inside the jitted step.
-The definitions are those of the public QGF sampler: a start is uniform over all transitions but
+`prepare` turns a file's rows into a `Dataset`, which `sampling` gathers from on the device;
+`prepare_goals` into a `GoalDataset`, whose returns depend on goals and are settled in `goals`. The
+definitions are those of the public QGF sampler: a start is uniform over all transitions but
 the last chunk - 1, chunks may run over the end of a trajectory and then weigh 0, and nothing of
 the future counts beyond that end.
 """
@@ -35,6 +36,21 @@ class Dataset(NamedTuple):
     """[N], gamma ** steps, or 0 where the future must not be bootstrapped"""
     actor_weight: np.ndarray | None = None
     """[N], 0 where the chunk runs over the end; only where it is not as long as the return"""
+
+
+class GoalDataset(NamedTuple):
+    """A dataset on the device: N transitions in R = N + (number of trajectories) rows."""
+
+    obs: np.ndarray
+    """[R, O'], every row of every trajectory, without goals"""
+    action: np.ndarray
+    """[N, A]"""
+    row: np.ndarray
+    """[N] int32, the row of a transition's observation"""
+    end: np.ndarray
+    """[N] int32, the last row of its trajectory"""
+    goal: np.ndarray | None = None
+    """[R, G], what a row is as a goal, where that is not its observation"""
 
 
 def starts_of(dataset: Any, steps: int) -> int:
@@ -77,12 +93,9 @@ def prepare(
         # Products in float32 and their sum in float64: the public sampler's bits.
         reward[inside] += np.float32(discount**j) * per_step[0][inside + j]
         mask[inside] = np.minimum(mask[inside], per_step[1][inside + j])
-    actions = rows.actions[keep]
-    if action_clip is not None:
-        actions = np.clip(actions, -1.0 + action_clip, 1.0 - action_clip)
     return Dataset(
         obs=rows.observations,
-        action=actions,
+        action=_clipped(rows.actions[keep], action_clip),
         row=row,
         next_row=row + np.minimum(left, backup),
         weight=(left >= backup).astype(np.float32),
@@ -90,6 +103,20 @@ def prepare(
         discount=(discount**backup * mask).astype(np.float32),
         actor_weight=None if backup == chunk else (left >= chunk).astype(np.float32),
     )
+
+
+def prepare_goals(
+    rows: Rows, goal: np.ndarray | None, *, action_clip: float | None = 1e-5
+) -> GoalDataset:
+    """`goal` [R, G] where goals are not observations. Actions are clipped as in `prepare`."""
+    row = np.flatnonzero(~rows.ends).astype(np.int32)
+    ends = np.flatnonzero(rows.ends).astype(np.int32)
+    actions = _clipped(rows.actions[row], action_clip)
+    return GoalDataset(rows.observations, actions, row, ends[np.searchsorted(ends, row)], goal)
+
+
+def _clipped(actions: np.ndarray, by: float | None) -> np.ndarray:
+    return actions if by is None else np.clip(actions, -1.0 + by, 1.0 - by)
 
 
 def trajectory_masks(ends: np.ndarray) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Reads OGBench's npz files into arrays that have been looked at. No JAX here."""
 
+import math
 import os
+import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -44,34 +47,30 @@ def find(name: str, directory: str = "") -> Path:
 
 
 def read_rows(path: str | os.PathLike) -> Rows:
-    """Reads and checks one OGBench file. Raises `UserError` naming file, key and cause."""
+    """Reads and checks one OGBench file. Raises `UserError` naming file, key and cause.
+
+    Sizes are checked before memory is taken for them.
+    """
     path = Path(path)
     raw = _read_npz(path)
-    for key in ("observations", "actions", "terminals"):
-        if key not in raw:
-            has = ", ".join(sorted(raw)) or "nothing"
-            raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
     n = len(raw["observations"])
     for key, array in raw.items():
-        wanted = 1 if key == "terminals" else 2
-        if array.ndim != wanted:
-            raise UserError(f"{path}: {key} has shape {array.shape}; it must have {wanted} axes")
         if len(array) != n:
             raise UserError(f"{path}: {key} has {len(array)} rows, observations have {n}")
-        if array.dtype.kind not in "fiub":
-            raise UserError(f"{path}: {key} has type {array.dtype}; it must be numbers")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            row = int(np.argmax(~np.isfinite(array).reshape(n, -1).all(axis=1)))
-            raise UserError(f"{path}: {key} is NaN or infinite in row {row}: collect it again")
+        _check_numbers(path, key, array)
     actions, ends = raw.pop("actions"), raw.pop("terminals")
     if not np.isin(ends, (0, 1)).all():
         row = int(np.argmax(~np.isin(ends, (0, 1))))
         raise UserError(f"{path}: terminals holds {ends[row]} in row {row}; it must be 0 or 1")
     if n == 0 or not ends[-1]:
         raise UserError(f"{path}: the last row does not end a trajectory: the file was cut off")
+    if ends.all():
+        raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
     if np.abs(actions).max() > 1.0 + 1e-4:
         row = int(np.argmax(np.abs(actions).max(axis=1)))
         raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
+    if not actions.any():
+        raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
     return Rows(
         observations=raw.pop("observations").astype(np.float32, copy=False),
         actions=actions.astype(np.float32, copy=False),
@@ -80,17 +79,119 @@ def read_rows(path: str | os.PathLike) -> Rows:
     )
 
 
-_KEYS = ("observations", "actions", "terminals", "qpos", "qvel", "button_states")
+def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
+    """Finite, also as float32, and not so large that sums of squares are not."""
+    if array.dtype.kind != "f" or not array.size:
+        return
+    largest = max(abs(array.max()), abs(array.min()))  # NaN if any is
+    if largest <= _LARGEST:
+        return
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+    row = int(np.argmax(bad))
+    what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
+    raise UserError(f"{path}: {key} is {what} in row {row}: collect it again")
+
+
+_LARGEST = 1e9
+_AXES = {"observations": 2, "actions": 2, "terminals": 1, "qpos": 2, "qvel": 2, "button_states": 2}
+_FLOATS = ("observations", "actions", "qpos", "qvel")
+_NEEDED = ("observations", "actions", "terminals")
+# Deflate packs zeros 1000:1 and trajectories of a simulator 2:1 to 20:1.
+_RATIO, _BOMB = 200, 2**26
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in _KEYS if key in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError):
+        with zipfile.ZipFile(path) as file:
+            members = _members(path, file)
+            _check_declared(path, file, members)
+            return {key: _read_array(file, info) for key, info in members.items()}
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError):
         cause = "it is cut off or altered, or not an npz file: fetch or collect it again"
-    except (ValueError, AttributeError):  # object arrays, broken headers, a bare npy
+    except NotImplementedError:
+        cause = "it is packed in a way that NumPy does not know: write it with numpy.savez"
+    except ValueError:  # object arrays, bytes after an array
         cause = "it is not an npz file of plain number arrays"
     raise UserError(f"{path}: {cause}")
+
+
+def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays that are read, by key."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for info in file.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key not in _AXES:
+            continue
+        if key in found:
+            raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
+        found[key] = info
+    for key in _NEEDED:
+        if key not in found:
+            has = ", ".join(sorted(i.filename for i in file.infolist()))[:60] or "nothing"
+            raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
+    return found
+
+
+def _check_declared(
+    path: Path, file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]
+) -> None:
+    """What directory and headers say, before any array is read."""
+    total = 0
+    for key, info in members.items():
+        with file.open(info) as stream:
+            try:
+                shape, dtype = _header(stream)
+            except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
+                raise UserError(
+                    f"{path}: {key} has a header that cannot be read: it is cut off or altered"
+                ) from None
+            header = stream.tell()
+        if dtype.hasobject or dtype.kind not in "fiub":
+            raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
+        if key in _FLOATS and dtype.kind != "f":
+            raise UserError(f"{path}: {key} has type {dtype}; it must be floating point")
+        if len(shape) != _AXES[key]:
+            raise UserError(f"{path}: {key} has shape {shape}; it must have {_AXES[key]} axes")
+        if len(shape) == 2 and not shape[1]:
+            raise UserError(f"{path}: {key} has shape {shape}; its rows are empty")
+        size = math.prod(shape) * dtype.itemsize
+        if header + size != info.file_size:
+            raise UserError(
+                f"{path}: {key} says it holds {size} bytes, the file has "
+                f"{info.file_size - header}: it was cut off or altered"
+            )
+        if size > _BOMB and size > _RATIO * info.compress_size:
+            raise UserError(
+                f"{path}: {key} unpacks from {info.compress_size} to {size} bytes, which no "
+                "trajectories do: collect it again"
+            )
+        total += size
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total > memory:
+        raise UserError(
+            f"{path}: it takes {total / 2**30:.1f} GB and the machine has {memory / 2**30:.1f}: "
+            "use a part of it"
+        )
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, _, dtype = read(stream)
+    return shape, dtype
+
+
+def _read_array(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with file.open(info) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):  # reading to the end is what checks the CRC-32
+            raise ValueError
+    return array

@@ -8,26 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from qgf_jax.data.chunks import rows_at, starts_of
-from qgf_jax.data.formats import Rows
+from qgf_jax.data.chunks import GoalDataset, rows_at, starts_of
 from qgf_jax.types import Actor, Array, Batch
-
-
-class GoalDataset(NamedTuple):
-    """A dataset on the device: N transitions in R = N + (number of trajectories) rows."""
-
-    obs: np.ndarray
-    """[R, O'], every row of every trajectory, without goals"""
-    action: np.ndarray
-    """[N, A]"""
-    row: np.ndarray
-    """[N] int32, the row of a transition's observation"""
-    end: np.ndarray
-    """[N] int32, the last row of its trajectory"""
-    goal: np.ndarray | None = None
-    """[R, G], what a row is as a goal, where that is not its observation"""
 
 
 class Hindsight(NamedTuple):
@@ -46,20 +29,6 @@ class Draw(NamedTuple):
     start: Array
     goal: Array
     actor_goal: Array
-
-
-def prepare(
-    rows: Rows, goal: np.ndarray | None, *, action_clip: float | None = 1e-5
-) -> GoalDataset:
-    """`goal` [R, G] where goals are not observations. Actions are clipped as in `chunks.prepare`."""
-    keep = ~rows.ends
-    row = np.flatnonzero(keep).astype(np.int32)
-    ends = np.flatnonzero(rows.ends).astype(np.int32)
-    actions = rows.actions[keep]
-    if action_clip is not None:
-        actions = np.clip(actions, -1.0 + action_clip, 1.0 - action_clip)
-    end = ends[np.searchsorted(ends, row)]
-    return GoalDataset(rows.observations, actions, row, end, goal)
 
 
 def draw_goals(

@@ -1,4 +1,4 @@
-"""From a config to a dataset that is ready for the device."""
+"""From a config to a dataset that is ready for the device. No JAX here: bad files fail fast."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import chunks, formats, goals
-from qgf_jax.data.chunks import Dataset
+from qgf_jax.data import chunks, formats
+from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
-from qgf_jax.data.goals import GoalDataset
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
@@ -87,7 +86,7 @@ def _prepare(
         raise UserError(f"{path}: the dataset has {n} transitions, fewer than data.{what}={steps}")
     if name.goals:
         goal = oracle_goals(rows, path, env, name) if name.goals == "oraclerep" else None
-        return goals.prepare(rows, goal, action_clip=options["action_clip"])
+        return chunks.prepare_goals(rows, goal, action_clip=options["action_clip"])
     rewards, masks = relabel(rows, path, env, name)
     if options["masks"] == "trajectory":
         masks = chunks.trajectory_masks(rows.ends)
@@ -106,8 +105,11 @@ def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.nd
     """Rewards and task masks [R] of the environment's task, by OGBench's own rule."""
     from ogbench.relabel_utils import relabel_dataset
 
-    labelled = _state(rows, path, name, "the rewards come")
-    relabel_dataset(name.env_id, env, labelled)
+    labelled = _state(rows, path, env, name, "the rewards come")
+    try:
+        relabel_dataset(name.env_id, env, labelled)
+    except (IndexError, ValueError) as error:
+        raise UserError(f"{path}: qpos does not fit {name.env_id}: {error}") from None
     return labelled["rewards"], labelled["masks"]
 
 
@@ -115,17 +117,28 @@ def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> np.nda
     """What a row is as a goal [R, G], by OGBench's own rule, for the names with -oraclerep-."""
     from ogbench.relabel_utils import add_oracle_reps
 
-    labelled = _state(rows, path, name, "the goals come")
-    add_oracle_reps(name.env_id, env, labelled)
+    labelled = _state(rows, path, env, name, "the goals come")
+    try:
+        add_oracle_reps(name.env_id, env, labelled)
+    except (IndexError, ValueError) as error:
+        raise UserError(f"{path}: qpos does not fit {name.env_id}: {error}") from None
     return labelled["oracle_reps"]
 
 
-def _state(rows: Rows, path: Path, name: ogbench.Name, what: str) -> dict[str, np.ndarray]:
+def _state(
+    rows: Rows, path: Path, env: Any, name: ogbench.Name, what: str
+) -> dict[str, np.ndarray]:
     """The simulator's state, as OGBench's functions take and extend it."""
     needs = ["qpos"] + ["button_states"] * name.scene.startswith(("scene", "puzzle"))
     for key in needs:
         if key not in rows.info:
             raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
+    try:
+        wanted = env.unwrapped.model.nq
+    except ValueError:  # manipulation has no model before its first reset
+        wanted = None
+    if wanted not in (None, found := rows.info["qpos"].shape[1]):
+        raise UserError(f"{path}: qpos is {found} wide, {name.env_id} has {wanted}")
     return dict(rows.info)
 
 
