@@ -79,5 +79,5 @@ def read(workdir: Path, step: int) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             found = {name: jnp.asarray(file[name]) for name in ("q_std", "values", "vectors")}
             return found if int(file["step"]) == step else {}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

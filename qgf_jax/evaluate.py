@@ -351,5 +351,7 @@ def _add(result: dict[str, Any], chunk: Played) -> bool:
     result["length"] += chunk.steps
     if chunk.done:
         result["success"] = chunk.success
+        if chunk.failed:  # counts as a failure, and says so
+            result["failed"] = chunk.failed
         result["seconds"] = round(time.perf_counter() - result.pop("started"), 3)
     return chunk.done

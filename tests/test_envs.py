@@ -64,15 +64,6 @@ def test_chunk_stops_where_the_episode_does():
     assert second[0].reward == -300.0
 
 
-def test_dead_worker_is_named_and_nothing_is_left_running():
-    pool = EnvPool("pointmaze-medium-navigate-singletask-task1-v0", 2, 2)
-    pool._processes[1].kill()
-    with pytest.raises(UserError, match="worker 1"):
-        pool.reset([0, 1], [0, 1])
-    pool.close()
-    assert all(process.poll() is not None for process in pool._processes)
-
-
 def test_names_are_taken_apart():
     name = ogbench.parse("cube-triple-play-singletask-task3-v0")
     assert (name.scene, name.kind, name.task) == ("cube-triple", "play", 3)

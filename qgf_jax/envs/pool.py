@@ -1,5 +1,6 @@
 """Many environments in worker processes, stepped a chunk at a time. No JAX."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -22,99 +23,231 @@ class Played(NamedTuple):
     """Fewer than the chunk's if the episode ended in it."""
     done: bool
     success: float
+    failed: str = ""
+    """Why the simulator could not play the episode, even when it was played again."""
+
+
+class _Broken(Exception):  # noqa: N818 - never leaves this file
+    """A worker, or what it said, is of no use. `slot` is whose fault it is, if that is known."""
+
+    def __init__(self, cause: str, slot: int | None = None):
+        super().__init__(cause)
+        self.slot = slot
+
+
+class _Episode(NamedTuple):
+    """All that an episode is made of, so that it can be played again."""
+
+    seed: int
+    chunks: list[np.ndarray]
+
+
+_Answer = tuple[np.ndarray, Played | None]
 
 
 class EnvPool:
     """`slots` environments of one name over `workers` processes; a context manager.
 
     Environment i lives in process i % workers. What an episode does depends on its seed and its
-    actions alone: not on the slot, the process, or what was played before.
+    actions alone: not on the slot, the process, or what was played before. So a worker that dies, is
+    silent for `timeout` seconds or says what is no observation is replaced, and its episodes are played
+    again up to where they were. An episode that fails twice is over, and `Played.failed` says why.
     """
 
-    def __init__(self, name: str, slots: int, workers: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        slots: int,
+        workers: int | None = None,
+        *,
+        timeout: float = 60.0,
+        module: str = "qgf_jax.envs.worker",
+    ):
         count = max(1, min(slots, workers or os.cpu_count() or 1))
-        self.name, self.slots = name, slots
+        self.name, self.slots, self.timeout, self.module = name, slots, timeout, module
         self.goal: list[float] | None = None
         self.cpu_seconds = 0.0
         """Of the workers, while answering: simulator and all."""
         self._processes: list[subprocess.Popen] = []
         self._channels: list[socket.socket] = []
+        self._episodes: dict[int, _Episode] = {}
+        self._faults: dict[int, int] = {}
+        self._failed: dict[int, str] = {}
+        self._obs_shape: tuple[int, ...] | None = None
         try:
             for worker in range(count):
-                self._start(len(range(worker, slots, count)))
-            answers = [self._receive(worker) for worker in range(count)]
+                self._launch(worker, count)
+            answers = [self._greeting(worker) for worker in range(count)]
         except BaseException:
             self.close()
             raise
-        self.action_dim: int = answers[0][0]["action_dim"]
+        self.action_dim: int = answers[0]["action_dim"]
 
-    def _start(self, count: int) -> None:
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """First observations [n, O] of the episodes `seeds`, in the environments `slots`."""
+        for slot, seed in zip(slots, seeds, strict=True):
+            self._episodes[slot] = _Episode(seed, [])
+            self._faults[slot] = 0
+            self._failed.pop(slot, None)
+        answers = self._play(slots)
+        return np.stack([answers[slot][0] for slot in slots])
+
+    def step(self, slots: Sequence[int], chunks: np.ndarray) -> tuple[np.ndarray, list[Played]]:
+        """Plays `chunks` [n, H, A] open loop: observations [n, O] after them, and what they did."""
+        for slot, chunk in zip(slots, chunks, strict=True):
+            self._episodes[slot].chunks.append(np.array(chunk, np.float32))
+        answers = self._play(slots)
+        played = [answers[slot][1] or Played(0.0, 0, False, 0.0) for slot in slots]
+        for slot, result in zip(slots, played, strict=True):
+            if result.done:
+                del self._episodes[slot]
+        return np.stack([answers[slot][0] for slot in slots]), played
+
+    def _play(self, slots: Sequence[int]) -> dict[int, _Answer]:
+        """The last move of the episodes in `slots`, all workers at the same time."""
+        count = len(self._channels)
+        mine = {
+            w: [s for s in slots if s % count == w and s not in self._failed] for w in range(count)
+        }
+        answers: dict[int, _Answer] = {}
+        broken: dict[int, _Broken] = {}
+        for worker in filter(mine.get, mine):
+            try:
+                self._send(worker, mine[worker])
+            except _Broken as cause:
+                broken[worker] = cause
+        for worker in filter(mine.get, mine):
+            try:
+                if worker not in broken:
+                    answers |= self._receive(worker, mine[worker])
+            except _Broken as cause:
+                broken[worker] = cause
+        for worker, cause in broken.items():
+            guilty = mine[worker] if cause.slot is None else [cause.slot]
+            answers |= self._replace(worker, guilty, cause)
+        nothing = np.zeros(self._obs_shape or 0, np.float32)
+        for slot in slots:
+            if slot in self._failed:
+                answers[slot] = (nothing, Played(0.0, 0, True, 0.0, self._failed[slot]))
+        return answers
+
+    def _replace(self, worker: int, guilty: list[int], cause: _Broken) -> dict[int, _Answer]:
+        """A new process in the place of a broken one, and its episodes as far as they had come.
+
+        They are played one by one, so that it is seen whose fault it was.
+        """
+        while True:
+            print(
+                f"qgf: warning: environment worker {worker} of {self.name} {cause}: replaced, "
+                "its episodes are played again",
+                file=sys.stderr,
+            )
+            for slot in guilty:
+                self._faults[slot] += 1
+                if self._faults[slot] > 1:
+                    self._failed[slot] = str(cause)
+            count = len(self._channels)
+            self._launch(worker, count)
+            self._greeting(worker)
+            answers = {}
+            slot = -1
+            try:
+                for slot in range(worker, self.slots, count):
+                    if slot in self._episodes and slot not in self._failed:
+                        answers[slot] = self._again(worker, slot)
+                        self._faults[slot] = 0
+            except _Broken as again:
+                guilty, cause = [slot], again
+                continue
+            return answers
+
+    def _again(self, worker: int, slot: int) -> _Answer:
+        """An episode from its first move to its last."""
+        moves = self._episodes[slot].chunks
+        for length in range(len(moves) + 1):
+            self._episodes[slot] = self._episodes[slot]._replace(chunks=moves[:length])
+            try:
+                self._send(worker, [slot])
+                answer = self._receive(worker, [slot])[slot]
+            finally:
+                self._episodes[slot] = self._episodes[slot]._replace(chunks=moves)
+        return answer
+
+    def _send(self, worker: int, slots: list[int]) -> None:
+        """Asks for the last moves of `slots`, which are all first ones or none is."""
+        places = [slot // len(self._channels) for slot in slots]
+        episodes = [self._episodes[slot] for slot in slots]
+        try:
+            if episodes[0].chunks:
+                actions = np.stack([episode.chunks[-1] for episode in episodes])
+                header = {"op": "step", "slots": places}
+                wire.send(self._channels[worker], header, actions=actions)
+            else:
+                seeds = [episode.seed for episode in episodes]
+                wire.send(self._channels[worker], {"op": "reset", "slots": [places, seeds]})
+        except OSError as error:
+            raise self._death(worker, error) from None
+
+    def _receive(self, worker: int, slots: list[int]) -> dict[int, _Answer]:
+        try:
+            header, arrays = wire.receive(self._channels[worker])
+        except (EOFError, OSError) as error:
+            raise self._death(worker, error) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Broken(f"spoke nonsense ({error})") from None
+        if "error" in header:
+            raise _Broken(f"raised {header['error']}", slots[header["place"]])
+        self.cpu_seconds += header["cpu_seconds"]
+        self.goal = header.get("goal", self.goal)
+        results = [Played(**result) for result in header.get("played", ())] or [None] * len(slots)
+        answers: dict[int, _Answer] = {}
+        for slot, obs, played in zip(slots, arrays["obs"], results, strict=True):
+            self._obs_shape = self._obs_shape or obs.shape
+            if obs.shape != self._obs_shape:
+                raise _Broken(f"gave observations of shape {obs.shape}", slot)
+            if not (np.isfinite(obs).all() and (played is None or np.isfinite(played.reward))):
+                raise _Broken("gave an observation or reward that is not finite", slot)
+            answers[slot] = (obs, played)
+        return answers
+
+    def _launch(self, worker: int, count: int) -> None:
+        """Starts a process, in the place of the one before if there was one."""
+        if worker < len(self._processes):
+            self._channels[worker].close()
+            self._processes[worker].kill()  # a stopped one too
+            self._processes[worker].wait()
         ours, theirs = socket.socketpair()
+        ours.settimeout(self.timeout)
         environment = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "disable"} | os.environ
-        command = [sys.executable, "-m", "qgf_jax.envs.worker"]
-        command += [str(theirs.fileno()), self.name, str(count)]
+        places = len(range(worker, self.slots, count))
+        command = [sys.executable, "-m", self.module, str(theirs.fileno()), self.name, str(places)]
         with theirs:
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(),), env=environment, stdin=subprocess.DEVNULL
             )
-        self._processes.append(process)
-        self._channels.append(ours)
+        self._processes[worker:] = [process, *self._processes[worker + 1 :]]
+        self._channels[worker:] = [ours, *self._channels[worker + 1 :]]
 
-    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """First observations [n, O] of the episodes `seeds`, in the environments `slots`."""
-        seed_of = dict(zip(slots, seeds, strict=True))
-        for worker, mine in self._by_worker(slots):
-            places = [self._place(slot) for slot in mine]
-            self._send(worker, {"op": "reset", "slots": [places, [seed_of[s] for s in mine]]})
-        return self._collect(slots)[0]
-
-    def step(self, slots: Sequence[int], chunks: np.ndarray) -> tuple[np.ndarray, list[Played]]:
-        """Plays `chunks` [n, H, A] open loop: observations [n, O] after them, and what they did."""
-        chunk_of = dict(zip(slots, chunks, strict=True))
-        for worker, mine in self._by_worker(slots):
-            actions = np.stack([chunk_of[slot] for slot in mine]).astype(np.float32)
-            places = [self._place(slot) for slot in mine]
-            self._send(worker, {"op": "step", "slots": places}, actions=actions)
-        return self._collect(slots)
-
-    def _by_worker(self, slots: Sequence[int]) -> list[tuple[int, list[int]]]:
-        count = len(self._channels)
-        groups = ((w, [s for s in slots if s % count == w]) for w in range(count))
-        return [(worker, mine) for worker, mine in groups if mine]
-
-    def _place(self, slot: int) -> int:
-        return slot // len(self._channels)
-
-    def _collect(self, slots: Sequence[int]) -> tuple[np.ndarray, list[Played]]:
-        obs: dict[int, np.ndarray] = {}
-        played: dict[int, Played] = {}
-        for worker, mine in self._by_worker(slots):
-            header, arrays = self._receive(worker)
-            self.cpu_seconds += header["cpu_seconds"]
-            self.goal = header.get("goal", self.goal)
-            obs |= dict(zip(mine, arrays["obs"], strict=True))
-            results = [Played(**result) for result in header.get("played", ())]
-            played |= dict(zip(mine, results, strict=False))
-        return np.stack([obs[s] for s in slots]), [played[s] for s in slots if s in played]
-
-    def _send(self, worker: int, header: dict[str, Any], **arrays: np.ndarray) -> None:
+    def _greeting(self, worker: int) -> dict[str, Any]:
+        """What a new worker says when its environments are ready; that may take a while."""
+        self._channels[worker].settimeout(None)
         try:
-            wire.send(self._channels[worker], header, **arrays)
-        except OSError:
-            raise self._died(worker) from None
-
-    def _receive(self, worker: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        try:
-            return wire.receive(self._channels[worker])
+            header, _ = wire.receive(self._channels[worker])
         except (EOFError, OSError):
-            raise self._died(worker) from None
+            code = self._processes[worker].wait(timeout=5)
+            raise UserError(
+                f"environment worker {worker} of {self.name} could not start, exit code {code}: "
+                "what it wrote is above"
+            ) from None
+        self._channels[worker].settimeout(self.timeout)
+        return header
 
-    def _died(self, worker: int) -> UserError:
-        code = self._processes[worker].wait(timeout=5)
-        return UserError(
-            f"environment worker {worker} of {self.name} died with exit code {code}: "
-            "what it wrote is above; run the command again to go on"
-        )
+    def _death(self, worker: int, error: Exception) -> _Broken:
+        if isinstance(error, TimeoutError):
+            return _Broken(f"was silent for {self.timeout:g} s")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return _Broken(f"died with exit code {self._processes[worker].wait(timeout=1)}")
+        return _Broken("closed its channel")
 
     def close(self) -> None:
         """Ends the workers; at most two seconds."""

@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 import warnings
 from typing import Any
@@ -52,22 +53,38 @@ def serve(channel: socket.socket, name: str, count: int) -> None:
         header, arrays = wire.receive(channel)
         started = time.process_time()
         reply: dict[str, Any]
-        if header["op"] == "reset":
-            obs = [slots[i].reset(seed) for i, seed in zip(*header["slots"], strict=True)]
-            reply = {"goal": ogbench.goal_position(slots[0].world.env)}
-        else:
-            chunks = zip(header["slots"], arrays["actions"], strict=True)
-            played = [slots[i].act(chunk) for i, chunk in chunks]
-            obs = [o for o, _ in played]
-            reply = {"played": [r for _, r in played]}
+        obs: list[np.ndarray] = []
+        try:
+            if header["op"] == "reset":
+                for i, seed in zip(*header["slots"], strict=True):
+                    obs.append(slots[i].reset(seed))
+                reply = {"goal": ogbench.goal_position(slots[0].world.env)}
+            else:
+                reply = {"played": []}
+                for i, chunk in zip(header["slots"], arrays["actions"], strict=True):
+                    after, played = slots[i].act(chunk)
+                    obs.append(after)
+                    reply["played"].append(played)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            wire.send(channel, {"error": cause, "place": len(obs)})
+            continue
         reply["cpu_seconds"] = time.process_time() - started
         wire.send(channel, reply, obs=np.asarray(obs, np.float32))
+
+
+def leave_with(parent: int) -> None:
+    """Ends the process when its parent is gone, whatever the simulator is busy with."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def main() -> None:
     """Entry point of the process."""
     warnings.filterwarnings("ignore", module="gymnasium")
     os.dup2(2, 1)  # whatever the simulator prints must not look like our output
+    threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     channel = socket.socket(fileno=int(sys.argv[1]))
     # The parent is gone or closing: that is how this ends.
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
