@@ -3,7 +3,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests benchmark clean
+.PHONY: install quickstart test lint tests reliability benchmark clean
 
 install: .venv/installed
 
@@ -30,8 +30,13 @@ lint: install
 tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+reliability: install
+	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability
+	$(BIN)/python tests/chaos.py --workdir=runs/chaos
+
 benchmark: install
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/act.py
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/parity.py tests/data/parity.npz

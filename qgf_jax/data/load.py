@@ -35,7 +35,9 @@ def load(config: Mapping[str, Any]) -> Loaded:
     dataset = _prepare(rows, path, env, name, options)
     validation, val_path = None, path.with_name(f"{path.stem}-val.npz")
     if val_path.is_file():
-        validation = _prepare(formats.read_rows(val_path), val_path, env, name, options)
+        val_rows = formats.read_rows(val_path)
+        validation = _prepare(val_rows, val_path, env, name, options)
+        check_alike(rows, val_rows, val_path)
     env.close()
     spec: dict[str, Any] = {
         "obs_dim": rows.observations.shape[1],
@@ -56,7 +58,7 @@ def load(config: Mapping[str, Any]) -> Loaded:
         spec |= {key: sum((f[key] for f in found), ()) for key in found[0]}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    fingerprint = {"file": path.name, "sha256": digest, "rows": len(rows.ends)}
+    fingerprint = {"file": path.name, "sha256": digest, "rows": len(rows.ends), **describe(rows)}
     return Loaded(dataset, validation, spec, fingerprint)
 
 
@@ -68,6 +70,33 @@ def statistics(observations: np.ndarray) -> dict[str, tuple[float, ...]]:
         "obs_mean": tuple(mean.tolist()),
         "obs_std": tuple(np.where(std < 1e-6, 1.0, std).tolist()),
     }
+
+
+def describe(rows: Rows) -> dict[str, Any]:
+    """What a run's record says of its data, so that two runs can be compared without the files."""
+    lengths = np.diff(np.flatnonzero(rows.ends), prepend=-1)
+    obs = rows.observations
+    return {
+        "trajectories": len(lengths),
+        "rows_per_trajectory": [int(lengths.min()), int(lengths.max())],
+        "obs_min": [float(x) for x in obs.min(axis=0)],
+        "obs_max": [float(x) for x in obs.max(axis=0)],
+        "actions_at_bounds": float((np.abs(rows.actions[~rows.ends]) > 0.999).mean()),
+    }
+
+
+def check_alike(rows: Rows, val_rows: Rows, path: Path) -> None:
+    """Raises `UserError` if validation data lie, on average, where no training data do."""
+    mean = val_rows.observations.mean(axis=0, dtype=np.float64)
+    low, high = rows.observations.min(axis=0), rows.observations.max(axis=0)
+    slack = 1e-4 * np.maximum(1.0, np.maximum(abs(low), abs(high)))  # a mean of equals is not exact
+    outside = np.flatnonzero((mean < low - slack) | (mean > high + slack))
+    if outside.size:
+        i = int(outside[0])
+        raise UserError(
+            f"{path}: the mean of observation {i} is {mean[i]:.4g}, training data have {low[i]:.4g} to "
+            f"{high[i]:.4g}: this is another dataset's file"
+        )
 
 
 def _prepare(

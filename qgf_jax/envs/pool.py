@@ -228,13 +228,19 @@ class EnvPool:
         self._processes[worker:] = [process, *self._processes[worker + 1 :]]
         self._channels[worker:] = [ours, *self._channels[worker + 1 :]]
 
-    def _greeting(self, worker: int) -> dict[str, Any]:
-        """What a new worker says when its environments are ready; that may take a while."""
+    def _greeting(self, worker: int, tries: int = 3) -> dict[str, Any]:
+        """What a new worker says when its environments are ready; that may take a while.
+
+        One that is killed before is started again; one that leaves by itself would do so again.
+        """
         self._channels[worker].settimeout(None)
         try:
             header, _ = wire.receive(self._channels[worker])
         except (EOFError, OSError):
             code = self._processes[worker].wait(timeout=5)
+            if code < 0 and tries > 1:
+                self._launch(worker, len(self._channels))
+                return self._greeting(worker, tries - 1)
             raise UserError(
                 f"environment worker {worker} of {self.name} could not start, exit code {code}: "
                 "what it wrote is above"

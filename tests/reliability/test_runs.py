@@ -118,6 +118,15 @@ def test_a_crash_at_a_named_point_changes_nothing(trained, undisturbed, point, v
     assert trained.result() == undisturbed[0]
 
 
+def test_a_run_moves_between_one_device_and_eight(trained, undisturbed):
+    """It uses one of the eight here; what is tested is that a checkpoint does not remember."""
+    eight = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    assert trained.run(QGF_CRASH_AT="sealed:2") == 137
+    assert trained.run(QGF_CRASH_AT="sealed:2", XLA_FLAGS=eight, NPROC="16") == 137
+    assert trained.run() == 0
+    assert trained.result() == undisturbed[0]
+
+
 @pytest.mark.parametrize("point", POINTS if LONG else ("compile", "write"))
 def test_sigterm_at_a_named_point_saves_and_leaves_with_143(trained, undisturbed, point):
     if point == "restore":

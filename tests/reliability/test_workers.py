@@ -10,6 +10,7 @@ import pytest
 from conftest import LONG, ROOT
 
 from qgf_jax.envs.pool import EnvPool
+from qgf_jax.errors import UserError
 
 NAME = "pointmaze-medium-stitch-singletask-task1-v0"
 SEEDS = (11, 12, 13, 14, 15, 16)
@@ -102,3 +103,19 @@ def test_closing_is_quick_and_leaves_nobody(pool):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_worker_killed_while_it_starts_is_started_again():
+    class Impatient(EnvPool):
+        def _greeting(self, worker, tries=3):
+            if worker == 1 and tries == 3:
+                self._processes[1].kill()
+            return super()._greeting(worker, tries)
+
+    with Impatient(NAME, 2, 2) as pool:
+        assert pool.reset([0, 1], [5, 5]).shape == (2, 2)
+
+
+def test_a_worker_that_cannot_start_is_an_error():
+    with pytest.raises(UserError, match="worker 0 of nowhere-v0 could not start, exit code 1"):
+        EnvPool("nowhere-v0", 1, 1)

@@ -1,0 +1,192 @@
+"""One run, many faults: the result must be what it is without them, and nobody lends a hand.
+
+    python tests/chaos.py --workdir=FOLDER [--seed=0] [--faults=24]
+
+Trains once undisturbed and once while faults of nine kinds are committed in an order that --seed
+decides, evaluates both while simulators are killed and stopped, and prints one JSON object. Exit code
+1 if digests of state, lines of metrics or episodes differ.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+CACHE = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_PLATFORMS": "cpu",
+}
+os.environ.update({k: v for k, v in CACHE.items() if k not in os.environ})
+
+from processes import Server
+
+from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.data.collect import collect
+from qgf_jax.metrics import read_lines
+
+STEPS = 12_000
+DATA = "pointmaze-medium-stitch-v0"
+
+
+class Run:
+    """A run folder, its trainer and what is done to both."""
+
+    def __init__(self, server, workdir, data):
+        self.server, self.workdir, self.log = server, workdir, workdir.with_suffix(".log")
+        options = {
+            "data.dir": data, "train.steps": STEPS, "train.steps_per_dispatch": 10,
+            "train.save_every": 100, "train.log_every": 100, "train.keep": 3,
+        }  # fmt: skip
+        self.arguments = ["train", f"--config={HERE / 'tiny_config.py'}", f"--workdir={workdir}"]
+        self.arguments += [f"--config.{k}={v}" for k, v in options.items()]
+        self.checkpoints = Checkpoints(workdir)
+        self.pid = 0
+
+    def start(self):
+        self.pid = self.server.start(self.arguments, self.log)
+
+    def wait(self):
+        return self.server.wait(self.pid, 600.0)
+
+    def stop(self, how):
+        os.kill(self.pid, how)
+        return self.wait()
+
+    def files(self):
+        """Of the newest sealed step, its seal too."""
+        step = self.checkpoints.steps()[-1]
+        found = [p for p in (self.checkpoints.root / str(step)).rglob("*") if p.is_file()]
+        return [*found, self.checkpoints.root / "seals" / f"{step}.json"]
+
+    def result(self):
+        lines = [
+            {k: v for k, v in line.items() if k != "steps_per_second"}
+            for line in read_lines(self.workdir / "metrics.jsonl")
+        ]
+        return {"state": self.checkpoints.digest(STEPS), "metrics": lines}
+
+
+def damage(run, rng, kind):
+    """Changes a file of the newest step; a step before it is sound."""
+    path = rng.choice([p for p in run.files() if p.stat().st_size])
+    raw = bytearray(path.read_bytes())
+    if kind == "delete":
+        path.unlink()
+        return
+    place = rng.randrange(len(raw))
+    if kind == "flip":
+        raw[place] ^= 1 << rng.randrange(8)
+    elif kind == "zero":
+        raw[place : place + 512] = bytes(len(raw[place : place + 512]))
+        if bytes(raw) == path.read_bytes():
+            raw[place] ^= 1
+    else:
+        del raw[place:]
+    path.write_bytes(bytes(raw))
+
+
+KINDS = (
+    "kill", "term", "interrupt", "pause", "flip", "truncate", "zero", "delete", "second",
+)  # fmt: skip
+
+
+def commit(run, rng, kind):
+    """One fault; the trainer is running before and after."""
+    if kind == "pause":
+        os.kill(run.pid, signal.SIGSTOP)
+        time.sleep(rng.uniform(0.2, 1.0))
+        os.kill(run.pid, signal.SIGCONT)
+        return
+    if kind == "second":
+        code = run.server.run(run.arguments, run.log)
+        assert code in (0, 2), code
+        return
+    how = {"term": signal.SIGTERM, "interrupt": signal.SIGINT}.get(kind, signal.SIGKILL)
+    run.stop(how)
+    # Two sound steps first: with one left, and that one spoilt, there would be nothing to go on from.
+    if kind in ("flip", "truncate", "zero", "delete") and len(run.checkpoints.steps()) > 1:
+        damage(run, rng, kind)
+    run.start()
+
+
+def evaluated(run, rng=None):
+    """The episodes of the run, while simulators are killed and stopped if `rng` says when."""
+    command = [sys.executable, "-m", "qgf_jax", "evaluate", f"--workdir={run.workdir}"]
+    command += ["--methods=reference,qgf", "--weights=1", "--episodes=4", "--envs=4", "--workers=2"]
+    environment = dict(os.environ, PYTHONPATH=str(HERE.parent))
+    faults = 0
+    with run.log.open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        while process.poll() is None:
+            time.sleep(0.2 if rng is None else rng.uniform(0.5, 2.0))
+            if rng is not None and faults < 4 and (victims := workers_of(process.pid)):
+                os.kill(rng.choice(victims), signal.SIGKILL)
+                faults += 1
+    assert process.returncode == 0, run.log.read_text()[-2000:]
+    lines = read_lines(run.workdir / "episodes.jsonl")
+    episodes = [{k: v for k, v in line.items() if k not in ("seconds", "path")} for line in lines]
+    return sorted(episodes, key=lambda line: json.dumps(line, sort_keys=True)), faults
+
+
+def workers_of(parent):
+    """Process ids of the simulators that `parent` has started."""
+    command = ["pgrep", "-P", str(parent), "-f", "qgf_jax.envs.worker"]
+    found = subprocess.run(command, capture_output=True, text=True).stdout
+    return [int(word) for word in found.split()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=int, default=24)
+    flags = parser.parse_args()
+    root = Path(flags.workdir).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "cache"))
+    if not (root / "data" / f"{DATA}.npz").exists():
+        collect(DATA, 6, root / "data", workers=2)
+    rng, counts = random.Random(flags.seed), dict.fromkeys((*KINDS, "simulator killed"), 0)
+    print(f"seed {flags.seed}", file=sys.stderr)
+    with Server() as server:
+        calm, wild = (Run(server, root / name, root / "data") for name in ("calm", "wild"))
+        started = time.time()
+        calm.start()
+        assert calm.wait() == 0
+        alone = time.time() - started
+        wild.start()
+        order = (KINDS * flags.faults)[: flags.faults]
+        for kind in rng.sample(order, len(order)):
+            time.sleep(rng.uniform(0.5, 1.2) * max(3.0, alone / 6))
+            if wild.checkpoints.steps()[-1:] == [STEPS]:
+                break
+            commit(wild, rng, kind)
+            counts[kind] += 1
+        code = wild.wait()
+        while code in (143, 130, -9):
+            wild.start()
+            code = wild.wait()
+        assert code == 0, wild.log.read_text()[-2000:]
+    expected, _ = evaluated(calm)
+    episodes, counts["simulator killed"] = evaluated(wild, rng)
+    same = {
+        "state": wild.result()["state"] == calm.result()["state"],
+        "metrics": wild.result()["metrics"] == calm.result()["metrics"],
+        "episodes": episodes == expected,
+    }
+    kinds = sum(count > 0 for count in counts.values())
+    result = {"seed": flags.seed, "faults": counts, "total": sum(counts.values()), "kinds": kinds}
+    print(json.dumps({**result, "same": same, "state": wild.result()["state"]}, indent=1))
+    sys.exit(not all(same.values()))
+
+
+if __name__ == "__main__":
+    main()
