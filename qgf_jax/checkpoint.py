@@ -10,13 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import faults
-from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError
+from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError, say
 
 _SEALS = "seals"
 
@@ -90,10 +89,8 @@ class Checkpoints:
     def clean(self) -> None:
         """Removes what killed runs and failed saves have left. For the one process that writes."""
         sealed = {str(step) for step in self.steps()}
-        if not self.root.exists():
-            return
-        for path in self.root.iterdir():
-            if path.is_dir() and path.name not in sealed | {_SEALS}:
+        for path in self.root.glob("[0-9]*"):  # whatever else is there is not ours
+            if path.is_dir() and path.name not in sealed:
                 shutil.rmtree(path, ignore_errors=True)
         for leftover in (self.root / _SEALS).glob(".*.tmp"):
             leftover.unlink()
@@ -141,8 +138,16 @@ class Checkpoints:
         for candidate in candidates:
             if not (fault := self.fault(candidate)):
                 return candidate
-            print(f"qgf: warning: checkpoint {candidate} is not used: {fault}", file=sys.stderr)
+            say(f"qgf: warning: checkpoint {candidate} is not used: {fault}")
+        if step is not None:
+            sound = [str(s) for s in self.steps() if not self.fault(s)]
+            raise UserError(
+                f"{self.root}: step {step} is not there or not sound; these are: "
+                f"{', '.join(sound) or 'none'}"
+            )
         if candidates:
+            if candidates != self.steps()[::-1]:  # a trainer is at work and has removed them since
+                return self.newest_sound()
             raise NoSoundCheckpointError(
                 f"{self.root}: no sound checkpoint is left: train again in another --workdir"
             )
@@ -153,7 +158,7 @@ class Checkpoints:
         try:
             seal = self._read_seal(step)
             wanted, found = seal["files"], _digests(self.root / str(step))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return "it has no readable seal or no files"
         for name in sorted(wanted.keys() | found.keys()):
             if name not in found:
@@ -207,6 +212,7 @@ class Checkpoints:
             record["sha256"] = _fingerprint(record)
             write_atomically(seals / f"{step}.json", json.dumps(record))
         except Exception as error:
+            (seals / f"{step}.json").unlink(missing_ok=True)
             # Orbax leaves its half-written folder, which keeps a full disk full.
             for left in (directory, *self.root.glob(f"{writing.name}*")):
                 shutil.rmtree(left, ignore_errors=True)
@@ -218,7 +224,9 @@ class Checkpoints:
                 f"{_free(self.root) >> 20} MB are free): {cause}: make room and run the command again"
             ) from error
         faults.point("sealed")
-        for old in self.steps()[: -self.keep]:
+        # Newer ones, if any, were found unsound: they must not push out those that are.
+        older = [one for one in self.steps() if one <= step]
+        for old in older[: -self.keep]:
             # Un-seal first: a run killed in between leaves rubbish, never a broken step.
             (seals / f"{old}.json").unlink()
             _sync(seals)
@@ -233,9 +241,9 @@ class Checkpoints:
         try:
             self.wait()
         except UserError as error:
-            if kind is None:
-                raise
-            print(f"qgf: error: {error}", file=sys.stderr)  # what ended the block is raised
+            if kind is None or issubclass(kind, SystemExit):
+                raise  # an exit code of 0 would hide it
+            say(f"qgf: error: {error}")  # what ended the block is raised
         finally:
             if self._saver is not None:
                 self._saver.shutdown()
@@ -368,8 +376,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         faults.point(f"rename_{path.name.lstrip('0123456789').lstrip('.')}")
         temporary.replace(path)
+        _sync(path.parent)
     except OSError as error:
         raise SaveError.at(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)

@@ -1,6 +1,8 @@
 """Errors that a user can mend. The command line prints them as one line and leaves with their code."""
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -42,6 +44,12 @@ class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
     def __init__(self, signum: int, kept: str):
         super().__init__(kept)
         self.code = 128 + signum
+
+
+def say(line: str) -> None:
+    """A line on standard error, if anybody still reads that: training goes on when nobody does."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -177,7 +177,8 @@ def _arm(line: Mapping[str, Any]) -> Arm:
 
 def _done(restored: Restored) -> set[tuple[Any, ...]]:
     keys = ("env", "task", "episode", "seed", "step")
-    return {(*_arm(line), *(line[k] for k in keys)) for line in read_lines(restored.run.episodes)}
+    lines = (line for line in read_lines(restored.run.episodes) if not line.get("failed"))
+    return {(*_arm(line), *(line[k] for k in keys)) for line in lines}
 
 
 def _missing(

@@ -1,6 +1,7 @@
 """Where numbers go while training: JSON lines always, TensorBoard beside them, W&B when asked."""
 
 import collections
+import contextlib
 import errno
 import importlib
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax import faults
-from qgf_jax.errors import SaveError
+from qgf_jax.errors import SaveError, say
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -79,7 +80,9 @@ class Writer:
 
         self.path = path
         self.last = max((line["step"] for line in read_lines(path) if "step" in line), default=-1)
-        self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"))
+        self._tensorboard: Any = None
+        with contextlib.suppress(OSError):
+            self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"))
         self._wandb: Any = None
         if config["wandb"]["project"]:
             wandb = importlib.import_module("wandb")  # an extra, which most do not install
@@ -99,13 +102,31 @@ class Writer:
         clean = {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
         append_line(self.path, {"step": step, **other, **clean})
         for name, value in {**scalars, **other}.items():
-            if math.isfinite(value):
+            if math.isfinite(value) and self._tensorboard_lives():
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({**scalars, **other}, step=step)
 
+    def _tensorboard_lives(self) -> bool:
+        """Its thread dies of a full disk, and whoever writes after that waits for ever."""
+        if self._tensorboard is None:
+            return False
+        worker = self._tensorboard.file_writer.event_writer._worker
+        if not worker.is_alive():
+            say("qgf: warning: TensorBoard's writer has died; metrics.jsonl goes on")
+            self._tensorboard = None
+        return self._tensorboard is not None
+
+    def sync(self) -> None:
+        """Forces the lines to disk, before a checkpoint says that they are there."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def close(self) -> None:
         """Flushes everything."""
-        self._tensorboard.close()
+        if self._tensorboard_lives():
+            with contextlib.suppress(OSError):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()

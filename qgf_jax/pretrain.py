@@ -18,7 +18,7 @@ from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
 from qgf_jax.data.load import Loaded, load
-from qgf_jax.errors import NotFiniteError
+from qgf_jax.errors import NotFiniteError, say
 from qgf_jax.metrics import Clock, Writer
 from qgf_jax.signals import StopRequest
 from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState, make_trainer
@@ -73,7 +73,7 @@ def pretrain(
 
 def _report(clock: Clock) -> None:
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.seconds.items())
-    print(f"goodput {clock.share('train'):.2f}: {parts}", file=sys.stderr)
+    say(f"goodput {clock.share('train'):.2f}: {parts}")
 
 
 @dataclasses.dataclass
@@ -136,6 +136,7 @@ class _Loop:
                     rate = (step - begun_at) / (time.perf_counter() - began)
                     self._log(step, scalars, rate, quiet=not bar.disable)
                 if saving:
+                    self.writer.sync()
                     self.checkpoints.save(step, state, [])
                     self.clock.lap("checkpoint")
         return state
@@ -148,6 +149,7 @@ class _Loop:
             (n, {name: np.asarray(x).tolist() for name, x in metrics.items()})
             for n, metrics in pending
         ]
+        self.writer.sync()
         self.checkpoints.save(step, state, note)
         self.checkpoints.wait()
         self.stop.check(f"saved at step {step}; the same command goes on from there")
@@ -172,7 +174,7 @@ class _Loop:
             return
         losses = " ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss"))
         steps = self.config["train"]["steps"]
-        print(f"step {step}/{steps} {rate:.0f}/s {losses}", file=sys.stderr)
+        say(f"step {step}/{steps} {rate:.0f}/s {losses}")
 
 
 def _next_stop(step: int, options: Mapping[str, Any]) -> int:
@@ -191,7 +193,9 @@ def _flush(pending: list[tuple[int, Metrics]]) -> dict[str, float]:
         means = np.array([v[name] for v in values])  # [dispatches, seeds], NaN if all was left out
         weights = steps * ~np.isnan(means)
         with np.errstate(invalid="ignore"):
-            per_seed = (weights * np.nan_to_num(means)).sum(axis=0) / weights.sum(axis=0)
+            per_seed = (weights * np.where(np.isnan(means), 0.0, means)).sum(axis=0) / weights.sum(
+                axis=0
+            )
         scalars[name] = float(per_seed.mean())
         if len(per_seed) > 1:
             scalars |= {f"{name}/seed{i}": float(x) for i, x in enumerate(per_seed)}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
 from qgf_jax.checkpoint import write_atomically
-from qgf_jax.errors import UserError
+from qgf_jax.errors import SaveError, UserError
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
@@ -66,8 +66,12 @@ def only_writer(workdir: Path) -> Generator[None]:
 
     The lock is the operating system's and goes with the process, however that ends.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / "LOCK").open("a+") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / "LOCK").open("a+")
+    except OSError as error:
+        raise SaveError.at(workdir, error) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -77,9 +81,10 @@ def only_writer(workdir: Path) -> Generator[None]:
                 f"{workdir} is being trained by {holder}: wait for it or choose another --workdir"
             ) from None
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # who it is, for others to read; the lock holds without
+            os.ftruncate(file.fileno(), 0)
+            line = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
+            os.write(file.fileno(), line.encode())
         yield
 
 
@@ -125,6 +130,11 @@ def create(
     if path.exists():
         old = configs.read(path)
         check_same(workdir, old, config, fingerprint)
+        if configs.flatten(old["spec"]) != configs.flatten(spec):
+            raise UserError(
+                f"{workdir}: widths or normalisation of the data come out otherwise than when it was "
+                "trained, perhaps with other package versions: use those of its config.json"
+            )
     workdir.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config,

@@ -1,5 +1,6 @@
 """A request to stop is noticed at once and heeded where nothing is lost. No JAX here."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,8 +15,8 @@ _ASKS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """From entry to exit SIGTERM and SIGINT only leave a note; the second one ends the program.
 
-    Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. Entered
-    before anything slow (imports, data, compilation), it is heeded when that is over.
+    Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. A compilation
+    or whatever else does not look is finished first.
     """
 
     def __init__(self) -> None:
@@ -37,8 +38,9 @@ class StopRequest:
             os._exit(128 + signum)
         self.wanted = signum
         name = signal.Signals(signum).name
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, f"qgf: {name}: saving and stopping; once more stops at once\n".encode())
+        # Not print: the signal may have come in the middle of one. And Ctrl-C ends the `tee` behind too.
+        with contextlib.suppress(OSError):
+            os.write(2, f"qgf: {name}: saving and stopping; once more stops at once\n".encode())
 
     def check(self, kept: str) -> None:
         """Raises `Stopped`, which says what was kept, if a signal has come."""

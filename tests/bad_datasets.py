@@ -237,7 +237,17 @@ def legitimate(good):
         "one dimension that never moves": good | {"observations": good["observations"] * [1, 0]},
         "bytes after the end": packed(good) + b"\n",
         "a newer kind of header": newer(good),
+        "states of buttons, which pack well": packed(many_buttons(good), np.savez_compressed),
     }
+
+
+def many_buttons(good, rows=600_000):
+    """As the puzzles have them: over 64 MB of whole numbers that hardly change."""
+    rng = np.random.default_rng(0)
+    many = {k: rng.uniform(-1, 1, (rows, good[k].shape[1])).astype("f4") for k in (*FLOATS, "qvel")}
+    many["terminals"] = np.arange(rows) % 1000 == 999
+    presses = np.arange(rows)[:, None] // 60 + np.arange(16)
+    return many | {"button_states": (presses % 2).astype(np.int64)}
 
 
 def newer(good):

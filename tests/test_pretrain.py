@@ -75,6 +75,19 @@ def test_more_steps_extend_a_run_and_any_other_change_is_refused(config, tmp_pat
         pretrain(other, tmp_path)
 
 
+def test_data_that_come_out_otherwise_are_refused_before_anything_is_written(config, tmp_path):
+    """Checkpoints are of a normalisation; a folder whose record says another would lose them all."""
+    pretrain(config, tmp_path)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    record["spec"]["obs_std"][0] += 1e-3
+    path.write_text(json.dumps(record))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="normalisation"):
+        pretrain(config, tmp_path)
+    assert path.read_bytes() == before
+
+
 def test_metrics_hold_training_and_validation_losses(run_folder):
     lines = list(read_lines(run_folder / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [2, 4]

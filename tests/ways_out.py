@@ -84,3 +84,14 @@ def watched(arguments):
         with socket.socket() as channel:
             channel.connect(("192.0.2.1", 9))
         raise AssertionError("a connection was not refused")
+
+
+def exit_after_a_bad_save(arguments):
+    """The save fails in the background, and the program has ended its work."""
+    import numpy as np
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    with Checkpoints(arguments[0]) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        checkpoints.save(7, {"a": np.random.default_rng(0).normal(size=(500, 500))})
+        sys.exit(0)

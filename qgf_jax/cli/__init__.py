@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("qgf: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # `| head` has seen enough; not a success, and nobody is left to tell
+        os._exit(141)
 
 
 def _help() -> str:

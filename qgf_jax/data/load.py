@@ -86,10 +86,11 @@ def describe(rows: Rows) -> dict[str, Any]:
 
 
 def check_alike(rows: Rows, val_rows: Rows, path: Path) -> None:
-    """Raises `UserError` if validation data lie, on average, where no training data do."""
+    """Raises `UserError` if validation data lie, on average, far from all training data."""
     mean = val_rows.observations.mean(axis=0, dtype=np.float64)
     low, high = rows.observations.min(axis=0), rows.observations.max(axis=0)
-    slack = 1e-4 * np.maximum(1.0, np.maximum(abs(low), abs(high)))  # a mean of equals is not exact
+    # A range on either side: a few short episodes may well be where the others were not.
+    slack = high - low + 1e-4 * np.maximum(1.0, np.maximum(abs(low), abs(high)))
     outside = np.flatnonzero((mean < low - slack) | (mean > high + slack))
     if outside.size:
         i = int(outside[0])

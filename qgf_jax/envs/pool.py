@@ -61,10 +61,12 @@ class EnvPool:
         workers: int | None = None,
         *,
         timeout: float = 60.0,
+        start_timeout: float = 300.0,
         module: str = "qgf_jax.envs.worker",
     ):
         count = max(1, min(slots, workers or os.cpu_count() or 1))
-        self.name, self.slots, self.timeout, self.module = name, slots, timeout, module
+        self.name, self.slots, self.module = name, slots, module
+        self.timeout, self.start_timeout = timeout, start_timeout
         self.goal: list[float] | None = None
         self.cpu_seconds = 0.0
         """Of the workers, while answering: simulator and all."""
@@ -73,7 +75,6 @@ class EnvPool:
         self._episodes: dict[int, _Episode] = {}
         self._faults: dict[int, int] = {}
         self._failed: dict[int, str] = {}
-        self._obs_shape: tuple[int, ...] | None = None
         try:
             for worker in range(count):
                 self._launch(worker, count)
@@ -82,6 +83,7 @@ class EnvPool:
             self.close()
             raise
         self.action_dim: int = answers[0]["action_dim"]
+        self._obs_shape = (answers[0]["obs_dim"],)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """First observations [n, O] of the episodes `seeds`, in the environments `slots`."""
@@ -123,18 +125,17 @@ class EnvPool:
             except _Broken as cause:
                 broken[worker] = cause
         for worker, cause in broken.items():
-            guilty = mine[worker] if cause.slot is None else [cause.slot]
-            answers |= self._replace(worker, guilty, cause)
-        nothing = np.zeros(self._obs_shape or 0, np.float32)
+            answers |= self._replace(worker, cause)
+        nothing = np.zeros(self._obs_shape, np.float32)
         for slot in slots:
             if slot in self._failed:
                 answers[slot] = (nothing, Played(0.0, 0, True, 0.0, self._failed[slot]))
         return answers
 
-    def _replace(self, worker: int, guilty: list[int], cause: _Broken) -> dict[int, _Answer]:
+    def _replace(self, worker: int, cause: _Broken) -> dict[int, _Answer]:
         """A new process in the place of a broken one, and its episodes as far as they had come.
 
-        They are played one by one, so that it is seen whose fault it was.
+        They are played one by one, so that it is seen whose fault it was; only that counts.
         """
         while True:
             print(
@@ -142,10 +143,10 @@ class EnvPool:
                 "its episodes are played again",
                 file=sys.stderr,
             )
-            for slot in guilty:
-                self._faults[slot] += 1
-                if self._faults[slot] > 1:
-                    self._failed[slot] = str(cause)
+            if cause.slot is not None:
+                self._faults[cause.slot] += 1
+                if self._faults[cause.slot] > 1:
+                    self._failed[cause.slot] = str(cause)
             count = len(self._channels)
             self._launch(worker, count)
             self._greeting(worker)
@@ -157,7 +158,8 @@ class EnvPool:
                         answers[slot] = self._again(worker, slot)
                         self._faults[slot] = 0
             except _Broken as again:
-                guilty, cause = [slot], again
+                cause = again
+                cause.slot = slot
                 continue
             return answers
 
@@ -195,6 +197,14 @@ class EnvPool:
             raise self._death(worker, error) from None
         except (ValueError, KeyError, TypeError) as error:
             raise _Broken(f"spoke nonsense ({error})") from None
+        try:
+            return self._understand(slots, header, arrays)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise _Broken(f"spoke nonsense ({error})") from None
+
+    def _understand(
+        self, slots: list[int], header: dict[str, Any], arrays: dict[str, np.ndarray]
+    ) -> dict[int, _Answer]:
         if "error" in header:
             raise _Broken(f"raised {header['error']}", slots[header["place"]])
         self.cpu_seconds += header["cpu_seconds"]
@@ -202,7 +212,6 @@ class EnvPool:
         results = [Played(**result) for result in header.get("played", ())] or [None] * len(slots)
         answers: dict[int, _Answer] = {}
         for slot, obs, played in zip(slots, arrays["obs"], results, strict=True):
-            self._obs_shape = self._obs_shape or obs.shape
             if obs.shape != self._obs_shape:
                 raise _Broken(f"gave observations of shape {obs.shape}", slot)
             if not (np.isfinite(obs).all() and (played is None or np.isfinite(played.reward))):
@@ -233,12 +242,16 @@ class EnvPool:
 
         One that is killed before is started again; one that leaves by itself would do so again.
         """
-        self._channels[worker].settimeout(None)
+        self._channels[worker].settimeout(self.start_timeout)
         try:
             header, _ = wire.receive(self._channels[worker])
-        except (EOFError, OSError):
-            code = self._processes[worker].wait(timeout=5)
-            if code < 0 and tries > 1:
+        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._processes[worker].wait(
+                    timeout=0.0 if isinstance(error, TimeoutError) else 5.0
+                )
+            code = self._processes[worker].poll()
+            if tries > 1 and (code is None or code < 0):
                 self._launch(worker, len(self._channels))
                 return self._greeting(worker, tries - 1)
             raise UserError(

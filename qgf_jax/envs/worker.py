@@ -24,7 +24,9 @@ class Slot:
     def __init__(self, name: str):
         self.world = ogbench.World(name)
         self.bits = np.random.MT19937()
-        self.reset(0)  # the first reset compiles the model, which must not look like stepping
+        self.obs_dim = len(
+            self.reset(0)
+        )  # the first reset compiles the model, which must not look like stepping
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
@@ -48,7 +50,7 @@ def serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers until the channel closes."""
     slots = [Slot(name) for _ in range(count)]
     space = slots[0].world.env.action_space
-    wire.send(channel, {"action_dim": int(np.prod(space.shape))})
+    wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_dim": slots[0].obs_dim})
     while True:
         header, arrays = wire.receive(channel)
         started = time.process_time()
@@ -58,7 +60,7 @@ def serve(channel: socket.socket, name: str, count: int) -> None:
             if header["op"] == "reset":
                 for i, seed in zip(*header["slots"], strict=True):
                     obs.append(slots[i].reset(seed))
-                reply = {"goal": ogbench.goal_position(slots[0].world.env)}
+                reply = {}
             else:
                 reply = {"played": []}
                 for i, chunk in zip(header["slots"], arrays["actions"], strict=True):
@@ -69,6 +71,8 @@ def serve(channel: socket.socket, name: str, count: int) -> None:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             wire.send(channel, {"error": cause, "place": len(obs)})
             continue
+        if header["op"] == "reset":
+            reply["goal"] = ogbench.goal_position(slots[0].world.env)
         reply["cpu_seconds"] = time.process_time() - started
         wire.send(channel, reply, obs=np.asarray(obs, np.float32))
 

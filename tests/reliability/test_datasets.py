@@ -58,7 +58,7 @@ def test_the_line_says_what_is_wrong(tried):
         "actions as integers": "must be floating point",
         "observations as objects": "plain number",
         "a header that says a terabyte": "says it holds",
-        "a thousand times what it is": "unpacks from",
+        "a thousand times what it is": "it unpacks from",
         "a web page": "not an npz file",
         "qpos too narrow": "qpos",
     }.items():

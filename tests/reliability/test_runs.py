@@ -63,6 +63,7 @@ class Trained:
 
     def result(self):
         """All that a run leaves: digest of the state, lines of metrics without rates."""
+        assert not self.checkpoints.fault(STEPS)
         lines = [
             {k: v for k, v in line.items() if k != "steps_per_second"}
             for line in read_lines(self.workdir / "metrics.jsonl")
@@ -224,3 +225,15 @@ def test_no_way_out_loses_the_last_save(server, tmp_path, way, block):
     code = server.run([way, block, tmp_path], tmp_path / "log", call="ways_out:leave")
     assert code == {"returns": 0, "exits": 0, "raises": 1, "interrupts": 1}[way]
     assert Checkpoints(tmp_path).steps() == [7] and not Checkpoints(tmp_path).fault(7)
+
+
+def test_an_exit_with_code_0_does_not_hide_a_save_that_failed(server, tmp_path):
+    assert server.run([tmp_path], tmp_path / "log", call="ways_out:exit_after_a_bad_save") == 1
+    assert not Checkpoints(tmp_path).steps()
+
+
+def test_ctrl_c_that_ends_the_reader_of_our_messages_too_still_saves(trained, undisturbed):
+    """As in `qgf train 2>&1 | tee log`."""
+    assert trained.run(QGF_SIGNAL_AT="write:2", NOBODY_READS="1") == 143
+    assert trained.checkpoints.steps() and trained.run() == 0
+    assert trained.result() == undisturbed[0]

@@ -200,6 +200,41 @@ def test_a_state_that_is_not_finite_is_never_sealed(checkpoints, bad, where):
     assert checkpoints.steps() == [1, 2]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_unsound_newer_steps_do_not_push_out_sound_ones(tmp_path, keep):
+    found = Checkpoints(tmp_path, keep=3)
+    for step in (1, 20, 30):
+        found.save(step, state_of(step))
+    for step in (20, 30):
+        files(found, step)[0].write_bytes(b"")
+    again = Checkpoints(tmp_path, keep=keep)
+    again.save(5, state_of(5))
+    assert again.newest_sound() == 5
+    assert [step for step in again.steps() if not again.fault(step)] == [1, 5][-keep:]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b'"x"', b"null", b"{}"])
+def test_a_seal_that_is_other_json_is_no_seal(checkpoints, content):
+    (checkpoints.root / "seals" / "2.json").write_bytes(content)
+    assert checkpoints.newest_sound() == 1
+
+
+def test_a_named_step_that_is_not_sound_is_no_reason_to_train_again(checkpoints):
+    files(checkpoints, 2)[0].unlink()
+    for step in (2, 9):
+        with pytest.raises(
+            UserError, match=rf"step {step} is not there or not sound; these are: 1"
+        ):
+            checkpoints.newest_sound(step)
+
+
+def test_only_what_is_ours_is_cleaned_away(checkpoints):
+    for name in ("best", "7", "7.1-1.orbax-checkpoint-tmp"):
+        (checkpoints.root / name).mkdir()
+    checkpoints.clean()
+    assert {p.name for p in checkpoints.root.iterdir()} == {"1", "2", "seals", "best"}
+
+
 def test_all_of_a_step_is_on_disk_before_its_seal(tmp_path, monkeypatch):
     """The order in which files are forced to disk, by inode; then the seal's name appears."""
     import os

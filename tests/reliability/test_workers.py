@@ -14,7 +14,7 @@ from qgf_jax.errors import UserError
 
 NAME = "pointmaze-medium-stitch-singletask-task1-v0"
 SEEDS = (11, 12, 13, 14, 15, 16)
-KINDS = ("raise", "exit", "SIGKILL", "SIGSEGV", "SIGSTOP", "hang", "nan", "shape")
+KINDS = ("raise", "exit", "SIGKILL", "SIGSEGV", "SIGSTOP", "hang", "nan", "shape", "nonsense")
 TIMEOUT = 2.0
 
 
@@ -114,6 +114,20 @@ def test_a_worker_killed_while_it_starts_is_started_again():
 
     with Impatient(NAME, 2, 2) as pool:
         assert pool.reset([0, 1], [5, 5]).shape == (2, 2)
+
+
+def test_a_worker_that_is_stuck_while_it_starts_is_started_again():
+    class Stuck(EnvPool):
+        def _greeting(self, worker, tries=3):
+            if tries == 3:
+                self.start_timeout = 0.5
+                os.kill(self._processes[worker].pid, signal.SIGSTOP)
+            else:
+                self.start_timeout = 60.0
+            return super()._greeting(worker, tries)
+
+    with Stuck(NAME, 1, 1) as pool:
+        assert pool.reset([0], [5]).shape == (1, 2)
 
 
 def test_a_worker_that_cannot_start_is_an_error():
