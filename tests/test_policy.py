@@ -44,7 +44,7 @@ def test_weight_and_method_matter(run_folder):
     [
         ({"method": "qgff"}, "did you mean 'qgf'"),
         ({"seed": 2}, "seeds 0 to 1"),
-        ({"step": 3}, "no sound checkpoint"),
+        ({"step": 3}, "is not there or not sound"),
     ],
 )
 def test_wrong_calls_are_explained(run_folder, options, hint):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from qgf_jax.errors import Stopped, UserError, unknown
+from qgf_jax.errors import Stopped, UserError, say, unknown
 
 COMMANDS = {
     "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
@@ -51,13 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             importlib.import_module(f"qgf_jax.cli.{words[0]}").main(words[1:])
     except UserError as error:
-        print(f"qgf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"qgf: error: {' '.join(str(error).split())}")
         sys.exit(error.code)
     except Stopped as stopped:
-        print(f"qgf: stopped: {stopped}", file=sys.stderr)
+        say(f"qgf: stopped: {stopped}")
         sys.exit(stopped.code)
     except KeyboardInterrupt:
-        print("qgf: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        say("qgf: stopped; the same command goes on from the last checkpoint")
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough; not a success, and nobody is left to tell
         os._exit(141)
