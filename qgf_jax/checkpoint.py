@@ -9,8 +9,9 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,8 +90,9 @@ class Checkpoints:
     def clean(self) -> None:
         """Removes what killed runs and failed saves have left. For the one process that writes."""
         sealed = {str(step) for step in self.steps()}
-        for path in self.root.glob("[0-9]*"):  # whatever else is there is not ours
-            if path.is_dir() and path.name not in sealed:
+        for path in self.root.glob("*/"):
+            ours = re.fullmatch(r"\d+(\..*)?", path.name)  # a step, or one that was being written
+            if ours and path.name not in sealed:
                 shutil.rmtree(path, ignore_errors=True)
         for leftover in (self.root / _SEALS).glob(".*.tmp"):
             leftover.unlink()
@@ -177,7 +179,7 @@ class Checkpoints:
     def _read_seal(self, step: int) -> dict[str, Any]:
         """Raises `OSError` or `ValueError` if the seal is not whole, or is that of another step."""
         seal = json.loads((self.root / _SEALS / f"{step}.json").read_text())
-        if seal.pop("sha256", None) != _fingerprint(seal) or seal["step"] != step:
+        if seal.pop("sha256", None) != fingerprint(seal) or seal["step"] != step:
             raise ValueError
         return seal
 
@@ -194,7 +196,7 @@ class Checkpoints:
             seals.mkdir(parents=True, exist_ok=True)
             (seals / f"{step}.json").unlink(missing_ok=True)
             self.clean()
-            check_space(self.root, leaves.bytes)
+            check_space(self.root, tree_bytes(leaves.tree))
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(writing, leaves.tree)
                 faults.point("write")
@@ -209,7 +211,7 @@ class Checkpoints:
                 "note": note,
             }
             faults.point("seal")
-            record["sha256"] = _fingerprint(record)
+            record["sha256"] = fingerprint(record)
             write_atomically(seals / f"{step}.json", json.dumps(record))
         except Exception as error:
             (seals / f"{step}.json").unlink(missing_ok=True)
@@ -220,7 +222,7 @@ class Checkpoints:
                 raise
             cause = " ".join(str(error).split())[:80]
             raise SaveError(
-                f"{directory} could not be saved (it needs {leaves.bytes >> 20} MB, "
+                f"{directory} could not be saved (it needs {tree_bytes(leaves.tree) >> 20} MB, "
                 f"{_free(self.root) >> 20} MB are free): {cause}: make room and run the command again"
             ) from error
         faults.point("sealed")
@@ -255,7 +257,7 @@ class _Leaves(NamedTuple):
 
     tree: Any
     described: dict[str, str]
-    bytes: int
+    """As `_describe` says."""
 
 
 def _to_host(state: Any) -> _Leaves:
@@ -265,8 +267,7 @@ def _to_host(state: Any) -> _Leaves:
     def copy(leaf: Any) -> np.ndarray:
         return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
-    tree = jax.tree.map(copy, state)
-    return _Leaves(tree, _describe(state), sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    return _Leaves(jax.tree.map(copy, state), _describe(state))
 
 
 def tree_bytes(tree: Any) -> int:
@@ -282,24 +283,24 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _describe(tree: Any) -> dict[str, str]:
-    """{path of a leaf: "float32[3, 4]"}."""
+def _named(tree: Any) -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of each leaf, the path as in "params/critic/kernel"."""
     import jax
 
-    found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
-        for path, x in found
-    }
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """{path of a leaf: "float32[3, 4]"}."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(tree)}
 
 
 def _state_digest(tree: Any) -> str:
     """SHA-256 of all numbers in a tree: equal for two runs that are in the same state."""
-    import jax
-
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+    for name, leaf in _named(tree):
+        digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
 
@@ -308,9 +309,8 @@ def _check_finite(leaves: _Leaves, step: int) -> None:
     import jax
     import numpy as np
 
-    for path, leaf in jax.tree_util.tree_flatten_with_path(leaves.tree)[0]:
+    for name, leaf in _named(leaves.tree):
         if jax.dtypes.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise NotFiniteError(
                 f"{name} is not finite at step {step}: not saved, the checkpoints before it stay; "
                 "lower optimizer.learning_rate or look at the data"
@@ -336,7 +336,7 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def _fingerprint(record: Mapping[str, Any]) -> str:
+def fingerprint(record: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 

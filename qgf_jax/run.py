@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
-from qgf_jax.checkpoint import write_atomically
+from qgf_jax.checkpoint import fingerprint, write_atomically
 from qgf_jax.errors import SaveError, UserError
 
 _PACKAGES = (
@@ -40,8 +39,8 @@ class Run(NamedTuple):
         config = {key: repr(value) for key, value in configs.fixed(self.config).items()}
         spec = configs.flatten(self.spec)
         return {
-            "config": _sha256(config),
-            "normalisation": _sha256(spec),
+            "config": fingerprint(config),
+            "normalisation": fingerprint(spec),
             "dataset": self.dataset["sha256"],
         }
 
@@ -54,10 +53,6 @@ class Run(NamedTuple):
     def metrics(self) -> Path:
         """One line per logged step of training."""
         return self.workdir / "metrics.jsonl"
-
-
-def _sha256(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -122,14 +117,14 @@ def create(
     workdir: str | os.PathLike,
     config: Mapping[str, Any],
     spec: Mapping[str, Any],
-    fingerprint: Mapping[str, Any],
+    data: Mapping[str, Any],
 ) -> Run:
     """Makes the folder, or goes on with it if it holds a run of the same config and data."""
     workdir = Path(workdir)
     path = workdir / "config.json"
     if path.exists():
         old = configs.read(path)
-        check_same(workdir, old, config, fingerprint)
+        check_same(workdir, old, config, data)
         if configs.flatten(old["spec"]) != configs.flatten(spec):
             raise UserError(
                 f"{workdir}: widths or normalisation of the data come out otherwise than when it was "
@@ -139,19 +134,19 @@ def create(
     record = {
         "config": config,
         "spec": spec,
-        "dataset": fingerprint,
+        "dataset": data,
         "versions": versions(),
         "git_commit": git_commit(),
     }
     write_atomically(path, json.dumps(record, indent=1) + "\n")
-    return Run(workdir, dict(config), dict(spec), dict(fingerprint))
+    return Run(workdir, dict(config), dict(spec), dict(data))
 
 
 def check_same(
     workdir: Path,
     old: Mapping[str, Any],
     config: Mapping[str, Any],
-    fingerprint: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Raises `UserError` if the run in `workdir` was made by another config or other data."""
     differences = configs.changed(old["config"], config)
@@ -161,9 +156,9 @@ def check_same(
             f"{workdir} holds a run of another config: {differences[0]}{more}: "
             "choose another --workdir"
         )
-    if fingerprint and old["dataset"]["sha256"] != fingerprint["sha256"]:
+    if data and old["dataset"]["sha256"] != data["sha256"]:
         raise UserError(
-            f"{workdir} was trained on other data than {fingerprint['file']} is now: "
+            f"{workdir} was trained on other data than {data['file']} is now: "
             "choose another --workdir"
         )
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from qgf_jax.errors import Stopped
 
-_ASKS = (signal.SIGTERM, signal.SIGINT)
+_ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """From entry to exit SIGTERM and SIGINT only leave a note; the second one ends the program.
+    """From entry to exit SIGTERM, SIGINT and SIGHUP only leave a note; the second one ends the program.
+
+    One that is ignored stays so: `nohup` and shells' background jobs rely on it.
 
     Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. A compilation
     or whatever else does not look is finished first.
@@ -26,7 +28,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # others may not, says Python
-            self._before = {ask: signal.signal(ask, self._note) for ask in _ASKS}
+            wanted = [ask for ask in _ASKS if signal.getsignal(ask) != signal.SIG_IGN]
+            self._before = {ask: signal.signal(ask, self._note) for ask in wanted}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,7 @@ from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data.collect import collect
 from qgf_jax.metrics import read_lines
 
-STEPS = 12_000
+STEPS = 20_000
 DATA = "pointmaze-medium-stitch-v0"
 
 
@@ -55,6 +55,13 @@ class Run:
 
     def wait(self):
         return self.server.wait(self.pid, 600.0)
+
+    def reach(self, step):
+        """Waits for a checkpoint at `step` or later, so that faults fall where they did last time."""
+        end = time.monotonic() + 120.0
+        while (self.checkpoints.steps() or [0])[-1] < step:
+            assert time.monotonic() < end, self.log.read_text()[-2000:]
+            time.sleep(0.02)
 
     def stop(self, how):
         os.kill(self.pid, how)
@@ -159,16 +166,13 @@ def main():
     print(f"seed {flags.seed}", file=sys.stderr)
     with Server() as server:
         calm, wild = (Run(server, root / name, root / "data") for name in ("calm", "wild"))
-        started = time.time()
         calm.start()
         assert calm.wait() == 0
-        alone = time.time() - started
         wild.start()
-        order = (KINDS * flags.faults)[: flags.faults]
-        for kind in rng.sample(order, len(order)):
-            time.sleep(rng.uniform(0.5, 1.2) * max(3.0, alone / 6))
-            if wild.checkpoints.steps()[-1:] == [STEPS]:
-                break
+        order = rng.sample((KINDS * flags.faults)[: flags.faults], flags.faults)
+        for number, kind in enumerate(order):
+            wild.reach(STEPS * (number + 1) // (flags.faults + 2))
+            time.sleep(rng.uniform(0.0, 1.0))
             commit(wild, rng, kind)
             counts[kind] += 1
         code = wild.wait()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.envs import wire
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, say
 
 
 class Played(NamedTuple):
@@ -91,22 +91,22 @@ class EnvPool:
             self._episodes[slot] = _Episode(seed, [])
             self._faults[slot] = 0
             self._failed.pop(slot, None)
-        answers = self._play(slots)
+        answers = self._play(slots, 0)
         return np.stack([answers[slot][0] for slot in slots])
 
     def step(self, slots: Sequence[int], chunks: np.ndarray) -> tuple[np.ndarray, list[Played]]:
         """Plays `chunks` [n, H, A] open loop: observations [n, O] after them, and what they did."""
         for slot, chunk in zip(slots, chunks, strict=True):
             self._episodes[slot].chunks.append(np.array(chunk, np.float32))
-        answers = self._play(slots)
+        answers = self._play(slots, -1)
         played = [answers[slot][1] or Played(0.0, 0, False, 0.0) for slot in slots]
         for slot, result in zip(slots, played, strict=True):
             if result.done:
                 del self._episodes[slot]
         return np.stack([answers[slot][0] for slot in slots]), played
 
-    def _play(self, slots: Sequence[int]) -> dict[int, _Answer]:
-        """The last move of the episodes in `slots`, all workers at the same time."""
+    def _play(self, slots: Sequence[int], number: int) -> dict[int, _Answer]:
+        """A move of each of the episodes in `slots`, all workers at the same time; see `_send`."""
         count = len(self._channels)
         mine = {
             w: [s for s in slots if s % count == w and s not in self._failed] for w in range(count)
@@ -115,7 +115,7 @@ class EnvPool:
         broken: dict[int, _Broken] = {}
         for worker in filter(mine.get, mine):
             try:
-                self._send(worker, mine[worker])
+                self._send(worker, mine[worker], number)
             except _Broken as cause:
                 broken[worker] = cause
         for worker in filter(mine.get, mine):
@@ -138,10 +138,9 @@ class EnvPool:
         They are played one by one, so that it is seen whose fault it was; only that counts.
         """
         while True:
-            print(
+            say(
                 f"qgf: warning: environment worker {worker} of {self.name} {cause}: replaced, "
-                "its episodes are played again",
-                file=sys.stderr,
+                "its episodes are played again"
             )
             if cause.slot is not None:
                 self._faults[cause.slot] += 1
@@ -150,38 +149,33 @@ class EnvPool:
             count = len(self._channels)
             self._launch(worker, count)
             self._greeting(worker)
+            mine = (s for s in range(worker, self.slots, count) if s in self._episodes)
             answers = {}
-            slot = -1
-            try:
-                for slot in range(worker, self.slots, count):
-                    if slot in self._episodes and slot not in self._failed:
-                        answers[slot] = self._again(worker, slot)
-                        self._faults[slot] = 0
-            except _Broken as again:
-                cause = again
-                cause.slot = slot
-                continue
-            return answers
+            for slot in (s for s in mine if s not in self._failed):
+                try:
+                    answers[slot] = self._again(worker, slot)
+                except _Broken as again:
+                    cause = again
+                    cause.slot = slot
+                    break
+                self._faults[slot] = 0
+            else:
+                return answers
 
     def _again(self, worker: int, slot: int) -> _Answer:
         """An episode from its first move to its last."""
-        moves = self._episodes[slot].chunks
-        for length in range(len(moves) + 1):
-            self._episodes[slot] = self._episodes[slot]._replace(chunks=moves[:length])
-            try:
-                self._send(worker, [slot])
-                answer = self._receive(worker, [slot])[slot]
-            finally:
-                self._episodes[slot] = self._episodes[slot]._replace(chunks=moves)
+        for number in range(len(self._episodes[slot].chunks) + 1):
+            self._send(worker, [slot], number)
+            answer = self._receive(worker, [slot])[slot]
         return answer
 
-    def _send(self, worker: int, slots: list[int]) -> None:
-        """Asks for the last moves of `slots`, which are all first ones or none is."""
+    def _send(self, worker: int, slots: list[int], number: int) -> None:
+        """Asks for a move of each of `slots`: 0 is the reset, n the n-th chunk, -1 the last one."""
         places = [slot // len(self._channels) for slot in slots]
         episodes = [self._episodes[slot] for slot in slots]
         try:
-            if episodes[0].chunks:
-                actions = np.stack([episode.chunks[-1] for episode in episodes])
+            if number:
+                actions = np.stack([episode.chunks[number - (number > 0)] for episode in episodes])
                 header = {"op": "step", "slots": places}
                 wire.send(self._channels[worker], header, actions=actions)
             else:

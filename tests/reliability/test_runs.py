@@ -90,8 +90,9 @@ def trained(server, arguments, tmp_path):
 
 def test_random_kills_change_nothing(trained, undisturbed, server, arguments, tmp_path):
     result, seconds = undisturbed
-    rng, hits = random.Random(0), 0
-    for number in range(20 if LONG else 2):
+    rng, hits, number = random.Random(0), 0, 0
+    while hits < (20 if LONG else 2):
+        number += 1
         pid = trained.start()
         time.sleep(rng.uniform(0.2, 1.0) * seconds)
         os.killpg(pid, signal.SIGKILL)
@@ -99,7 +100,6 @@ def test_random_kills_change_nothing(trained, undisturbed, server, arguments, tm
         if trained.checkpoints.steps()[-1:] == [STEPS]:  # nothing is left to disturb
             assert trained.run() == 0 and trained.result() == result
             trained = Trained(server, arguments, tmp_path / f"run{number}")
-    assert hits
     assert trained.run() == 0
     assert trained.result() == result
     leftovers = {p.name for p in (trained.workdir / "checkpoints").iterdir()}

@@ -229,10 +229,10 @@ def test_a_named_step_that_is_not_sound_is_no_reason_to_train_again(checkpoints)
 
 
 def test_only_what_is_ours_is_cleaned_away(checkpoints):
-    for name in ("best", "7", "7.1-1.orbax-checkpoint-tmp"):
+    for name in ("best", "7-backup", "7", "7.1-1.orbax-checkpoint-tmp"):
         (checkpoints.root / name).mkdir()
     checkpoints.clean()
-    assert {p.name for p in checkpoints.root.iterdir()} == {"1", "2", "seals", "best"}
+    assert {p.name for p in checkpoints.root.iterdir()} == {"1", "2", "seals", "best", "7-backup"}
 
 
 def test_all_of_a_step_is_on_disk_before_its_seal(tmp_path, monkeypatch):

@@ -1,0 +1,34 @@
+"""A request to stop is a note; what is ignored stays ignored; what was there before comes back."""
+
+import os
+import signal
+
+import pytest
+
+from qgf_jax.errors import Stopped
+from qgf_jax.signals import StopRequest
+
+
+@pytest.mark.parametrize("ask", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_noted_and_raised_where_it_suits(ask):
+    before = signal.getsignal(ask)
+    with StopRequest() as stop:
+        stop.check("nothing")
+        os.kill(os.getpid(), ask)
+        assert stop.wanted == ask
+        with pytest.raises(Stopped, match="saved") as stopped:
+            stop.check("saved")
+    assert stopped.value.code == 128 + ask
+    assert signal.getsignal(ask) == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.wanted
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
