@@ -475,7 +475,7 @@ def build_networks(config: Mapping[str, Any], spec: Any) -> Any:
     """The `Networks` of a resolved config and a `Spec`."""
     from qgf_jax import networks
 
-    return networks.build(spec, **config["networks"])
+    return networks.build(spec, config.get("precision", "float32"), **config["networks"])
 
 
 def build_learner(config: Mapping[str, Any], spec: Any) -> Any:

@@ -104,7 +104,6 @@ class Checkpoints:
         Raises `NoSoundCheckpointError` if no sealed step is sound, `UserError` if the tree is another.
         """
         import jax
-        import orbax.checkpoint as ocp
 
         step = self.newest_sound(step)
         if step is None:
@@ -126,7 +125,7 @@ class Checkpoints:
             sharding = getattr(leaf, "sharding", None)
             return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
 
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             raw = checkpointer.restore(directory, jax.tree.map(abstract, template))
 
         def back(leaf: Any, data: Any) -> Any:
@@ -184,8 +183,6 @@ class Checkpoints:
         return seal
 
     def _write(self, step: int, leaves: "_Leaves", note: Any) -> None:
-        import orbax.checkpoint as ocp
-
         directory, seals = self.root / str(step), self.root / _SEALS
         # A name never used before: TensorStore remembers what was at a path, and a second try at the
         # same one fails on files that the first has left and we have removed.
@@ -197,7 +194,7 @@ class Checkpoints:
             (seals / f"{step}.json").unlink(missing_ok=True)
             self.clean()
             check_space(self.root, tree_bytes(leaves.tree))
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 checkpointer.save(writing, leaves.tree)
                 faults.point("write")
             writing.rename(directory)
@@ -250,6 +247,20 @@ class Checkpoints:
             if self._saver is not None:
                 self._saver.shutdown()
             self._saver = None
+
+
+def _checkpointer() -> Any:
+    """Orbax's, for this process alone: a state is replicated, and one host writes and reads it."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 class _Leaves(NamedTuple):

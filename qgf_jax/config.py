@@ -36,10 +36,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-_MAY_CHANGE = ("train.steps", "train.log_every", "train.save_every", "train.keep", "wandb", "eval")
+_MAY_CHANGE = (
+    "train.steps", "train.log_every", "train.save_every", "train.keep", "train.check_replicas",
+    "wandb", "eval", "devices", "parallel",
+)  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
 
-_MAY_BE_ZERO = ("seed", "policy.time_grid", "data.backup", "goals.waypoint", "networks.goal_code")
+_MAY_BE_ZERO = (
+    "seed", "policy.time_grid", "data.backup", "goals.waypoint", "networks.goal_code",
+    "train.check_replicas",
+)  # fmt: skip
 
 _CHOICES = ("algorithm", "preset", "critic")
 
@@ -75,6 +81,9 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
             "env": "",  # such as pointmaze-medium-navigate-singletask-task1-v0
             "seed": 0,
             "seeds": 1,  # trained side by side in one program: seed, seed + 1, …
+            "devices": "all",  # that share each batch, or how many of them
+            "parallel": "pmap",  # how they do: pmap, or jit with shardings
+            "precision": "float32",  # of the networks' arithmetic; parameters are always float32
             "data": {
                 "dir": "",  # where the npz files are; empty: ./data, then ~/.ogbench/data
                 "chunk": 5,
@@ -115,6 +124,7 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
                 "log_every": 1000,
                 "save_every": 50_000,
                 "keep": 2,
+                "check_replicas": 0,  # steps between looks whether all devices agree; 0: never
             },
             "eval": {"weights": (0.0, 1.0), "episodes": 50, "envs": 10},
             "wandb": {"project": "", "mode": "online"},  # no project: no Weights & Biases
@@ -208,6 +218,11 @@ def _check(config: ConfigDict) -> None:
     """What no type can say."""
     if config.data.masks not in ("task", "trajectory"):
         raise unknown("data.masks", config.data.masks, ("task", "trajectory"))
+    for key, known in (("parallel", ("pmap", "jit")), ("precision", ("float32", "bfloat16"))):
+        if config[key] not in known:
+            raise unknown(key, config[key], known)
+    if config.devices != "all" and not (config.devices.isdecimal() and int(config.devices)):
+        raise UserError(f"config key devices is {config.devices!r}; it must be all or a number")
     for key, value in flatten(config).items():
         least = 0 if key in _MAY_BE_ZERO else 1
         if type(value) is int and value < least:

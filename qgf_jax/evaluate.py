@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import algorithms, policy, tables
+from qgf_jax import algorithms, parallel, policy, tables
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool, Played
 from qgf_jax.errors import UserError
@@ -258,7 +258,8 @@ def compile_act(
 
     (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
     (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
-    B = `per_seed` environments are fixed, so nothing is ever compiled again.
+    B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
+    the seeds are divided among them.
     """
     sample, spec = policy.sampler(restored, method, best_of, options), restored.spec
     root = jax.random.key(0)
@@ -274,11 +275,12 @@ def compile_act(
         return jax.vmap(one, in_axes=(None, 0, 0, 0))(groups, *rest)
 
     seeds = restored.run.config["seeds"]
-    groups = (restored.params, restored.target_params)
+    place = parallel.for_seeds(seeds)
+    groups = jax.device_put((restored.params, restored.target_params), place)
     shapes = (
-        jax.ShapeDtypeStruct((seeds, per_seed, spec.obs_dim), np.float32),
-        jax.ShapeDtypeStruct((seeds, per_seed, 3), np.int32),
-        jax.ShapeDtypeStruct((seeds, per_seed), np.float32),
+        jax.ShapeDtypeStruct((seeds, per_seed, spec.obs_dim), np.float32, sharding=place),
+        jax.ShapeDtypeStruct((seeds, per_seed, 3), np.int32, sharding=place),
+        jax.ShapeDtypeStruct((seeds, per_seed), np.float32, sharding=place),
     )
     program = jax.jit(lambda *args: over_seeds(batch, args)).lower(groups, *shapes).compile()
     return lambda obs, identity, weight: np.asarray(program(groups, obs, identity, weight))

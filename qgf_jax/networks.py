@@ -1,5 +1,6 @@
 """Networks of one observation and one action; batches come from `jax.vmap` outside."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,24 +41,25 @@ def sinusoidal(t: Array, width: int = 16) -> Array:
 class MLP(nn.Module):
     """Dense, layer norm, activation, for each width; never a layer norm after the last width.
 
-    The last width is linear unless `activate_last`.
+    The last width is linear unless `activate_last`, and then float32 whatever `dtype` is.
     """
 
     widths: tuple[int, ...]
     activation: str
     layer_norm: bool
     activate_last: bool = False
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         last = len(self.widths) - 1
         for i, width in enumerate(self.widths):
-            x = nn.Dense(width, kernel_init=_GLOROT)(x)
+            x = nn.Dense(width, kernel_init=_GLOROT, dtype=self.dtype)(x)
             if i < last and self.layer_norm:
-                x = nn.LayerNorm()(x)
+                x = nn.LayerNorm(dtype=self.dtype)(x)
             if i < last or self.activate_last:
                 x = ACTIVATIONS[self.activation](x)
-        return x
+        return x if self.activate_last else x.astype(jnp.float32)
 
 
 def time_code(t: Array, feature: str) -> Array:
@@ -92,6 +94,7 @@ class VelocityField(nn.Module):
     goal: bool
     time_feature: str
     labels: int = 0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, t: Array, label: Array | None = None) -> Array:
@@ -99,8 +102,9 @@ class VelocityField(nn.Module):
         if label is not None:
             x.append(nn.Embed(self.labels, 32)(label))
         x = jnp.concatenate(x)
-        x = MLP(self.hidden, self.activation, self.layer_norm, activate_last=True)(x)
-        return nn.Dense(self.spec.chunk_dim)(x)  # LeCun initialisation, unlike the layers before
+        x = MLP(self.hidden, self.activation, self.layer_norm, True, self.dtype)(x)
+        # LeCun initialisation, unlike the layers before.
+        return nn.Dense(self.spec.chunk_dim, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class FourierField(nn.Module):
@@ -112,14 +116,16 @@ class FourierField(nn.Module):
     spec: Spec
     hidden: tuple[int, ...]
     goal: bool
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, k: Array) -> Array:
         waves = self.param("waves", nn.initializers.normal(0.2), (32,))
         angle = 2.0 * jnp.pi * k * waves
-        code = MLP(self.hidden, "mish", False)(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)]))
+        network = functools.partial(MLP, activation="mish", layer_norm=False, dtype=self.dtype)
+        code = network(self.hidden)(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)]))
         x = jnp.concatenate([action, sight(self.spec, obs, self.goal), code])
-        return MLP((*self.hidden, self.spec.chunk_dim), "mish", False)(x)
+        return network((*self.hidden, self.spec.chunk_dim))(x)
 
 
 class Gaussian(nn.Module):
@@ -134,17 +140,18 @@ class Gaussian(nn.Module):
     layer_norm: bool
     goal: bool
     width: int = 0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Array, code: Array | None = None) -> tuple[Array, Array]:
         x = sight(self.spec, obs, self.goal)
         x = x if code is None else jnp.concatenate([x, code])
-        x = MLP(self.hidden, self.activation, self.layer_norm, activate_last=True)(x)
+        x = MLP(self.hidden, self.activation, self.layer_norm, True, self.dtype)(x)
         small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
         width = self.width or self.spec.chunk_dim
-        mean = nn.Dense(width, kernel_init=small)(x)
-        log_std = nn.Dense(width, kernel_init=small)(x)
-        return mean, jnp.clip(log_std, -5.0, 2.0)
+        mean = nn.Dense(width, kernel_init=small, dtype=self.dtype)(x)
+        log_std = nn.Dense(width, kernel_init=small, dtype=self.dtype)(x)
+        return mean.astype(jnp.float32), jnp.clip(log_std.astype(jnp.float32), -5.0, 2.0)
 
 
 class ScalarHead(nn.Module):
@@ -154,11 +161,12 @@ class ScalarHead(nn.Module):
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Array, *inputs: Array) -> Array:
         x = jnp.concatenate([self.spec.standardize(obs), *inputs])
-        return MLP((*self.hidden, 1), self.activation, self.layer_norm)(x)[0]
+        return MLP((*self.hidden, 1), self.activation, self.layer_norm, dtype=self.dtype)(x)[0]
 
 
 class Bilinear(nn.Module):
@@ -168,15 +176,16 @@ class Bilinear(nn.Module):
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, apart: bool = False) -> Any:
         x, split = self.spec.standardize(obs), self.spec.obs_dim - self.spec.goal_dim
-        widths = (*self.hidden, self.hidden[-1])
+        shape = ((*self.hidden, self.hidden[-1]), self.activation, self.layer_norm)
         state = jnp.concatenate([x[:split], action])
-        phi = MLP(widths, self.activation, self.layer_norm, name="state")(state)
-        psi = MLP(widths, self.activation, self.layer_norm, name="goal")(x[split:])
-        return (phi, psi) if apart else phi @ psi / jnp.sqrt(jnp.float32(widths[-1]))
+        phi = MLP(*shape, dtype=self.dtype, name="state")(state)
+        psi = MLP(*shape, dtype=self.dtype, name="goal")(x[split:])
+        return (phi, psi) if apart else phi @ psi / jnp.sqrt(jnp.float32(self.hidden[-1]))
 
 
 class GoalValue(nn.Module):
@@ -191,20 +200,20 @@ class GoalValue(nn.Module):
     layer_norm: bool
     ensemble: int
     code: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Array, coded: bool = False) -> Array:
         x = self.spec.standardize(obs)
+        network = functools.partial(
+            MLP, activation=self.activation, layer_norm=self.layer_norm, dtype=self.dtype
+        )
         if self.code:
-            widths = (*self.hidden, self.code)
-            code = normalize_length(MLP(widths, self.activation, self.layer_norm, name="code")(x))
+            code = normalize_length(network((*self.hidden, self.code), name="code")(x))
             if coded:
                 return code
             x = jnp.concatenate([sight(self.spec, obs, goal=False), code])
-        heads = [
-            MLP((*self.hidden, 1), self.activation, self.layer_norm, name=f"member{i}")
-            for i in range(self.ensemble)
-        ]
+        heads = [network((*self.hidden, 1), name=f"member{i}") for i in range(self.ensemble)]
         return jnp.concatenate([head(x) for head in heads])
 
 
@@ -302,6 +311,7 @@ class Networks(NamedTuple):
 
 def build(
     spec: Spec,
+    precision: str = "float32",
     *,
     policy_hidden: tuple[int, ...] = (512, 512, 512, 512),
     critic_hidden: tuple[int, ...] = (512, 512, 512, 512),
@@ -323,6 +333,7 @@ def build(
     "fourier" that of the public code. `critic_form`: "bilinear" is for goals alone. `critic_output`:
     with "sigmoid", Q and V lie between 0 and 1. `aggregate`: of the members, "min" or "mean".
     `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
+    `precision`: "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.
 
     Raises `UserError` for an unknown name.
     """
@@ -336,23 +347,24 @@ def build(
     ):
         if value not in known:
             raise unknown(f"networks.{name}", value, known)
+    kind = {"dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[precision]}
     actor = (spec, policy_hidden, activation, policy_layer_norm)
     critic = (spec, critic_hidden, activation, critic_layer_norm)
-    head = ScalarHead(*critic)
-    field = VelocityField(*actor, policy_goal, time_feature)
-    fourier = FourierField(spec, policy_hidden, policy_goal)
+    head = ScalarHead(*critic, **kind)
+    field = VelocityField(*actor, policy_goal, time_feature, **kind)
+    fourier = FourierField(spec, policy_hidden, policy_goal, **kind)
     return Networks(
         policy=field,
-        critic=head if critic_form == "mlp" else Bilinear(*critic),
+        critic=head if critic_form == "mlp" else Bilinear(*critic, **kind),
         value=head,
         noisy_critic=head,
-        one_step=VelocityField(*actor, policy_goal, "none"),
-        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2),
+        one_step=VelocityField(*actor, policy_goal, "none", **kind),
+        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2, **kind),
         diffusion=field if diffusion_field == "shared" else fourier,
-        gaussian=Gaussian(*actor, policy_goal),
-        goal_value=GoalValue(*critic, ensemble, goal_code),
-        low=Gaussian(*actor, goal=False),
-        high=Gaussian(*actor, goal=True, width=goal_code),
+        gaussian=Gaussian(*actor, policy_goal, **kind),
+        goal_value=GoalValue(*critic, ensemble, goal_code, **kind),
+        low=Gaussian(*actor, goal=False, **kind),
+        high=Gaussian(*actor, goal=True, width=goal_code, **kind),
         ensemble=ensemble,
         spec=spec,
         bounded=critic_output == "sigmoid",

@@ -1,27 +1,30 @@
 """Pretraining: from a config to a run folder with a sealed checkpoint."""
 
+import contextlib
 import dataclasses
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import calibrate, faults
+from qgf_jax import calibrate, faults, parallel
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
+from qgf_jax.data import chunks
 from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import NotFiniteError, say
 from qgf_jax.metrics import Clock, Writer
+from qgf_jax.parallel import Spread
 from qgf_jax.signals import StopRequest
-from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState, make_trainer
+from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState
 from qgf_jax.types import Metrics, Spec
 
 
@@ -32,43 +35,74 @@ def pretrain(
 
     `config` is a resolved config of plain dicts (`config.plain`), and `loaded` its data if they were
     read before. Randomness is a function of seed
-    and step, so a run that was stopped and resumed ends where an undisturbed one does.
+    and step, so a run that was stopped and resumed ends where an undisturbed one does. Of several
+    hosts (`parallel.join`) all call this, and the first one alone writes.
 
     On SIGTERM or SIGINT the current step is saved and `Stopped` raised. Raises `UserError` for data or
     a folder that will not do, `NotFiniteError` after ten updates in a row that were left out.
     """
     clock = Clock()
-    with StopRequest() as stop, runs.only_writer(Path(workdir)):
+    spread = parallel.make(config)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(spread.stop_request())
+        if spread.primary:
+            stack.enter_context(runs.only_writer(Path(workdir)))
         loaded = loaded or load(config)
-        run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
         spec = Spec(**loaded.spec)
         learner = build_learner(config, spec)
-        trainer = make_trainer(learner, config, spec)
-        seeds = config["seed"] + np.arange(config["seeds"])
-        template = jax.eval_shape(trainer.init, seeds)
-        writer = Writer(run.metrics, config)
-        try:
-            with Checkpoints(
-                workdir, keep=config["train"]["keep"], identity=run.identity
-            ) as checkpoints:
-                checkpoints.clean()
-                check_space(checkpoints.root, 2 * tree_bytes(template))
-                clock.lap("start")
-                found = checkpoints.restore(template)
-                clock.lap("checkpoint")
-                start = found or Found(0, trainer.init(seeds), [])
-                dataset, validation = jax.device_put((loaded.dataset, loaded.validation))
-                groups = tuple(learner.losses)
-                loop = _Loop(config, groups, trainer, checkpoints, writer, clock, stop)
-                state = loop.run(start, dataset, validation)
-                checkpoints.wait()
-                clock.lap("checkpoint")
-            calibrate.write(run.workdir, config, spec, state, dataset)
+        trainer = parallel.make_trainer(spread, learner, config, spec)
+        keeper = None
+        if spread.primary:
+            run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
+            stack.callback(lambda: _report(clock))
+            writer = Writer(run.metrics, config)
+            stack.callback(writer.close)
+            checkpoints = Checkpoints(workdir, keep=config["train"]["keep"], identity=run.identity)
+            keeper = _Keeper(stack.enter_context(checkpoints), writer)
+        start = _start(config, spread, trainer, keeper, clock)
+        pieces = chunks.split(loaded.dataset, spread.count, max(spec.chunk, spec.backup))
+        dataset = spread.put([pieces[i] for i in spread.lanes])
+        validation = jax.device_put(loaded.validation) if spread.primary else None
+        loop = _Loop(config, spread, tuple(learner.losses), trainer, keeper, clock, stop)
+        state = loop.run(start, dataset, validation)
+        if keeper:
+            keeper.checkpoints.wait()
+            clock.lap("checkpoint")
+            mine, piece = spread.local(state), spread.first_piece(dataset)
+            calibrate.write(Path(workdir), config, spec, mine, piece)
             clock.lap("calibrate")
-        finally:
-            writer.close()
-            _report(clock)
-        return run.workdir
+    return Path(workdir)
+
+
+class _Keeper(NamedTuple):
+    """What writes: of the first host alone."""
+
+    checkpoints: Checkpoints
+    writer: Writer
+
+
+def _start(
+    config: Mapping[str, Any],
+    spread: Spread,
+    trainer: Trainer,
+    keeper: _Keeper | None,
+    clock: Clock,
+) -> Found:
+    """Step 0, or the newest sound step that the first host has, with its state on all devices."""
+    seeds = config["seed"] + np.arange(config["seeds"])
+    found = None
+    if keeper:
+        template = jax.eval_shape(trainer.init, seeds)
+        keeper.checkpoints.clean()
+        check_space(keeper.checkpoints.root, 2 * tree_bytes(template))
+        clock.lap("start")
+        found = keeper.checkpoints.restore(template)
+        clock.lap("checkpoint")
+    start = found or Found(0, trainer.init(seeds), [])
+    return start._replace(
+        step=int(spread.from_primary(np.int64(start.step))),
+        state=spread.replicate(spread.from_primary(start.state)),
+    )
 
 
 def _report(clock: Clock) -> None:
@@ -81,11 +115,11 @@ class _Loop:
     """Dispatches, logs and saves until the last step."""
 
     config: Mapping[str, Any]
+    spread: Spread
     groups: Sequence[str]
     """Parameter groups, in the order of their losses."""
     trainer: Trainer
-    checkpoints: Checkpoints
-    writer: Writer
+    keeper: _Keeper | None
     clock: Clock
     stop: StopRequest
 
@@ -95,13 +129,14 @@ class _Loop:
         pending: list[tuple[int, Metrics]] = [
             (n, {k: jnp.asarray(v) for k, v in metrics.items()}) for n, metrics in start.note
         ]
-        reached = self.writer.last  # what lies before was done once already, and was lost
+        # What lies before was done once already, and was lost.
+        reached = self.keeper.writer.last if self.keeper else 0
         compiled: set[int] = set()
         bar = tqdm(
             total=options["steps"],
             initial=step,
             unit="step",
-            disable=None,
+            disable=None if self.keeper else True,
             file=sys.stderr,
             desc="train",
         )
@@ -121,42 +156,55 @@ class _Loop:
                 bar.update(steps)
                 if len(pending) > 1:  # two dispatches in flight, so that a signal is heeded soon
                     jax.block_until_ready(pending[-2])
-                self.checkpoints.poll()
+                if self.keeper:
+                    self.keeper.checkpoints.poll()
                 saving = step == options["steps"] or step % options["save_every"] == 0
                 # At a save too: a resumed run starts a fresh mean there.
                 if saving or step % options["log_every"] == 0:
                     scalars = _flush(pending)
                     self.clock.lap("train" if step > reached else "again")
                     scalars["skipped"] = self._skipped(state, step)
-                    faults.point("validation")
-                    if validation is not None:
-                        held_out = jax.device_get(self.trainer.evaluate(state, validation))
-                        scalars |= {f"validation/{k}": float(v.mean()) for k, v in held_out.items()}
-                        self.clock.lap("validation")
-                    rate = (step - begun_at) / (time.perf_counter() - began)
-                    self._log(step, scalars, rate, quiet=not bar.disable)
+                    if self.keeper:
+                        scalars |= self._held_out(state, validation)
+                        rate = (step - begun_at) / (time.perf_counter() - began)
+                        self._log(step, scalars, rate, quiet=not bar.disable)
+                if (every := options["check_replicas"]) and step % every == 0:
+                    self.spread.check_replicas(state)
                 if saving:
-                    self.writer.sync()
-                    self.checkpoints.save(step, state, [])
+                    self._save(step, state, [])
                     self.clock.lap("checkpoint")
         return state
 
+    def _held_out(self, state: TrainState, validation: Any) -> dict[str, float]:
+        """The losses on validation data, if there are any."""
+        faults.point("validation")
+        if validation is None:
+            return {}
+        losses = jax.device_get(self.trainer.evaluate(self.spread.local(state), validation))
+        self.clock.lap("validation")
+        return {f"validation/{k}": float(v.mean()) for k, v in losses.items()}
+
+    def _save(self, step: int, state: TrainState, note: Any) -> None:
+        if self.keeper:
+            self.keeper.writer.sync()
+            self.keeper.checkpoints.save(step, self.spread.local(state), note)
+
     def _heed(self, step: int, state: TrainState, pending: list[tuple[int, Metrics]]) -> None:
-        """Saves what there is and raises `Stopped`, if a signal has come."""
-        if not self.stop.wanted:
+        """Saves what there is and raises `Stopped`, if a signal has come, to any host."""
+        if not self.spread.agreed_to_stop(self.stop):
             return
         note = [
             (n, {name: np.asarray(x).tolist() for name, x in metrics.items()})
             for n, metrics in pending
         ]
-        self.writer.sync()
-        self.checkpoints.save(step, state, note)
-        self.checkpoints.wait()
+        self._save(step, state, note)
+        if self.keeper:
+            self.keeper.checkpoints.wait()
         self.stop.check(f"saved at step {step}; the same command goes on from there")
 
     def _skipped(self, state: TrainState, step: int) -> int:
         """Updates left out so far, of all seeds. Raises `NotFiniteError` if there is no end to it."""
-        guard = jax.device_get(state.guard)
+        guard = jax.device_get(self.spread.local(state.guard))
         for seed, row in enumerate(guard.in_a_row):
             if row < MOST_SKIPPED:
                 continue
@@ -169,7 +217,8 @@ class _Loop:
         return int(guard.skipped.sum())
 
     def _log(self, step: int, scalars: Mapping[str, float], rate: float, *, quiet: bool) -> None:
-        self.writer.write(step, scalars, steps_per_second=rate)
+        if self.keeper:
+            self.keeper.writer.write(step, scalars, steps_per_second=rate)
         if quiet:
             return
         losses = " ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss"))
@@ -179,7 +228,8 @@ class _Loop:
 
 def _next_stop(step: int, options: Mapping[str, Any]) -> int:
     """The end of the next dispatch: a full one, or the next step at which the host has work."""
-    marks = (options["steps_per_dispatch"], options["log_every"], options["save_every"])
+    every = ("steps_per_dispatch", "log_every", "save_every", "check_replicas")
+    marks = (options[key] for key in every if options.get(key))
     return min(options["steps"], *((step // every + 1) * every for every in marks))
 
 

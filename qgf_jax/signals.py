@@ -19,16 +19,22 @@ class StopRequest:
 
     Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. A compilation
     or whatever else does not look is finished first.
+
+    With `forward`, SIGTERM is another's to hear, and the other two are sent on as SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, forward: bool = False) -> None:
         self.wanted = 0
         """The number of the signal, 0 while none has come."""
+        self.asked = 0
+        """How often a loop has asked, where several processes have to agree."""
+        self._forward = forward
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # others may not, says Python
-            wanted = [ask for ask in _ASKS if signal.getsignal(ask) != signal.SIG_IGN]
+            asks = [ask for ask in _ASKS if not (self._forward and ask == signal.SIGTERM)]
+            wanted = [ask for ask in asks if signal.getsignal(ask) != signal.SIG_IGN]
             self._before = {ask: signal.signal(ask, self._note) for ask in wanted}
         return self
 
@@ -37,6 +43,9 @@ class StopRequest:
             signal.signal(ask, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._forward:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         if self.wanted:
             os._exit(128 + signum)
         self.wanted = signum

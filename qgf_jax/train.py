@@ -150,22 +150,33 @@ def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 class Trainer(NamedTuple):
-    """A run's compiled programs. The state they take and give always has a leading axis of seeds."""
+    """What training runs. The state that it takes and gives always has a leading axis of seeds."""
 
     init: Callable[[Array], TrainState]
     """(seeds [S] int) -> state"""
     run: Callable[..., tuple[TrainState, Metrics]]
     """(state, dataset, num_steps) -> (state, metrics [S], means over the steps that were not left out).
 
-    Donates the state."""
+    Donates the state, once compiled."""
     evaluate: Callable[[TrainState, Any], Metrics]
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
 
 
-def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Trainer:
-    """The programs that train `learner` under a resolved config.
+def make_programs(
+    learner: Learner,
+    config: Mapping[str, Any],
+    spec: Spec,
+    *,
+    shards: int = 1,
+    axis_name: str | None = None,
+    constrain: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Trainer:
+    """The pure programs that train `learner` under a resolved config, not compiled.
 
-    Sampling is part of the step, so the host does nothing between two dispatches.
+    Sampling is part of the step, so the host does nothing between two dispatches. The batch is drawn in
+    `shards` equal parts, each from a piece of the dataset of its own: with `axis_name` each place on
+    that axis runs this program on its own piece, without one the pieces are stacked on the leading
+    axis of the dataset and `constrain` may say where the batch lies. The batches are the same.
     """
     tx = make_optimizer(config)
     step = functools.partial(
@@ -174,28 +185,43 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         tx=tx,
         tau=config["optimizer"]["tau"],
         lagged_target=config["optimizer"]["lagged_target"],
+        axis_name=axis_name,
     )
-    feed = sampling.build(config, spec)
+    feed = sampling.build(config, spec, config["train"]["batch_size"] // shards)
+    whole = sampling.build(config, spec)
 
-    def draw(state: TrainState, dataset: Any, step: Array, stream: int) -> Any:
+    def key_of(state: TrainState, step: Array, stream: int) -> Array:
         # A step folds the number of each loss into the same key; a stream has a number of its own.
-        key = jax.random.fold_in(jax.random.fold_in(state.key, step), stream)
-        return feed.draw(dataset, key)
+        return jax.random.fold_in(jax.random.fold_in(state.key, step), stream)
+
+    def draw(dataset: Any, key: Array) -> Any:
+        if shards == 1:
+            return feed.draw(dataset, key)
+        if axis_name is not None:
+            return feed.draw(dataset, jax.random.fold_in(key, jax.lax.axis_index(axis_name)))
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(shards))
+        return jax.vmap(feed.draw)(dataset, keys)
+
+    def gather(dataset: Any, drawn: Any) -> Batch:
+        if shards == 1 or axis_name is not None:
+            return feed.gather(dataset, drawn)
+        parts = jax.vmap(feed.gather)(dataset, drawn)
+        return constrain(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts))
 
     def run(state: TrainState, dataset: Any, num_steps: int) -> tuple[TrainState, Metrics]:
         # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
         # kernels on a CPU, and costs the same for one step as for a hundred.
         steps = state.step + jnp.arange(num_steps)
-        drawn = jax.vmap(lambda i: draw(state, dataset, i, _BATCH))(steps)
+        drawn = jax.vmap(lambda i: draw(dataset, key_of(state, i, _BATCH)))(steps)
 
         def update(state: TrainState, drawn: Any) -> tuple[TrainState, Metrics]:
-            return step(state, feed.gather(dataset, drawn))
+            return step(state, gather(dataset, drawn))
 
         state, metrics = jax.lax.scan(update, state, drawn)
         return state, jax.tree.map(lambda x: jnp.nanmean(x, axis=0), metrics)
 
     def evaluate(state: TrainState, dataset: Any) -> Metrics:
-        batch = feed.gather(dataset, draw(state, dataset, state.step, _VALIDATION))
+        batch = whole.gather(dataset, whole.draw(dataset, key_of(state, state.step, _VALIDATION)))
         metrics = {}
         for i, (group, loss) in enumerate(learner.losses.items()):
             key = jax.random.fold_in(state.key, i)
@@ -204,17 +230,21 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         return metrics
 
     return Trainer(
-        init=jax.jit(jax.vmap(lambda seed: init_state(seed, learner, tx, spec))),
-        run=jax.jit(
-            lambda state, dataset, num_steps: over_seeds(
-                lambda one: run(one, dataset, num_steps), state
-            ),
-            donate_argnums=0,
-            static_argnums=2,
+        init=jax.vmap(lambda seed: init_state(seed, learner, tx, spec)),
+        run=lambda state, dataset, num_steps: over_seeds(
+            lambda one: run(one, dataset, num_steps), state
         ),
-        evaluate=jax.jit(
-            lambda state, dataset: over_seeds(lambda one: evaluate(one, dataset), state)
-        ),
+        evaluate=lambda state, dataset: over_seeds(lambda one: evaluate(one, dataset), state),
+    )
+
+
+def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Trainer:
+    """The programs compiled for one device; for several see `parallel.make_trainer`."""
+    programs = make_programs(learner, config, spec)
+    return Trainer(
+        init=jax.jit(programs.init),
+        run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
+        evaluate=jax.jit(programs.evaluate),
     )
 
 

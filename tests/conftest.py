@@ -1,4 +1,4 @@
-"""CPU with four simulated devices, no broadcasting by accident, and compilation kept cheap."""
+"""CPU with eight simulated devices, no broadcasting by accident, and compilation kept cheap."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ CACHE = Path(os.environ.get("QGF_TEST_CACHE", ROOT / ".cache" / "jax"))
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     " --xla_llvm_disable_expensive_passes=true"
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)

@@ -10,6 +10,7 @@ def get_config(algorithm: str = "qgf", preset: str = "default", critic: str = ""
     config = configs.make(algorithm, preset, critic)
     goals = METHODS[algorithm].goals or critic in ("dqc", "contrastive")
     config.env = f"pointmaze-medium-stitch-{'' if goals else 'singletask-task1-'}v0"
+    config.devices = "1"
     config.data.update(chunk=3, standardize=True)
     config.networks.update(policy_hidden=(8,), critic_hidden=(8,))
     config.sampler.num_steps = 3

@@ -1,0 +1,278 @@
+"""Devices and hosts: how a state and its data are spread over them. No other file knows.
+
+A state is replicated and looks everywhere as on one device; a batch is split evenly, and each device
+draws its part from its own piece of the dataset. Two forms of the same step: `pmap`, with gradients
+averaged over an axis, and `jit` with explicit shardings, where XLA does the averaging.
+"""
+
+import dataclasses
+import itertools
+import signal
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from qgf_jax import train
+from qgf_jax.errors import UserError
+from qgf_jax.signals import StopRequest
+from qgf_jax.train import Trainer, TrainState
+from qgf_jax.types import Batch, Learner, Metrics, Spec
+
+FORMS = ("pmap", "jit")
+_AXIS = "devices"
+
+
+def join(hosts: str) -> None:
+    """Makes this process one of several that train together; before JAX looks at its devices.
+
+    `hosts` is "auto", for what Slurm, Open MPI, Kubernetes or a TPU pod say of themselves, or
+    "ADDRESS:PORT,COUNT,INDEX": where the first process listens, how many there are, and which this is.
+    """
+    try:
+        if hosts == "auto":
+            jax.distributed.initialize()
+            return
+        address, count, index = hosts.split(",")
+        jax.distributed.initialize(address, int(count), int(index), initialization_timeout=120)
+    except ValueError as error:
+        cause = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"--hosts={hosts}: give auto or ADDRESS:PORT,COUNT,INDEX ({cause})"
+        ) from None
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"--hosts={hosts}: the processes did not find each other: {cause}"
+        ) from None
+
+
+def leave() -> None:
+    """Says goodbye to the other processes, if there are any."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Which devices train, and in which form."""
+
+    devices: tuple[Any, ...]
+    """All of them, of all hosts"""
+    form: str
+
+    @property
+    def count(self) -> int:
+        """How many parts a batch has."""
+        return len(self.devices)
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """The places of this host's devices among all: whose pieces of the data it must load."""
+        mine = jax.process_index()
+        return tuple(i for i, device in enumerate(self.devices) if device.process_index == mine)
+
+    @property
+    def primary(self) -> bool:
+        """Whether this process is the one that writes."""
+        return jax.process_index() == 0
+
+    @property
+    def _mesh(self) -> Mesh:
+        # A pmap's arrays are those of one host, a jit's of all hosts.
+        mine = [self.devices[i] for i in self.lanes] if self.form == "pmap" else self.devices
+        return Mesh(np.array(mine), (_AXIS,))
+
+    def _sharding(self, *axes: str) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+    def put(self, pieces: Sequence[Any]) -> Any:
+        """The data of `lanes`, one tree of arrays for each, on the devices.
+
+        With several devices the result has a leading axis for them. Nothing is stacked on the host.
+        """
+        if self.count == 1:
+            return jax.device_put(pieces[0], self.devices[0])
+        sharding = self._sharding(_AXIS)
+        places = len(sharding.device_set)
+        mine = [self.devices[i] for i in self.lanes]
+
+        def spread(*arrays: np.ndarray) -> jax.Array:
+            parts = [jax.device_put(x[None], d) for x, d in zip(arrays, mine, strict=True)]
+            shape = (places, *arrays[0].shape)
+            return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+        return jax.tree.map(spread, *pieces)
+
+    def replicate(self, state: Any) -> Any:
+        """A host's or one device's tree, the same on every host, on all devices."""
+        if self.count == 1:
+            return jax.device_put(state, self.devices[0])
+        sharding = self._sharding()
+
+        def spread(leaf: Any) -> jax.Array:
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(spread(jax.random.key_data(leaf)))
+            whole = np.asarray(leaf)
+            parts = [jax.device_put(whole, self.devices[i]) for i in self.lanes]
+            return jax.make_array_from_single_device_arrays(whole.shape, sharding, parts)
+
+        return jax.tree.map(spread, state)
+
+    def local(self, state: Any) -> Any:
+        """A replicated tree as this host's first device has it. Copies nothing."""
+        if self.count == 1:
+            return state
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, state)
+
+    def first_piece(self, dataset: Any) -> Any:
+        """What `put` has placed on this host's first device."""
+        if self.count == 1:
+            return dataset
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], dataset)
+
+    def on_pieces(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        """`change(piece, other piece, *same for all)` for what `put` gives; donates the first."""
+        if self.count == 1:
+            return jax.jit(change, donate_argnums=0)
+
+        def every(pieces: Any, others: Any, *same: Any) -> Any:
+            return jax.vmap(lambda a, b: change(a, b, *same))(pieces, others)
+
+        return jax.jit(every, donate_argnums=0, out_shardings=self._sharding(_AXIS))
+
+    def stop_request(self) -> StopRequest:
+        """What listens for signals: with several hosts JAX's own service does, to SIGTERM."""
+        return StopRequest(forward=jax.process_count() > 1)
+
+    def agreed_to_stop(self, stop: StopRequest) -> bool:
+        """Whether to save and stop now. All hosts must ask equally often, and get the same answer."""
+        if jax.process_count() > 1:
+            stop.asked += 1
+            if multihost_utils.reached_preemption_sync_point(stop.asked):
+                stop.wanted = signal.SIGTERM
+        return bool(stop.wanted)
+
+    def check_replicas(self, state: Any) -> None:
+        """Raises `ReplicaError` unless all devices of all hosts hold the same bits."""
+        found = {}
+        for i, lane in enumerate(self.lanes):
+            digest = 0
+            for leaf in jax.tree.leaves(state):
+                if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                    leaf = jax.random.key_data(leaf)
+                digest = zlib.crc32(np.asarray(leaf.addressable_shards[i].data).tobytes(), digest)
+            found[lane] = digest
+        row = np.zeros(self.count, np.uint32)
+        row[list(found)] = list(found.values())
+        if jax.process_count() > 1:
+            row = np.asarray(multihost_utils.process_allgather(row)).sum(axis=0, dtype=np.uint32)
+        if others := [str(i) for i in range(self.count) if row[i] != row[0]]:
+            raise ReplicaError(
+                f"device {', '.join(others)} holds other parameters than device 0: replicas have "
+                "come apart; go on from the last checkpoint, and suspect the hardware"
+            )
+
+    def from_primary(self, tree: Any) -> Any:
+        """The primary's `tree` of host arrays; the others give one of the same shapes."""
+        if jax.process_count() == 1:
+            return tree
+        leaves, structure = jax.tree.flatten(tree)
+        arrays = [np.ascontiguousarray(leaf) for leaf in leaves]
+        # As bytes: the sum by which JAX broadcasts would turn -0.0 into 0.0.
+        raw = np.frombuffer(b"".join(a.tobytes() for a in arrays), np.uint8)
+        got = np.asarray(multihost_utils.broadcast_one_to_all(raw)).astype(np.uint8).tobytes()
+        ends = [0, *itertools.accumulate(a.nbytes for a in arrays)]
+        parts = [
+            np.frombuffer(got[ends[i] : ends[i + 1]], a.dtype).reshape(a.shape)
+            for i, a in enumerate(arrays)
+        ]
+        return jax.tree.unflatten(structure, parts)
+
+
+class ReplicaError(UserError):
+    """Devices that should hold the same parameters do not."""
+
+
+def make(config: Mapping[str, Any]) -> Spread:
+    """The spread of a resolved config's `devices` and `parallel`.
+
+    Raises `UserError` if there are fewer devices, or if they do not divide the batch.
+    """
+    here, wanted = jax.devices(), config["devices"]
+    if wanted != "all" and jax.process_count() > 1:
+        raise UserError(f"config key devices is {wanted}; with several hosts it must be all")
+    if wanted != "all" and int(wanted) > len(here):
+        raise UserError(
+            f"config key devices is {wanted}; there are {len(here)}: {here[0].platform}"
+        )
+    devices = tuple(here if wanted == "all" else here[: int(wanted)])
+    size = config["train"]["batch_size"]
+    if size % len(devices):
+        raise UserError(
+            f"config key train.batch_size is {size}; {len(devices)} devices must divide it: "
+            f"set another, or devices={_most(size, len(devices))}"
+        )
+    return Spread(devices, config["parallel"])
+
+
+def _most(size: int, devices: int) -> int:
+    return next(n for n in range(devices, 0, -1) if size % n == 0)
+
+
+def make_trainer(
+    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec
+) -> Trainer:
+    """The programs of a config, compiled for the devices of `spread`.
+
+    `init` and `evaluate` are of one device: they take and give what `replicate` takes and `local`
+    gives.
+    """
+    alone = train.make_trainer(learner, config, spec)
+    if spread.count == 1:
+        return alone
+    form = {"pmap": _pmapped, "jit": _jitted}[spread.form]
+    return alone._replace(run=form(spread, learner, config, spec))
+
+
+def _pmapped(
+    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    programs = train.make_programs(learner, config, spec, shards=spread.count, axis_name=_AXIS)
+    return jax.pmap(
+        programs.run,
+        axis_name=_AXIS,
+        # None is replicated: no axis of devices is ever seen.
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        devices=None if jax.process_count() > 1 else spread.devices,
+        static_broadcasted_argnums=2,
+        donate_argnums=0,
+    )
+
+
+def _jitted(
+    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    split, replicated = spread._sharding(_AXIS), spread._sharding()
+
+    def constrain(batch: Batch) -> Batch:
+        return jax.lax.with_sharding_constraint(batch, split)
+
+    programs = train.make_programs(learner, config, spec, shards=spread.count, constrain=constrain)
+    return jax.jit(
+        programs.run, out_shardings=(replicated, replicated), donate_argnums=0, static_argnums=2
+    )
+
+
+def for_seeds(seeds: int) -> Any:
+    """The sharding of arrays whose leading axis is `seeds` trained seeds, over this host's devices."""
+    here = jax.local_devices()
+    count = next(n for n in range(min(seeds, len(here)), 0, -1) if seeds % n == 0)
+    if count == 1:
+        return SingleDeviceSharding(here[0])
+    return NamedSharding(Mesh(np.array(here[:count]), ("seeds",)), PartitionSpec("seeds"))

@@ -1,0 +1,187 @@
+"""Devices and hosts: the same parameters however the batch is spread over them."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import rows_of, tiny
+
+from qgf_jax import algorithms, parallel, train
+from qgf_jax.data import chunks, sampling
+from qgf_jax.errors import UserError
+from qgf_jax.types import Spec
+
+SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rows = rows_of([30, 20, 40])
+    zeros = np.zeros(len(rows.ends))
+    made = chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9)
+    return made._replace(obs=made.obs / 100)
+
+
+def config_of(**changes):
+    return tiny(**{"train.batch_size": BATCH, **changes})
+
+
+@pytest.fixture(autouse=True)
+def sgd(monkeypatch):
+    """Adam hides a gradient that is N times too large."""
+    monkeypatch.setattr(train, "make_optimizer", lambda config: optax.sgd(0.05))
+
+
+def numbers(state):
+    return [np.asarray(x) for x in jax.tree.leaves((state.params, state.target_params))]
+
+
+def trained(dataset, steps=3, **changes):
+    """(state as one host has it, metrics, state on all devices)."""
+    config = config_of(**changes)
+    spread = parallel.make(config)
+    trainer = parallel.make_trainer(spread, algorithms.build_learner(config, SPEC), config, SPEC)
+    pieces = spread.put(chunks.split(dataset, spread.count, SPEC.chunk))
+    state = spread.replicate(trainer.init(np.arange(config["seeds"])))
+    state, metrics = trainer.run(state, pieces, steps)
+    return spread.local(state), jax.device_get(spread.local(metrics)), state, spread
+
+
+def emulated(dataset, count, form, steps=3, **changes):
+    """What `count` devices ought to compute, on one: pieces side by side in one program."""
+    config = config_of(**changes)
+    learner = algorithms.build_learner(config, SPEC)
+    axis = "devices" if form == "pmap" else None
+    programs = train.make_programs(learner, config, SPEC, shards=count, axis_name=axis)
+    pieces = jax.tree.map(lambda *x: np.stack(x), *chunks.split(dataset, count, SPEC.chunk))
+    run = functools.partial(programs.run, num_steps=steps)
+    if axis:
+        run = jax.vmap(run, in_axes=(None, 0), axis_name=axis, axis_size=count)
+    state, metrics = jax.jit(run)(jax.jit(programs.init)(np.arange(config["seeds"])), pieces)
+    return jax.tree.map(lambda x: x[0], (state, metrics)) if axis else (state, metrics)
+
+
+@pytest.mark.parametrize(
+    ("form", "count", "seeds"),
+    [("pmap", 2, 1), ("pmap", 8, 2), ("jit", 2, 2), ("jit", 8, 1)],
+)
+def test_many_devices_compute_what_one_does_with_the_same_pieces(dataset, form, count, seeds):
+    """All losses, their noise too; 8 devices with two seeds are pmap(vmap)."""
+    changes = {"devices": str(count), "parallel": form, "seeds": seeds}
+    mine, metrics, everywhere, spread = trained(dataset, **changes)
+    theirs, expected = emulated(dataset, count, form, **changes)
+    for a, b in zip(numbers(mine), numbers(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert metrics.keys() == expected.keys()
+    assert metrics["critic/loss"].shape == (seeds,)
+    np.testing.assert_allclose(metrics["critic/loss"], expected["critic/loss"], rtol=1e-4)
+    assert int(mine.step[0]) == 3
+    spread.check_replicas(everywhere)
+
+
+@pytest.mark.parametrize("form", parallel.FORMS)
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_the_same_global_batch_gives_the_parameters_of_one_device(form, count):
+    """Critic and value, whose losses have no noise of their own; one batch, cut into `count`."""
+    learner = algorithms.build_learner(config_of(), SPEC)
+    losses = {name: learner.losses[name] for name in ("critic", "value")}
+    tx = optax.sgd(0.05)
+    state = train.init_state(jnp.int32(0), learner._replace(losses=losses), tx, SPEC)
+    rng = np.random.default_rng(0)
+    rows = rows_of([40])
+    zeros = rng.normal(size=len(rows.ends))
+    made = chunks.prepare(rows, zeros, zeros * 0 + 1, chunk=3, discount=0.9)
+    whole = jax.device_put(made._replace(obs=made.obs / 100))
+    batch = sampling.gather(whole, jnp.asarray(rng.integers(0, 38, BATCH)), chunk=3)
+    step = functools.partial(train.train_step, losses=losses, tx=tx, tau=0.1)
+    one, metrics = jax.jit(step)(state, batch)
+    devices = jax.devices()[:count]
+    if form == "pmap":
+        split = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        many = jax.pmap(
+            functools.partial(step, axis_name="devices"),
+            axis_name="devices", in_axes=(None, 0), out_axes=None, devices=devices,
+        )  # fmt: skip
+        other, losses_seen = many(state, split)
+    else:
+        spread = parallel.Spread(tuple(devices), "jit")
+        batch = jax.device_put(batch, spread._sharding("devices"))
+        other, losses_seen = jax.jit(step)(spread.replicate(state), batch)
+    for a, b in zip(numbers(one), numbers(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(metrics["critic/loss"], losses_seen["critic/loss"], rtol=1e-5)
+    moved = [np.abs(a - b).max() for a, b in zip(numbers(one), numbers(state), strict=True)]
+    assert max(moved) > 1e-3
+
+
+def test_no_data_crosses_between_devices(dataset):
+    """Under jit the pieces are gathered where they lie: what is exchanged is gradients."""
+    config = config_of(devices="4", parallel="jit")
+    spread = parallel.make(config)
+    trainer = parallel.make_trainer(spread, algorithms.build_learner(config, SPEC), config, SPEC)
+    pieces = spread.put(chunks.split(dataset, 4, SPEC.chunk))
+    state = spread.replicate(trainer.init(np.arange(1)))
+    text = trainer.run.lower(state, pieces, 2).compile().as_text()
+    assert "all-reduce" in text
+    assert not re.findall(r" (all-gather|all-to-all|collective-permute)\(", text)
+
+
+def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
+    for form in parallel.FORMS:
+        config = config_of(devices="4", parallel=form)
+        spread = parallel.make(config)
+        trainer = parallel.make_trainer(
+            spread, algorithms.build_learner(config, SPEC), config, SPEC
+        )
+        pieces = spread.put(chunks.split(dataset, 4, SPEC.chunk))
+        alone = trainer.init(np.arange(1))
+        state = spread.replicate(alone)
+        after, _ = trainer.run(state, pieces, 1)
+        assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, alone)
+        held_out = trainer.evaluate(spread.local(after), jax.device_put(dataset))
+        assert np.isfinite(held_out["critic/loss"]).all()
+
+
+def test_replicas_that_differ_are_noticed():
+    devices = jax.devices()[:4]
+    spread = parallel.Spread(tuple(devices), "jit")
+    sound = {"a": np.arange(3.0), "key": jax.random.key(0)}
+    spread.check_replicas(spread.replicate(sound))
+    parts = [jax.device_put(np.arange(3.0) + 1e-7 * (i == 2), d) for i, d in enumerate(devices)]
+    broken = jax.make_array_from_single_device_arrays((3,), spread._sharding(), parts)
+    with pytest.raises(parallel.ReplicaError, match="device 2 holds other parameters"):
+        spread.check_replicas({"a": broken})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"devices": "3"},
+            "train.batch_size is 16; 3 devices must divide it: set another, or devices=2",
+        ),
+        ({"devices": "99"}, "devices is 99; there are 8: cpu"),
+    ],
+)
+def test_devices_that_will_not_do_are_refused(changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        parallel.make(config_of(**changes))
+
+
+def test_bfloat16_computes_almost_the_same_with_float32_parameters(dataset):
+    """Losses within 3 %; parameters and slow copies float32."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        mine, metrics, *_ = trained(dataset, devices="1", precision=precision)
+        assert all(x.dtype == np.float32 for x in numbers(mine))
+        found[precision] = metrics
+    for name, exact in found["float32"].items():
+        if name.endswith("loss"):
+            np.testing.assert_allclose(found["bfloat16"][name], exact, rtol=0.03, atol=1e-3)
+            assert found["bfloat16"][name] != exact
