@@ -7,6 +7,7 @@ averaged over an axis, and `jit` with explicit shardings, where XLA does the ave
 
 import dataclasses
 import itertools
+import re
 import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,28 +28,32 @@ FORMS = ("pmap", "jit")
 _AXIS = "devices"
 
 
-def join(hosts: str) -> None:
+def join(hosts: str) -> bool:
     """Makes this process one of several that train together; before JAX looks at its devices.
 
     `hosts` is "auto", for what Slurm, Open MPI, Kubernetes or a TPU pod say of themselves, or
     "ADDRESS:PORT,COUNT,INDEX": where the first process listens, how many there are, and which this is.
+    Returns whether it is the first. Raises `UserError` if they do not find each other.
     """
+    where: tuple[Any, ...] = ()
+    if hosts != "auto":
+        found = re.fullmatch(r"([^,\s]+:\d+),(\d+),(\d+)", hosts)
+        if not found or int(found[3]) >= int(found[2]):
+            raise UserError(
+                f"--hosts={hosts}: it must be auto or ADDRESS:PORT,COUNT,INDEX, with INDEX < COUNT"
+            )
+        where = (found[1], int(found[2]), int(found[3]))
     try:
-        if hosts == "auto":
-            jax.distributed.initialize()
-            return
-        address, count, index = hosts.split(",")
-        jax.distributed.initialize(address, int(count), int(index), initialization_timeout=120)
-    except ValueError as error:
-        cause = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"--hosts={hosts}: give auto or ADDRESS:PORT,COUNT,INDEX ({cause})"
-        ) from None
-    except RuntimeError as error:
+        jax.distributed.initialize(*where, initialization_timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
         cause = " ".join(str(error).split())[:120]
         raise UserError(
             f"--hosts={hosts}: the processes did not find each other: {cause}"
         ) from None
+    return jax.process_index() == 0
+
+
+_PATIENCE = 300  # seconds
 
 
 def leave() -> None:
@@ -115,13 +120,11 @@ class Spread:
         sharding = self._sharding()
 
         def spread(leaf: Any) -> jax.Array:
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(spread(jax.random.key_data(leaf)))
             whole = np.asarray(leaf)
             parts = [jax.device_put(whole, self.devices[i]) for i in self.lanes]
             return jax.make_array_from_single_device_arrays(whole.shape, sharding, parts)
 
-        return jax.tree.map(spread, state)
+        return _with_keys(jax.tree.map(spread, _without_keys(state)), state)
 
     def local(self, state: Any) -> Any:
         """A replicated tree as this host's first device has it. Copies nothing."""
@@ -162,9 +165,7 @@ class Spread:
         found = {}
         for i, lane in enumerate(self.lanes):
             digest = 0
-            for leaf in jax.tree.leaves(state):
-                if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                    leaf = jax.random.key_data(leaf)
+            for leaf in jax.tree.leaves(_without_keys(state)):
                 digest = zlib.crc32(np.asarray(leaf.addressable_shards[i].data).tobytes(), digest)
             found[lane] = digest
         row = np.zeros(self.count, np.uint32)
@@ -178,11 +179,11 @@ class Spread:
             )
 
     def from_primary(self, tree: Any) -> Any:
-        """The primary's `tree` of host arrays; the others give one of the same shapes."""
+        """The primary's `tree`, as host arrays; the others give one of the same shapes."""
         if jax.process_count() == 1:
             return tree
-        leaves, structure = jax.tree.flatten(tree)
-        arrays = [np.ascontiguousarray(leaf) for leaf in leaves]
+        leaves, structure = jax.tree.flatten(_without_keys(tree))
+        arrays = [np.asarray(leaf, order="C") for leaf in leaves]
         # As bytes: the sum by which JAX broadcasts would turn -0.0 into 0.0.
         raw = np.frombuffer(b"".join(a.tobytes() for a in arrays), np.uint8)
         got = np.asarray(multihost_utils.broadcast_one_to_all(raw)).astype(np.uint8).tobytes()
@@ -191,7 +192,21 @@ class Spread:
             np.frombuffer(got[ends[i] : ends[i + 1]], a.dtype).reshape(a.shape)
             for i, a in enumerate(arrays)
         ]
-        return jax.tree.unflatten(structure, parts)
+        return _with_keys(jax.tree.unflatten(structure, parts), tree)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree: Any) -> Any:
+    """Random keys as the numbers that they are."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def _with_keys(raw: Any, like: Any) -> Any:
+    """Keys again, where `like` has them."""
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, raw, like)
 
 
 class ReplicaError(UserError):

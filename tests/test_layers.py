@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "flops": set(),
     "costs": {"algorithms", "config", "flops", "types"},
     "calibrate": PURE | {"algorithms", "checkpoint", "data", "train"},
+    "dry_run": PURE | {"algorithms", "checkpoint", "data", "envs", "flops", "parallel", "train"},
     "pretrain": PURE
     | {
         "algorithms",

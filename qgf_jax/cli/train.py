@@ -1,8 +1,9 @@
 """qgf train"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from qgf_jax import config as configs
 from qgf_jax import run
@@ -22,22 +23,56 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
     parser.add_argument("--workdir", help="run folder")
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print config, devices, parameters, bytes and FLOPs, and stop; no data are read",
+    )
+    parser.add_argument(
+        "--hosts",
+        help="train together with others: auto (Slurm, TPU pods …) or ADDRESS:PORT,COUNT,INDEX",
+    )
     add_cpu_threads(parser)
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, configs.parse_overrides(rest))
     if flags.show:
         print("\n".join(f"--config.{k}={v}" for k, v in configs.flatten(config).items()))
         return
+    if flags.dry_run:
+        limit_cpu_threads(flags.cpu_threads)
+        from qgf_jax.dry_run import describe
+
+        print(json.dumps(describe(configs.plain(config)), indent=1))
+        return
     if not flags.workdir:
         parser.error("--workdir is missing")
-    resolved = configs.plain(config)
-    # All that can be wrong with folder, config and data is found before JAX is imported.
-    workdir = Path(flags.workdir)
-    if (record := workdir / "config.json").exists():
-        run.check_same(workdir, configs.read(record), resolved)
-    run.check_free(workdir)
-    loaded = load(resolved)
+    resolved, workdir = configs.plain(config), Path(flags.workdir)
     limit_cpu_threads(flags.cpu_threads)
+    if flags.hosts:
+        _train_together(flags.hosts, resolved, workdir)
+        return
+    # All that can be wrong with folder, config and data is found before JAX is imported.
+    _check(resolved, workdir)
+    loaded = load(resolved)
     from qgf_jax.pretrain import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
+
+
+def _check(config: Mapping[str, Any], workdir: Path) -> None:
+    if (record := workdir / "config.json").exists():
+        run.check_same(workdir, configs.read(record), config)
+    run.check_free(workdir)
+
+
+def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> None:
+    """As one of several processes, of which the first alone writes and speaks."""
+    from qgf_jax import parallel
+    from qgf_jax.pretrain import pretrain
+
+    if first := parallel.join(hosts):
+        _check(config, workdir)
+    done = pretrain(config, workdir)
+    if first:
+        print(json.dumps({"workdir": str(done)}))
+    parallel.leave()
