@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import Rows
+from qgf_jax.errors import UserError
 
 
 class Dataset(NamedTuple):
@@ -117,6 +118,62 @@ def prepare_goals(
 
 def _clipped(actions: np.ndarray, by: float | None) -> np.ndarray:
     return actions if by is None else np.clip(actions, -1.0 + by, 1.0 - by)
+
+
+def cut(total: int, n: int) -> tuple[np.ndarray, int]:
+    """Where `n` blocks of equal size begin so that they cover `total` starts, and that size.
+
+    Only the last ones overlap, by less than `n` starts in all.
+    """
+    size = -(-total // n)
+    return np.minimum(np.arange(n) * size, total - size), size
+
+
+def block(dataset: Any, first: int, starts: int, steps: int, rows: int = 0) -> Any:
+    """The `starts` starts from `first` on, as a `Dataset` or `GoalDataset` by itself.
+
+    It has `starts` + `steps` - 1 transitions and `rows` rows, by default as many as they need; where
+    these are more, they are neighbours' rows. Large arrays are views, not copies. With goals it
+    reaches to the end of its last trajectory, and random goals are transitions of its own.
+    """
+    stop = first + starts + steps - 1
+    rows = rows or rows_of_block(dataset, first, starts, steps)
+    base = min(int(dataset.row[first]), len(dataset.obs) - rows)
+    changes = {}
+    for name, array in dataset._asdict().items():
+        if array is None:
+            continue
+        if name in OF_ROWS:
+            changes[name] = array[base : base + rows]
+        elif name in ROW_NUMBERS:  # those past the last start may point out of the block
+            changes[name] = np.minimum(array[first:stop] - np.int32(base), np.int32(rows - 1))
+        else:
+            changes[name] = array[first:stop]
+    return dataset._replace(**changes)
+
+
+def rows_of_block(dataset: Any, first: int, starts: int, steps: int) -> int:
+    """How many rows a block needs."""
+    last = first + starts + steps - 2
+    end = dataset.end[last] if isinstance(dataset, GoalDataset) else dataset.row[last] + 1
+    return int(end - dataset.row[first]) + 1
+
+
+def split(dataset: Any, n: int, steps: int) -> list[Any]:
+    """`n` blocks of one shape that together have every start; see `cut` and `block`.
+
+    Raises `UserError` if there are fewer starts than blocks.
+    """
+    total = starts_of(dataset, steps)
+    if total < n:
+        raise UserError(f"the dataset has {total} starts, which do not make {n} parts: use fewer")
+    firsts, size = cut(total, n)
+    rows = max(rows_of_block(dataset, first, size, steps) for first in firsts)
+    return [block(dataset, int(first), size, steps, rows) for first in firsts]
+
+
+OF_ROWS, ROW_NUMBERS = ("obs", "goal"), ("row", "next_row", "end")
+"""Fields with one entry per row, and fields that hold numbers of rows; all others are [N]."""
 
 
 def trajectory_masks(ends: np.ndarray) -> np.ndarray:
