@@ -30,16 +30,41 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The mathematics of the public QGF code, its warts included.
     "paper": {
         "data.masks": "trajectory",
+        "data.schedule": "slices",
         "policy.time_grid": 10,
         "policy.weighted": False,
         "optimizer.lagged_target": True,
     },
 }
 
-_MAY_CHANGE = ("train.steps", "train.log_every", "train.save_every", "train.keep", "wandb", "eval")
+_SINCE = {
+    "data.name": "",
+    "data.schedule": "uniform",
+    "data.block": 250_000,
+    "data.window": 8,
+    "data.replace_every": 0,
+}
+"""Keys that came later, and the values that stand for what was before: runs from then go on."""
+
+_MAY_CHANGE = (
+    "data.mode",
+    "train.steps",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "wandb",
+    "eval",
+)
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
 
-_MAY_BE_ZERO = ("seed", "policy.time_grid", "data.backup", "goals.waypoint", "networks.goal_code")
+_MAY_BE_ZERO = (
+    "seed",
+    "policy.time_grid",
+    "data.backup",
+    "data.replace_every",
+    "goals.waypoint",
+    "networks.goal_code",
+)
 
 _CHOICES = ("algorithm", "preset", "critic")
 
@@ -77,6 +102,14 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
             "seeds": 1,  # trained side by side in one program: seed, seed + 1, …
             "data": {
                 "dir": "",  # where the npz files are; empty: ./data, then ~/.ogbench/data
+                "name": "",  # of file or folder, such as cube-triple-play-100m-v0; empty: the env's
+                "mode": "auto",  # resident on the device or streamed from disk; auto: by its memory
+                "schedule": "uniform",  # slices: one at a time, in order, as the public code
+                # Streamed: starts of a block, how many blocks are sampled from, steps between two
+                # changes of one (0: so that each start is drawn twice a round).
+                "block": 250_000,
+                "window": 8,
+                "replace_every": 0,
                 "chunk": 5,
                 "backup": 0,  # steps of a return; 0: as many as a chunk
                 "discount": 0.99,
@@ -204,10 +237,18 @@ def _number(value: Any, kind: type) -> Any:
     return kind(value)
 
 
+_WORDS = {
+    "masks": ("task", "trajectory"),
+    "mode": ("auto", "resident", "streamed"),
+    "schedule": ("uniform", "slices"),
+}
+
+
 def _check(config: ConfigDict) -> None:
     """What no type can say."""
-    if config.data.masks not in ("task", "trajectory"):
-        raise unknown("data.masks", config.data.masks, ("task", "trajectory"))
+    for key, choices in _WORDS.items():
+        if config.data[key] not in choices:
+            raise unknown(f"data.{key}", config.data[key], choices)
     for key, value in flatten(config).items():
         least = 0 if key in _MAY_BE_ZERO else 1
         if type(value) is int and value < least:
@@ -316,6 +357,7 @@ def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in flatten(config).items()
         if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+        and (key not in _SINCE or value != _SINCE[key])
     }
 
 

@@ -120,12 +120,12 @@ def _clipped(actions: np.ndarray, by: float | None) -> np.ndarray:
     return actions if by is None else np.clip(actions, -1.0 + by, 1.0 - by)
 
 
-def cut(total: int, n: int) -> tuple[np.ndarray, int]:
+def cut(total: int, n: int, size: int = 0) -> tuple[np.ndarray, int]:
     """Where `n` blocks of equal size begin so that they cover `total` starts, and that size.
 
-    Only the last ones overlap, by less than `n` starts in all.
+    Only the last ones overlap, by less than `n` starts in all, unless `size` says how large they are.
     """
-    size = -(-total // n)
+    size = size or -(-total // n)
     return np.minimum(np.arange(n) * size, total - size), size
 
 

@@ -190,12 +190,12 @@ def _check_declared(
     for key, info in members.items():
         with file.open(info) as stream:
             try:
-                shape, dtype = _header(stream)
+                shape, dtype = header(stream)
             except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
                 raise UserError(
                     f"{path}: {key} has a header that cannot be read: it is cut off or altered"
                 ) from None
-            header = stream.tell()
+            begins = stream.tell()
         if dtype.hasobject or dtype.kind not in "fiub":
             raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
         if key in _FLOATS and dtype.kind != "f":
@@ -205,10 +205,10 @@ def _check_declared(
         if len(shape) == 2 and not shape[1]:
             raise UserError(f"{path}: {key} has shape {shape}; its rows are empty")
         size = math.prod(shape) * dtype.itemsize
-        if header + size != info.file_size:
+        if begins + size != info.file_size:
             raise UserError(
                 f"{path}: {key} says it holds {size} bytes, the file has "
-                f"{info.file_size - header}: it was cut off or altered"
+                f"{info.file_size - begins}: it was cut off or altered"
             )
         total, shapes[key] = total + size, shape
     packed = sum(info.compress_size for info in members.values())
@@ -226,7 +226,8 @@ def _check_declared(
     return shapes
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a .npy stream, which stands at its numbers afterwards."""
     version = np.lib.format.read_magic(stream)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
