@@ -17,6 +17,7 @@ from qgf_jax import calibrate, faults
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
+from qgf_jax.data import feeder
 from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import NotFiniteError, say
 from qgf_jax.metrics import Clock, Writer
@@ -39,11 +40,14 @@ def pretrain(
     """
     clock = Clock()
     with StopRequest() as stop, runs.only_writer(Path(workdir)):
-        loaded = loaded or load(config)
+        loaded = loaded or load(config, feeder.room)
         run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
         spec = Spec(**loaded.spec)
         learner = build_learner(config, spec)
-        trainer = make_trainer(learner, config, spec)
+        steps = max(spec.backup, spec.chunk)
+        feed = feeder.make(loaded, steps)
+        validation = jax.device_put(loaded.validation)
+        trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
         seeds = config["seed"] + np.arange(config["seeds"])
         template = jax.eval_shape(trainer.init, seeds)
         writer = Writer(run.metrics, config)
@@ -57,21 +61,23 @@ def pretrain(
                 found = checkpoints.restore(template)
                 clock.lap("checkpoint")
                 start = found or Found(0, trainer.init(seeds), [])
-                dataset, validation = jax.device_put((loaded.dataset, loaded.validation))
                 groups = tuple(learner.losses)
                 loop = _Loop(config, groups, trainer, checkpoints, writer, clock, stop)
-                state = loop.run(start, dataset, validation)
+                state = loop.run(start, feed, validation)
                 checkpoints.wait()
                 clock.lap("checkpoint")
-            calibrate.write(run.workdir, config, spec, state, dataset)
+            dataset = feed.at(config["train"]["steps"])
+            calibrate.write(run.workdir, config, spec, state, dataset, feed.blocks)
             clock.lap("calibrate")
         finally:
+            feed.close()
             writer.close()
             _report(clock)
         return run.workdir
 
 
 def _report(clock: Clock) -> None:
+    """Where the time went; "data" is what the device has waited for data while training."""
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.seconds.items())
     say(f"goodput {clock.share('train'):.2f}: {parts}")
 
@@ -89,7 +95,7 @@ class _Loop:
     clock: Clock
     stop: StopRequest
 
-    def run(self, start: Found, dataset: Any, validation: Any) -> TrainState:
+    def run(self, start: Found, feed: feeder.Feeder, validation: Any) -> TrainState:
         """The state at the last step."""
         options, step, state = self.config["train"], start.step, start.state
         pending: list[tuple[int, Metrics]] = [
@@ -105,13 +111,20 @@ class _Loop:
             file=sys.stderr,
             desc="train",
         )
+        if step < options["steps"]:
+            feed.at(step)
         self.clock.lap("start")
         began, begun_at = time.perf_counter(), step
         with bar:
             while step < options["steps"]:
                 self._heed(step, state, pending)
-                steps = _next_stop(step, options) - step
-                state, metrics = self.trainer.run(state, dataset, steps)
+                if not feed.ready(step):  # what runs is not waiting; what comes after it is
+                    jax.block_until_ready(state)
+                    self.clock.lap("train" if step > reached else "again")
+                    feed.at(step)
+                    self.clock.lap("data")
+                steps = _next_stop(step, options, feed.until(step)) - step
+                state, metrics = self.trainer.run(state, feed.at(step), steps)
                 if steps not in compiled:
                     faults.point("compile")
                     self.clock.lap("compile")
@@ -177,10 +190,14 @@ class _Loop:
         say(f"step {step}/{steps} {rate:.0f}/s {losses}")
 
 
-def _next_stop(step: int, options: Mapping[str, Any]) -> int:
-    """The end of the next dispatch: a full one, or the next step at which the host has work."""
+def _next_stop(step: int, options: Mapping[str, Any], until: int | None = None) -> int:
+    """The end of the next dispatch: a full one, or the next step at which the host has work.
+
+    `until`: the first step that draws from other data.
+    """
     marks = (options["steps_per_dispatch"], options["log_every"], options["save_every"])
-    return min(options["steps"], *((step // every + 1) * every for every in marks))
+    stops = [(step // every + 1) * every for every in marks]
+    return min(options["steps"], *stops, *([until] if until else []))
 
 
 def _flush(pending: list[tuple[int, Metrics]]) -> dict[str, float]:

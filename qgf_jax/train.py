@@ -162,8 +162,10 @@ class Trainer(NamedTuple):
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
 
 
-def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Trainer:
-    """The programs that train `learner` under a resolved config.
+def make_trainer(
+    learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
+) -> Trainer:
+    """The programs that train `learner` under a resolved config, on datasets of so many blocks.
 
     Sampling is part of the step, so the host does nothing between two dispatches.
     """
@@ -175,9 +177,10 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         tau=config["optimizer"]["tau"],
         lagged_target=config["optimizer"]["lagged_target"],
     )
-    feed = sampling.build(config, spec)
+    feed = sampling.build(config, spec, blocks=blocks)
+    held_out = sampling.build(config, spec)
 
-    def draw(state: TrainState, dataset: Any, step: Array, stream: int) -> Any:
+    def draw(feed: sampling.Feed, state: TrainState, dataset: Any, step: Array, stream: int) -> Any:
         # A step folds the number of each loss into the same key; a stream has a number of its own.
         key = jax.random.fold_in(jax.random.fold_in(state.key, step), stream)
         return feed.draw(dataset, key)
@@ -186,7 +189,7 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
         # kernels on a CPU, and costs the same for one step as for a hundred.
         steps = state.step + jnp.arange(num_steps)
-        drawn = jax.vmap(lambda i: draw(state, dataset, i, _BATCH))(steps)
+        drawn = jax.vmap(lambda i: draw(feed, state, dataset, i, _BATCH))(steps)
 
         def update(state: TrainState, drawn: Any) -> tuple[TrainState, Metrics]:
             return step(state, feed.gather(dataset, drawn))
@@ -195,7 +198,8 @@ def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Tra
         return state, jax.tree.map(lambda x: jnp.nanmean(x, axis=0), metrics)
 
     def evaluate(state: TrainState, dataset: Any) -> Metrics:
-        batch = feed.gather(dataset, draw(state, dataset, state.step, _VALIDATION))
+        drawn = draw(held_out, state, dataset, state.step, _VALIDATION)
+        batch = held_out.gather(dataset, drawn)
         metrics = {}
         for i, (group, loss) in enumerate(learner.losses.items()):
             key = jax.random.fold_in(state.key, i)

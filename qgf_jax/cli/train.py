@@ -36,8 +36,14 @@ def main(arguments: Sequence[str]) -> None:
     if (record := workdir / "config.json").exists():
         run.check_same(workdir, configs.read(record), resolved)
     run.check_free(workdir)
-    loaded = load(resolved)
     limit_cpu_threads(flags.cpu_threads)
+    loaded = load(resolved, _room)
     from qgf_jax.pretrain import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
+
+
+def _room() -> int:
+    from qgf_jax.data import feeder
+
+    return feeder.room()
