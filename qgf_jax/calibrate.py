@@ -27,7 +27,7 @@ STATES, ACTIONS = 2048, 16
 
 
 def measure(
-    config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Any
+    config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Any, blocks: int = 1
 ) -> dict[str, Array]:
     """`q_std` [S], the median over states, and the mean covariance by its axes.
 
@@ -35,7 +35,7 @@ def measure(
     """
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
-    feed = sampling.build(config, spec, batch_size=STATES)
+    feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
     obs = jax.jit(lambda data, key: feed.gather(data, feed.draw(data, key)).actor.obs)(
         dataset, jax.random.key(0)
     )
@@ -58,14 +58,19 @@ def measure(
 
 
 def write(
-    workdir: Path, config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Any
+    workdir: Path,
+    config: Mapping[str, Any],
+    spec: Spec,
+    state: TrainState,
+    dataset: Any,
+    blocks: int = 1,
 ) -> None:
     """calibration.npz for the state's step, unless it is there or there is no reference policy."""
     step = int(np.ravel(jax.device_get(state.step))[0])
     if "policy" not in state.params or read(workdir, step):
         return
     buffer = io.BytesIO()
-    found: Any = jax.device_get(measure(config, spec, state, dataset))
+    found: Any = jax.device_get(measure(config, spec, state, dataset, blocks))
     np.savez(buffer, step=np.int64(step), **found)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
 

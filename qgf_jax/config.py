@@ -30,21 +30,32 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The mathematics of the public QGF code, its warts included.
     "paper": {
         "data.masks": "trajectory",
+        "data.schedule": "slices",
         "policy.time_grid": 10,
         "policy.weighted": False,
         "optimizer.lagged_target": True,
     },
 }
 
+_SINCE = {
+    "precision": "float32",
+    "data.name": "",
+    "data.schedule": "uniform",
+    "data.block": 250_000,
+    "data.window": 8,
+    "data.replace_every": 0,
+}
+"""Keys that came later, and the values that stand for what was before: runs from then go on."""
+
 _MAY_CHANGE = (
-    "train.steps", "train.log_every", "train.save_every", "train.keep", "train.check_replicas",
-    "wandb", "eval", "devices", "parallel",
+    "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
 
 _MAY_BE_ZERO = (
-    "seed", "policy.time_grid", "data.backup", "goals.waypoint", "networks.goal_code",
-    "train.check_replicas",
+    "seed", "policy.time_grid", "data.backup", "data.replace_every", "goals.waypoint",
+    "networks.goal_code", "train.check_replicas",
 )  # fmt: skip
 
 _CHOICES = ("algorithm", "preset", "critic")
@@ -86,6 +97,14 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
             "precision": "float32",  # of the networks' arithmetic; parameters are always float32
             "data": {
                 "dir": "",  # where the npz files are; empty: ./data, then ~/.ogbench/data
+                "name": "",  # of file or folder, such as cube-triple-play-100m-v0; empty: the env's
+                "mode": "auto",  # resident on the device or streamed from disk; auto: by its memory
+                "schedule": "uniform",  # slices: one at a time, in order, as the public code
+                # Streamed: starts of a block, how many blocks are sampled from, steps between two
+                # changes of one (0: so that each start is drawn twice a round).
+                "block": 250_000,
+                "window": 8,
+                "replace_every": 0,
                 "chunk": 5,
                 "backup": 0,  # steps of a return; 0: as many as a chunk
                 "discount": 0.99,
@@ -214,13 +233,20 @@ def _number(value: Any, kind: type) -> Any:
     return kind(value)
 
 
+_WORDS = {
+    "data.masks": ("task", "trajectory"),
+    "data.mode": ("auto", "resident", "streamed"),
+    "data.schedule": ("uniform", "slices"),
+    "parallel": ("pmap", "jit"),
+    "precision": ("float32", "bfloat16"),
+}
+
+
 def _check(config: ConfigDict) -> None:
     """What no type can say."""
-    if config.data.masks not in ("task", "trajectory"):
-        raise unknown("data.masks", config.data.masks, ("task", "trajectory"))
-    for key, known in (("parallel", ("pmap", "jit")), ("precision", ("float32", "bfloat16"))):
-        if config[key] not in known:
-            raise unknown(key, config[key], known)
+    for key, choices in _WORDS.items():
+        if (value := flatten(config)[key]) not in choices:
+            raise unknown(key, value, choices)
     if config.devices != "all" and not (config.devices.isdecimal() and int(config.devices)):
         raise UserError(f"config key devices is {config.devices!r}; it must be all or a number")
     for key, value in flatten(config).items():
@@ -331,6 +357,7 @@ def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in flatten(config).items()
         if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+        and (key not in _SINCE or value != _SINCE[key])
     }
 
 

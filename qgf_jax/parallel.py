@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from qgf_jax import train
+from qgf_jax.data import feeder
 from qgf_jax.errors import UserError
 from qgf_jax.signals import StopRequest
 from qgf_jax.train import Trainer, TrainState
@@ -96,12 +97,10 @@ class Spread:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
 
     def put(self, pieces: Sequence[Any]) -> Any:
-        """The data of `lanes`, one tree of arrays for each, on the devices.
+        """The data of `lanes`, one tree of arrays for each, on several devices: their leading axis.
 
-        With several devices the result has a leading axis for them. Nothing is stacked on the host.
+        Nothing is stacked on the host.
         """
-        if self.count == 1:
-            return jax.device_put(pieces[0], self.devices[0])
         sharding = self._sharding(_AXIS)
         places = len(sharding.device_set)
         mine = [self.devices[i] for i in self.lanes]
@@ -138,15 +137,25 @@ class Spread:
             return dataset
         return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], dataset)
 
-    def on_pieces(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        """`change(piece, other piece, *same for all)` for what `put` gives; donates the first."""
+    def for_data(self) -> feeder.Lanes:
+        """How datasets come to the devices."""
         if self.count == 1:
-            return jax.jit(change, donate_argnums=0)
+            return feeder.one_device(self.devices[0])
+        split = self._sharding(_AXIS)
 
-        def every(pieces: Any, others: Any, *same: Any) -> Any:
-            return jax.vmap(lambda a, b: change(a, b, *same))(pieces, others)
+        def empty(piece: Any, blocks: int) -> Any:
+            return jax.vmap(lambda x: feeder.empty(x, blocks))(piece)
 
-        return jax.jit(every, donate_argnums=0, out_shardings=self._sharding(_AXIS))
+        def swap(window: Any, piece: Any, slot: Any) -> Any:
+            return jax.vmap(feeder.replace, in_axes=(0, 0, None))(window, piece, slot)
+
+        return feeder.Lanes(
+            self.put,
+            jax.jit(empty, static_argnums=1, out_shardings=split),
+            jax.jit(swap, donate_argnums=0, out_shardings=split),
+            self.lanes,
+            self.count,
+        )
 
     def stop_request(self) -> StopRequest:
         """What listens for signals: with several hosts JAX's own service does, to SIGTERM."""
@@ -240,24 +249,26 @@ def _most(size: int, devices: int) -> int:
 
 
 def make_trainer(
-    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec
+    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
 ) -> Trainer:
     """The programs of a config, compiled for the devices of `spread`.
 
     `init` and `evaluate` are of one device: they take and give what `replicate` takes and `local`
     gives.
     """
-    alone = train.make_trainer(learner, config, spec)
+    alone = train.make_trainer(learner, config, spec, blocks=blocks)
     if spread.count == 1:
         return alone
     form = {"pmap": _pmapped, "jit": _jitted}[spread.form]
-    return alone._replace(run=form(spread, learner, config, spec))
+    return alone._replace(run=form(spread, learner, config, spec, blocks))
 
 
 def _pmapped(
-    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec
+    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec, blocks: int
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    programs = train.make_programs(learner, config, spec, shards=spread.count, axis_name=_AXIS)
+    programs = train.make_programs(
+        learner, config, spec, blocks=blocks, shards=spread.count, axis_name=_AXIS
+    )
     return jax.pmap(
         programs.run,
         axis_name=_AXIS,
@@ -271,14 +282,16 @@ def _pmapped(
 
 
 def _jitted(
-    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec
+    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec, blocks: int
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     split, replicated = spread._sharding(_AXIS), spread._sharding()
 
     def constrain(batch: Batch) -> Batch:
         return jax.lax.with_sharding_constraint(batch, split)
 
-    programs = train.make_programs(learner, config, spec, shards=spread.count, constrain=constrain)
+    programs = train.make_programs(
+        learner, config, spec, blocks=blocks, shards=spread.count, constrain=constrain
+    )
     return jax.jit(
         programs.run, out_shardings=(replicated, replicated), donate_argnums=0, static_argnums=2
     )

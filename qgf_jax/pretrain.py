@@ -18,7 +18,7 @@ from qgf_jax import calibrate, faults, parallel
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
-from qgf_jax.data import chunks
+from qgf_jax.data import feeder
 from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import NotFiniteError, say
 from qgf_jax.metrics import Clock, Writer
@@ -47,10 +47,8 @@ def pretrain(
         stop = stack.enter_context(spread.stop_request())
         if spread.primary:
             stack.enter_context(runs.only_writer(Path(workdir)))
-        loaded = loaded or load(config)
+        loaded = loaded or load(config, feeder.room)
         spec = Spec(**loaded.spec)
-        learner = build_learner(config, spec)
-        trainer = parallel.make_trainer(spread, learner, config, spec)
         keeper = None
         if spread.primary:
             run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
@@ -59,17 +57,19 @@ def pretrain(
             stack.callback(writer.close)
             checkpoints = Checkpoints(workdir, keep=config["train"]["keep"], identity=run.identity)
             keeper = _Keeper(stack.enter_context(checkpoints), writer)
+        feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
+        stack.callback(feed.close)
+        learner = build_learner(config, spec)
+        trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
         start = _start(config, spread, trainer, keeper, clock)
-        pieces = chunks.split(loaded.dataset, spread.count, max(spec.chunk, spec.backup))
-        dataset = spread.put([pieces[i] for i in spread.lanes])
         validation = jax.device_put(loaded.validation) if spread.primary else None
         loop = _Loop(config, spread, tuple(learner.losses), trainer, keeper, clock, stop)
-        state = loop.run(start, dataset, validation)
+        state = loop.run(start, feed, validation)
         if keeper:
             keeper.checkpoints.wait()
             clock.lap("checkpoint")
-            mine, piece = spread.local(state), spread.first_piece(dataset)
-            calibrate.write(Path(workdir), config, spec, mine, piece)
+            mine = spread.local(state), spread.first_piece(feed.at(config["train"]["steps"]))
+            calibrate.write(Path(workdir), config, spec, *mine, feed.blocks)
             clock.lap("calibrate")
     return Path(workdir)
 
@@ -106,6 +106,7 @@ def _start(
 
 
 def _report(clock: Clock) -> None:
+    """Where the time went; "data" is what the device has waited for data while training."""
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.seconds.items())
     say(f"goodput {clock.share('train'):.2f}: {parts}")
 
@@ -123,7 +124,7 @@ class _Loop:
     clock: Clock
     stop: StopRequest
 
-    def run(self, start: Found, dataset: Any, validation: Any) -> TrainState:
+    def run(self, start: Found, feed: feeder.Feeder, validation: Any) -> TrainState:
         """The state at the last step."""
         options, step, state = self.config["train"], start.step, start.state
         pending: list[tuple[int, Metrics]] = [
@@ -140,13 +141,20 @@ class _Loop:
             file=sys.stderr,
             desc="train",
         )
+        if step < options["steps"]:
+            feed.at(step)
         self.clock.lap("start")
         began, begun_at = time.perf_counter(), step
         with bar:
             while step < options["steps"]:
                 self._heed(step, state, pending)
-                steps = _next_stop(step, options) - step
-                state, metrics = self.trainer.run(state, dataset, steps)
+                if not feed.ready(step):  # what runs is not waiting; what comes after it is
+                    jax.block_until_ready(state)
+                    self.clock.lap("train" if step > reached else "again")
+                    feed.at(step)
+                    self.clock.lap("data")
+                steps = _next_stop(step, options, feed.until(step)) - step
+                state, metrics = self.trainer.run(state, feed.at(step), steps)
                 if steps not in compiled:
                     faults.point("compile")
                     self.clock.lap("compile")
@@ -226,11 +234,15 @@ class _Loop:
         say(f"step {step}/{steps} {rate:.0f}/s {losses}")
 
 
-def _next_stop(step: int, options: Mapping[str, Any]) -> int:
-    """The end of the next dispatch: a full one, or the next step at which the host has work."""
+def _next_stop(step: int, options: Mapping[str, Any], until: int | None = None) -> int:
+    """The end of the next dispatch: a full one, or the next step at which the host has work.
+
+    `until`: the first step that draws from other data.
+    """
     every = ("steps_per_dispatch", "log_every", "save_every", "check_replicas")
     marks = (options[key] for key in every if options.get(key))
-    return min(options["steps"], *((step // every + 1) * every for every in marks))
+    stops = [(step // mark + 1) * mark for mark in marks]
+    return min(options["steps"], *stops, *([until] if until else []))
 
 
 def _flush(pending: list[tuple[int, Metrics]]) -> dict[str, float]:

@@ -156,6 +156,12 @@ def check_same(
             f"{workdir} holds a run of another config: {differences[0]}{more}: "
             "choose another --workdir"
         )
+    before, now = (d.get("mode", "resident") for d in (old["dataset"], data or old["dataset"]))
+    if before != now:
+        raise UserError(
+            f"{workdir} was trained with data.mode={before}, and there is now other room for data: "
+            f"give --config.data.mode={before}"
+        )
     if data and old["dataset"]["sha256"] != data["sha256"]:
         raise UserError(
             f"{workdir} was trained on other data than {data['file']} is now: "

@@ -167,6 +167,7 @@ def make_programs(
     config: Mapping[str, Any],
     spec: Spec,
     *,
+    blocks: int = 1,
     shards: int = 1,
     axis_name: str | None = None,
     constrain: Callable[[Batch], Batch] = lambda batch: batch,
@@ -176,7 +177,8 @@ def make_programs(
     Sampling is part of the step, so the host does nothing between two dispatches. The batch is drawn in
     `shards` equal parts, each from a piece of the dataset of its own: with `axis_name` each place on
     that axis runs this program on its own piece, without one the pieces are stacked on the leading
-    axis of the dataset and `constrain` may say where the batch lies. The batches are the same.
+    axis of the dataset and `constrain` may say where the batch lies. The batches are the same. A
+    dataset, or each piece, is made of `blocks` of one shape.
     """
     tx = make_optimizer(config)
     step = functools.partial(
@@ -187,7 +189,7 @@ def make_programs(
         lagged_target=config["optimizer"]["lagged_target"],
         axis_name=axis_name,
     )
-    feed = sampling.build(config, spec, config["train"]["batch_size"] // shards)
+    feed = sampling.build(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)
     whole = sampling.build(config, spec)
 
     def key_of(state: TrainState, step: Array, stream: int) -> Array:
@@ -238,9 +240,11 @@ def make_programs(
     )
 
 
-def make_trainer(learner: Learner, config: Mapping[str, Any], spec: Spec) -> Trainer:
+def make_trainer(
+    learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
+) -> Trainer:
     """The programs compiled for one device; for several see `parallel.make_trainer`."""
-    programs = make_programs(learner, config, spec)
+    programs = make_programs(learner, config, spec, blocks=blocks)
     return Trainer(
         init=jax.jit(programs.init),
         run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),

@@ -7,7 +7,8 @@ import pytest
 from conftest import rows_of
 
 from qgf_jax.data import chunks, formats, sampling
-from qgf_jax.data.load import check_alike, describe, statistics, transform
+from qgf_jax.data.load import transform
+from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
 from qgf_jax.errors import UserError
 
 GAMMA = 0.9
@@ -95,22 +96,26 @@ def test_rewards_are_transformed_in_the_order_sparse_scale_shift():
 
 def test_statistics_leave_a_dimension_that_never_moves():
     obs = np.stack([np.array([1.0, 3.0]), np.array([5.0, 5.0])], axis=1).astype(np.float32)
-    assert statistics(obs) == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
+    assert Moments.of(obs).scale() == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
 
 
 def test_validation_data_of_another_kind_are_refused(tmp_path):
     rows = rows_of(LENGTHS)
-    check_alike(rows, rows_of([4, 3]), tmp_path)
+
+    def check(train, val):
+        check_alike(Moments.of(train.observations), val.observations.mean(axis=0), tmp_path)
+
+    check(rows, rows_of([4, 3]))
     still = rows._replace(observations=np.full((1000, 2), 0.1, np.float32))
-    check_alike(still, still, tmp_path)
+    check(still, still)
     moved = rows._replace(observations=rows.observations + np.float32([0, 100]))
     with pytest.raises(UserError, match="mean of observation 1 is 108, training data have 0 to 16"):
-        check_alike(rows, moved, tmp_path)
+        check(rows, moved)
 
 
 def test_record_describes_the_data():
     rows = rows_of([2, 4])._replace(actions=np.float32([[1, 0]] * 8))
-    found = describe(rows)
+    found = Summary.of(rows).describe() | describe_ends(np.flatnonzero(rows.ends))
     assert found["trajectories"] == 2 and found["rows_per_trajectory"] == [3, 5]
     assert found["obs_max"] == [7.0, 7.0] and found["actions_at_bounds"] == 0.5
 

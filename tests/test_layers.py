@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "samplers": PURE | MATHS | {"networks"},
     "algorithms": PURE | {"critics", "policies", "samplers", "networks"},
     "config": {"algorithms", "envs", "errors"},
-    "data": PURE | {"data", "envs"},
+    "data": PURE | {"checkpoint", "data", "envs"},
     "envs": {"envs", "errors"},
     "faults": set(),
     "signals": {"errors"},
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "tables": {"statistics"},
     "run": {"config", "checkpoint", "errors"},
     "train": PURE | {"data"},  # never an algorithm
-    "parallel": PURE | {"signals", "train"},
+    "parallel": PURE | {"data", "signals", "train"},
     "flops": set(),
     "costs": {"algorithms", "config", "flops", "types"},
     "calibrate": PURE | {"algorithms", "checkpoint", "data", "train"},

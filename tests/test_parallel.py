@@ -46,7 +46,7 @@ def trained(dataset, steps=3, **changes):
     config = config_of(**changes)
     spread = parallel.make(config)
     trainer = parallel.make_trainer(spread, algorithms.build_learner(config, SPEC), config, SPEC)
-    pieces = spread.put(chunks.split(dataset, spread.count, SPEC.chunk))
+    pieces = spread.for_data().put(chunks.split(dataset, spread.count, SPEC.chunk))
     state = spread.replicate(trainer.init(np.arange(config["seeds"])))
     state, metrics = trainer.run(state, pieces, steps)
     return spread.local(state), jax.device_get(spread.local(metrics)), state, spread

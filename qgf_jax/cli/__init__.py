@@ -11,11 +11,12 @@ from qgf_jax.errors import Stopped, UserError, say, unknown
 
 COMMANDS = {
     "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
+    "convert": "unpack a dataset once into plain files, from which training starts at once",
     "train": "pretrain a reference flow policy and a critic, once",
     "evaluate": "roll one checkpoint out under any test-time method, weight and seed",
     "report": "tables with confidence intervals, plots and one HTML page",
     "methods": "list the methods, and which of them one checkpoint serves",
-    "verify": "check that the checkpoints of a run are what was saved",
+    "verify": "check that the checkpoints of a run, or converted data, are what was written",
 }
 
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     # All that can be wrong with folder, config and data is found before JAX is imported.
     _check(resolved, workdir)
-    loaded = load(resolved)
+    loaded = load(resolved, _room)
     from qgf_jax.pretrain import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
@@ -76,3 +76,9 @@ def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> Non
     if first:
         print(json.dumps({"workdir": str(done)}))
     parallel.leave()
+
+
+def _room() -> int:
+    from qgf_jax.data import feeder
+
+    return feeder.room()

@@ -54,9 +54,19 @@ class GoalDataset(NamedTuple):
     """[R, G], what a row is as a goal, where that is not its observation"""
 
 
-def starts_of(dataset: Any, steps: int) -> int:
-    """How many transitions have `steps` in a row from them on, ends of trajectories regardless."""
-    return len(dataset.action) - steps + 1
+def starts_of(dataset: Any, steps: int, blocks: int = 1) -> int:
+    """How many transitions have `steps` in a row from them on, ends of trajectories regardless.
+
+    `blocks`: how many of one shape the dataset is made of, none of which a row runs out of.
+    """
+    return len(dataset.action) - blocks * (steps - 1)
+
+
+def nth_start(dataset: Any, i: Any, steps: int, blocks: int = 1) -> Any:
+    """The transition that is start number `i` of those."""
+    if blocks == 1:
+        return i
+    return i + i // (starts_of(dataset, steps, blocks) // blocks) * (steps - 1)
 
 
 def rows_at(array: Any, index: Any) -> Any:
@@ -120,12 +130,12 @@ def _clipped(actions: np.ndarray, by: float | None) -> np.ndarray:
     return actions if by is None else np.clip(actions, -1.0 + by, 1.0 - by)
 
 
-def cut(total: int, n: int) -> tuple[np.ndarray, int]:
+def cut(total: int, n: int, size: int = 0) -> tuple[np.ndarray, int]:
     """Where `n` blocks of equal size begin so that they cover `total` starts, and that size.
 
-    Only the last ones overlap, by less than `n` starts in all.
+    Only the last ones overlap, by less than `n` starts in all, unless `size` says how large they are.
     """
-    size = -(-total // n)
+    size = size or -(-total // n)
     return np.minimum(np.arange(n) * size, total - size), size
 
 

@@ -5,9 +5,9 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from qgf_jax.errors import UserError
 
 SEARCH_PATH = ("data", "~/.ogbench/data")
 """Where a dataset is looked for when the config names no place."""
+
+MANIFEST = "manifest.json"
+"""Written last by `qgf convert`: a folder that has one is whole."""
 
 
 class Rows(NamedTuple):
@@ -34,16 +37,47 @@ class Rows(NamedTuple):
 
 
 def find(name: str, directory: str = "") -> Path:
-    """The file `name`.npz in `directory`, or in `SEARCH_PATH`. Never downloads."""
+    """Where `name` is, in `directory` or in `SEARCH_PATH`. Never downloads.
+
+    A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
+    `name` of npz files.
+    """
     places = [Path(p).expanduser() for p in ([directory] if directory else SEARCH_PATH)]
     for place in places:
+        folder = place / name
+        if (folder / MANIFEST).is_file():
+            return folder
         if (path := place / f"{name}.npz").is_file():
             return path
+        if any(folder.glob("*.npz")):
+            return folder
     looked = " and ".join(str(p) for p in places)
     raise UserError(
         f"dataset {name}.npz is not in {looked}: put it there, or run "
         f"`qgf collect --env={name} --episodes=100 --out={places[0]}`"
     )
+
+
+class Peek(NamedTuple):
+    """What can be known of an npz file without reading all of it."""
+
+    ends: np.ndarray
+    """[R] bool, as in `Rows`"""
+    widths: dict[str, int]
+    """{key: numbers in a row}, of those that are [R, width]"""
+    identity: list[Any]
+    """Bytes of the file and, by key, the CRC-32 that its directory has."""
+
+
+def peek(path: Path) -> Peek:
+    """Reads and checks where trajectories end. Raises `UserError` as `read_rows` does."""
+    found, shapes, sums = _read_npz(path, ("terminals",))
+    n = shapes["observations"][0]
+    for key, shape in shapes.items():
+        _check_length(path, key, shape[0], n)
+    _check_ends(path, found["terminals"])
+    widths = {key: shape[1] for key, shape in shapes.items() if len(shape) == 2}
+    return Peek(found["terminals"].astype(bool), widths, [path.stat().st_size, sums])
 
 
 def read_rows(path: str | os.PathLike) -> Rows:
@@ -52,20 +86,13 @@ def read_rows(path: str | os.PathLike) -> Rows:
     Sizes are checked before memory is taken for them.
     """
     path = Path(path)
-    raw = _read_npz(path)
+    raw, _, _ = _read_npz(path)
     n = len(raw["observations"])
     for key, array in raw.items():
-        if len(array) != n:
-            raise UserError(f"{path}: {key} has {len(array)} rows, observations have {n}")
+        _check_length(path, key, len(array), n)
         _check_numbers(path, key, array)
     actions, ends = raw.pop("actions"), raw.pop("terminals")
-    if not np.isin(ends, (0, 1)).all():
-        row = int(np.argmax(~np.isin(ends, (0, 1))))
-        raise UserError(f"{path}: terminals holds {ends[row]} in row {row}; it must be 0 or 1")
-    if n == 0 or not ends[-1]:
-        raise UserError(f"{path}: the last row does not end a trajectory: the file was cut off")
-    if ends.all():
-        raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
+    _check_ends(path, ends)
     if np.abs(actions).max() > 1.0 + 1e-4:
         row = int(np.argmax(np.abs(actions).max(axis=1)))
         raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
@@ -77,6 +104,21 @@ def read_rows(path: str | os.PathLike) -> Rows:
         ends=ends.astype(bool, copy=False),
         info=raw,
     )
+
+
+def _check_length(path: Path, key: str, found: int, n: int) -> None:
+    if found != n:
+        raise UserError(f"{path}: {key} has {found} rows, observations have {n}")
+
+
+def _check_ends(path: Path, ends: np.ndarray) -> None:
+    if not np.isin(ends, (0, 1)).all():
+        row = int(np.argmax(~np.isin(ends, (0, 1))))
+        raise UserError(f"{path}: terminals holds {ends[row]} in row {row}; it must be 0 or 1")
+    if not len(ends) or not ends[-1]:
+        raise UserError(f"{path}: the last row does not end a trajectory: the file was cut off")
+    if ends.all():
+        raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
 
 
 def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
@@ -101,14 +143,17 @@ _NEEDED = ("observations", "actions", "terminals")
 _RATIO, _BOMB = 200, 2**26
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, np.ndarray], Any, Any]:
+    """Arrays by key, all that are known or only `keys`; shapes and CRC-32s of all, by key."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
             members = _members(path, file)
-            _check_declared(path, file, members)
-            return {key: _read_array(file, info) for key, info in members.items()}
+            shapes = _check_declared(path, file, members)
+            sums = {key: info.CRC for key, info in sorted(members.items())}
+            wanted = {key: info for key, info in members.items() if not keys or key in keys}
+            return {k: _read_array(file, info) for k, info in wanted.items()}, shapes, sums
     except UserError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError):
@@ -139,18 +184,18 @@ def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 def _check_declared(
     path: Path, file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]
-) -> None:
-    """What directory and headers say, before any array is read."""
-    total = 0
+) -> dict[str, tuple[int, ...]]:
+    """What directory and headers say, before any array is read: the shapes."""
+    total, shapes = 0, {}
     for key, info in members.items():
         with file.open(info) as stream:
             try:
-                shape, dtype = _header(stream)
+                shape, dtype = header(stream)
             except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
                 raise UserError(
                     f"{path}: {key} has a header that cannot be read: it is cut off or altered"
                 ) from None
-            header = stream.tell()
+            begins = stream.tell()
         if dtype.hasobject or dtype.kind not in "fiub":
             raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
         if key in _FLOATS and dtype.kind != "f":
@@ -160,12 +205,12 @@ def _check_declared(
         if len(shape) == 2 and not shape[1]:
             raise UserError(f"{path}: {key} has shape {shape}; its rows are empty")
         size = math.prod(shape) * dtype.itemsize
-        if header + size != info.file_size:
+        if begins + size != info.file_size:
             raise UserError(
                 f"{path}: {key} says it holds {size} bytes, the file has "
-                f"{info.file_size - header}: it was cut off or altered"
+                f"{info.file_size - begins}: it was cut off or altered"
             )
-        total += size
+        total, shapes[key] = total + size, shape
     packed = sum(info.compress_size for info in members.values())
     if total > _BOMB and total > _RATIO * packed:
         raise UserError(
@@ -178,9 +223,11 @@ def _check_declared(
             f"{path}: it takes {total / 2**30:.1f} GB and the machine has {memory / 2**30:.1f}: "
             "use a part of it"
         )
+    return shapes
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a .npy stream, which stands at its numbers afterwards."""
     version = np.lib.format.read_magic(stream)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,

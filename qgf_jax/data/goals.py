@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.data.chunks import GoalDataset, rows_at, starts_of
+from qgf_jax.data.chunks import GoalDataset, nth_start, rows_at, starts_of
 from qgf_jax.types import Actor, Array, Batch
 
 
@@ -62,10 +62,12 @@ def draw(
     critic: Hindsight,
     actor: Hindsight,
     discount: float,
+    blocks: int = 1,
 ) -> Draw:
     """A batch's starts, uniform over those with `steps` transitions after them, and its goals."""
     keys = jax.random.split(key, 3)
-    start = jax.random.randint(keys[0], (batch_size,), 0, starts_of(dataset, steps))
+    drawn = jax.random.randint(keys[0], (batch_size,), 0, starts_of(dataset, steps, blocks))
+    start = nth_start(dataset, drawn, steps, blocks)
     goals = (
         draw_goals(dataset, start, k, how, discount=discount)
         for k, how in zip(keys[1:], (critic, actor), strict=True)

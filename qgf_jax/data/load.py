@@ -1,23 +1,32 @@
 """From a config to a dataset that is ready for the device. No JAX here: bad files fail fast."""
 
-import hashlib
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from qgf_jax.data import chunks, formats
-from qgf_jax.data.chunks import Dataset, GoalDataset
+from qgf_jax.data import chunks, formats, shards
+from qgf_jax.data.chunks import OF_ROWS, ROW_NUMBERS, Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.shards import Source
+from qgf_jax.data.stream import Stream, streams
+from qgf_jax.data.summary import Summary, check_alike
 from qgf_jax.envs import ogbench
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, say
+
+Prepare = Callable[[Rows], Dataset | GoalDataset]
 
 
-class Loaded(NamedTuple):
+@dataclasses.dataclass
+class Loaded:
     """A run's data on the host."""
 
-    dataset: Dataset | GoalDataset
+    dataset: Dataset | GoalDataset | Stream | None
+    """`None` once it has been given away, see `take`"""
     validation: Dataset | GoalDataset | None
     """From the -val file, if there is one."""
     spec: dict[str, Any]
@@ -25,84 +34,125 @@ class Loaded(NamedTuple):
     fingerprint: dict[str, Any]
     """What the run was trained on: file name, SHA-256, rows."""
 
+    def take(self) -> Dataset | GoalDataset | Stream:
+        """The dataset, of which nothing is kept here: two copies may not fit."""
+        dataset, self.dataset = self.dataset, None
+        if dataset is None:
+            raise ValueError("the dataset was taken already")
+        return dataset
 
-def load(config: Mapping[str, Any]) -> Loaded:
-    """Finds, reads, checks, relabels and chunks the data of a resolved config."""
+
+def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Loaded:
+    """Finds, reads, checks, relabels and chunks the data of a resolved config.
+
+    What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
+    when the data were found to be sound, where that decides whether to stream.
+    """
     options, name = config["data"], ogbench.parse(config["env"])
-    path = formats.find(name.dataset, options["dir"])
-    rows = formats.read_rows(path)
+    source = shards.open_source(formats.find(options["name"] or name.dataset, options["dir"]))
     env = ogbench.World(name).env
-    dataset = _prepare(rows, path, env, name, options)
-    validation, val_path = None, path.with_name(f"{path.stem}-val.npz")
-    if val_path.is_file():
-        val_rows = formats.read_rows(val_path)
-        validation = _prepare(val_rows, val_path, env, name, options)
-        check_alike(rows, val_rows, val_path)
-    env.close()
+    prepare = functools.partial(_prepare, path=source.path, env=env, name=name, options=options)
+    steps = _check_count(source.transitions, source.path, options)
+    sample = prepare(source.read(0, int(source.ends[0]) + 1))
+    streamed = streams(source, sample, options, room)
+    summary = source.summary
+    if not streamed:
+        dataset, summary = _gather_all(source, prepare)
+    else:
+        dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
+        if options["standardize"] and (summary is None or name.goals == "oraclerep"):
+            summary = _survey(source, prepare)
+    validation = None
+    if val_path := shards.twin(source.path):
+        val = shards.open_source(val_path)
+        _check_count(val.transitions, val_path, options)
+        rows = val.read(0, int(val.slices[1]))
+        validation = _prepare(rows, val_path, env, name, options)
+        if summary:
+            mean = rows.observations.mean(axis=0, dtype=np.float64)
+            check_alike(summary.observations, mean, val_path)
+    if not streamed:
+        env.close()
+    fingerprint = source.fingerprint | (summary.describe() if summary else {})
+    fingerprint["mode"] = "streamed" if streamed else "resident"
+    return Loaded(dataset, validation, _spec(sample, summary, options), fingerprint)
+
+
+def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "obs_dim": rows.observations.shape[1],
-        "action_dim": rows.actions.shape[1],
+        "obs_dim": sample.obs.shape[1],
+        "action_dim": sample.action.shape[1],
         "chunk": options["chunk"],
         "backup": options["backup"],
     }
-    seen = [rows.observations]
-    if isinstance(dataset, GoalDataset):
-        seen.append(dataset.obs if dataset.goal is None else dataset.goal)
-        spec["goal_dim"] = seen[1].shape[1]
-        spec["obs_dim"] += seen[1].shape[1]
-    if options["standardize"]:
-        found = [statistics(rows.observations)]
-        found += [
-            found[0] if array is rows.observations else statistics(array) for array in seen[1:]
-        ]
-        spec |= {key: sum((f[key] for f in found), ()) for key in found[0]}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    fingerprint = {"file": path.name, "sha256": digest, "rows": len(rows.ends), **describe(rows)}
-    return Loaded(dataset, validation, spec, fingerprint)
+    goals = isinstance(sample, GoalDataset)
+    if goals:
+        spec["goal_dim"] = (sample.obs if sample.goal is None else sample.goal).shape[1]
+        spec["obs_dim"] += spec["goal_dim"]
+    if options["standardize"] and summary:
+        seen = [summary.observations, summary.goal or summary.observations][: 1 + goals]
+        scales = [moments.scale() for moments in seen]
+        spec |= {key: sum((scale[key] for scale in scales), ()) for key in scales[0]}
+    return spec
 
 
-def statistics(observations: np.ndarray) -> dict[str, tuple[float, ...]]:
-    """Mean and spread [O] of the data; a dimension that never moves gets spread 1."""
-    mean = observations.mean(axis=0, dtype=np.float64)
-    std = observations.std(axis=0, dtype=np.float64)
-    return {
-        "obs_mean": tuple(mean.tolist()),
-        "obs_std": tuple(np.where(std < 1e-6, 1.0, std).tolist()),
-    }
+def _check_count(n: int, path: Path, options: Mapping[str, Any]) -> int:
+    """The steps that a start needs, of which there must be as many."""
+    steps = max(options["chunk"], options["backup"])
+    if n < steps:
+        what = "chunk" if steps == options["chunk"] else "backup"
+        raise UserError(f"{path}: the dataset has {n} transitions, fewer than data.{what}={steps}")
+    return steps
 
 
-def describe(rows: Rows) -> dict[str, Any]:
-    """What a run's record says of its data, so that two runs can be compared without the files."""
-    lengths = np.diff(np.flatnonzero(rows.ends), prepend=-1)
-    obs = rows.observations
-    return {
-        "trajectories": len(lengths),
-        "rows_per_trajectory": [int(lengths.min()), int(lengths.max())],
-        "obs_min": [float(x) for x in obs.min(axis=0)],
-        "obs_max": [float(x) for x in obs.max(axis=0)],
-        "actions_at_bounds": float((np.abs(rows.actions[~rows.ends]) > 0.999).mean()),
-    }
+def _gather_all(source: Source, prepare: Prepare) -> tuple[Any, Summary]:
+    """The whole dataset, slice by slice into its place, so that there is one of it."""
+    whole, n, found = None, 0, []
+    for start, stop in pairwise(source.slices.tolist()):
+        rows = source.read(start, stop)
+        piece = prepare(rows)
+        found.append(Summary.of(rows, getattr(piece, "goal", None)))
+        if stop - start == source.slices[-1]:
+            return piece, found[0]
+        whole = whole or _room_for(source, piece)
+        for name, array in piece._asdict().items():
+            if array is None:
+                continue
+            place = slice(start, stop) if name in OF_ROWS else slice(n, n + len(array))
+            offset = np.int32(start) if name in ROW_NUMBERS else None
+            getattr(whole, name)[place] = array if offset is None else array + offset
+        n += len(piece.action)
+    return whole, functools.reduce(Summary.merge, found)
 
 
-def check_alike(rows: Rows, val_rows: Rows, path: Path) -> None:
-    """Raises `UserError` if validation data lie, on average, far from all training data."""
-    mean = val_rows.observations.mean(axis=0, dtype=np.float64)
-    low, high = rows.observations.min(axis=0), rows.observations.max(axis=0)
-    # A range on either side: a few short episodes may well be where the others were not.
-    slack = high - low + 1e-4 * np.maximum(1.0, np.maximum(abs(low), abs(high)))
-    outside = np.flatnonzero((mean < low - slack) | (mean > high + slack))
-    if outside.size:
-        i = int(outside[0])
-        raise UserError(
-            f"{path}: the mean of observation {i} is {mean[i]:.4g}, training data have {low[i]:.4g} to "
-            f"{high[i]:.4g}: this is another dataset's file"
-        )
+def _room_for(source: Source, piece: Any) -> Any:
+    """Arrays that nobody has filled, for as many rows and transitions as there are in all."""
+    return piece._replace(
+        **{
+            name: np.empty(
+                (source.slices[-1] if name in OF_ROWS else source.transitions, *array.shape[1:]),
+                array.dtype,
+            )
+            for name, array in piece._asdict().items()
+            if array is not None
+        }
+    )
+
+
+def _survey(source: Source, prepare: Prepare) -> Summary:
+    """Reads all once, for mean and spread."""
+    say(f"data: reading all of {source.path} once, for data.standardize")
+    found = []
+    for start, stop in pairwise(source.slices.tolist()):
+        rows = source.read(start, stop)
+        found.append(Summary.of(rows, getattr(prepare(rows), "goal", None)))
+    return functools.reduce(Summary.merge, found)
 
 
 def _prepare(
     rows: Rows, path: Path, env: Any, name: ogbench.Name, options: Mapping[str, Any]
 ) -> Dataset | GoalDataset:
+    """The rows may stop within a trajectory: the last one has no successor here, whatever it was."""
     widths = (env.observation_space.shape[0], env.action_space.shape[0])
     for key, array, width in zip(("observations", "actions"), rows[:2], widths, strict=True):
         if array.shape[1] != width:
@@ -110,18 +160,15 @@ def _prepare(
                 f"{path}: {key} are {array.shape[1]} wide, {name.env_id} has {width}: "
                 "this is another environment's file"
             )
-    steps = max(options["chunk"], options["backup"])
-    if (n := int((~rows.ends).sum())) < steps:
-        what = "chunk" if steps == options["chunk"] else "backup"
-        raise UserError(f"{path}: the dataset has {n} transitions, fewer than data.{what}={steps}")
+    closed = rows._replace(ends=np.append(rows.ends[:-1], True))
     if name.goals:
         goal = oracle_goals(rows, path, env, name) if name.goals == "oraclerep" else None
-        return chunks.prepare_goals(rows, goal, action_clip=options["action_clip"])
+        return chunks.prepare_goals(closed, goal, action_clip=options["action_clip"])
     rewards, masks = relabel(rows, path, env, name)
     if options["masks"] == "trajectory":
         masks = chunks.trajectory_masks(rows.ends)
     return chunks.prepare(
-        rows,
+        closed,
         transform(rewards, **{k: options[k] for k in ("reward_scale", "reward_shift", "sparse")}),
         masks,
         chunk=options["chunk"],

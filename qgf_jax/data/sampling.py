@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from qgf_jax.data import goals
-from qgf_jax.data.chunks import Dataset, rows_at, starts_of
+from qgf_jax.data.chunks import Dataset, nth_start, rows_at, starts_of
 from qgf_jax.envs import ogbench
 from qgf_jax.types import Actor, Array, Batch, Spec
 
@@ -21,14 +21,19 @@ class Feed(NamedTuple):
     """(dataset, what was drawn) -> the batch"""
 
 
-def build(config: Mapping[str, Any], spec: Spec, batch_size: int | None = None) -> Feed:
-    """The feed of a resolved config; `batch_size` other than the config's, if given."""
+def build(
+    config: Mapping[str, Any], spec: Spec, batch_size: int | None = None, *, blocks: int = 1
+) -> Feed:
+    """The feed of a resolved config; `batch_size` other than the config's, if given.
+
+    `blocks`: how many of one shape a dataset is made of, as a window over a stream is.
+    """
     size, data = batch_size or config["train"]["batch_size"], config["data"]
     backup = spec.backup or spec.chunk
     steps = max(backup, spec.chunk)
     if not spec.goal_dim:
         return Feed(
-            functools.partial(draw_starts, steps=steps, batch_size=size),
+            functools.partial(draw_starts, steps=steps, batch_size=size, blocks=blocks),
             functools.partial(gather, chunk=spec.chunk, backup=backup),
         )
     how = config["goals"]
@@ -40,6 +45,7 @@ def build(config: Mapping[str, Any], spec: Spec, batch_size: int | None = None) 
             goals.draw,
             batch_size=size,
             steps=steps,
+            blocks=blocks,
             critic=critic,
             actor=actor,
             discount=data["discount"],
@@ -76,6 +82,9 @@ def gather(dataset: Dataset, start: Array, *, chunk: int, backup: int = 0) -> Ba
     )
 
 
-def draw_starts(dataset: Dataset, key: Array, *, steps: int, batch_size: int) -> Array:
+def draw_starts(
+    dataset: Dataset, key: Array, *, steps: int, batch_size: int, blocks: int = 1
+) -> Array:
     """Where the chunks of a batch begin: [B], uniform over all transitions that may, replaced."""
-    return jax.random.randint(key, (batch_size,), 0, starts_of(dataset, steps))
+    drawn = jax.random.randint(key, (batch_size,), 0, starts_of(dataset, steps, blocks))
+    return nth_start(dataset, drawn, steps, blocks)

@@ -1,0 +1,190 @@
+"""A dataset on disk as an endless row of blocks, for what does not fit a device. No JAX.
+
+Blocks come in a random order, another one each time round, which is a function of seed and round
+alone. A window holds some of them; every so many steps the oldest makes room for the next. So what
+the window holds at a step is a function of seed and step, and a run's position needs no record.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_jax.data import chunks
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.shards import Source
+from qgf_jax.errors import UserError, say
+
+_SHARE = 0.8
+"""Of the memory that is there a resident dataset may take so much: states and programs need some."""
+
+
+class Stream:
+    """Blocks of one shape; one block is read at a time, by one thread.
+
+    `prepare` makes a dataset of rows, the last of which counts as an end. With goals a block reaches
+    to the end of its last trajectory.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        prepare: Callable[[Rows], Any],
+        config: Mapping[str, Any],
+        *,
+        steps: int,
+        goals: bool,
+    ):
+        options, train = config["data"], config["train"]
+        self._source, self._prepare, self._goals = source, prepare, goals
+        self._by_slice, self._seed = options["schedule"] == "slices", config["seed"]
+        starts = _starts_of_parts(source, steps, apart=self._by_slice or not source.seekable)
+        self.starts = _block_size(source.path, starts, 0 if self._by_slice else options["block"])
+        """how many a block has"""
+        self._transitions = self.starts + steps - 1
+        self._firsts = _firsts(starts, self.starts, steps, every_one=not self._by_slice)
+        self._rows = max(stop - start for start, stop in map(self._span, range(len(self))))
+        wanted = 1 if self._by_slice else options["window"]
+        self.window = min(wanted, len(self))
+        """how many blocks are sampled from at a time"""
+        self.every = 0
+        """steps between two changes; 0: there are none"""
+        if self.window < len(self):
+            self.every = options["replace_every"] or _replace_every(
+                self.starts, train["batch_size"], train["steps_per_dispatch"]
+            )
+            if self._by_slice:
+                self.every = options["replace_every"] or 1000
+        # The public code counts steps from 1 and changes slices before the step that 1000 divides.
+        self._lead = int(self._by_slice)
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def turn(self, step: int) -> int:
+        """How often the window has changed when the batch of update `step`, from 0, is drawn."""
+        return (step + self._lead) // self.every if self.every else 0
+
+    def until(self, step: int) -> int | None:
+        """The first step after `step` with another window; `None` if there is none."""
+        return (self.turn(step) + 1) * self.every - self._lead if self.every else None
+
+    def at(self, place: int) -> int:
+        """Which block is at `place` of the endless row."""
+        if self._by_slice:
+            return place % len(self)
+        turn, i = divmod(place, len(self))
+        seeds = np.random.SeedSequence([self._seed, turn])
+        return int(np.random.default_rng(seeds).permutation(len(self))[i])
+
+    def read(self, index: int) -> Any:
+        """Reads, relabels and chunks a block: a dataset by itself, as `chunks.block` gives it."""
+        start, stop = self._span(index)
+        found = self._prepare(self._source.read(start, stop))
+        changes = {}
+        for name, array in found._asdict().items():
+            if array is None:
+                continue
+            if name not in chunks.OF_ROWS:
+                array = array[: self._transitions]
+            elif short := self._rows - len(array):
+                array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
+            changes[name] = array
+        return found._replace(**changes)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """The rows of a block, [start, stop)."""
+        first = int(self._firsts[index])
+        start, _ = _row_of(self._source.ends, first)
+        last, end = _row_of(self._source.ends, first + self._transitions - 1)
+        return start, (end if self._goals else last + 1) + 1
+
+
+def _row_of(ends: np.ndarray, transition: int) -> tuple[int, int]:
+    """The row of a transition, and the last row of its trajectory."""
+    before = int(np.searchsorted(ends - np.arange(len(ends)), transition, "right"))
+    return transition + before, int(ends[before])
+
+
+def _starts_of_parts(source: Source, steps: int, *, apart: bool) -> list[tuple[int, int]]:
+    """(first transition, starts) of what blocks are cut from: all of it, or slice by slice."""
+    rows = source.slices if apart else source.slices[[0, -1]]
+    before = [int(row - np.searchsorted(source.ends, row)) for row in rows]
+    parts = [(a, b - a - steps + 1) for a, b in pairwise(before)]
+    if (least := min(n for _, n in parts)) < 1:
+        raise UserError(
+            f"{source.path}: a slice has fewer than {steps} transitions ({least + steps - 1}): "
+            "put it together with another one"
+        )
+    return parts
+
+
+def _block_size(path: Path, parts: list[tuple[int, int]], wanted: int) -> int:
+    """As close below `wanted` as makes equal parts of a part; at most the smallest. 0: that."""
+    least, largest = min(n for _, n in parts), max(n for _, n in parts)
+    if not wanted:
+        if least < largest:
+            say(f"qgf: warning: {path}: of longer slices the starts after {least} are left out")
+        return least
+    return min(least, max(-(-n // -(-n // wanted)) for _, n in parts))
+
+
+def _firsts(parts: list[tuple[int, int]], size: int, steps: int, *, every_one: bool) -> np.ndarray:
+    """The first transitions of all blocks."""
+    found = []
+    for first, starts in parts:
+        n = -(-starts // size) if every_one else 1
+        found.append(first + chunks.cut(starts, n, size)[0])
+    return np.concatenate(found)
+
+
+def _replace_every(starts: int, batch_size: int, dispatch: int) -> int:
+    """So that each start is drawn `_VISITS` times a round, in whole dispatches."""
+    return max(1, round(_VISITS * starts / batch_size / dispatch)) * dispatch
+
+
+_VISITS = 2.0
+
+
+def streams(
+    source: Source, sample: Any, options: Mapping[str, Any], room: Callable[[], int] | None
+) -> bool:
+    """Whether to stream, by `data.mode`; on auto, one line says why.
+
+    `sample` is a piece of the dataset, for its types; `room` says what the devices hold.
+    """
+    mode, folder = options["mode"], len(source.slices) > 2
+    if options["schedule"] == "slices" and folder:
+        if mode == "resident":
+            raise UserError(
+                "data.schedule=slices has one slice on the device at a time: set data.mode=auto"
+            )
+        return True
+    if mode != "auto":
+        return mode == "streamed"
+    if not folder and not source.seekable:
+        return False  # it had to be read whole
+    counts = {name: int(source.slices[-1]) for name in chunks.OF_ROWS}
+    needed = sum(
+        array[:1].nbytes * counts.get(name, source.transitions)
+        for name, array in sample._asdict().items()
+        if array is not None
+    )
+    there = min(memory(), *([room()] if room else []))
+    streamed = needed > _SHARE * there
+    say(
+        f"data: {source.path.name} takes {needed / 2**30:.2f} GB on the device, where "
+        f"{there / 2**30:.2f} GB are free: {'streamed' if streamed else 'resident'} (data.mode)"
+    )
+    return streamed
+
+
+def memory() -> int:
+    """Bytes that the host can still give."""
+    with Path("/proc/meminfo").open() as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise UserError("this system does not say how much memory is free: set data.mode")
