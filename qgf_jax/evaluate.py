@@ -25,7 +25,7 @@ from qgf_jax.errors import UserError, unknown
 from qgf_jax.metrics import append_line, read_lines
 from qgf_jax.policy import Restored
 from qgf_jax.train import over_seeds
-from qgf_jax.types import Array, Params
+from qgf_jax.types import Array
 
 SPLITS = ("selection", "report")
 """Of an episode, by its index modulo 2."""

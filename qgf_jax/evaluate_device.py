@@ -153,9 +153,9 @@ def _chunk(maze: PointMaze) -> Callable[..., tuple[Any, ...]]:
     """(state, obs [O], chunk [H, A]) -> (state, obs, sum of rewards, whether it is over, success)."""
 
     def step(carry: tuple[Any, ...], action: Array) -> tuple[Any, None]:
-        state, obs, total, over, success = carry
-        state_after, obs_after, reward, done, hit = maze.step(state, action)
-        after = (state_after, obs_after, total + reward, done, hit)
+        state, _, total, over, _ = carry
+        *after, reward, done, success = maze.step(state, action)
+        after = (*after, total + reward, done, success)
         return jax.tree.map(lambda old, new: jnp.where(over, old, new), carry, after), None
 
     def play(state: State, obs: Array, chunk: Array) -> tuple[Any, ...]:

@@ -1,16 +1,11 @@
-"""OGBench's point mazes on the device: pure functions of one state and one action, `vmap` outside.
+"""OGBench's point mazes as pure functions of one state and one action. An approximation.
 
-An approximation. A step is a displacement, after which MuJoCo's soft contacts push the disc out of
-the walls; here one formula does, fitted to MuJoCo's. Its error, against the real environment, is in
-tests/test_jax_pointmaze.py: none in free space or at one wall, 0.0015 on average over steps with
-contact, where a cell is 4 wide and a goal has radius 1. Layouts, tasks, timing and limits are read
-from the installed OGBench.
+The real simulator moves a ball by a fifth of the action and then lets MuJoCo push it out of walls, for
+0.1 s of soft contact. Here the push has a closed form, exact to rounding with one contact and close with
+more: `_push`. Everything else, from the walls to the noise of the start, is read from the installed
+environment, and the episode of a seed starts where the real one does, to the same numbers.
 """
 
-import contextlib
-import functools
-import random
-from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,197 +16,164 @@ from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
 Array = jax.Array
-SIMULATOR = "jax"
-"""The name that results carry."""
+
 SCENES = ("pointmaze-medium", "pointmaze-large", "pointmaze-giant", "pointmaze-teleport")
+SIMULATOR = "jax"
+"""What results say they were played in."""
 
-_STRIDE = 0.2  # of an action of length 1
-_GAIN = 0.8227  # share of a depth that the contacts of one step undo
-# In a corner friction couples the two walls: (deeper, shallower) depth -> what each is undone by.
-_DEEPER, _SHALLOWER = (0.845, -0.06), (0.27, 0.55)
-_NEAR = 1.5  # entrances of a teleport draw from beyond their radius
+_SPEED = 0.2  # a constant in PointEnv.step
+_REACH = 1.5  # of a teleport's entrance, in its radii; a constant in MazeEnv.step
+_EXITS = 128  # drawn for an episode: from an exit it is 9 steps to the nearest entrance
+
+# Measured in MuJoCo 3.17 (`benchmarks/jax_pointmaze.py` says what is left): shares of a depth.
+_GAIN = 0.8227848  # that one contact takes back in a step
+_INNER = (0.35, 0.46, 3.5)  # in an inner corner the shallower wall: of the deeper's, its own, most
+_BESIDE = (
+    0.20,
+    0.28,
+)  # a corner beside a touched wall: along the wall's normal, and along the wall
 
 
-class Maze(NamedTuple):
-    """A layout and the rules of an environment: constants of a program. Positions are (x, y)."""
+class Start(NamedTuple):
+    """All that an episode draws, so that playing it draws nothing."""
 
-    walls: np.ndarray
-    """[rows, columns] bool, closed all around"""
-    unit: float
-    """Width of a cell."""
-    origin: np.ndarray
-    """[2], the centre of cell (0, 0)"""
-    radius: float
-    """Of the disc."""
-    tolerance: float
-    """How near the goal is there."""
-    limit: int
-    """Steps of an episode."""
-    goals: bool
-    """Whether the goal is at the end of an observation, and being there is worth 1; else each step
-    before the goal costs 1."""
-    early: bool
-    """Success is judged before the step, not after it (OGBench's `success_timing`)."""
-    tasks: np.ndarray
-    """[5, 2, 2]: of each task the centres of the first cell and of the goal's."""
-    noise: tuple[float, float]
-    """Half the width of the square around them, from which start and goal are drawn."""
-    entrances: np.ndarray
-    """[K, 2] of teleports"""
-    exits: np.ndarray
-    """[M, 2]"""
-    reach: float
-    """Of an entrance."""
+    xy: Any
+    """[2]"""
+    goal: Any
+    """[2]"""
+    exits: Any
+    """[E] int32, by which exit each teleport leaves, in order; [0] in a maze without"""
 
 
 class State(NamedTuple):
-    """Of one episode."""
+    """Of one episode under way."""
 
     xy: Array
-    """[2]"""
     goal: Array
-    """[2]"""
-    steps: Array
-    """[] int32, taken so far"""
-    draws: Array
-    """[limit] int8, which exit the n-th teleport leads to; [0] where there are none"""
+    exits: Array
     teleports: Array
-    """[] int32, taken so far"""
+    """[] int32, so far"""
+    steps: Array
+    """[] int32, so far"""
 
 
-class Outcome(NamedTuple):
-    """What a step says."""
+class PointMaze:
+    """The maze of a name, for all its tasks. `draw`, `reset` and `step` are pure: `vmap` outside.
 
-    obs: Array
-    """[2], or [4] with the goal. Where a teleport was entered: from before it, as OGBench has it."""
-    reward: Array
-    done: Array
-    """bool: at the goal, or at the limit"""
-    success: Array
-    """bool"""
+    Raises `UserError` if there is no such simulator for the name.
+    """
 
+    action_dim = 2
 
-def check(name: ogbench.Name) -> None:
-    """Raises `UserError` unless the environment has a simulator on the device."""
-    if name.scene not in SCENES:
-        raise UserError(
-            f"{name.scene} has no simulator on the device, only {', '.join(SCENES)} have: "
-            "evaluate it with --envs=ogbench"
+    def __init__(self, name: str | ogbench.Name):
+        self.name = ogbench.parse(name) if isinstance(name, str) else name
+        if self.name.scene not in SCENES:
+            raise UserError(
+                f"{self.name.scene} has no simulator on the device, only {', '.join(SCENES)} have: "
+                "leave --envs=jax out"
+            )
+        env = ogbench.make(self.name.with_task(self.name.tasks[0]).env_id)
+        maze = env.unwrapped
+        self.limit: int = env.spec.max_episode_steps
+        """Steps of an episode at most."""
+        self.obs_dim = 4 if self.name.goals else 2
+        self._walls = np.asarray(maze.maze_map) == 1
+        self._unit, self._offset = maze._maze_unit, np.array([maze._offset_x, maze._offset_y])
+        self._radius = float(maze.model.geom("pointbody").size[0])
+        self._tolerance, self._terminates = maze._goal_tol, maze._terminate_at_goal
+        self._before, self._penalty = maze._success_timing == "pre", 0.0 if self.name.goals else 1.0
+        self._tasks = np.array([(info["init_xy"], info["goal_xy"]) for info in maze.task_infos])
+        spread = maze._noise * maze._maze_unit / 4
+        self._spread = np.array([[spread], [spread if maze._add_noise_to_goal else 0.0]])
+        doors = maze._teleport_info or {"teleport_in_xys": [], "teleport_out_xys": []}
+        self._entrances = np.array(doors["teleport_in_xys"], np.float32).reshape(-1, 2)
+        self._doors = np.array(doors["teleport_out_xys"], np.float32).reshape(-1, 2)
+        self._reach = _REACH * doors.get("teleport_radius", 0.0)
+
+    def start(self, task: int, seed: int) -> Start:
+        """The episode `seed` of a task as `ogbench.reset` starts it. Not on the device.
+
+        The real environment draws from NumPy's global generator: the start, the goal if that has
+        noise, and later, whenever the ball enters a teleport, the exit.
+        """
+        draw = np.random.RandomState(seed)
+        noise = np.zeros((2, 2))
+        for which in range(2 if self._spread[1, 0] else 1):
+            noise[which] = draw.uniform(-1.0, 1.0, 2)
+        xy, goal = (self._tasks[task - 1] + self._spread * noise).astype(np.float32)
+        doors = len(self._doors)
+        exits = [draw.randint(doors) for _ in range(_EXITS)] if doors else []
+        return Start(xy, goal, np.array(exits, np.int32))
+
+    def draw(self, task: Array | int, key: Array) -> Start:
+        """An episode of a task from the same distribution, on the device; the real one has no such."""
+        of_noise, of_exits = jax.random.split(key)
+        noise = jax.random.uniform(of_noise, (2, 2), minval=-1.0, maxval=1.0)
+        xy, goal = jnp.asarray(self._tasks)[task - 1] + jnp.asarray(self._spread) * noise
+        doors = len(self._doors)
+        exits = jax.random.randint(of_exits, (_EXITS * (doors > 0),), 0, max(doors, 1))
+        return Start(xy, goal, exits)
+
+    def reset(self, start: Start) -> tuple[State, Array]:
+        """(state, first observation [O])."""
+        zero = jnp.zeros((), jnp.int32)
+        state = State(*map(jnp.asarray, start), teleports=zero, steps=zero)
+        return state, self._observe(state)
+
+    def step(self, state: State, action: Array) -> tuple[State, Array, Array, Array, Array]:
+        """(state, observation [O], reward [], whether the episode is over [], success []).
+
+        `action` [2] lies in [-1, 1]. As in the real environment the observation of a step into a
+        teleport is the entrance: only the next one starts from the exit.
+        """
+        xy = self._push(state.xy + _SPEED * action)
+        success = _distance(state.xy if self._before else xy, state.goal) <= self._tolerance
+        state = state._replace(xy=xy, steps=state.steps + 1)
+        done = (success & self._terminates) | (state.steps >= self.limit)
+        reward = success.astype(jnp.float32) - self._penalty
+        return self._teleport(state), self._observe(state), reward, done, success
+
+    def _observe(self, state: State) -> Array:
+        return jnp.concatenate([state.xy, state.goal]) if self.name.goals else state.xy
+
+    def _teleport(self, state: State) -> State:
+        if not len(self._doors):
+            return state
+        near = jax.vmap(lambda entrance: _distance(state.xy, entrance))(self._entrances)
+        inside = (near <= self._reach).any()
+        way_out = jnp.asarray(self._doors)[state.exits[state.teleports % _EXITS]]
+        return state._replace(
+            xy=jnp.where(inside, way_out, state.xy),
+            teleports=state.teleports + inside.astype(jnp.int32),
         )
 
+    def _push(self, xy: Array) -> Array:
+        """`xy` [2] after what walls do to a ball there.
 
-@functools.cache
-def read(name: ogbench.Name) -> Maze:
-    """The maze of a name, as the installed OGBench has it; its task does not matter."""
-    check(name)
-    env = ogbench.World(name if name.task else name.with_task(1)).env
-    maze, teleport = env.unwrapped, env.unwrapped._teleport_info or {}
-    width = maze._noise * maze._maze_unit / 4
-    tasks = [(task["init_xy"], task["goal_xy"]) for task in maze.task_infos]
-    return Maze(
-        walls=np.asarray(maze.maze_map) == 1,
-        unit=float(maze._maze_unit),
-        origin=np.array(maze.ij_to_xy((0, 0)), np.float32),
-        radius=float(maze.model.geom("pointbody").size[0]),
-        tolerance=float(maze._goal_tol),
-        limit=int(env.spec.max_episode_steps),
-        goals=bool(name.goals),
-        early=maze._success_timing == "pre",
-        tasks=np.array(tasks, np.float32),
-        noise=(width, width * maze._add_noise_to_goal),
-        entrances=np.array(teleport.get("teleport_in_xys", np.zeros((0, 2))), np.float32),
-        exits=np.array(teleport.get("teleport_out_xys", np.zeros((0, 2))), np.float32),
-        reach=teleport.get("teleport_radius", 0) * _NEAR,
-    )
+        In a cell three neighbours can touch it: one beside each axis, with a face, and the one between
+        them, with a corner. A contact takes back `_GAIN` of its depth, along its normal. Of two faces
+        the deeper does as if alone; a corner counts little beside one face, not at all between two.
+        """
+        walls, cell = jnp.asarray(self._walls), jnp.round((xy + self._offset) / self._unit)
+        inward = xy - (cell * self._unit - self._offset)
+        away = jnp.where(inward >= 0, -1, 1)
+        gap = self._unit / 2 - jnp.abs(inward)
+        (column, row), (x, y) = cell.astype(int), cell.astype(int) - away
+        depth = self._depth(gap, jnp.stack([walls[row, x], walls[y, column]]))
+        deeper, own, most = _INNER
+        other, distance = depth[::-1], jnp.maximum(jnp.hypot(*gap), 1e-6)
+        shallow = jnp.minimum(most * depth, deeper * other + own * depth)
+        face = jnp.where(depth >= other, _GAIN * depth, shallow)
+        corner, touched = self._depth(distance, walls[y, x]) * gap / distance, depth > 0
+        along = jnp.where(touched, 0.0, corner).sum()
+        beside = jnp.where(touched, _BESIDE[0], _BESIDE[1]) * along
+        alone = _GAIN * corner
+        corner = jnp.where(touched.any(), jnp.where(touched.all(), 0.0, beside), alone)
+        return xy + away * (face + corner)
 
-
-class Starts:
-    """The first states of the real environment's episodes, from its own resets. Not on the device."""
-
-    def __init__(self, name: ogbench.Name):
-        self.name, self.maze = name, read(name)
-        self._worlds: dict[int, ogbench.World] = {}
-
-    def __call__(self, task: int, seed: int) -> State:
-        """Of the episode `seed`, with the exits that its teleports will draw. NumPy arrays."""
-        if task not in self._worlds:
-            self._worlds[task] = ogbench.World(self.name.with_task(task))
-        world, exits = self._worlds[task], len(self.maze.exits)
-        with _global_generators():
-            obs = world.reset(seed)
-            draws = np.random.randint(exits, size=self.maze.limit) if exits else np.zeros(0)
-        goal = np.array(ogbench.goal_position(world.env), np.float32)
-        none = np.int32(0)
-        return State(obs[:2].astype(np.float32), goal, none, draws.astype(np.int8), none)  # ty: ignore[invalid-argument-type]
+    def _depth(self, gap: Array, wall: Array) -> Array:
+        return jnp.where(wall, jnp.maximum(self._radius - gap, 0.0), 0.0)
 
 
-@contextlib.contextmanager
-def _global_generators() -> Generator[None]:
-    """Leaves the global generators as they were."""
-    ours, numpys = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(ours)
-        np.random.set_state(numpys)
-
-
-def reset(maze: Maze, task: Any, key: Array) -> tuple[State, Array]:
-    """(state, obs) of an episode of `task` 1 … 5, drawn on the device as OGBench draws it."""
-    noise, draws = jax.random.split(key)
-    spread = jnp.array(maze.noise, jnp.float32)[:, None]
-    places = jnp.asarray(maze.tasks)[task - 1]
-    start, goal = places + spread * jax.random.uniform(noise, (2, 2), minval=-1.0)
-    count = len(maze.exits)
-    numbers = jax.random.randint(draws, (maze.limit * (count > 0),), 0, max(count, 1), jnp.int8)
-    state = State(start, goal, jnp.int32(0), numbers, jnp.int32(0))
-    return state, observe(maze, state)
-
-
-def observe(maze: Maze, state: State) -> Array:
-    """[2], or [4] with the goal."""
-    return jnp.concatenate([state.xy, state.goal]) if maze.goals else state.xy
-
-
-def step(maze: Maze, state: State, action: Array) -> tuple[State, Outcome]:
-    """One action [2] in [-1, 1]. Wants no step after the episode is over, and does not refuse it."""
-    moved = state._replace(
-        xy=push_out(maze, state.xy + _STRIDE * action), steps=state.steps + jnp.int32(1)
-    )
-    judged = state.xy if maze.early else moved.xy
-    success = jnp.linalg.norm(judged - state.goal) <= maze.tolerance
-    done = success | (moved.steps >= maze.limit)
-    reward = success.astype(jnp.float32) - (0.0 if maze.goals else 1.0)
-    return _teleport(maze, moved), Outcome(observe(maze, moved), reward, done, success)
-
-
-def push_out(maze: Maze, xy: Array) -> Array:
-    """Where the contacts of one step bring the disc at `xy` [2], whose centre is in no wall."""
-    cell = jnp.round((xy - maze.origin) / maze.unit)
-    away = xy - maze.origin - cell * maze.unit
-    side = jnp.where(away >= 0, 1, -1)
-    edge = maze.unit / 2 - jnp.abs(away)  # to the cell's nearer two edges, [x, y]
-    j, i = cell.astype(jnp.int32)
-    walls = jnp.asarray(maze.walls)
-    faces = jnp.stack([walls[i, j + side[0]], walls[i + side[1], j]])
-    depth = jnp.where(faces, jnp.maximum(maze.radius - edge, 0.0), 0.0)
-    both = jnp.stack([depth.max(), depth.min()])
-    corner = jnp.array([_DEEPER, _SHALLOWER], jnp.float32) @ both
-    push = jnp.where(both[1] > 0, corner, _GAIN * both)
-    flat = jnp.where(depth[0] >= depth[1], push, push[::-1])
-    # No face touches, but where the edges meet, a block may stick out.
-    distance = jnp.linalg.norm(edge)
-    inside = jnp.where(walls[i + side[1], j + side[0]], maze.radius - distance, 0.0)
-    pointed = _GAIN * jnp.maximum(inside, 0.0) * edge / jnp.maximum(distance, 1e-6)
-    return xy - side * jnp.where(both[0] > 0, flat, pointed)
-
-
-def _teleport(maze: Maze, state: State) -> State:
-    if not len(maze.exits):
-        return state
-    near = jnp.linalg.norm(state.xy[None] - maze.entrances, axis=1) <= maze.reach
-    inside = near.any()
-    out = jnp.asarray(maze.exits)[state.draws[state.teleports]]
-    return state._replace(
-        xy=jnp.where(inside, out, state.xy), teleports=state.teleports + inside.astype(jnp.int32)
-    )
+def _distance(a: Array, b: Any) -> Array:
+    return jnp.hypot(*(a - b))
