@@ -16,8 +16,6 @@ from qgf_jax.policy import Restored
 from qgf_jax.train import over_seeds
 from qgf_jax.types import Array, Params
 
-ENVS = 64
-"""Episodes at once for each seed, unless told otherwise."""
 ROUNDS = 4
 """How many times as many one call of a program takes."""
 

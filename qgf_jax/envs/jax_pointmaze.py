@@ -85,10 +85,10 @@ class PointMaze:
         self._tasks = np.array([(info["init_xy"], info["goal_xy"]) for info in maze.task_infos])
         spread = maze._noise * maze._maze_unit / 4
         self._spread = np.array([[spread], [spread if maze._add_noise_to_goal else 0.0]])
-        doors = maze._teleport_info or {"teleport_in_xys": [], "teleport_out_xys": []}
-        self._entrances = np.array(doors["teleport_in_xys"], np.float32).reshape(-1, 2)
-        self._doors = np.array(doors["teleport_out_xys"], np.float32).reshape(-1, 2)
-        self._reach = _REACH * doors.get("teleport_radius", 0.0)
+        info: dict[str, Any] = maze._teleport_info or {}
+        self._entrances = np.array(info.get("teleport_in_xys", []), np.float32).reshape(-1, 2)
+        self._doors = np.array(info.get("teleport_out_xys", []), np.float32).reshape(-1, 2)
+        self._reach = _REACH * info.get("teleport_radius", 0.0)
 
     def start(self, task: int, seed: int) -> Start:
         """The episode `seed` of a task as `ogbench.reset` starts it. Not on the device.
