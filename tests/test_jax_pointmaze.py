@@ -107,10 +107,10 @@ def test_rewards_success_and_end_come_when_the_real_ones_do(kind):
 
 
 def test_time_limit():
-    maze = PointMaze("pointmaze-giant-navigate-v0")
+    _, maze, step = pair("pointmaze-giant-navigate-task1-v0")
     state, _ = maze.reset(maze.start(1, 0))
     for steps, over in ((maze.limit - 2, False), (maze.limit - 1, True)):
-        *_, done, success = maze.step(state._replace(steps=np.int32(steps)), np.zeros(2))
+        *_, done, success = step(state._replace(steps=np.int32(steps)), np.zeros(2, np.float32))
         assert (bool(done), bool(success)) == (over, False)
     assert maze.limit == ogbench.make("pointmaze-giant-v0").spec.max_episode_steps
 
@@ -134,7 +134,7 @@ def test_teleports_lead_where_the_real_ones_do():
 
 
 def expert(world, noise):
-    """How many steps the scripted expert takes by the real maze's directions; 1000: it fails."""
+    """The scripted expert as (xy, goal) -> action, by the real maze's directions."""
     real = world.env.unwrapped
 
     def act(xy, goal):
@@ -262,11 +262,7 @@ def test_nothing_mixes_the_simulators(played, tmp_path):
     for label in labels:
         alone = tables.summarize([line for line in lines if line["env"] == label])
         assert [row for row in rows if row["env"] == label] == alone
-        chosen = {
-            r["weight"]
-            for r in rows
-            if r["env"] == label and r["method"] == "qgf" and r["selected"]
-        }
+        chosen = {r["weight"] for r in alone if r["method"] == "qgf" and r["selected"]}
         assert chosen == {0.5 if "(jax)" in label else 1.0}
     best = tables.optimistic(rows)
     assert len(best) == len({(row["env"], row["task"], row["method"]) for row in best})
@@ -290,6 +286,7 @@ def test_command_line(played, tmp_path, capsys):
     cli.main([*words, "--selection_episodes=0", "--envs=jax:8"])
     line = list(read_lines(folder / "episodes.jsonl"))[-1]
     assert (line["env"], line["episode"]) == ("pointmaze-medium-stitch-v0 (jax)", 15)
+    capsys.readouterr()
     for wrong, hint in (
         (["--envs=jaxx"], "jax:NUMBER"),
         (["--envs=jax:0"], "jax:NUMBER"),
