@@ -145,7 +145,12 @@ def _sections(algorithm: str, critic: str) -> ConfigDict:
                 "keep": 2,
                 "check_replicas": 0,  # steps between looks whether all devices agree; 0: never
             },
-            "eval": {"weights": (0.0, 1.0), "episodes": 50, "envs": 10},
+            "eval": {
+                "weights": (0.0, 1.0),
+                "episodes": 50,
+                "envs": 10,
+                "simulator": "mujoco",  # jax: an approximation, on the device
+            },
             "wandb": {"project": "", "mode": "online"},  # no project: no Weights & Biases
         }
     )
@@ -253,6 +258,8 @@ def _check(config: ConfigDict) -> None:
         least = 0 if key in _MAY_BE_ZERO else 1
         if type(value) is int and value < least:
             raise UserError(f"config key {key} is {value}; it must be at least {least}")
+    if config.eval.simulator not in ("mujoco", "jax"):
+        raise unknown("eval.simulator", config.eval.simulator, ("mujoco", "jax"))
     for option, value in config.sampler.items():
         if option in CHOICES and value not in CHOICES[option]:
             raise unknown(f"sampler.{option}", value, CHOICES[option])

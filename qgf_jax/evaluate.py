@@ -6,6 +6,7 @@ Even indices are for selecting a weight, odd ones for reporting; they never mix.
 """
 
 import collections
+import itertools
 import os
 import sys
 import time
@@ -16,17 +17,20 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import algorithms, parallel, policy, tables
+from qgf_jax import algorithms, evaluate_device, parallel, policy, tables
 from qgf_jax.envs import ogbench
+from qgf_jax.envs.jax_pointmaze import SIMULATOR, PointMaze
 from qgf_jax.envs.pool import EnvPool, Played
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, unknown
 from qgf_jax.metrics import append_line, read_lines
 from qgf_jax.policy import Restored
 from qgf_jax.train import over_seeds
-from qgf_jax.types import Array, Params
+from qgf_jax.types import Array
 
 SPLITS = ("selection", "report")
 """Of an episode, by its index modulo 2."""
+SIMULATORS = ("mujoco", SIMULATOR)
+"""The benchmark's own, and the approximation that runs where the policy does."""
 _PATHS = 10  # episodes of each split whose way through a maze is kept
 
 
@@ -119,6 +123,7 @@ def evaluate(
     workers: int | None = None,
     step: int | None = None,
     report_selected: bool = False,
+    simulator: str = "mujoco",
 ) -> Usage:
     """Plays what is missing of `sweep` and appends it to the run's episodes.jsonl.
 
@@ -127,9 +132,17 @@ def evaluate(
     results do not depend on `workers`. Episodes that the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
+    `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
+    beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
     """
+    if simulator not in SIMULATORS:
+        raise unknown("simulator", simulator, SIMULATORS)
     restored = policy.restore(workdir, step)
     name = ogbench.parse(restored.run.config["env"])
+    maze = None
+    if simulator == SIMULATOR:
+        name = name._replace(simulator=SIMULATOR)
+        maze = PointMaze(name)
     selection = episodes if selection_episodes is None else selection_episodes
     to_select = [2 * i for i in range(selection)]
     to_report = [2 * i + 1 for i in range(episodes)]
@@ -138,15 +151,20 @@ def evaluate(
     rivals = [arm for arm in sweep if arm not in alone]
     if report_selected and rivals and not selection:
         raise UserError("no selection episodes to choose a weight on: give --selection_episodes")
-    programs: dict[tuple[Any, ...], Act] = {}
+    programs: dict[tuple[Any, ...], Any] = {}
     parts = [Usage(0, 0, 0.0, 0.0)]
     names = [name.with_task(task) for task in tasks or name.tasks]
 
     def play_missing(arms: Sequence[Arm], indices: Sequence[int]) -> None:
         done = _done(restored)
-        for one in names:
-            if jobs := list(_missing(restored, arms, one, indices, done)):
-                parts.append(_evaluate_task(restored, jobs, one, envs, workers, programs))
+        jobs = {one: list(_missing(restored, arms, one, indices, done)) for one in names}
+        if maze is not None:
+            every = list(itertools.chain(*jobs.values()))
+            parts.append(_evaluate_on_device(restored, every, maze, envs, programs))
+            return
+        for one, mine in jobs.items():
+            if mine:
+                parts.append(_evaluate_task(restored, mine, one, envs, workers, programs))
 
     if report_selected:
         play_missing(rivals, to_select)
@@ -213,19 +231,15 @@ def _evaluate_task(
     """
     seeds = restored.run.config["seeds"]
     per_seed = max(1, envs // seeds)
-    groups: dict[tuple[str, int, algorithms.Options], list[Job]] = {}
-    for job in jobs:
-        real = acts_as(job.arms[0])
-        groups.setdefault((real.method, real.best_of, real.options), []).append(job)
+    groups = _by_sampler(jobs)
     env_steps = 0
     with EnvPool(name.full, seeds * per_seed, workers) as pool:
         for key in groups.keys() - programs.keys():
             programs[key] = compile_act(restored, key[0], key[1], per_seed, key[2])
         cpu, pool_cpu = time.process_time(), pool.cpu_seconds
-        bar = tqdm(total=len(jobs), unit="episode", disable=None, file=sys.stderr)
-        with bar:
+        with _bar(jobs) as bar:
             for key, group in groups.items():
-                bar.set_description(key[0] if key[1] == 1 else f"{key[0]} best of {key[1]}")
+                bar.set_description(_title(key))
                 for job, result in play(restored, programs[key], pool, group, per_seed):
                     env_steps += result["length"]
                     _write(restored, name, job, result)
@@ -233,6 +247,61 @@ def _evaluate_task(
         simulator = pool.cpu_seconds - pool_cpu
         cpu = time.process_time() - cpu + simulator
     return Usage(len(jobs), env_steps, cpu, simulator)
+
+
+def _evaluate_on_device(
+    restored: Restored,
+    jobs: list[Job],
+    maze: PointMaze,
+    envs: int,
+    programs: dict[tuple[Any, ...], evaluate_device.Play],
+) -> Usage:
+    """All jobs, sampler by sampler, whatever their tasks; the simulator's time is not told apart."""
+    groups, env_steps = _by_sampler(jobs), 0
+    for key in groups.keys() - programs.keys():
+        programs[key] = evaluate_device.compile_play(restored, maze, envs, *key)
+    cpu = time.process_time()
+    with _bar(jobs) as bar:
+        for key, group in groups.items():
+            bar.set_description(_title(key))
+            episodes = [
+                evaluate_device.Episode(
+                    job.seed,
+                    job.task,
+                    job.episode,
+                    episode_seed(job.task, job.episode),
+                    acts_as(job.arms[0]).weight,
+                )
+                for job in group
+            ]
+            for i, result in evaluate_device.play(restored, maze, programs[key], envs, episodes):
+                if group[i].episode // 2 >= _PATHS:
+                    del result["path"], result["goal"]
+                env_steps += result["length"]
+                _write(restored, maze.name, group[i], result)
+                bar.update()
+    return Usage(len(jobs), env_steps, time.process_time() - cpu, 0.0)
+
+
+_Sampler = tuple[str, int, algorithms.Options]
+"""Method, best-of-N and options: what a program is compiled for."""
+
+
+def _by_sampler(jobs: Iterable[Job]) -> dict[_Sampler, list[Job]]:
+    groups: dict[_Sampler, list[Job]] = {}
+    for job in jobs:
+        real = acts_as(job.arms[0])
+        groups.setdefault((real.method, real.best_of, real.options), []).append(job)
+    return groups
+
+
+def _bar(jobs: Sequence[Job]) -> Any:
+    return tqdm(total=len(jobs), unit="episode", disable=None, file=sys.stderr)
+
+
+def _title(sampler: _Sampler) -> str:
+    method, best_of, _ = sampler
+    return method if best_of == 1 else f"{method} best of {best_of}"
 
 
 def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, Any]) -> None:
@@ -261,14 +330,7 @@ def compile_act(
     B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
     the seeds are divided among them.
     """
-    sample, spec = policy.sampler(restored, method, best_of, options), restored.spec
-    root = jax.random.key(0)
-
-    def one(groups: tuple[Params, Params], obs: Array, identity: Array, weight: Array) -> Array:
-        key = root
-        for part in identity:
-            key = jax.random.fold_in(key, part)
-        return sample(*groups, obs, key, weight).reshape(spec.chunk, spec.action_dim)
+    one, spec = policy.actor(restored, method, best_of, options), restored.spec
 
     def batch(args: tuple[Any, ...]) -> Array:
         groups, *rest = args

@@ -216,6 +216,7 @@ def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
             ax.plot(x[0], y[0], ".", color="black", ms=4)
             ax.plot(*line["goal"], "*", color=star, ms=13, zorder=5)
         weight = f", weight {row['weight']:g}" if row["weight"] else ""
+        weight += f"\n{row['env']}" if len({r["env"] for r in shown}) > 1 else ""
         reached = sum(line["success"] for line in mine)
         ax.set_title(f"{label(row)}{weight}\n{reached:.0f} of {len(mine)} shown arrive", fontsize=9)
     return fig

@@ -74,6 +74,26 @@ def sampler(
     return algorithms.build_sample(restored.run.config, restored.spec, method, best_of, options)
 
 
+def actor(
+    restored: Restored, method: str, best_of: int = 1, options: algorithms.Options = ()
+) -> Callable[..., Array]:
+    """(groups, obs [O], identity [3], weight []) -> chunk [H, A], for evaluation; not compiled.
+
+    `groups` are the params and target_params of one seed, identity is (task, episode, how many chunks
+    came before) and is what the noise is made of.
+    """
+    sample, spec = sampler(restored, method, best_of, options), restored.spec
+    root = jax.random.key(0)
+
+    def act(groups: tuple[Params, Params], obs: Array, identity: Array, weight: Array) -> Array:
+        key = root
+        for part in identity:
+            key = jax.random.fold_in(key, part)
+        return sample(*groups, obs, key, weight).reshape(spec.chunk, spec.action_dim)
+
+    return act
+
+
 def load_policy(
     workdir: str | os.PathLike,
     method: str = "qgf",

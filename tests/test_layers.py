@@ -51,7 +51,9 @@ MAY_IMPORT = {
         "train",
     },
     "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},
-    "evaluate": PURE | {"algorithms", "envs", "metrics", "parallel", "policy", "tables", "train"},
+    "evaluate_device": PURE | {"algorithms", "envs", "policy", "train"},
+    "evaluate": PURE
+    | {"algorithms", "envs", "evaluate_device", "metrics", "parallel", "policy", "tables", "train"},
     "video": {"envs", "errors", "evaluate", "policy"},
     "plots": {"algorithms", "envs", "errors", "metrics", "policy", "run", "tables"},
     "page": {"run", "tables"},

@@ -1,5 +1,6 @@
 """qgf evaluate"""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,10 @@ from collections.abc import Sequence
 from qgf_jax import run
 from qgf_jax.algorithms import METHODS, parse, served_by
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, numbers
+from qgf_jax.errors import UserError
+
+JAX_ENVS = 64
+"""Episodes at once for each seed on the device, unless told otherwise."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,7 +42,14 @@ def main(arguments: Sequence[str]) -> None:
         action="store_true",
         help="report episodes for the selected weight of each method alone",
     )
-    parser.add_argument("--envs", type=int, help="environments at once; else the config's")
+    parser.add_argument(
+        "--envs",
+        type=_envs,
+        default=(None, None),
+        metavar="N|jax[:N]",
+        help="environments at once; jax: on the device, an approximation, N for each seed "
+        f"({JAX_ENVS}); else the config's",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=int, help="checkpoint; else the newest sound one")
     parser.add_argument("--videos", type=int, default=0, help="report episodes an arm to film")
@@ -45,6 +57,12 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     config = run.open_run(flags.workdir).config
     options = config["eval"]
+    simulator, envs = flags.envs
+    simulator = simulator or options.get("simulator", "mujoco")  # older runs do not say
+    if simulator == "jax":
+        if flags.videos:
+            raise UserError("--videos films the benchmark's simulator: leave --envs=jax out")
+        envs = envs or JAX_ENVS
     names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
     for name in names:
         parse(name)
@@ -63,7 +81,8 @@ def main(arguments: Sequence[str]) -> None:
         episodes=options["episodes"] if flags.episodes is None else flags.episodes,
         selection_episodes=flags.selection_episodes,
         tasks=flags.tasks or (),
-        envs=flags.envs or options["envs"],
+        envs=envs or options["envs"],
+        simulator=simulator,
         workers=flags.workers,
         step=flags.step,
         report_selected=flags.report_selected,
@@ -77,6 +96,14 @@ def main(arguments: Sequence[str]) -> None:
         )
     if flags.videos:
         video.film(flags.workdir, sweep, flags.videos, tasks=flags.tasks or (), step=flags.step)
+
+
+def _envs(text: str) -> tuple[str | None, int | None]:
+    """An argparse type: "40" as (None, 40), "jax:40" as ("jax", 40), "jax" as ("jax", None)."""
+    simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
+    if simulator not in ("", "jax") or (count and not (count.isdecimal() and int(count))):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
+    return simulator or None, int(count) if count else None
 
 
 def _default(algorithm: str) -> str:

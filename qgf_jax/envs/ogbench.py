@@ -37,6 +37,8 @@ class Name(NamedTuple):
     version: str
     goals: str = ""
     """"" in a single task; "observation" or "oraclerep", by what a goal is"""
+    simulator: str = ""
+    """What plays in place of the benchmark's own simulator; "" if nothing does"""
 
     @property
     def tasks(self) -> tuple[int, ...]:
@@ -62,9 +64,10 @@ class Name(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name in tables, where the task has a column of its own."""
+        """The name in tables, where the task has a column of its own; another simulator is named."""
         oracle = [w for w in self._words if w == "oraclerep"]
-        return "-".join([self.scene, self.kind, *oracle, self.version])
+        other = f" ({self.simulator})" if self.simulator else ""
+        return "-".join([self.scene, self.kind, *oracle, self.version]) + other
 
     @property
     def _words(self) -> list[str]:
