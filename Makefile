@@ -35,11 +35,7 @@ reliability: install
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos
 
 benchmark: install
-	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/guard.py
-	$(BIN)/python benchmarks/act.py
-	$(BIN)/python benchmarks/rollout.py
-	$(BIN)/python benchmarks/parity.py tests/data/parity.npz
+	$(BIN)/python benchmarks/all.py
 
 clean:
 	rm -rf .venv build *.egg-info

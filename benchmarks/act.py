@@ -9,6 +9,7 @@ By arithmetic alone best-of-4 costs 0.97 of QGF, the reference 0.20, QGF-Jacobia
 import argparse
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import common
 
@@ -44,8 +45,10 @@ def main() -> None:
             seconds[label] = seconds_of(name, n)
             # Timed anew beside each method: on a shared machine minutes are not alike.
             unit[label] = seconds_of("qgf", 1)
+    parts = seconds_of("qgf", 1), seconds_of("velocity", 0), seconds_of("critic", 0)
     common.show(
         {
+            "qgf_relative_to_its_parts": parts[0] / (STEPS * (parts[1] + parts[2])),
             "cost_relative_to_qgf": {k: v / unit[k] for k, v in seconds.items()},
             "cpu_ms_per_chunk": {k: 1e3 * v / flags.batch for k, v in seconds.items()},
             **{k: getattr(flags, k) for k in ("width", "depth", "batch", "chunk", "threads")},
@@ -54,9 +57,14 @@ def main() -> None:
     )
 
 
+STEPS = 10  # of the flow
+
+
 @functools.cache
 def program(name: str, n: int) -> Callable[[], None]:
-    """A call that acts once for the whole batch and waits."""
+    """A call that acts once for the whole batch and waits; or "velocity" or "critic" alone, once."""
+    part = name if name in ("velocity", "critic") else ""
+    name = "qgf" if part else name
     config = configs.make(name)
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
@@ -72,6 +80,25 @@ def program(name: str, n: int) -> Callable[[], None]:
     keys = jax.random.split(jax.random.key(2), flags.batch)
     sample = algorithms.build_sample(plain, spec, name, n)
     act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+    if part:
+        # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
+        nets = algorithms.build_networks(plain, spec)
+
+        def once(action: Any, obs: Any) -> Any:
+            if part == "velocity":
+                return nets.velocity(params["policy"], obs)(action, jnp.float32(0.5))
+            q, slope = jax.value_and_grad(nets.q_of(params["critic"], obs))(action)
+            return slope + q
+
+        def ten(params: Any, slow: Any, obs: Any, keys: Any, weight: Any) -> Any:
+            start = jnp.zeros((len(obs), spec.chunk_dim))
+
+            def turn(action: Any, _: Any) -> tuple[Any, None]:
+                return jax.vmap(once)(action, obs), None
+
+            return jax.lax.scan(turn, start, None, length=STEPS)[0]
+
+        act = jax.jit(ten)
 
     def call() -> None:
         jax.block_until_ready(act(params, slow, obs, keys, jnp.float32(0.1)))
@@ -81,8 +108,9 @@ def program(name: str, n: int) -> Callable[[], None]:
 
 
 def seconds_of(name: str, n: int) -> float:
-    """CPU seconds of one batch, at best."""
-    return common.least_cpu_seconds(program(name, n), flags.repeats)
+    """CPU seconds of one batch, at best; of a part, once."""
+    seconds = common.least_cpu_seconds(program(name, n), flags.repeats)
+    return seconds / STEPS if name in ("velocity", "critic") else seconds
 
 
 main()

@@ -26,6 +26,41 @@ def machine() -> dict[str, Any]:
     }
 
 
+def made_up_run(
+    *,
+    width: int,
+    depth: int,
+    batch: int,
+    chunk: int = 5,
+    obs: int = 28,
+    action: int = 5,
+    rows: int = 250_000,
+    **changes: Any,
+) -> tuple[dict[str, Any], Any, Any]:
+    """(config, spec, dataset on the device) of QGF's learners on random data."""
+    import jax
+    import numpy as np
+
+    from qgf_jax import config as configs
+    from qgf_jax.data import chunks
+    from qgf_jax.data.formats import Rows
+    from qgf_jax.types import Spec
+
+    config = configs.make("qgf")
+    hidden = (width,) * depth
+    config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
+    config.train.batch_size = batch
+    configs.update(config, {"data.chunk": chunk, **changes})
+    rng = np.random.default_rng(0)
+    ends = np.arange(rows) % 1001 == 1000
+    ends[-1] = True
+    observations = rng.standard_normal((rows, obs), np.float32)
+    actions = rng.uniform(-1, 1, (rows, action)).astype(np.float32)
+    made = Rows(observations, actions, ends, {})
+    dataset = chunks.prepare(made, -np.ones(rows), np.ones(rows), chunk=chunk, discount=0.99)
+    return configs.plain(config), Spec(obs, action, chunk), jax.device_put(dataset)
+
+
 def least_cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
     """CPU seconds of the process for the quickest of `repeats` calls: noise only ever adds."""
     best = float("inf")

@@ -31,31 +31,18 @@ import jax
 import numpy as np
 
 from qgf_jax import algorithms, train
-from qgf_jax import config as configs
-from qgf_jax.data import chunks
-from qgf_jax.data.formats import Rows
-from qgf_jax.types import Spec
-
-
-def made_up_rows() -> Rows:
-    rng = np.random.default_rng(0)
-    ends = np.arange(flags.rows) % 1001 == 1000
-    ends[-1] = True
-    obs = rng.standard_normal((flags.rows, flags.obs), np.float32)
-    actions = rng.uniform(-1, 1, (flags.rows, flags.action)).astype(np.float32)
-    return Rows(obs, actions, ends, {})
 
 
 def main() -> None:
-    config = configs.make("qgf")
-    hidden = (flags.width,) * flags.depth
-    config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
-    config.train.batch_size = flags.batch
-    plain = configs.plain(config)
-    rows = made_up_rows()
-    rewards, masks = -np.ones(flags.rows), np.ones(flags.rows)
-    dataset = jax.device_put(chunks.prepare(rows, rewards, masks, chunk=flags.chunk, discount=0.99))
-    spec = Spec(flags.obs, flags.action, flags.chunk)
+    plain, spec, dataset = common.made_up_run(
+        width=flags.width,
+        depth=flags.depth,
+        batch=flags.batch,
+        chunk=flags.chunk,
+        obs=flags.obs,
+        action=flags.action,
+        rows=flags.rows,
+    )
     trainer = train.make_trainer(algorithms.build_learner(plain, spec), plain, spec)
     state = trainer.init(np.arange(flags.seeds))
     host = []

@@ -1,10 +1,13 @@
 """The `qgf` command: one short file a subcommand, flags in, one call out."""
 
 import argparse
+import hashlib
 import importlib
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from qgf_jax.errors import Stopped, UserError, say, unknown
@@ -44,6 +47,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Whatever a user can mend is one line on standard error, and its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_compiled()
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_help())
@@ -78,6 +82,26 @@ def _help() -> str:
             "`qgf COMMAND --help` says more.",
         ]
     )
+
+
+def keep_compiled() -> None:
+    """Has JAX keep compiled programs on disk, so that the next start of a config is quicker.
+
+    In ~/.cache/qgf_jax, a folder for each kind of processor: a program is compiled for one. A variable
+    JAX_COMPILATION_CACHE_DIR of one's own is heeded, and QGF_CACHE=off keeps nothing.
+    """
+    if os.environ.get("QGF_CACHE") == "off":
+        return
+    try:
+        about = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        kind = "\n".join(x for x in about.splitlines() if x.startswith(("model name", "flags")))
+        home = Path.home()
+    except (OSError, RuntimeError):
+        return
+    name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
+    folder = home / ".cache" / "qgf_jax" / "compiled" / name
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def add_cpu_threads(parser: Parser) -> None:

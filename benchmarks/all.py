@@ -1,0 +1,123 @@
+"""Runs all benchmarks, one after the other, and rewrites docs/benchmarks.md.
+
+    python benchmarks/all.py [NAME …]
+
+Each prints its JSON object as it ends. A row of the table is what a claim of docs/ or of the README rests
+on. On a busy machine ratios hold, single figures do not.
+"""
+
+import datetime
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+
+
+class Row(NamedTuple):
+    """A figure of the table."""
+
+    what: str
+    command: str
+    path: tuple[str, ...]
+    """Where it is in the JSON object."""
+    bar: str = ""
+
+
+_PAPER = "train_step.py --width 8 --depth 4 --batch 1024 --obs 46 --rows 1000000"
+_ACT = "act.py --methods reference,best_of,qgf,qgf_jacobian,bptt"
+ROWS = (
+    Row("update, width 8, batch 256: CPU ms", "train_step.py", ("cpu_ms_per_update",)),
+    Row(
+        "update, width 8, the paper's batch and shapes: CPU ms",
+        _PAPER,
+        ("cpu_ms_per_update",),
+        "2.2",
+    ),
+    Row("of which outside the program", _PAPER, ("dispatch_cpu_ms_per_update",), "0.05"),
+    Row(
+        "FLOP/s of an update, 4 x 512, of a matrix product's",
+        "arithmetic.py",
+        ("ratio",),
+        "0.8 or more",
+    ),
+    Row("skipping updates that are not finite: relative cost", "guard.py", ("ratio",), "1.02"),
+    Row("QGF's action, of its parts alone", _ACT, ("qgf_relative_to_its_parts",), "1.05"),
+    Row("reference, of QGF", _ACT, ("cost_relative_to_qgf", "reference"), "0.25"),
+    Row("best of 4, of QGF", _ACT, ("cost_relative_to_qgf", "best_of_4"), "1.15"),
+    Row("QGF-Jacobian, of QGF", _ACT, ("cost_relative_to_qgf", "qgf_jacobian"), "1.35"),
+    Row("BPTT, of QGF", _ACT, ("cost_relative_to_qgf", "bptt"), "3.5"),
+    Row("environment steps a CPU-second, of a bare loop's", "rollout.py", ("ratio",)),
+    Row("second start of a config, of the first", "start.py", ("ratio",), "0.33"),
+    Row(
+        "point maze on the device: steps, of the real one's", "jax_pointmaze.py", ("steps", "ratio")
+    ),
+    Row("streamed updates a CPU-second, of resident ones'", "stream.py", ("ratio",), "0.9 or more"),
+    Row("peak memory of 1M transitions beyond imports: GB", "memory.py", ("gb",), "1.2"),
+)
+
+
+def main() -> None:
+    names = sys.argv[1:]
+    results: dict[str, Mapping[str, Any]] = {}
+    for command in dict.fromkeys([*(row.command for row in ROWS), "scaling.py"]):
+        if names and command.split()[0].removesuffix(".py") not in names:
+            continue
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *f"{HERE}/{command}".split()], stdout=subprocess.PIPE, text=True
+        )
+        print(f"{command}: {time.monotonic() - started:.0f} s, exit code {done.returncode}")
+        print(done.stdout)
+        if done.returncode == 0:
+            results[command] = json.loads(done.stdout)
+    if not names:
+        PAGE.write_text(page(results))
+
+
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The Markdown of what was measured; what was not has a dash."""
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `make benchmark`, {datetime.date.today()}, {_machine(results)}.",
+        "CPU time, not wall time. What each figure means: the script of that name, and [speed](speed.md).",
+        "",
+        "| what | command | measured | at most |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in ROWS:
+        found = _get(results.get(row.command, {}), row.path)
+        lines.append(f"| {row.what} | `benchmarks/{row.command}` | {found} | {row.bar} |")
+    if grown := results.get("scaling.py"):
+        base = ", ".join(f"{k} {v}" for k, v in grown["base"].items())
+        lines += [
+            "",
+            f"## How an update's time grows (`benchmarks/scaling.py`; base: {base}, 3 hidden layers)",
+            "",
+            "| changed | to | relative to base |",
+            "| --- | --- | --- |",
+        ]
+        lines += [
+            f"| {r['changed']} | {r['to']} | {r['relative_to_base']:.2f} |" for r in grown["rows"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _get(found: Any, path: tuple[str, ...]) -> str:
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return "–" if found is None else f"{found:.3g}"
+
+
+def _machine(results: Mapping[str, Mapping[str, Any]]) -> str:
+    one = next(iter(results.values()), {})
+    return f"{one.get('cores')} cores, {one.get('machine')}, Python {one.get('python')}, JAX {one.get('jax')}"
+
+
+main()
