@@ -3,8 +3,10 @@
     python benchmarks/stream.py --rows 20000000 --width 8 --batch 1024
 
 The dataset is written to --folder as `qgf convert` would, and removed afterwards. Each mode trains in
-a process of its own. Memory is the peak beyond what the imports take; CPU time is all of the process,
-the reading thread included; neither counts loading and compiling, which the first --warm updates do.
+a process of its own. Memory is the peak beyond what the imports take. CPU time is all of the process,
+the reading thread included, without loading and compiling, which are done in the first --warm updates.
+`streaming_over_still_cpu` compares, in turn in one process, updates on a window that changes with as
+many on the same window while nothing is read.
 """
 
 import argparse
@@ -25,6 +27,7 @@ parser.add_argument("--batch", type=int, default=1024)
 parser.add_argument("--chunk", type=int, default=5)
 parser.add_argument("--steps", type=int, default=4000, help="updates that are counted")
 parser.add_argument("--warm", type=int, default=1000, help="updates before those")
+parser.add_argument("--pairs", type=int, default=8, help="of rounds with a change and without")
 parser.add_argument("--block", type=int, default=250_000)
 parser.add_argument("--window", type=int, default=8)
 parser.add_argument("--folder", default="/tmp/qgf-stream", help="for the dataset")
@@ -37,7 +40,7 @@ NAME = "cube-triple-play-v0"
 
 
 def make() -> None:
-    """Slices of a million rows; every observation is drawn from a common pool, which is quick."""
+    """Slices of a million rows of noise."""
     import numpy as np
 
     from qgf_jax.data import convert
@@ -61,9 +64,12 @@ def make() -> None:
 def train() -> None:
     """One mode: what it took, as a JSON object."""
     common.limit_threads(flags.threads)
+    import warnings
+
     import jax
     import numpy as np
 
+    warnings.filterwarnings("ignore", module="gymnasium")
     from qgf_jax import algorithms, train
     from qgf_jax import config as configs
     from qgf_jax.data import feeder, load
@@ -72,7 +78,11 @@ def train() -> None:
     config = configs.make("qgf")
     config.env = ENV
     config.data.update(
-        dir=flags.folder, mode=flags.child, chunk=flags.chunk, block=flags.block, window=flags.window
+        dir=flags.folder,
+        mode=flags.child,
+        chunk=flags.chunk,
+        block=flags.block,
+        window=flags.window,
     )
     width = (flags.width,) * 3
     config.networks.update(policy_hidden=width, critic_hidden=width)
@@ -115,6 +125,19 @@ def train() -> None:
         "steps_between_changes": feed.every,
         "changes": (flags.steps // feed.every) if feed.every else 0,
     }
+    spent = {True: 0.0, False: 0.0}
+    for i in range(2 * flags.pairs if feed.every else 0):
+        changing, begun = i % 2 == 0, time.process_time()
+        dataset = feed.at(step)  # changes the window, and has the next block read, or does nothing
+        for _ in range(feed.every // 100):
+            state, _ = trainer.run(state, dataset, 100)
+        jax.block_until_ready(state)
+        while not feed.ready(step + feed.every):
+            time.sleep(0.01)
+        spent[changing] += time.process_time() - begun
+        step += 0 if changing else feed.every
+    if feed.every:
+        result["streaming_over_still_cpu"] = spent[False] / spent[True]
     feed.close()
     print(json.dumps(result))
 

@@ -82,6 +82,10 @@ class Stream:
     def read(self, index: int) -> Any:
         """Reads, relabels and chunks a block: a dataset by itself, as `chunks.block` gives it."""
         start, stop = self._span(index)
+        slices = self._source.slices[-1:] if self._source.seekable else self._source.slices
+        end = slices[np.searchsorted(slices, start, "right")]
+        # What makes it as long as the others: rows that no start leads to, or none where the data end.
+        stop = max(stop, min(start + self._rows, int(end)))
         found = self._prepare(self._source.read(start, stop))
         changes = {}
         for name, array in found._asdict().items():
