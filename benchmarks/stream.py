@@ -30,7 +30,7 @@ parser.add_argument("--warm", type=int, default=1000, help="updates before those
 parser.add_argument("--pairs", type=int, default=8, help="of rounds with a change and without")
 parser.add_argument("--block", type=int, default=250_000)
 parser.add_argument("--window", type=int, default=8)
-parser.add_argument("--folder", default="/tmp/qgf-stream", help="for the dataset")
+parser.add_argument("--folder", default="runs", help="where the dataset is made, and removed")
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 parser.add_argument("--modes", default="streamed,resident")
 parser.add_argument("--child", default="", help=argparse.SUPPRESS)

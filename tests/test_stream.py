@@ -135,13 +135,20 @@ def test_a_window_is_its_blocks_and_sampled_uniformly(converted):
     assert counts.std() < 15 and abs(counts.mean() - 100) < 1e-6  # 10 by chance
 
 
-def test_every_block_comes_once_a_round_and_stays_equally_long(converted):
+def test_every_block_comes_once_a_round_and_stays_equally_long(converted, slices_data):
     stream = load(streamed(converted)).take()
     n = len(stream)
     rounds = [[stream.at(r * n + i) for i in range(n)] for r in range(6)]
     assert all(sorted(r) == list(range(n)) for r in rounds) and len({str(r) for r in rounds}) > 4
     other = load(streamed(converted, seed=1)).take()
     assert [other.at(i) for i in range(n)] != rounds[0]
+    packed = load(streamed(slices_data)).take()
+    slices = [2, 4, 3]  # blocks, of 200, 600 and 400 transitions
+    whose = np.repeat(np.arange(3), slices)
+    for r in range(4):
+        order = [packed.at(r * len(packed) + i) for i in range(len(packed))]
+        assert sorted(order) == list(range(len(packed)))
+        assert (np.diff(whose[order]) != 0).sum() == 2  # none is unpacked twice
     turns = [stream.turn(step) for step in range(12)]
     assert turns == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert [stream.until(step) for step in (0, 1, 2)] == [2, 2, 4]
