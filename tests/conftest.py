@@ -64,3 +64,19 @@ def rows_of(lengths, obs_dim=2, action_dim=2, seed=0):
     obs = np.repeat(np.arange(total, dtype=np.float32)[:, None], obs_dim, axis=1)
     actions = rng.uniform(-0.9, 0.9, (total, action_dim)).astype(np.float32)
     return Rows(obs, actions, ends, {})
+
+
+@pytest.fixture(scope="session")
+def slices_data(maze_data, tmp_path_factory) -> Path:
+    """The same episodes as a folder of three npz slices, the first with a twin."""
+    folder = tmp_path_factory.mktemp("slices")
+    (folder / MAZE).mkdir()
+    with np.load(maze_data / f"{MAZE}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    bounds = [0, *(np.flatnonzero(arrays["terminals"])[[0, 3, 5]] + 1)]
+    for i in range(3):
+        part = slice(bounds[i], bounds[i + 1])
+        np.savez(folder / MAZE / f"{MAZE}-{i}.npz", **{k: v[part] for k, v in arrays.items()})
+    twin = (maze_data / f"{MAZE}-val.npz").read_bytes()
+    (folder / MAZE / f"{MAZE}-0-val.npz").write_bytes(twin)
+    return folder

@@ -4,10 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import rows_of
+from conftest import MAZE, rows_of, tiny
+from test_pretrain import final_state, scalars
 
-from qgf_jax.data import chunks, goals, sampling
+from qgf_jax import pretrain as pretraining
+from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.data import chunks, feeder, goals, sampling, shards
+from qgf_jax.data.convert import convert
+from qgf_jax.data.load import load
+from qgf_jax.data.stream import Stream
 from qgf_jax.errors import UserError
+from qgf_jax.pretrain import pretrain
 
 LENGTHS = [5, 1, 4, 3, 7, 2]
 N = sum(LENGTHS)
@@ -66,3 +73,203 @@ def test_blocks_are_views():
 def test_more_parts_than_starts_are_refused():
     with pytest.raises(UserError, match="has 20 starts, which do not make 21 parts"):
         chunks.split(whole(3), 21, 3)
+
+
+@pytest.fixture(scope="module")
+def converted(slices_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted")
+    convert(slices_data / MAZE, out)
+    return out
+
+
+GOALS = {"env": "pointmaze-medium-stitch-v0"}
+
+
+def streamed(folder, **changes):
+    small = {"data.mode": "streamed", "data.block": 150, "data.window": 3, "data.replace_every": 2}
+    return tiny(**{**small, "data.dir": str(folder), **changes})
+
+
+@pytest.mark.parametrize("masks", ["task", "trajectory", "goals"])
+@pytest.mark.parametrize("layout", ["converted", "slices_data"])
+def test_a_block_from_disk_gives_the_batches_of_the_whole(layout, masks, request):
+    """Blocks end within trajectories, and what lies behind the cut still counts."""
+    folder, steps = request.getfixturevalue(layout), 3
+    changes = GOALS if masks == "goals" else {"data.masks": masks}
+    dataset = load(streamed(folder, **changes, **{"data.mode": "resident"})).take()
+    stream = load(streamed(folder, **changes)).take()
+    covered = []
+    for index in range(len(stream)):
+        block = stream.read(index)
+        first = int(np.flatnonzero((dataset.obs == block.obs[0]).all(axis=1))[0])
+        first = int(np.searchsorted(dataset.row, first))
+        covered += range(first, first + stream.starts)
+        mine = batch(jax.device_put(block), np.arange(stream.starts), steps)
+        theirs = batch(jax.device_put(dataset), first + np.arange(stream.starts), steps)
+        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+        for name in chunks.ROW_NUMBERS:
+            numbers = getattr(block, name, np.zeros(1))
+            assert numbers.min() >= 0 and numbers.max() < len(block.obs)
+    across = {1198, 1199} | ({198, 199, 798, 799} if layout == "slices_data" else set())
+    assert set(covered) == set(range(1200)) - across  # only starts of weight 0
+    assert len({str(jax.tree.map(np.shape, stream.read(i))) for i in range(len(stream))}) == 1
+
+
+def test_a_window_is_its_blocks_and_sampled_uniformly(converted):
+    stream = load(streamed(converted)).take()
+    blocks = [stream.read(i) for i in (4, 0, 2)]
+    window = feeder.empty(jax.device_put(blocks[0]), 3)
+    for slot, block in enumerate(blocks):
+        window = feeder.replace(window, block, slot)
+    size = 3 * stream.starts
+    assert chunks.starts_of(window, 3, 3) == size
+    starts = chunks.nth_start(window, np.arange(size), 3, 3)
+    got = batch(window, starts, 3)
+    each = [batch(jax.device_put(b), np.arange(stream.starts), 3) for b in blocks]
+    jax.tree.map(lambda x, *xs: np.testing.assert_array_equal(x, np.concatenate(xs)), got, *each)
+    drawn = sampling.draw_starts(
+        window, jax.random.key(0), steps=3, batch_size=100 * size, blocks=3
+    )
+    values, counts = np.unique(np.asarray(drawn), return_counts=True)
+    np.testing.assert_array_equal(values, starts)
+    assert counts.std() < 15 and abs(counts.mean() - 100) < 1e-6  # 10 by chance
+
+
+def test_every_block_comes_once_a_round_and_stays_equally_long(converted, slices_data):
+    stream = load(streamed(converted)).take()
+    n = len(stream)
+    rounds = [[stream.at(r * n + i) for i in range(n)] for r in range(6)]
+    assert all(sorted(r) == list(range(n)) for r in rounds) and len({str(r) for r in rounds}) > 4
+    other = load(streamed(converted, seed=1)).take()
+    assert [other.at(i) for i in range(n)] != rounds[0]
+    packed = load(streamed(slices_data)).take()
+    slices = [2, 4, 3]  # blocks, of 200, 600 and 400 transitions
+    whose = np.repeat(np.arange(3), slices)
+    for r in range(4):
+        order = [packed.at(r * len(packed) + i) for i in range(len(packed))]
+        assert sorted(order) == list(range(len(packed)))
+        assert (np.diff(whose[order]) != 0).sum() == 2  # none is unpacked twice
+    turns = [stream.turn(step) for step in range(12)]
+    assert turns == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert [stream.until(step) for step in (0, 1, 2)] == [2, 2, 4]
+
+
+def test_lanes_share_a_round(converted):
+    """Every block once a round, whichever device it is on."""
+    seen = []
+
+    def put(blocks):
+        seen.append(blocks)
+        return jax.device_put(blocks[0])
+
+    class Numbers(Stream):
+        def read(self, index):
+            return chunks.GoalDataset(*(np.full((2, 1), index, np.int32) for _ in range(5)))
+
+    loaded = load(streamed(converted, **{"data.window": 2}))
+    loaded.dataset.__class__ = Numbers
+    n = len(loaded.dataset)
+    lanes = feeder.one_device()._replace(put=put, mine=(0, 1), total=2)
+    feed = feeder.make(loaded, 3, lanes)
+    for step in range(2 * n):
+        feed.at(step)
+    feed.close()
+    dealt = [int(block.obs[0, 0]) for blocks in seen for block in blocks]
+    assert sorted(dealt[:n]) == list(range(n)) and sorted(dealt[n : 2 * n]) == list(range(n))
+
+
+def test_one_block_of_everything_trains_as_the_resident_dataset_does(converted, tmp_path):
+    resident = streamed(converted, **{"data.mode": "resident", "data.block": 10**6})
+    pretrain(resident, tmp_path / "resident")
+    whole = streamed(converted, **{"data.block": 10**6})
+    pretrain(whole, tmp_path / "streamed")
+    a, b = (final_state(resident, tmp_path / name) for name in ("resident", "streamed"))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    with pytest.raises(UserError, match=r"trained with data\.mode=resident"):
+        pretrain(whole, tmp_path / "resident")
+
+
+def test_a_stream_stopped_in_its_middle_goes_on_bit_for_bit(converted, tmp_path, monkeypatch):
+    config = streamed(converted, **{"train.steps": 14, "train.save_every": 6})
+    pretrain(config, tmp_path / "whole")
+    real = Checkpoints.save
+
+    def stops(self, step, state, note=None):
+        real(self, step, state, note)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, tmp_path / "cut")
+    pretrain(config, tmp_path / "cut")
+    whole, cut = (final_state(config, tmp_path / name) for name in ("whole", "cut"))
+    assert whole[0] == cut[0] == 14
+    jax.tree.map(np.testing.assert_array_equal, whole[1], cut[1])
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "cut")
+    a, b = (np.load(tmp_path / name / "calibration.npz") for name in ("whole", "cut"))
+    np.testing.assert_array_equal(a["q_std"], b["q_std"])
+
+
+def test_a_window_is_a_function_of_the_step(converted):
+    """However it was come by: step by step, or at once."""
+
+    def window(*steps):
+        feed = feeder.make(load(streamed(converted)), 3)
+        for step in steps:
+            found = jax.device_get(feed.at(step))
+        feed.close()
+        return found
+
+    walked = window(*range(24))
+    for steps in ((23,), (0, 23), (17, 23), (23, 22)):
+        jax.tree.map(np.testing.assert_array_equal, walked, window(*steps))
+
+
+def test_the_schedule_of_the_public_code(slices_data):
+    """One slice after another; the batch of its step 1000, our 999, is the first of the second."""
+    stream = load(
+        streamed(slices_data, **{"data.schedule": "slices", "data.replace_every": 0})
+    ).take()
+    assert stream.every == 1000 and stream.window == 1 and len(stream) == 3
+    assert [stream.turn(step) for step in (0, 998, 999, 1998, 1999)] == [0, 0, 1, 1, 2]
+    assert [stream.until(step) for step in (0, 998, 999)] == [999, 999, 1999]
+    assert [stream.at(i) for i in range(5)] == [0, 1, 2, 0, 1]
+    assert stream.starts == 198  # of the smallest slice, which has 200 transitions
+    starts = shards.open_source(slices_data / MAZE).slices[:-1]
+    for index, row in enumerate(starts.tolist()):
+        rows = stream._source.read(row, row + 1)
+        np.testing.assert_array_equal(stream.read(index).obs[0], rows.observations[0])
+    with pytest.raises(UserError, match=r"data\.schedule=slices"):
+        load(streamed(slices_data, **{"data.schedule": "slices", "data.mode": "resident"}))
+    assert tiny("qgf", "paper")["data"]["schedule"] == "slices"
+
+
+def test_auto_says_what_the_data_need(converted, maze_data, capsys):
+    def chosen(room):
+        return load(streamed(converted, **{"data.mode": "auto"}), lambda: room).fingerprint["mode"]
+
+    assert chosen(10**9) == "resident" and chosen(30_000) == "streamed"
+    said = capsys.readouterr().err
+    assert "takes 0.00 GB on the device" in said and said.count("\n") == 2
+    assert load(tiny(**{"data.dir": str(maze_data)})).fingerprint["mode"] == "resident"
+
+
+def test_what_the_thread_meets_is_raised_where_the_block_is_needed(converted):
+    feed = feeder.make(load(streamed(converted)), 3)
+    feed.at(0)
+
+    def fails(index):
+        raise UserError("the disk has gone")
+
+    feed._stream.read = fails
+    with pytest.raises(UserError, match="the disk has gone"):
+        for step in range(1, 9):
+            feed.at(step)
+    feed.close()
+
+
+def test_dispatches_stop_where_the_window_changes():
+    options = {"steps_per_dispatch": 100, "log_every": 100, "save_every": 100, "steps": 1000}
+    assert [pretraining._next_stop(step, options, 250) for step in (0, 200)] == [100, 250]

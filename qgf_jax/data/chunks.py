@@ -54,6 +54,17 @@ class GoalDataset(NamedTuple):
     """[R, G], what a row is as a goal, where that is not its observation"""
 
 
+def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that nobody has filled, placed so that JAX on a CPU takes it as it is, uncopied."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _LINE, np.uint8)
+    begins = -raw.ctypes.data % _LINE
+    return raw[begins : begins + size].view(dtype).reshape(shape)
+
+
+_LINE = 64
+
+
 def starts_of(dataset: Any, steps: int, blocks: int = 1) -> int:
     """How many transitions have `steps` in a row from them on, ends of trajectories regardless.
 

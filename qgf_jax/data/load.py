@@ -129,7 +129,7 @@ def _room_for(source: Source, piece: Any) -> Any:
     """Arrays that nobody has filled, for as many rows and transitions as there are in all."""
     return piece._replace(
         **{
-            name: np.empty(
+            name: chunks.room(
                 (source.slices[-1] if name in OF_ROWS else source.transitions, *array.shape[1:]),
                 array.dtype,
             )

@@ -15,6 +15,7 @@ import numpy as np
 
 from qgf_jax.checkpoint import fingerprint
 from qgf_jax.data import formats
+from qgf_jax.data.chunks import room
 from qgf_jax.data.formats import MANIFEST, Rows
 from qgf_jax.data.summary import Summary, describe_ends
 from qgf_jax.errors import UserError
@@ -209,7 +210,7 @@ class Field(NamedTuple):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop)."""
-        array = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        array = room((stop - start, *self.shape[1:]), self.dtype)
         row = array[:1].nbytes
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset + start * row)

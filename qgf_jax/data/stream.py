@@ -1,8 +1,9 @@
 """A dataset on disk as an endless row of blocks, for what does not fit a device. No JAX.
 
 Blocks come in a random order, another one each time round, which is a function of seed and round
-alone. A window holds some of them; every so many steps the oldest makes room for the next. So what
-the window holds at a step is a function of seed and step, and a run's position needs no record.
+alone; of packed slices, in a random order of slices and then of blocks. A window holds some of them;
+every so many steps the oldest makes room for the next. So what the window holds at a step is a
+function of seed and step, and a run's position needs no record.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +45,10 @@ class Stream:
         self.starts = _block_size(source.path, starts, 0 if self._by_slice else options["block"])
         """how many a block has"""
         self._transitions = self.starts + steps - 1
-        self._firsts = _firsts(starts, self.starts, steps, every_one=not self._by_slice)
+        firsts = _firsts(starts, self.starts, every_start=not self._by_slice)
+        self._firsts = np.concatenate(firsts)
+        bounds = np.cumsum([len(some) for some in firsts])[:-1]
+        self._parts = np.split(np.arange(len(self._firsts)), bounds)
         self._rows = max(stop - start for start, stop in map(self._span, range(len(self))))
         wanted = 1 if self._by_slice else options["window"]
         self.window = min(wanted, len(self))
@@ -76,12 +80,18 @@ class Stream:
         if self._by_slice:
             return place % len(self)
         turn, i = divmod(place, len(self))
-        seeds = np.random.SeedSequence([self._seed, turn])
-        return int(np.random.default_rng(seeds).permutation(len(self))[i])
+        rng = np.random.default_rng(np.random.SeedSequence([self._seed, turn]))
+        # The blocks of a slice one after another, where reading one means to unpack it.
+        parts = [self._parts[part] for part in rng.permutation(len(self._parts))]
+        return int(np.concatenate([rng.permutation(part) for part in parts])[i])
 
     def read(self, index: int) -> Any:
         """Reads, relabels and chunks a block: a dataset by itself, as `chunks.block` gives it."""
         start, stop = self._span(index)
+        slices = self._source.slices[-1:] if self._source.seekable else self._source.slices
+        end = slices[np.searchsorted(slices, start, "right")]
+        # What makes it as long as the others: rows that no start leads to, or none where the data end.
+        stop = max(stop, min(start + self._rows, int(end)))
         found = self._prepare(self._source.read(start, stop))
         changes = {}
         for name, array in found._asdict().items():
@@ -131,13 +141,13 @@ def _block_size(path: Path, parts: list[tuple[int, int]], wanted: int) -> int:
     return min(least, max(-(-n // -(-n // wanted)) for _, n in parts))
 
 
-def _firsts(parts: list[tuple[int, int]], size: int, steps: int, *, every_one: bool) -> np.ndarray:
-    """The first transitions of all blocks."""
-    found = []
-    for first, starts in parts:
-        n = -(-starts // size) if every_one else 1
-        found.append(first + chunks.cut(starts, n, size)[0])
-    return np.concatenate(found)
+def _firsts(parts: list[tuple[int, int]], size: int, *, every_start: bool) -> list[np.ndarray]:
+    """The first transitions of all blocks, by part."""
+    counts = [-(-starts // size) if every_start else 1 for _, starts in parts]
+    return [
+        first + chunks.cut(starts, n, size)[0]
+        for (first, starts), n in zip(parts, counts, strict=True)
+    ]
 
 
 def _replace_every(starts: int, batch_size: int, dispatch: int) -> int:

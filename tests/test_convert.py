@@ -1,0 +1,107 @@
+"""Converting: all or nothing, the source untouched, and damage found."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from conftest import MAZE
+
+from qgf_jax import cli
+from qgf_jax.data import convert as converting
+from qgf_jax.data import formats, shards
+from qgf_jax.data.convert import convert
+from qgf_jax.errors import UserError
+
+
+def digests(folder):
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_fields_are_plain_arrays_with_a_manifest(maze_data, tmp_path):
+    before = digests(maze_data)
+    made = convert(maze_data / f"{MAZE}.npz", tmp_path)
+    assert made == [tmp_path / MAZE, tmp_path / f"{MAZE}-val"]
+    assert digests(maze_data) == before
+    rows = formats.read_rows(maze_data / f"{MAZE}.npz")
+    mapped = {p.stem: np.load(p, mmap_mode="r") for p in made[0].glob("*.npy")}
+    assert mapped.keys() == {"observations", "actions", "terminals", "qpos"}
+    assert mapped["terminals"].dtype == bool and mapped["observations"].dtype == np.float32
+    np.testing.assert_array_equal(mapped["observations"], rows.observations)
+    np.testing.assert_array_equal(mapped["terminals"], rows.ends)
+    np.testing.assert_array_equal(mapped["qpos"], rows.info["qpos"])
+    assert mapped["qpos"].dtype == rows.info["qpos"].dtype
+    record = json.loads((made[0] / "manifest.json").read_text())
+    assert record["trajectories"] == 6 and record["slices"] == {MAZE: 1206}
+    assert record["source"] == before[maze_data / f"{MAZE}.npz"]
+    with pytest.raises(UserError, match="is there already"):
+        convert(maze_data / f"{MAZE}.npz", tmp_path)
+
+
+@pytest.mark.parametrize("when", ["in a slice", "before the manifest"])
+def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, when):
+    """Even where nobody could clear up: a killed process leaves a folder without a manifest."""
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(converting.shutil, "rmtree", lambda *_, **__: None)
+    with monkeypatch.context() as patch:
+        if when == "in a slice":
+            calls, real = [], formats.read_rows
+            patch.setattr(
+                converting.formats,
+                "read_rows",
+                lambda path: dies() if calls.append(path) or len(calls) > 2 else real(path),
+            )
+        else:
+            patch.setattr(converting, "write_atomically", dies)
+        with pytest.raises(KeyboardInterrupt):
+            convert(slices_data / MAZE, tmp_path)
+    assert not (tmp_path / MAZE / "manifest.json").exists()
+    with pytest.raises(UserError, match="is not in"):
+        formats.find(MAZE, str(tmp_path))
+    monkeypatch.undo()
+    for left in tmp_path.glob("*-val/manifest.json"):
+        left.unlink()
+    convert(slices_data / MAZE, tmp_path)
+    assert shards.fault(tmp_path / MAZE) == ""
+
+
+def test_bad_slices_leave_nothing(slices_data, tmp_path):
+    for path in (slices_data / MAZE).glob("*[0-9].npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with np.load(path) as file:
+        bad = {k: file[k] for k in file.files}
+    bad["observations"][7] = np.nan
+    np.savez(tmp_path / "z.npz", **bad)
+    with pytest.raises(UserError, match=r"z\.npz: observations is NaN or infinite in row 7"):
+        convert(tmp_path, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_damage_is_found(maze_data, tmp_path, capsys):
+    folder = convert(maze_data / f"{MAZE}.npz", tmp_path)[0]
+    cli.main(["verify", str(folder)])
+    assert json.loads(capsys.readouterr().out)["sound"]
+    path = folder / "observations.npy"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:5000] + bytes([sound[5000] ^ 1]) + sound[5001:])
+    shards.open_source(folder)  # the same size; who asks is told
+    with pytest.raises(SystemExit) as left:
+        cli.main(["verify", str(folder)])
+    assert left.value.code == 2 and "observations.npy: it was altered" in capsys.readouterr().err
+    path.write_bytes(sound[:-1])
+    with pytest.raises(UserError, match=r"observations\.npy: it is missing or not of"):
+        shards.open_source(folder)
+    path.write_bytes(sound)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("1206", "1205"))
+    with pytest.raises(UserError, match=r"manifest\.json: it was altered"):
+        shards.open_source(folder)
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["convert", str(tmp_path / "x.npz"), f"--out={tmp_path}"])
+    assert left.value.code == 2 and "x.npz: no such file or folder" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The three layouts of a dataset on disk are one dataset, and what is wrong with them is said."""
+
+import numpy as np
+import pytest
+from conftest import MAZE, tiny
+
+from qgf_jax.data import formats, shards
+from qgf_jax.data.convert import convert
+from qgf_jax.data.load import load
+from qgf_jax.data.summary import Moments
+from qgf_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def converted(slices_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted")
+    convert(slices_data / MAZE, out)
+    return out
+
+
+def same(a, b):
+    for name, array in a._asdict().items():
+        np.testing.assert_array_equal(array, getattr(b, name))
+
+
+@pytest.mark.parametrize("goals", [False, True], ids=["task", "goals"])
+def test_every_layout_gives_the_same_dataset(maze_data, slices_data, converted, goals):
+    config = tiny(
+        **{"data.mode": "resident"} | ({"env": "pointmaze-medium-stitch-v0"} if goals else {})
+    )
+    loaded = []
+    for folder in (maze_data, slices_data, converted):
+        loaded.append(load(config | {"data": config["data"] | {"dir": str(folder)}}))
+    for other in loaded[1:]:
+        same(loaded[0].take() if loaded[0].dataset is None else loaded[0].dataset, other.dataset)
+        same(loaded[0].validation, other.validation)
+        for key in ("obs_mean", "obs_std"):
+            np.testing.assert_allclose(loaded[0].spec[key], other.spec[key], rtol=1e-12)
+        for key in ("rows", "trajectories", "rows_per_trajectory", "obs_min", "actions_at_bounds"):
+            assert loaded[0].fingerprint[key] == other.fingerprint[key]
+    # A run that began on the slices goes on from what they were converted to.
+    assert loaded[1].fingerprint["sha256"] == loaded[2].fingerprint["sha256"]
+
+
+def test_a_dataset_is_given_away_once(maze_data):
+    loaded = load(tiny(**{"data.dir": str(maze_data)}))
+    loaded.take()
+    with pytest.raises(ValueError, match="taken already"):
+        loaded.take()
+
+
+def test_rows_are_read_wherever_they_begin(slices_data, converted):
+    whole = shards.open_source(converted / MAZE)
+    rows = whole.read(0, int(whole.slices[-1]))
+    for start, stop in ((0, 1), (5, 300), (200, 1206)):
+        part = whole.read(start, stop)
+        np.testing.assert_array_equal(part.observations, rows.observations[start:stop])
+        np.testing.assert_array_equal(part.info["qpos"], rows.info["qpos"][start:stop])
+    slices = shards.open_source(slices_data / MAZE)
+    first, last = slices.slices[1:3].tolist()
+    np.testing.assert_array_equal(
+        slices.read(first + 3, last).actions, rows.actions[first + 3 : last]
+    )
+    np.testing.assert_array_equal(slices.ends, whole.ends)
+    assert slices.transitions == whole.transitions == 1200
+
+
+def test_converted_data_come_first_and_then_a_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.npz").write_bytes(b"")
+    assert formats.find("a", str(tmp_path)) == tmp_path / "a"
+    (tmp_path / "a.npz").write_bytes(b"")
+    assert formats.find("a", str(tmp_path)) == tmp_path / "a.npz"
+    (tmp_path / "a" / formats.MANIFEST).write_text("{}")
+    assert formats.find("a", str(tmp_path)) == tmp_path / "a"
+
+
+def test_slices_of_two_datasets_are_refused(slices_data, tmp_path):
+    source = sorted((slices_data / MAZE).glob("*[0-9].npz"))
+    with np.load(source[1]) as file:
+        wider = {k: file[k] for k in file.files}
+    wider["observations"] = np.repeat(wider["observations"], 2, axis=1)
+    (tmp_path / "0.npz").write_bytes(source[0].read_bytes())
+    np.savez(tmp_path / "1.npz", **wider)
+    with pytest.raises(UserError, match=r"1\.npz: its arrays are .*: these are slices of two"):
+        shards.open_source(tmp_path)
+    with pytest.raises(UserError, match="these are slices of two"):
+        convert(tmp_path, tmp_path / "out")
+    (tmp_path / "1.npz").write_bytes(source[1].read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"1\.npz: it is cut off"):
+        shards.open_source(tmp_path)
+
+
+def test_a_slice_that_changes_while_in_use_is_refused(slices_data, tmp_path):
+    source = sorted((slices_data / MAZE).glob("*[0-9].npz"))
+    for i, path in enumerate(source[:2]):
+        (tmp_path / f"{i}.npz").write_bytes(path.read_bytes())
+    opened = shards.open_source(tmp_path)
+    (tmp_path / "1.npz").write_bytes(source[2].read_bytes())
+    opened.read(0, 5)
+    with pytest.raises(UserError, match=r"1\.npz: it was altered while in use"):
+        opened.read(int(opened.slices[1]), int(opened.slices[1]) + 5)
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    array = np.random.default_rng(0).normal(3, 2, (1000, 11)).astype(np.float32)
+    whole = Moments.of(array)
+    np.testing.assert_array_equal(whole.std, array.std(axis=0, dtype=np.float64))
+    merged = Moments.of(array[:7]).merge(Moments.of(array[7:300])).merge(Moments.of(array[300:]))
+    for a, b in zip(whole, merged, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
