@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import MAZE, tiny
 from test_learners import make_batch
 
 from qgf_jax import algorithms, evaluate, load_policy, policy
@@ -72,6 +72,9 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
 def trained(maze_data, tmp_path_factory):
     """A tiny run for each training, and its state in memory; made when it is first asked for."""
     folder, states = tmp_path_factory.mktemp("methods"), {}
+    data = folder / "data"  # without the validation file, whose losses would be compiled every time
+    data.mkdir()
+    shutil.copy(maze_data / f"{MAZE}.npz", data)
     from qgf_jax import calibrate
 
     real = calibrate.write
@@ -81,7 +84,7 @@ def trained(maze_data, tmp_path_factory):
         name = next(
             n for n, r in METHODS.items() if (r.policies, str(r.settings)) == (policies, settings)
         )
-        config = tiny(name, **{"data.dir": str(maze_data), "train.steps": 2})
+        config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
         def keeping(workdir, config, spec, state, dataset):
             states[name] = jax.device_get((state.params, state.target_params))

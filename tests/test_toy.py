@@ -98,7 +98,7 @@ def trained():
             trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600 if denoised else 400
         )
         constants = {}
-        if "policy" in state.params:
+        if policies == algorithms.METHODS["qgf_relative"].policies:
             from qgf_jax import calibrate
 
             constants = {"calibration": calibrate.measure(config, SPEC, state, bandit())}

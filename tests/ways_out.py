@@ -51,31 +51,15 @@ def meet_full_disks(arguments):
     assert left == {str(step), str(step - 1), "seals"}, left
 
 
-def _of_tensorboard():
-    """Its writer hands its own events to its own thread through a queue that pickles."""
-    frame = sys._getframe()
-    while frame := frame.f_back:
-        if "tensorboardX" in frame.f_code.co_filename:
-            return True
-    return False
-
-
 def watched(arguments):
     """Runs several commands; connections but to this machine fail, and what is forbidden is noted."""
+    import watch
+
     from qgf_jax import cli
 
     notes, commands = arguments[0], json.loads(arguments[1])
 
-    def hook(event, details):
-        if event == "socket.connect":
-            address = details[1]
-            if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-                raise PermissionError(f"connection to {address}")
-        if event in ("pickle.find_class", "os.system") and not _of_tensorboard():
-            with open(notes, "a") as file:
-                file.write(f"{event} {details}\n")
-
-    sys.addaudithook(hook)
+    watch.install(notes)
     for command in commands:
         cli.main(command)
     with contextlib.suppress(PermissionError):  # the hook is no idle one
