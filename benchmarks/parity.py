@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, flow, guidance
+from qgf_jax import algorithms, flow, guidance, official
 from qgf_jax import config as configs
 from qgf_jax.data import chunks, sampling
 from qgf_jax.data.formats import Rows
@@ -59,17 +59,7 @@ class Reference:
 
     def tree(self, prefix: str) -> dict[str, Any]:
         """Parameters below `prefix`, renamed from theirs to ours."""
-        root: dict[str, Any] = {}
-        for key, value in self.arrays.items():
-            if key.startswith(f"{prefix}/"):
-                *parents, leaf = (
-                    key.removeprefix(f"{prefix}/").replace("value_net", "MLP_0").split("/")
-                )
-                node = root
-                for name in parents:
-                    node = node.setdefault(name, {})
-                node[leaf] = jnp.asarray(value)
-        return {"params": root}
+        return jax.tree.map(jnp.asarray, official.tree(self.arrays, prefix))
 
     def params(self, prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """(params, target_params) at `init` or `after10`."""

@@ -110,14 +110,7 @@ class Checkpoints:
             return None
         seal = self._read_seal(step)
         directory = self.root / str(step)
-        wanted = _describe(template)
-        for name in sorted(wanted.keys() | seal["tree"].keys()):
-            here, there = wanted.get(name, "nothing"), seal["tree"].get(name, "nothing")
-            if here != there:
-                raise UserError(
-                    f"{directory} is of another network: {name} is {there} there, {here} in this "
-                    "config: use the config it was trained with"
-                )
+        check_tree(directory, seal["tree"], describe(template))
         faults.point("restore")
 
         def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -268,7 +261,7 @@ class _Leaves(NamedTuple):
 
     tree: Any
     described: dict[str, str]
-    """As `_describe` says."""
+    """As `describe` says."""
 
 
 def _to_host(state: Any) -> _Leaves:
@@ -278,7 +271,7 @@ def _to_host(state: Any) -> _Leaves:
     def copy(leaf: Any) -> np.ndarray:
         return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
-    return _Leaves(jax.tree.map(copy, state), _describe(state))
+    return _Leaves(jax.tree.map(copy, state), describe(state))
 
 
 def tree_bytes(tree: Any) -> int:
@@ -302,9 +295,25 @@ def _named(tree: Any) -> Iterator[tuple[str, Any]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-def _describe(tree: Any) -> dict[str, str]:
+def describe(tree: Any) -> dict[str, str]:
     """{path of a leaf: "float32[3, 4]"}."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(tree)}
+    return {name: describe_leaf(leaf) for name, leaf in _named(tree)}
+
+
+def describe_leaf(leaf: Any) -> str:
+    """Type and shape, as in "float32[3, 4]"."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def check_tree(where: object, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raises `UserError` at the first leaf of two descriptions that is not the same."""
+    for name in sorted(wanted.keys() | found.keys()):
+        here, there = wanted.get(name, "nothing"), found.get(name, "nothing")
+        if here != there:
+            raise UserError(
+                f"{where} is of another network: {name} is {there} there, {here} in this "
+                "config: use the config it was trained with"
+            )
 
 
 def _state_digest(tree: Any) -> str:

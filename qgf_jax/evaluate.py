@@ -359,6 +359,8 @@ def play(
     spec, seeds = restored.spec, restored.run.config["seeds"]
     if pool.action_dim != spec.action_dim:
         raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
+    if pool.obs_dim != spec.obs_dim:
+        raise UserError(f"{pool.name} is seen as {pool.obs_dim} numbers, the run {spec.obs_dim}")
     queues: list[collections.deque[Job]] = [collections.deque() for _ in range(seeds)]
     for job in jobs:
         queues[job.seed].append(job)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.run import Run
-from qgf_jax.tables import label, task_label
+from qgf_jax.tables import count, label, task_label
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
@@ -55,7 +55,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
                 _cell(row[k], digits)
                 for k, digits in (("success", 2), ("return", 1), ("length", 0))
             ),
-            str(row["episodes"]),
+            count(row),
             str(row["seeds"]),
         ]
         kind = ' class="selected"' if row["selected"] else ""

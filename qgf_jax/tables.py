@@ -79,6 +79,7 @@ def _row(key: tuple[Any, ...], tasks: Sequence[_Seeds], step: int) -> Row:
         ]
 
     env, task, method, options, best_of, weight, split = key
+    played = [e for seeds in tasks for episodes in seeds.values() for e in episodes.values()]
     return {
         "env": env,
         "task": task,
@@ -88,7 +89,8 @@ def _row(key: tuple[Any, ...], tasks: Sequence[_Seeds], step: int) -> Row:
         "best_of": best_of,
         "split": split,
         "selected": False,
-        "episodes": sum(len(episodes) for seeds in tasks for episodes in seeds.values()),
+        "episodes": len(played),
+        "failed": sum(bool(e.get("failed")) for e in played),  # by the simulator; none a success
         "seeds": len(tasks[0]),
         "step": step,
         "success": statistics.success_interval(columns("success"))._asdict(),
@@ -155,7 +157,7 @@ def markdown(rows: Sequence[Row]) -> str:
             _interval(row["success"], 2),
             _interval(row["return"], 1),
             f"{row['length']['mean']:.0f}",
-            f"{row['episodes']}" + (f" / {row['seeds']} seeds" if row["seeds"] > 1 else ""),
+            count(row),
         ]
         for row in rows
         if row["split"] == "report"
@@ -187,6 +189,13 @@ def label(row: Row) -> str:
         return method
     name = "" if method == "best_of" else f"{method} + "
     return f"{name}best of {row['best_of']}"
+
+
+def count(row: Row) -> str:
+    """How many episodes a row is made of, and how many of them a simulator could not play."""
+    seeds = f" / {row['seeds']} seeds" if row["seeds"] > 1 else ""
+    failed = f" ({row['failed']} not played to the end)" if row.get("failed") else ""
+    return f"{row['episodes']}{seeds}{failed}"
 
 
 def _interval(value: dict[str, float], digits: int) -> str:

@@ -1,5 +1,6 @@
 """CPU with eight simulated devices, no broadcasting by accident, and compilation kept cheap."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def run_folder(maze_data, tmp_path_factory) -> Path:
 
     config = tiny(**{"data.dir": str(maze_data), "seeds": 2})
     return pretrain(config, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """The script that compares with the public code, as a module."""
+    spec = importlib.util.spec_from_file_location("parity", ROOT / "benchmarks" / "parity.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def rows_of(lengths, obs_dim=2, action_dim=2, seed=0):

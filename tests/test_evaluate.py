@@ -114,7 +114,7 @@ def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tm
 class FakePool:
     """Environments whose episodes end after as many chunks as their seed says."""
 
-    action_dim, goal, name = 2, None, "fake"
+    action_dim, obs_dim, goal, name = 2, 2, None, "fake"
 
     def __init__(self):
         self.left = {}

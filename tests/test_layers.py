@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "statistics": set(),
     "tables": {"statistics"},
     "run": {"config", "checkpoint", "errors"},
+    "pickled": set(),
+    "official": PURE | {"algorithms", "checkpoint", "config", "envs", "pickled", "run", "train"},
     "train": PURE | {"data"},  # never an algorithm
     "parallel": PURE | {"data", "signals", "train"},
     "flops": set(),

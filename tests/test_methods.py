@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import MAZE, tiny
 from test_learners import make_batch
 
 from qgf_jax import algorithms, evaluate, load_policy, policy
@@ -52,14 +52,15 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     if "singletask" not in config["env"]:
         spec, batch = GOALS, with_goals(make_batch(width=4))
     learner = algorithms.build_learner(config, spec)
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(4))
+    # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
+    # Those of a critic's first choice are, when it is trained below.
+    params = learner.init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(4))
     assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
     # Apart from the online ones, so that a slow copy has somewhere to go.
     target = jax.tree.map(lambda x: x + 0.1, {group: params[group] for group in learner.targets})
     tx, key = make_optimizer(config), jax.random.key(1)
     state = TrainState(jnp.int32(0), key, params, target, tx.init(params))
-    step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, tau=0.1))
-    after, metrics = step(state, batch)
+    after, metrics = train_step(state, batch, losses=learner.losses, tx=tx, tau=0.1)
     assert all(np.isfinite(v) for v in jax.tree.leaves(metrics))
     for old, new in ((params, after.params), (target, after.target_params)):
         for group in old:
@@ -71,6 +72,9 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
 def trained(maze_data, tmp_path_factory):
     """A tiny run for each training, and its state in memory; made when it is first asked for."""
     folder, states = tmp_path_factory.mktemp("methods"), {}
+    data = folder / "data"  # without the validation file, whose losses would be compiled every time
+    data.mkdir()
+    shutil.copy(maze_data / f"{MAZE}.npz", data)
     from qgf_jax import calibrate
 
     real = calibrate.write
@@ -80,7 +84,7 @@ def trained(maze_data, tmp_path_factory):
         name = next(
             n for n, r in METHODS.items() if (r.policies, str(r.settings)) == (policies, settings)
         )
-        config = tiny(name, **{"data.dir": str(maze_data), "train.steps": 2})
+        config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
         def keeping(workdir, config, spec, state, dataset):
             states[name] = jax.device_get((state.params, state.target_params))
@@ -102,9 +106,28 @@ def observations(restored):
     return np.linspace(-1, 1, FIVE * width, dtype=np.float32).reshape(FIVE, width)
 
 
-def acting(restored, name, n=1):
+@pytest.fixture(scope="module")
+def compiled():
+    """`evaluate.compile_act`, each program once; all runs of one training have equal parameters."""
+    real = evaluate.compile_act
+
+    @functools.cache
+    def compile_once(training, method, best_of, per_seed, options):
+        return real(runs[training], method, best_of, per_seed, options)
+
+    runs = {}
+
+    def compile_act(restored, method, best_of, per_seed, options=()):
+        training = restored.run.config["algorithm"]
+        runs.setdefault(training, restored)
+        return compile_once(training, method, best_of, per_seed, options)
+
+    return compile_act
+
+
+def acting(compile_act, restored, name, n=1):
     """weight -> the actions of method `name` at five observations, by the program of `evaluate`."""
-    act = evaluate.compile_act(restored, name, n, FIVE)
+    act = compile_act(restored, name, n, FIVE)
     identity = np.stack([np.array([1, 7, i], np.int32) for i in range(FIVE)])[None]
 
     def actions(weight):
@@ -122,34 +145,53 @@ def key_of(place):
     return key
 
 
+# The first of each sampler and training chooses among candidates in earnest.
+CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed(METHODS.items())}
+
+
 @pytest.mark.parametrize("name", list(METHODS))
-def test_every_method_acts_survives_saving_and_is_evaluated(name, trained, tmp_path):
+def test_every_method_acts_survives_saving_and_is_evaluated(
+    name, trained, compiled, tmp_path, monkeypatch
+):
     workdir, in_memory = trained(name)
     folder = shutil.copytree(workdir, tmp_path / "run")
     restored = policy.restore(folder)
     row, spec = METHODS[name], restored.spec
-    slow = {k: v for k, v in restored.target_params.items() if k == "calibration"}
-    before = restored._replace(params=in_memory[0], target_params={**in_memory[1], **slow})
-    for n in row.best_of if row.fixed_best_of else (1, 4):
-        act = acting(restored, name, n)
-        actions = act(0.5)
-        assert actions.shape == (FIVE, spec.chunk_dim)
-        assert np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
-        np.testing.assert_array_equal(acting(before, name, n)(0.5), actions)
-        if row.weighted:
-            assert not np.allclose(act(50.0), actions, atol=1e-6)
-        if row.at_zero:
-            np.testing.assert_allclose(act(0.0), acting(restored, row.at_zero, n)(0.0), atol=5e-3)
+    slow = {k: v for k, v in restored.target_params.items() if k != "calibration"}
+    jax.tree.map(np.testing.assert_array_equal, (restored.params, slow), in_memory)
+    n = row.best_of[0]
+    act = acting(compiled, restored, name, n)
+    actions = act(0.5)
+    check_actions(actions, spec)
+    if row.weighted:
+        assert not np.allclose(act(50.0), actions, atol=1e-6)
+    if row.at_zero:
+        free = acting(compiled, restored, row.at_zero, n)
+        np.testing.assert_allclose(act(0.0), free(0.0), atol=5e-3)
+    if not row.fixed_best_of and n == 1:
+        if name in CHOOSING.values():
+            check_actions(acting(compiled, restored, name, 4)(0.5), spec)
+        else:
+            sample = policy.sampler(restored, name, 4)
+            groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
+            shape = jax.eval_shape(sample, *groups, observations(restored)[0], key_of(0), 0.5)
+            assert shape.shape == (spec.chunk_dim,)
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
     assert alone.shape == (spec.chunk, spec.action_dim)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
     sweep = evaluate.arms([name], [0.5])
+    monkeypatch.setattr(evaluate, "compile_act", compiled)
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )
     (line,) = read_lines(folder / "episodes.jsonl")
     assert (line["method"], line["best_of"]) == (name, row.best_of[0]) and line["length"] > 0
+
+
+def check_actions(actions, spec):
+    assert actions.shape == (FIVE, spec.chunk_dim)
+    assert np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
 
 
 def test_one_run_of_a_flow_and_a_critic_serves_all_test_time_methods():

@@ -1,25 +1,13 @@
 """The `paper` preset computes what the public QGF code (commit bc44a67) computed."""
 
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "benchmarks" / "parity.py"
 FILE = ROOT / "tests" / "data" / "parity.npz"
-
-
-@pytest.fixture(scope="module")
-def parity():
-    spec = importlib.util.spec_from_file_location("parity", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +33,14 @@ def test_everything_in_the_file_was_compared(report):
     }
 
 
-def test_altered_file_fails(tmp_path):
+def test_altered_file_fails(parity, tmp_path, monkeypatch, capsys):
     with np.load(FILE, allow_pickle=False) as file:
         arrays = {k: file[k] for k in file.files}
     arrays["act/qgf_w1.0"] = arrays["act/qgf_w1.0"] + np.float32(1e-3)
     np.savez(tmp_path / "altered.npz", **arrays)
-    result = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "altered.npz"], capture_output=True, text=True
-    )
-    printed = json.loads(result.stdout)
-    assert result.returncode == 1 and not printed["groups"]["actions"]["within"]
+    monkeypatch.setattr("sys.argv", ["parity.py", str(tmp_path / "altered.npz")])
+    with pytest.raises(SystemExit) as leave:
+        parity.main()
+    printed = json.loads(capsys.readouterr().out)
+    assert leave.value.code == 1 and not printed["groups"]["actions"]["within"]
     assert printed["groups"]["values"]["within"]

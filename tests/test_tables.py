@@ -153,3 +153,16 @@ def test_tasks_that_were_added_one_by_one_keep_the_weights_they_reported():
         (1, 1.0, True),
         (2, 10.0, True),
     }
+
+
+def test_episodes_that_no_simulator_could_play_are_counted_and_shown():
+    lines = lines_for("qgf", 1.0, [0, 1], [0, 1, 1])
+    lines[2]["failed"] = "died with exit code 3"
+    rows = tables.summarize(lines)
+    assert [(row["split"], row["failed"]) for row in rows] == [("selection", 0), ("report", 1)]
+    assert "3 (1 not played to the end)" in tables.markdown(rows)
+    assert find(rows, split="report")["success"]["mean"] == pytest.approx(2 / 3)  # not left out
+    assert [line["failed"] for line in csv.DictReader(io.StringIO(tables.as_csv(rows)))] == [
+        "0",
+        "1",
+    ]

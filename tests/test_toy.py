@@ -21,7 +21,7 @@ from qgf_jax.types import Spec
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
 MODES = np.array([[-0.6, 0.0], [0.2, 0.6], [0.6, -0.4]], np.float32)
 BEST = np.array([0.7, -0.3], np.float32)
-SPREAD, SLOPE, SEEDS = 0.12, 5.0, 3
+SPREAD, SLOPE, SEEDS = 0.12, 5.0, 2
 
 
 class Quadratic(nn.Module):
@@ -80,22 +80,25 @@ def trained():
             for n, r in algorithms.METHODS.items()
             if (r.policies, str(r.settings)) == (policies, settings)
         )
+        denoised = algorithms.METHODS[name].sampler == "denoised"
         config = tiny(
             name,
             **{
                 "networks.policy_hidden": (32, 32),
                 "networks.critic_hidden": (32, 32),
-                "sampler.num_steps": 10,
-                "train.batch_size": 96,
+                "sampler.num_steps": 10 if denoised else 6,
+                "train.batch_size": 64,
                 "optimizer.learning_rate": 3e-3,
                 "optimizer.tau": 0.02,
                 **TRAINING.get(name, {}),
             },
         )
         trainer = make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
-        state, _ = trainer.run(trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600)
+        state, _ = trainer.run(
+            trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600 if denoised else 400
+        )
         constants = {}
-        if "policy" in state.params:
+        if policies == algorithms.METHODS["qgf_relative"].policies:
             from qgf_jax import calibrate
 
             constants = {"calibration": calibrate.measure(config, SPEC, state, bandit())}

@@ -124,10 +124,11 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     nets = algorithms.build_networks(config, SPEC)
     keys = jax.random.split(jax.random.key(5), 400)
     spreads, covariances = [], []
+    act = jax.jit(jax.vmap(lambda o, k: sample(params, target, o, k, jnp.float32(0)), (None, 0)))
+    spread = jax.jit(lambda o, a: jnp.std(jax.vmap(nets.q_of(target["critic"], o))(a)))
     for obs in np.linspace(-1, 1, 15, dtype=np.float32)[:, None]:
-        act = lambda k, obs=obs: sample(params, target, obs, k, jnp.float32(0))
-        actions = jax.jit(jax.vmap(act))(keys)
-        spreads.append(np.std(jax.vmap(nets.q_of(target["critic"], obs))(actions)))
+        actions = act(obs, keys)
+        spreads.append(float(spread(obs, actions)))
         covariances.append(np.cov(np.asarray(actions).T))
     found = target["calibration"]
     np.testing.assert_allclose(found["q_std"], np.median(spreads), rtol=0.15)

@@ -51,31 +51,15 @@ def meet_full_disks(arguments):
     assert left == {str(step), str(step - 1), "seals"}, left
 
 
-def _of_tensorboard():
-    """Its writer hands its own events to its own thread through a queue that pickles."""
-    frame = sys._getframe()
-    while frame := frame.f_back:
-        if "tensorboardX" in frame.f_code.co_filename:
-            return True
-    return False
-
-
 def watched(arguments):
     """Runs several commands; connections but to this machine fail, and what is forbidden is noted."""
+    import watch
+
     from qgf_jax import cli
 
     notes, commands = arguments[0], json.loads(arguments[1])
 
-    def hook(event, details):
-        if event == "socket.connect":
-            address = details[1]
-            if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-                raise PermissionError(f"connection to {address}")
-        if event in ("pickle.find_class", "os.system") and not _of_tensorboard():
-            with open(notes, "a") as file:
-                file.write(f"{event} {details}\n")
-
-    sys.addaudithook(hook)
+    watch.install(notes)
     for command in commands:
         cli.main(command)
     with contextlib.suppress(PermissionError):  # the hook is no idle one
@@ -95,3 +79,46 @@ def exit_after_a_bad_save(arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
         checkpoints.save(7, {"a": np.random.default_rng(0).normal(size=(500, 500))})
         sys.exit(0)
+
+
+def move(arguments):
+    """Restores a run's step over all devices there are, and saves it to another folder."""
+    import jax
+    import numpy as np
+
+    from qgf_jax import run
+    from qgf_jax.algorithms import build_learner
+    from qgf_jax.train import make_trainer
+    from qgf_jax.types import Spec
+
+    source, target, count = arguments
+    assert jax.device_count() == int(count), jax.devices()
+    found = run.open_run(source)
+    config, spec = found.config, Spec(**found.spec)
+    trainer = make_trainer(build_learner(config, spec), config, spec)
+    mesh = jax.make_mesh((jax.device_count(),), ("devices",))
+
+    def spread(leaf):
+        """The last axis over the devices where it can be, all of it on each else."""
+        axes = [None] * leaf.ndim
+        if leaf.ndim > 1 and leaf.shape[-1] % len(mesh.devices) == 0:
+            axes[-1] = "devices"
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    template = jax.tree.map(spread, jax.eval_shape(trainer.init, np.array([config["seed"]])))
+    restored = Checkpoints(source, identity=found.identity).restore(template)
+    leaves = jax.tree.leaves(restored.state)
+    assert max(len(leaf.sharding.device_set) for leaf in leaves) == int(count)
+    run.create(target, config, found.spec, found.dataset)
+    Checkpoints(target, identity=found.identity).save(restored.step, restored.state)
+
+
+def train_uncached(arguments):
+    """`qgf train` that compiles everything itself."""
+    import jax
+
+    from qgf_jax import cli
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    cli.main(arguments)

@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "tables with confidence intervals, plots and one HTML page",
     "methods": "list the methods, and which of them one checkpoint serves",
     "verify": "check that the checkpoints of a run, or converted data, are what was written",
+    "import-official": "make a run of a checkpoint of the public QGF code",
 }
 
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
         else:
-            importlib.import_module(f"qgf_jax.cli.{words[0]}").main(words[1:])
+            importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
     except UserError as error:
         say(f"qgf: error: {' '.join(str(error).split())}")
         sys.exit(error.code)

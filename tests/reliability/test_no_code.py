@@ -91,7 +91,13 @@ def test_train_resume_evaluate_and_report_need_no_network_and_unpickle_nothing(m
         ["verify", str(tmp_path / "run")],
     ]
     notes, log = tmp_path / "notes", tmp_path / "log"
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text("import watch\nwatch.everywhere()\n")
+    more = {"PYTHONPATH": f"{hooks}:{ROOT}:{ROOT / 'tests'}", "QGF_NOTES": str(notes)}
+    words = [notes, json.dumps(commands)]
     with Server() as server:
-        code = server.run([notes, json.dumps(commands)], log, call="ways_out:watched", timeout=300)
+        code = server.run(words, log, call="ways_out:watched", timeout=300, **more)
     assert code == 0, log.read_text()[-2000:]
+    assert "qgf_jax.envs.worker" in notes.with_suffix(".watched").read_text()  # simulators too
     assert not notes.exists(), notes.read_text()

@@ -119,6 +119,16 @@ def test_a_crash_at_a_named_point_changes_nothing(trained, undisturbed, point, v
     assert trained.result() == undisturbed[0]
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("call", ["qgf_jax.cli:main", "ways_out:train_uncached"])
+def test_same_config_same_bits(trained, undisturbed, threads, call):
+    """Two of five processes are those of `undisturbed`, with two threads and the cache."""
+    if not LONG and (call, threads) != ("qgf_jax.cli:main", "1"):
+        pytest.skip("long")
+    assert trained.run(call=call, NPROC=threads) == 0, trained.log.read_text()[-2000:]
+    assert trained.result() == undisturbed[0]
+
+
 @pytest.mark.skipif(not LONG, reason="long")
 def test_a_run_moves_between_one_device_and_eight(trained, undisturbed):
     """It uses one of the eight here; what is tested is that a checkpoint does not remember."""
