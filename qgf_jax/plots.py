@@ -71,9 +71,10 @@ def _color(text: str, place: int) -> Any:
 
 
 def _tasks(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    """(environment, task) of each panel: the mean over all tasks alone, where there is one."""
+    """(environment, task) of each panel: an environment's mean over all tasks alone, if it has one."""
     tasks = sorted({(row["env"], row["task"]) for row in rows})
-    return [t for t in tasks if t[1] == ALL_TASKS] or tasks
+    pooled = {env for env, task in tasks if task == ALL_TASKS}
+    return [t for t in tasks if t[1] == ALL_TASKS or t[0] not in pooled]
 
 
 def _swept(rows: Sequence[Row]) -> bool:
@@ -190,8 +191,7 @@ def _training(run: Run, rows: Sequence[Row]) -> Any:
 def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
-    if any(r["task"] == ALL_TASKS for r in shown):
-        shown = [r for r in shown if r["task"] == ALL_TASKS]
+    shown = [r for r in shown if (r["env"], r["task"]) in _tasks(shown)]
     lines = [line for line in read_lines(run.episodes) if "path" in line]
     if not shown or not lines:
         return None
@@ -262,7 +262,8 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
 
     guided: dict[str, Row] = {}
     # A method's selected weight; where that is 0, its least positive one.
-    for row in sorted(rows, key=lambda r: (not r["selected"], r["weight"])):
+    own = [row for row in rows if row["env"] == ogbench.parse(run.config["env"]).label]
+    for row in sorted(own or rows, key=lambda r: (not r["selected"], r["weight"])):
         if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:
             guided.setdefault(label(row), row)
     if not guided:

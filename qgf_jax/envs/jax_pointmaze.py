@@ -28,10 +28,7 @@ _EXITS = 128  # drawn for an episode: from an exit it is 9 steps to the nearest 
 # Measured in MuJoCo 3.17 (`benchmarks/jax_pointmaze.py` says what is left): shares of a depth.
 _GAIN = 0.8227848  # that one contact takes back in a step
 _INNER = (0.35, 0.46, 3.5)  # in an inner corner the shallower wall: of the deeper's, its own, most
-_BESIDE = (
-    0.20,
-    0.28,
-)  # a corner beside a touched wall: along the wall's normal, and along the wall
+_BESIDE = (0.20, 0.28)  # a corner beside a touched wall: along its normal, along the wall
 
 
 class Start(NamedTuple):
