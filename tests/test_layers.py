@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "samplers": PURE | MATHS | {"networks"},
     "algorithms": PURE | {"critics", "policies", "samplers", "networks"},
     "config": {"algorithms", "envs", "errors"},
-    "data": PURE | {"checkpoint", "data", "envs"},
+    "data": PURE | {"checkpoint", "data", "envs"},  # its seals and atomic writes
     "envs": {"envs", "errors"},
     "faults": set(),
     "signals": {"errors"},
