@@ -27,6 +27,12 @@ from qgf_jax.types import Array, Params
 
 SPLITS = ("selection", "report")
 """Of an episode, by its index modulo 2."""
+_ROWS = 16
+"""Observations of each seed that a program acts on; more are cut up, fewer filled up with idle ones.
+
+With as many as there are environments, the last bits of an action would depend on how many act, and on
+its place: a processor takes 8 numbers at a time and rounds otherwise in what is left over.
+"""
 _PATHS = 10  # episodes of each split whose way through a maze is kept
 
 
@@ -124,7 +130,8 @@ def evaluate(
 
     `episodes` are for the report and as many, or `selection_episodes`, for selecting a weight, for
     every arm, task and seed. `envs` environments are stepped at once, at least one for each seed;
-    results do not depend on `workers`. Episodes that the file already has are not played again.
+    results depend on neither that nor `workers`. Episodes that the file already has are not played
+    again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
     """
@@ -258,7 +265,8 @@ def compile_act(
 
     (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
     (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
-    B = `per_seed` environments are fixed, so nothing is ever compiled again.
+    B = `per_seed` environments are fixed, so nothing is ever compiled again; an action is the same to
+    the last bit whatever B is and whoever acts beside it.
     """
     sample, spec = policy.sampler(restored, method, best_of, options), restored.spec
     root = jax.random.key(0)
@@ -276,12 +284,23 @@ def compile_act(
     seeds = restored.run.config["seeds"]
     groups = (restored.params, restored.target_params)
     shapes = (
-        jax.ShapeDtypeStruct((seeds, per_seed, spec.obs_dim), np.float32),
-        jax.ShapeDtypeStruct((seeds, per_seed, 3), np.int32),
-        jax.ShapeDtypeStruct((seeds, per_seed), np.float32),
+        jax.ShapeDtypeStruct((seeds, _ROWS, spec.obs_dim), np.float32),
+        jax.ShapeDtypeStruct((seeds, _ROWS, 3), np.int32),
+        jax.ShapeDtypeStruct((seeds, _ROWS), np.float32),
     )
     program = jax.jit(lambda *args: over_seeds(batch, args)).lower(groups, *shapes).compile()
-    return lambda obs, identity, weight: np.asarray(program(groups, obs, identity, weight))
+
+    def act(*given: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, per_seed, _ROWS):
+            full = [np.zeros(shape.shape, shape.dtype) for shape in shapes]
+            for array, whole in zip(full, given, strict=True):
+                some = whole[:, start : start + _ROWS]
+                array[:, : some.shape[1]] = some
+            parts.append(program(groups, *full))
+        return np.concatenate(parts, axis=1)[:, :per_seed]
+
+    return act
 
 
 def play(
