@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -31,6 +32,12 @@ SPLITS = ("selection", "report")
 """Of an episode, by its index modulo 2."""
 SIMULATORS = ("mujoco", SIMULATOR)
 """The benchmark's own, and the approximation that runs where the policy does."""
+_ROWS = 16
+"""Observations of each seed that act together on a CPU; more are cut up, fewer filled up with idle ones.
+
+With as many as there are environments, the last bits of an action would depend on how many act, and on
+its place: a processor takes 8 numbers at a time and rounds otherwise in what is left over.
+"""
 _PATHS = 10  # episodes of each split whose way through a maze is kept
 
 
@@ -129,7 +136,8 @@ def evaluate(
 
     `episodes` are for the report and as many, or `selection_episodes`, for selecting a weight, for
     every arm, task and seed. `envs` environments are stepped at once, at least one for each seed;
-    results do not depend on `workers`. Episodes that the file already has are not played again.
+    results depend on neither that nor `workers`. Episodes that the file already has are not played
+    again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
     `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
@@ -328,13 +336,25 @@ def compile_act(
     (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
     (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
     B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
-    the seeds are divided among them.
+    the seeds are divided among them. On a CPU an action is the same to the last bit whatever B is and
+    whoever acts beside it.
     """
     one, spec = policy.actor(restored, method, best_of, options), restored.spec
 
+    rows = _ROWS if jax.default_backend() == "cpu" else per_seed
+
     def batch(args: tuple[Any, ...]) -> Array:
         groups, *rest = args
-        return jax.vmap(one, in_axes=(None, 0, 0, 0))(groups, *rest)
+
+        def block(some: Any) -> Array:
+            return jax.vmap(one, in_axes=(None, 0, 0, 0))(groups, *some)
+
+        def blocks(x: Array) -> Array:
+            filled = jnp.pad(x, [(0, -per_seed % rows), *((0, 0) for _ in x.shape[1:])])
+            return filled.reshape(-1, rows, *x.shape[1:])
+
+        chunks = jax.lax.map(block, jax.tree.map(blocks, tuple(rest)))
+        return chunks.reshape(-1, *chunks.shape[2:])[:per_seed]
 
     seeds = restored.run.config["seeds"]
     place = parallel.for_seeds(seeds)

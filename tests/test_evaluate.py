@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from conftest import LONG
 
 from qgf_jax import evaluate, policy
 from qgf_jax.envs.pool import Played
@@ -161,21 +162,48 @@ def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(run_folder
         assert result["return"] == -result["length"] and result["success"] == 1.0
 
 
-def test_actions_follow_identity_weight_and_seed_not_the_slot(run_folder):
-    restored = policy.restore(run_folder)
-    act = evaluate.compile_act(restored, "qgf", 1, 4)
-    obs = np.ones((2, 4, 2), np.float32)
-    identity = np.tile(np.int32([1, 5, 0]), (2, 4, 1))
-    weight = np.full((2, 4), 0.5, np.float32)
-    same = act(obs, identity, weight)
-    np.testing.assert_allclose(same[0, 0], same[0, 3], atol=1e-6)
-    assert not np.allclose(same[0, 0], same[1, 0])  # another training seed
+def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
+    restored, rng = policy.restore(run_folder), np.random.default_rng(0)
+    obs = rng.normal(size=(2, 20, 2)).astype(np.float32)
+    identity = np.array([[[1, i % 7, i % 3] for i in range(20)]] * 2, np.int32)
+    weight = rng.choice(np.float32([0.1, 0.5, 2.0]), (2, 20))
+    act = evaluate.compile_act(restored, "qgf", 1, 20)
+    together = act(obs, identity, weight)
+    assert together.shape == (2, 20, 3, 2)
+    assert not np.allclose(together[0], together[1])  # another training seed
+    for size in (1, 10):  # whatever acts beside it, and wherever it stands
+        order = rng.permutation(20)[:size]
+        some = evaluate.compile_act(restored, "qgf", 1, size)
+        alone = some(obs[:, order], identity[:, order], weight[:, order])
+        np.testing.assert_array_equal(alone, together[:, order])
+    same = [np.repeat(x[:, :1], 20, axis=1) for x in (obs, identity, weight)]
+    alike = act(*same)
+    np.testing.assert_array_equal(alike, np.repeat(alike[:, :1], 20, axis=1))
     for part in range(3):
-        other = identity.copy()
+        other = same[1].copy()
         other[0, 1, part] += 1
-        changed = act(obs, other, weight)
-        assert not np.allclose(changed[0, 1], same[0, 1])
-        np.testing.assert_allclose(changed[0, 0], same[0, 0], atol=1e-6)
+        changed = act(same[0], other, same[2])
+        assert not np.allclose(changed[0, 1], alike[0, 1])
+        changed[0, 1] = alike[0, 1]
+        np.testing.assert_array_equal(changed, alike)
+
+
+@pytest.mark.parametrize(
+    ("envs", "workers"), [(2, 1), (4, 3), (10, 2), (20, 1)] if LONG else [(20, 3)]
+)
+def test_episodes_are_the_same_to_the_last_bit_however_many_run_at_once(
+    evaluated, run_folder, tmp_path, envs, workers
+):
+    """Two seeds, so 1, 2, 5 and 10 environments of each; the first was 4 and 2."""
+    expected = {identity(line): line for line in lines_of(evaluated[0])}
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    sweep = evaluate.arms(["reference", "best_of", "qgf"][:: 1 if envs % 4 else -1], [0.5, 0.0])
+    evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=envs, workers=workers)
+    found = {identity(line): line for line in lines_of(folder)}
+    assert found.keys() == expected.keys()
+    for key, line in found.items():
+        for name in ("return", "success", "length", "path"):
+            assert line[name] == expected[key][name], (key, name)
 
 
 def test_other_learners_methods_are_refused(run_folder, monkeypatch):
