@@ -66,6 +66,9 @@ def child(arguments, log, call, environment):
     code = 1
     try:
         os.setsid()
+        # Whoever has started us in the background may have had these ignored, and that is inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(descriptor, 1)

@@ -182,7 +182,7 @@ def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
     for part in range(3):
         other = same[1].copy()
         other[0, 1, part] += 1
-        changed = act(same[0], other, same[2])
+        changed = np.array(act(same[0], other, same[2]))
         assert not np.allclose(changed[0, 1], alike[0, 1])
         changed[0, 1] = alike[0, 1]
         np.testing.assert_array_equal(changed, alike)
