@@ -27,6 +27,7 @@ parser.add_argument("--envs", type=int, default=40, help="environments at once")
 parser.add_argument("--workers", type=int, default=2, help="processes")
 parser.add_argument("--episodes", type=int, default=40)
 parser.add_argument("--method", default="qgf")
+parser.add_argument("--weights", default="0.1", help="a sweep: so many times the episodes")
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
 common.limit_threads(flags.threads)
@@ -46,7 +47,7 @@ from qgf_jax.envs import ogbench
 env = ogbench.make(sys.argv[1])
 ogbench.reset(env, 0)
 with np.load(sys.argv[2], allow_pickle=False) as file:
-    episodes = [(int(key), file[key]) for key in file.files]
+    episodes = [(int(key.split("-")[1]), file[key]) for key in file.files]
 started, steps = time.process_time(), 0
 for seed, actions in episodes:
     ogbench.reset(env, seed)
@@ -60,10 +61,12 @@ print(steps, time.process_time() - started)
 class RecordingPool(pool.EnvPool):
     """Keeps the seed and the actions of every episode, so that a bare loop can play them again."""
 
-    episodes: ClassVar[dict[int, list[np.ndarray]]] = {}
+    episodes: ClassVar[list[tuple[int, list[np.ndarray]]]] = []
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        self.playing = getattr(self, "playing", {}) | dict(zip(slots, seeds, strict=True))
+        begun: list[tuple[int, list[np.ndarray]]] = [(seed, []) for seed in seeds]
+        self.episodes.extend(begun)
+        self.playing = getattr(self, "playing", {}) | dict(zip(slots, begun, strict=True))
         return super().reset(slots, seeds)
 
     def step(
@@ -71,8 +74,7 @@ class RecordingPool(pool.EnvPool):
     ) -> tuple[np.ndarray, list[pool.Played]]:
         obs, played = super().step(slots, chunks)
         for slot, chunk, result in zip(slots, chunks, played, strict=True):
-            actions = self.episodes.setdefault(self.playing[slot], [])
-            actions.append(chunk[: result.steps])
+            self.playing[slot][1].append(chunk[: result.steps])
         return obs, played
 
 
@@ -81,10 +83,10 @@ def bare_rate(env_id: str, folder: str) -> float:
 
     At once, because two busy hyperthreads of one core are each slower than one alone.
     """
-    episodes = list(RecordingPool.episodes.items())
-    running = []
+    episodes, running = RecordingPool.episodes, []
     for worker in range(flags.workers):
-        mine = {str(s): np.concatenate(a) for s, a in episodes[worker :: flags.workers]}
+        numbered = enumerate(episodes[worker :: flags.workers])
+        mine = {f"{i}-{seed}": np.concatenate(actions) for i, (seed, actions) in numbered}
         path = Path(folder) / f"episodes{worker}.npz"
         np.savez(path, **mine)
         command = [sys.executable, "-c", BARE, env_id, str(path)]
@@ -107,7 +109,7 @@ def main() -> None:
         workdir = pretrain(configs.plain(config), Path(folder) / "run")
         usage = evaluate.evaluate(
             workdir,
-            evaluate.arms([flags.method], [0.1]),
+            evaluate.arms([flags.method], [float(w) for w in flags.weights.split(",")]),
             episodes=flags.episodes,
             selection_episodes=0,
             envs=flags.envs,
@@ -126,7 +128,16 @@ def main() -> None:
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             **{
                 k: getattr(flags, k)
-                for k in ("method", "width", "depth", "chunk", "envs", "workers", "threads")
+                for k in (
+                    "method",
+                    "weights",
+                    "width",
+                    "depth",
+                    "chunk",
+                    "envs",
+                    "workers",
+                    "threads",
+                )
             },
             **common.machine(),
         }

@@ -14,10 +14,13 @@ from qgf_jax import cli
 SMOKE = ROOT / "experiments" / "configs" / "smoke.py"
 
 
+ONE_DEVICE = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1")}
+
+
 def qgf(*words, cwd, timeout=240):
     return subprocess.run(
         [sys.executable, "-m", "qgf_jax", *map(str, words)],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, env=os.environ,
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env=ONE_DEVICE,
     )  # fmt: skip
 
 

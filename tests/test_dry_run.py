@@ -1,0 +1,41 @@
+"""What a run would be, said before it is one."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, tiny
+
+from qgf_jax import algorithms, cli, dry_run, parallel
+from qgf_jax.errors import UserError
+
+CONFIG = f"--config={ROOT}/tests/tiny_config.py"
+
+
+def test_it_counts_what_would_be_trained_and_touches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", CONFIG, "--dry_run", "--config.seeds=2", "--config.devices=4"])
+    said = json.loads(capsys.readouterr().out)
+    config = tiny(seeds=2, devices="4")
+    learner = algorithms.build_learner(config, dry_run.spec_of(config))
+    params = jax.eval_shape(learner.init, jax.random.key(0), np.zeros(2), np.zeros(6))
+    counts = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
+    assert said["parameters"] == counts
+    assert (said["observation"], said["action"], said["chunk"]) == (2, 2, 3)
+    assert said["devices"]["mesh"] == {"devices": 4} and said["batch_per_device"] == 2
+    # Of the policy's last layer alone, forward and backward, both seeds, batch of 8: 3 products.
+    assert said["flops_per_update"] > 2 * 3 * 2 * 8 * 8 * 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_widths_with_goals_are_those_of_the_data():
+    config = tiny(critic="dqc", **{"networks.policy_goal": False})
+    spec = dry_run.spec_of(config)
+    assert (spec.obs_dim, spec.goal_dim, spec.action_dim) == (4, 2, 2)
+
+
+@pytest.mark.parametrize("hosts", ["here", "127.0.0.1,2,0", "127.0.0.1:80,2,2", "a:1,2"])
+def test_hosts_that_cannot_be_read_are_refused_before_anything_waits(hosts):
+    with pytest.raises(UserError, match="it must be auto or ADDRESS:PORT,COUNT,INDEX"):
+        parallel.join(hosts)
