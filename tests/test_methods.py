@@ -86,9 +86,9 @@ def trained(maze_data, tmp_path_factory):
         )
         config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
-        def keeping(workdir, config, spec, state, dataset):
+        def keeping(workdir, config, spec, state, *data):
             states[name] = jax.device_get((state.params, state.target_params))
-            real(workdir, config, spec, state, dataset)
+            real(workdir, config, spec, state, *data)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(calibrate, "write", keeping)
