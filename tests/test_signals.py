@@ -9,6 +9,17 @@ from qgf_jax.errors import Stopped
 from qgf_jax.signals import StopRequest
 
 
+@pytest.fixture(autouse=True)
+def nothing_ignored():
+    """As in a shell's foreground, wherever the tests were started."""
+    before = {ask: signal.getsignal(ask) for ask in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for ask, handler in before.items():
+        signal.signal(ask, handler)
+
+
 @pytest.mark.parametrize("ask", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_noted_and_raised_where_it_suits(ask):
     before = signal.getsignal(ask)
