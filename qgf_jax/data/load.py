@@ -57,7 +57,8 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     streamed = streams(source, sample, options, room)
     summary = source.summary
     if not streamed:
-        dataset, summary = _gather_all(source, prepare)
+        known = None if name.goals == "oraclerep" else source.summary
+        dataset, summary = _gather_all(source, prepare, known)
     else:
         dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
         if options["standardize"] and (summary is None or name.goals == "oraclerep"):
@@ -105,15 +106,16 @@ def _check_count(n: int, path: Path, options: Mapping[str, Any]) -> int:
     return steps
 
 
-def _gather_all(source: Source, prepare: Prepare) -> tuple[Any, Summary]:
-    """The whole dataset, slice by slice into its place, so that there is one of it."""
+def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tuple[Any, Summary]:
+    """The whole dataset, piece by piece into its place, so that there is one of it; its summary."""
     whole, n, found = None, 0, []
-    for start, stop in pairwise(source.slices.tolist()):
+    for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
         piece = prepare(rows)
-        found.append(Summary.of(rows, getattr(piece, "goal", None)))
+        if known is None:
+            found.append(Summary.of(rows, getattr(piece, "goal", None)))
         if stop - start == source.slices[-1]:
-            return piece, found[0]
+            return piece, known or found[0]
         whole = whole or _room_for(source, piece)
         for name, array in piece._asdict().items():
             if array is None:
@@ -122,7 +124,22 @@ def _gather_all(source: Source, prepare: Prepare) -> tuple[Any, Summary]:
             offset = np.int32(start) if name in ROW_NUMBERS else None
             getattr(whole, name)[place] = array if offset is None else array + offset
         n += len(piece.action)
-    return whole, functools.reduce(Summary.merge, found)
+    return whole, known or functools.reduce(Summary.merge, found)
+
+
+def _pieces(source: Source) -> list[int]:
+    """The rows before each piece that is read at once, and in all.
+
+    A slice, or as many trajectories as come to some size where no more need be read.
+    """
+    if not source.seekable:
+        return source.slices.tolist()
+    bounds = source.ends + 1
+    wanted = np.arange(_PIECE, bounds[-1], _PIECE)
+    return np.unique([0, *bounds[np.searchsorted(bounds, wanted)], bounds[-1]]).tolist()
+
+
+_PIECE = 250_000
 
 
 def _room_for(source: Source, piece: Any) -> Any:
@@ -143,7 +160,7 @@ def _survey(source: Source, prepare: Prepare) -> Summary:
     """Reads all once, for mean and spread."""
     say(f"data: reading all of {source.path} once, for data.standardize")
     found = []
-    for start, stop in pairwise(source.slices.tolist()):
+    for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
         found.append(Summary.of(rows, getattr(prepare(rows), "goal", None)))
     return functools.reduce(Summary.merge, found)
