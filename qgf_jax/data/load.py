@@ -12,6 +12,7 @@ import numpy as np
 from qgf_jax.data import chunks, formats, shards
 from qgf_jax.data.chunks import OF_ROWS, ROW_NUMBERS, Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.labels import oracle_goals, relabel, transform
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream, streams
 from qgf_jax.data.summary import Summary, check_alike
@@ -193,52 +194,3 @@ def _prepare(
         backup=options["backup"],
         action_clip=options["action_clip"],
     )
-
-
-def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and task masks [R] of the environment's task, by OGBench's own rule."""
-    from ogbench.relabel_utils import relabel_dataset
-
-    labelled = _state(rows, path, env, name, "the rewards come")
-    try:
-        relabel_dataset(name.env_id, env, labelled)
-    except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: qpos does not fit {name.env_id}: {error}") from None
-    return labelled["rewards"], labelled["masks"]
-
-
-def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> np.ndarray:
-    """What a row is as a goal [R, G], by OGBench's own rule, for the names with -oraclerep-."""
-    from ogbench.relabel_utils import add_oracle_reps
-
-    labelled = _state(rows, path, env, name, "the goals come")
-    try:
-        add_oracle_reps(name.env_id, env, labelled)
-    except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: qpos does not fit {name.env_id}: {error}") from None
-    return labelled["oracle_reps"]
-
-
-def _state(
-    rows: Rows, path: Path, env: Any, name: ogbench.Name, what: str
-) -> dict[str, np.ndarray]:
-    """The simulator's state, as OGBench's functions take and extend it."""
-    needs = ["qpos"] + ["button_states"] * name.scene.startswith(("scene", "puzzle"))
-    for key in needs:
-        if key not in rows.info:
-            raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
-    try:
-        wanted = env.unwrapped.model.nq
-    except ValueError:  # manipulation has no model before its first reset
-        wanted = None
-    if wanted not in (None, found := rows.info["qpos"].shape[1]):
-        raise UserError(f"{path}: qpos is {found} wide, {name.env_id} has {wanted}")
-    return dict(rows.info)
-
-
-def transform(
-    rewards: np.ndarray, *, reward_scale: float, reward_shift: float, sparse: bool
-) -> np.ndarray:
-    """scale * reward + shift, of -1[reward != 0] if `sparse`. Training and validation alike."""
-    rewards = np.where(rewards != 0, -1.0, 0.0) if sparse else rewards
-    return reward_scale * rewards + reward_shift
