@@ -7,7 +7,7 @@ import pytest
 from conftest import rows_of
 
 from qgf_jax.data import chunks, formats, sampling
-from qgf_jax.data.load import transform
+from qgf_jax.data.labels import transform
 from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
 from qgf_jax.errors import UserError
 

@@ -9,7 +9,7 @@ from conftest import tiny
 
 from qgf_jax import config as configs
 from qgf_jax import evaluate, load_policy, policy, report, tables
-from qgf_jax.data import load
+from qgf_jax.data import labels
 from qgf_jax.data.formats import read_rows
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
@@ -130,7 +130,7 @@ def test_oracle_goals_of_the_data_are_those_of_the_environment():
     goal = env.compute_oracle_observation()
     assert obs.shape == (world.env.observation_space.shape[0] + len(goal),)
     rows = _one_row(env)
-    found = load.oracle_goals(rows, "file", world.env, world.name)
+    found = labels.oracle_goals(rows, "file", world.env, world.name)
     np.testing.assert_allclose(found[0], goal, atol=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
     rows = read_rows(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
     name = ogbench.parse("pointmaze-medium-stitch-oraclerep-v0")
     with pytest.raises(UserError, match="'qpos' is missing, and the goals"):
-        load.oracle_goals(rows, "file", None, name)
+        labels.oracle_goals(rows, "file", None, name)
 
 
 @pytest.mark.parametrize(

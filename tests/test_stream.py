@@ -178,6 +178,30 @@ def test_lanes_share_a_round(converted):
     assert sorted(dealt[:n]) == list(range(n)) and sorted(dealt[n : 2 * n]) == list(range(n))
 
 
+def test_devices_share_the_work_of_a_round(converted):
+    """With as many visits of a start; where blocks are few, none is left out."""
+    options = {"data.replace_every": 0, "train.batch_size": 3, "train.steps_per_dispatch": 1}
+    stream = load(streamed(converted, **options)).take()
+    n, one = len(stream), stream.every
+    assert one == round(2 * stream.starts / 3) and (n, stream.window) == (8, 3)
+    for lanes, window, every in (
+        (2, 3, 2),
+        (3, 2, 3),
+        (4, 2, 0),
+        (5, 1, 5),
+        (8, 1, 0),
+        (16, 1, 16),
+    ):
+        stream.spread(lanes)
+        assert stream.window == window and abs(stream.every - every * one) <= lanes, lanes
+
+
+def test_a_short_slice_is_warned_of(slices_data, capsys):
+    stream = load(streamed(slices_data, **{"data.block": 500})).take()
+    assert stream.starts == 198
+    assert "shortest slice has 198 starts" in capsys.readouterr().err
+
+
 def test_one_block_of_everything_trains_as_the_resident_dataset_does(converted, tmp_path):
     resident = streamed(converted, **{"data.mode": "resident", "data.block": 10**6})
     pretrain(resident, tmp_path / "resident")

@@ -109,12 +109,12 @@ def prepare(
     ends = np.flatnonzero(rows.ends)
     left = (ends[np.searchsorted(ends, row)] - row).astype(np.int32)  # transitions, this one too
     reward, mask = np.zeros(n), np.ones(n)
-    per_step = np.asarray(rewards, np.float32)[keep], np.asarray(masks, np.float32)[keep]
-    for j in range(backup):
-        inside = np.flatnonzero(left > j)
+    rewards, masks = (np.asarray(x, np.float32)[keep] for x in (rewards, masks))
+    for j in range(min(backup, n)):
+        here, inside = slice(0, n - j), left[: n - j] > j
         # Products in float32 and their sum in float64: the public sampler's bits.
-        reward[inside] += np.float32(discount**j) * per_step[0][inside + j]
-        mask[inside] = np.minimum(mask[inside], per_step[1][inside + j])
+        reward[here] += np.where(inside, np.float32(discount**j) * rewards[j:], np.float32(0))
+        np.minimum(mask[here], masks[j:], out=mask[here], where=inside)
     return Dataset(
         obs=rows.observations,
         action=_clipped(rows.actions[keep], action_clip),
@@ -138,7 +138,8 @@ def prepare_goals(
 
 
 def _clipped(actions: np.ndarray, by: float | None) -> np.ndarray:
-    return actions if by is None else np.clip(actions, -1.0 + by, 1.0 - by)
+    """In place: what comes is fresh."""
+    return actions if by is None else np.clip(actions, -1.0 + by, 1.0 - by, out=actions)
 
 
 def cut(total: int, n: int, size: int = 0) -> tuple[np.ndarray, int]:

@@ -73,6 +73,7 @@ class Feeder:
         self._stream: Stream | None = None
         dataset = loaded.take()
         if isinstance(dataset, Stream):
+            dataset.spread(lanes.total)
             self._stream, self.every, self.blocks = dataset, dataset.every, dataset.window
             self._reader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="read")
             self._coming: tuple[int, concurrent.futures.Future[Any]] | None = None

@@ -12,6 +12,7 @@ import numpy as np
 from qgf_jax.data import chunks, formats, shards
 from qgf_jax.data.chunks import OF_ROWS, ROW_NUMBERS, Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.labels import oracle_goals, relabel, transform
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream, streams
 from qgf_jax.data.summary import Summary, check_alike
@@ -57,7 +58,8 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     streamed = streams(source, sample, options, room)
     summary = source.summary
     if not streamed:
-        dataset, summary = _gather_all(source, prepare)
+        known = None if name.goals == "oraclerep" else source.summary
+        dataset, summary = _gather_all(source, prepare, known)
     else:
         dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
         if options["standardize"] and (summary is None or name.goals == "oraclerep"):
@@ -105,15 +107,16 @@ def _check_count(n: int, path: Path, options: Mapping[str, Any]) -> int:
     return steps
 
 
-def _gather_all(source: Source, prepare: Prepare) -> tuple[Any, Summary]:
-    """The whole dataset, slice by slice into its place, so that there is one of it."""
+def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tuple[Any, Summary]:
+    """The whole dataset, piece by piece into its place, so that there is one of it; its summary."""
     whole, n, found = None, 0, []
-    for start, stop in pairwise(source.slices.tolist()):
+    for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
         piece = prepare(rows)
-        found.append(Summary.of(rows, getattr(piece, "goal", None)))
+        if known is None:
+            found.append(Summary.of(rows, getattr(piece, "goal", None)))
         if stop - start == source.slices[-1]:
-            return piece, found[0]
+            return piece, known or found[0]
         whole = whole or _room_for(source, piece)
         for name, array in piece._asdict().items():
             if array is None:
@@ -122,7 +125,22 @@ def _gather_all(source: Source, prepare: Prepare) -> tuple[Any, Summary]:
             offset = np.int32(start) if name in ROW_NUMBERS else None
             getattr(whole, name)[place] = array if offset is None else array + offset
         n += len(piece.action)
-    return whole, functools.reduce(Summary.merge, found)
+    return whole, known or functools.reduce(Summary.merge, found)
+
+
+def _pieces(source: Source) -> list[int]:
+    """The rows before each piece that is read at once, and in all.
+
+    A slice, or as many trajectories as come to some size where no more need be read.
+    """
+    if not source.seekable:
+        return source.slices.tolist()
+    bounds = source.ends + 1
+    wanted = np.arange(_PIECE, bounds[-1], _PIECE)
+    return np.unique([0, *bounds[np.searchsorted(bounds, wanted)], bounds[-1]]).tolist()
+
+
+_PIECE = 250_000
 
 
 def _room_for(source: Source, piece: Any) -> Any:
@@ -143,7 +161,7 @@ def _survey(source: Source, prepare: Prepare) -> Summary:
     """Reads all once, for mean and spread."""
     say(f"data: reading all of {source.path} once, for data.standardize")
     found = []
-    for start, stop in pairwise(source.slices.tolist()):
+    for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
         found.append(Summary.of(rows, getattr(prepare(rows), "goal", None)))
     return functools.reduce(Summary.merge, found)
@@ -176,52 +194,3 @@ def _prepare(
         backup=options["backup"],
         action_clip=options["action_clip"],
     )
-
-
-def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and task masks [R] of the environment's task, by OGBench's own rule."""
-    from ogbench.relabel_utils import relabel_dataset
-
-    labelled = _state(rows, path, env, name, "the rewards come")
-    try:
-        relabel_dataset(name.env_id, env, labelled)
-    except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: qpos does not fit {name.env_id}: {error}") from None
-    return labelled["rewards"], labelled["masks"]
-
-
-def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> np.ndarray:
-    """What a row is as a goal [R, G], by OGBench's own rule, for the names with -oraclerep-."""
-    from ogbench.relabel_utils import add_oracle_reps
-
-    labelled = _state(rows, path, env, name, "the goals come")
-    try:
-        add_oracle_reps(name.env_id, env, labelled)
-    except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: qpos does not fit {name.env_id}: {error}") from None
-    return labelled["oracle_reps"]
-
-
-def _state(
-    rows: Rows, path: Path, env: Any, name: ogbench.Name, what: str
-) -> dict[str, np.ndarray]:
-    """The simulator's state, as OGBench's functions take and extend it."""
-    needs = ["qpos"] + ["button_states"] * name.scene.startswith(("scene", "puzzle"))
-    for key in needs:
-        if key not in rows.info:
-            raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
-    try:
-        wanted = env.unwrapped.model.nq
-    except ValueError:  # manipulation has no model before its first reset
-        wanted = None
-    if wanted not in (None, found := rows.info["qpos"].shape[1]):
-        raise UserError(f"{path}: qpos is {found} wide, {name.env_id} has {wanted}")
-    return dict(rows.info)
-
-
-def transform(
-    rewards: np.ndarray, *, reward_scale: float, reward_shift: float, sparse: bool
-) -> np.ndarray:
-    """scale * reward + shift, of -1[reward != 0] if `sparse`. Training and validation alike."""
-    rewards = np.where(rewards != 0, -1.0, 0.0) if sparse else rewards
-    return reward_scale * rewards + reward_shift

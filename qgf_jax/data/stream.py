@@ -50,19 +50,22 @@ class Stream:
         bounds = np.cumsum([len(some) for some in firsts])[:-1]
         self._parts = np.split(np.arange(len(self._firsts)), bounds)
         self._rows = max(stop - start for start, stop in map(self._span, range(len(self))))
-        wanted = 1 if self._by_slice else options["window"]
-        self.window = min(wanted, len(self))
-        """how many blocks are sampled from at a time"""
-        self.every = 0
-        """steps between two changes; 0: there are none"""
-        if self.window < len(self):
-            self.every = options["replace_every"] or _replace_every(
-                self.starts, train["batch_size"], train["steps_per_dispatch"]
-            )
-            if self._by_slice:
-                self.every = options["replace_every"] or 1000
+        self._wanted = 1 if self._by_slice else options["window"]
+        self._every = options["replace_every"] or 1000 * self._by_slice
+        self._updates = train["batch_size"], train["steps_per_dispatch"]
+        self.spread(1)
         # The public code counts steps from 1 and changes slices before the step that 1000 divides.
         self._lead = int(self._by_slice)
+
+    def spread(self, lanes: int) -> None:
+        """Deals blocks to so many devices, each of which draws as large a part of a batch."""
+        self.window = max(1, min(self._wanted, len(self) // lanes))
+        """how many blocks are sampled from at a time, on each device"""
+        self.every = 0
+        """steps between two changes; 0: there are none"""
+        if len(self) not in (1, lanes * self.window):
+            batch_size, dispatch = self._updates
+            self.every = self._every or _replace_every(self.starts * lanes, batch_size, dispatch)
 
     def __len__(self) -> int:
         return len(self._firsts)
@@ -138,7 +141,13 @@ def _block_size(path: Path, parts: list[tuple[int, int]], wanted: int) -> int:
         if least < largest:
             say(f"qgf: warning: {path}: of longer slices the starts after {least} are left out")
         return least
-    return min(least, max(-(-n // -(-n // wanted)) for _, n in parts))
+    equal = max(-(-n // -(-n // wanted)) for _, n in parts)
+    if least < equal:
+        say(
+            f"qgf: warning: {path}: its shortest slice has {least} starts, so no block has more than "
+            "that: `qgf convert` it, or put slices together"
+        )
+    return min(least, equal)
 
 
 def _firsts(parts: list[tuple[int, int]], size: int, *, every_start: bool) -> list[np.ndarray]:
