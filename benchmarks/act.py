@@ -45,7 +45,7 @@ def main() -> None:
             seconds[label] = seconds_of(name, n)
             # Timed anew beside each method: on a shared machine minutes are not alike.
             unit[label] = seconds_of("qgf", 1)
-    parts = seconds_of("qgf", 1), seconds_of("velocity", 0), seconds_of("critic", 0)
+    parts = seconds_of("qgf", 1), seconds_of("velocity", 1), seconds_of("critic", 1)
     common.show(
         {
             "qgf_relative_to_its_parts": parts[0] / (STEPS * (parts[1] + parts[2])),
