@@ -84,6 +84,15 @@ def test_many_devices_compute_what_one_does_with_the_same_pieces(dataset, form, 
     spread.check_replicas(everywhere)
 
 
+def test_both_forms_draw_the_same_batches(dataset):
+    """Critic and value see no noise but that of the draw, which the two forms key by themselves."""
+    found = [trained(dataset, devices="2", parallel=form)[0].params for form in parallel.FORMS]
+    for group in ("critic", "value"):
+        pairs = zip(*(jax.tree.leaves(params[group]) for params in found), strict=True)
+        for a, b in pairs:
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", parallel.FORMS)
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_the_same_global_batch_gives_the_parameters_of_one_device(form, count):
