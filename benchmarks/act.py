@@ -21,7 +21,7 @@ parser.add_argument("--chunk", type=int, default=5)
 parser.add_argument("--obs", type=int, default=46, help="width of an observation")
 parser.add_argument("--action", type=int, default=5, help="width of an action")
 parser.add_argument("--repeats", type=int, default=10)
-parser.add_argument("--methods", default="", help="comma-separated; else all")
+parser.add_argument("--methods", default="", help="comma-separated; else all but those for goals")
 parser.add_argument("--best_of_4", default="", help="methods to time with four candidates too")
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
@@ -38,7 +38,7 @@ from qgf_jax.types import Spec
 def main() -> None:
     seconds, unit = {}, {}
     for name, row in algorithms.METHODS.items():
-        if flags.methods and name not in flags.methods.split(","):
+        if name not in flags.methods.split(",") if flags.methods else row.goals:
             continue
         for n in {*row.best_of, *((4,) if name in flags.best_of_4.split(",") else ())}:
             label = name if n == 1 or row.fixed_best_of else f"{name}_{n}"
@@ -84,19 +84,19 @@ def program(name: str, n: int) -> Callable[[], None]:
         # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
         nets = algorithms.build_networks(plain, spec)
 
-        def once(action: Any, obs: Any) -> Any:
+        def once(action: Any, obs: Any, t: Any) -> Any:
             if part == "velocity":
-                return nets.velocity(params["policy"], obs)(action, jnp.float32(0.5))
+                return nets.velocity(params["policy"], obs)(action, t)
             q, slope = jax.value_and_grad(nets.q_of(params["critic"], obs))(action)
             return slope + q
 
         def ten(params: Any, slow: Any, obs: Any, keys: Any, weight: Any) -> Any:
             start = jnp.zeros((len(obs), spec.chunk_dim))
 
-            def turn(action: Any, _: Any) -> tuple[Any, None]:
-                return jax.vmap(once)(action, obs), None
+            def turn(action: Any, t: Any) -> tuple[Any, None]:
+                return jax.vmap(once, in_axes=(0, 0, None))(action, obs, t), None
 
-            return jax.lax.scan(turn, start, None, length=STEPS)[0]
+            return jax.lax.scan(turn, start, jnp.arange(STEPS) / STEPS)[0]
 
         act = jax.jit(ten)
 

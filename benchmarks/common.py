@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from qgf_jax import cli
+
 
 def limit_threads(count: int) -> None:
-    """Gives XLA so many threads on a CPU; before JAX is imported."""
+    """Gives XLA so many threads on a CPU, and the flags of the command line; before JAX is imported."""
     os.environ["NPROC"] = str(count)
+    cli.tune_for_cpu()
 
 
 def machine() -> dict[str, Any]:

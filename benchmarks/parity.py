@@ -100,8 +100,9 @@ class Reference:
 
 def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
     """The first batch against theirs, column for column of what a loss uses."""
-    start = jnp.asarray(reference["start_indices"][0])
-    ours = sampling.gather(jax.device_put(dataset), start, chunk=reference.spec.chunk)
+    on_device, start = jax.device_put(dataset), jnp.asarray(reference["start_indices"][0])
+    drawn = sampling.locate(on_device, start)
+    ours = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
     gamma = float(reference["discount"]) ** reference.spec.chunk
     theirs = {
         "obs": reference["batch0/observations"],
@@ -172,7 +173,8 @@ def updates(
     step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, **options))
     on_device, losses = jax.device_put(dataset), {}
     for starts in reference["start_indices"]:
-        batch = sampling.gather(on_device, jnp.asarray(starts), chunk=reference.spec.chunk)
+        drawn = sampling.locate(on_device, jnp.asarray(starts))
+        batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
         state, metrics = step(state, batch)
         if not losses:
             for group in ("critic", "value"):

@@ -43,7 +43,8 @@ def test_every_start_agrees_with_brute_force(chunk, masks):
         mask = chunks.trajectory_masks(rows.ends)
     dataset = chunks.prepare(rows, rewards, mask, chunk=chunk, discount=GAMMA, action_clip=None)
     starts = np.arange(sum(LENGTHS) - chunk + 1)
-    batch = sampling.gather(jax.device_put(dataset), jnp.asarray(starts), chunk=chunk)
+    on_device = jax.device_put(dataset)
+    batch = sampling.gather(on_device, sampling.locate(on_device, jnp.asarray(starts)), chunk=chunk)
     for i in starts:
         reward, discount, next_row, weight, actions = brute_force(rows, rewards, mask, i, chunk)
         np.testing.assert_allclose(batch.reward[i], reward, rtol=1e-5)
@@ -80,8 +81,8 @@ def test_starts_are_uniform_and_stay_inside():
     rows = rows_of([10, 10])
     ones = np.ones(len(rows.ends))
     dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
-    starts = sampling.draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
-    batch = sampling.gather(dataset, starts, chunk=4)
+    drawn = sampling.draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
+    batch = sampling.gather(dataset, drawn, chunk=4)
     values, counts = np.unique(np.asarray(batch.obs[:, 0]), return_counts=True)
     assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17
     assert np.abs(counts - 1000).max() < 150

@@ -22,9 +22,16 @@ def dataset(lengths=LENGTHS, **kwargs):
 
 
 def gather(start, goal, actor_goal=None, **options):
-    drawn = Draw(*(jnp.asarray(x, jnp.int32) for x in (start, goal, actor_goal or goal)))
     defaults = {"chunk": 1, "backup": 1, "discount": GAMMA, "negative": True}
-    return goals.gather(dataset(), drawn, **{**defaults, **options})
+    data = dataset()
+    return goals.gather(data, drawn(data, start, goal, actor_goal or goal), **defaults | options)
+
+
+def drawn(data, start, *goals):
+    start = jnp.asarray(start, jnp.int32)
+    return Draw(
+        start, data.row[start], data.end[start], *(jnp.asarray(x, jnp.int32) for x in goals)
+    )
 
 
 @pytest.mark.parametrize("negative", [True, False])
@@ -103,17 +110,17 @@ def test_waypoints_stop_at_the_goal_and_at_the_last_state_but_one():
 def test_goals_may_be_other_numbers_than_observations():
     marks = np.arange(16, dtype=np.float32)[:, None] * 10.0
     data = dataset(goal=marks)
-    drawn = Draw(jnp.array([2]), jnp.array([5]), jnp.array([6]))
-    batch = goals.gather(data, drawn, chunk=1, backup=1, discount=GAMMA, negative=True)
+    batch = goals.gather(
+        data, drawn(data, [2], [5], [6]), chunk=1, backup=1, discount=GAMMA, negative=True
+    )
     np.testing.assert_array_equal(batch.obs, [[2, 2, 50]])
     np.testing.assert_array_equal(batch.actor.obs, [[2, 2, 60]])
 
 
 def draws(how, lengths, start, n=40_000, discount=GAMMA):
     data = dataset(lengths)
-    found = goals.draw_goals(
-        data, jnp.full(n, start, jnp.int32), jax.random.key(3), Hindsight(*how), discount=discount
-    )
+    row, end = (jnp.full(n, x[start], jnp.int32) for x in (data.row, data.end))
+    found = goals.draw_goals(data, row, end, jax.random.key(3), Hindsight(*how), discount=discount)
     return np.bincount(np.asarray(found), minlength=len(rows_of(lengths).ends)) / n
 
 
@@ -155,8 +162,8 @@ def test_distance_is_exact_far_into_large_data():
         jnp.array([base, base + 1, base + 2], jnp.int32), jnp.full(3, base + 3, jnp.int32),
     )  # fmt: skip
     how = Hindsight(0, 1, 0, False)
-    start = jnp.zeros(1000, jnp.int32)
-    found = goals.draw_goals(data, start, jax.random.key(0), how, discount=GAMMA)
+    row, end = (jnp.full(1000, x[0], jnp.int32) for x in (data.row, data.end))
+    found = goals.draw_goals(data, row, end, jax.random.key(0), how, discount=GAMMA)
     assert set(np.asarray(found).tolist()) == {base + 1, base + 2}
 
 

@@ -106,7 +106,8 @@ def test_the_same_global_batch_gives_the_parameters_of_one_device(form, count):
     zeros = rng.normal(size=len(rows.ends))
     made = chunks.prepare(rows, zeros, zeros * 0 + 1, chunk=3, discount=0.9)
     whole = jax.device_put(made._replace(obs=made.obs / 100))
-    batch = sampling.gather(whole, jnp.asarray(rng.integers(0, 38, BATCH)), chunk=3)
+    drawn = sampling.locate(whole, jnp.asarray(rng.integers(0, 38, BATCH)))
+    batch = sampling.gather(whole, drawn, chunk=3)
     step = functools.partial(train.train_step, losses=losses, tx=tx, tau=0.1)
     one, metrics = jax.jit(step)(state, batch)
     devices = jax.devices()[:count]

@@ -36,10 +36,10 @@ def batch(dataset, starts, steps):
     """Of every kind; what it takes from goals that are one row ahead."""
     starts = jnp.asarray(starts)
     if not isinstance(dataset, chunks.GoalDataset):
-        return sampling.gather(dataset, starts, chunk=2, backup=steps)
-    row = jnp.asarray(dataset.row)[starts] + 1
+        return sampling.gather(dataset, sampling.locate(dataset, starts), chunk=2, backup=steps)
+    row, end = jnp.asarray(dataset.row)[starts], jnp.asarray(dataset.end)[starts]
     how = {"chunk": 2, "backup": steps, "discount": 0.9, "negative": True, "waypoint": 3}
-    return goals.gather(dataset, goals.Draw(starts, row, row), **how)
+    return goals.gather(dataset, goals.Draw(starts, row, end, row + 1, row + 1), **how)
 
 
 @pytest.mark.parametrize("make", [whole, lambda _: whole_goals()], ids=["task", "goals"])
@@ -130,7 +130,7 @@ def test_a_window_is_its_blocks_and_sampled_uniformly(converted):
     drawn = sampling.draw_starts(
         window, jax.random.key(0), steps=3, batch_size=100 * size, blocks=3
     )
-    values, counts = np.unique(np.asarray(drawn), return_counts=True)
+    values, counts = np.unique(np.asarray(drawn.start), return_counts=True)
     np.testing.assert_array_equal(values, starts)
     assert counts.std() < 15 and abs(counts.mean() - 100) < 1e-6  # 10 by chance
 

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import importlib
+import importlib.metadata
 import os
 import platform
 import sys
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Whatever a user can mend is one line on standard error, and its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_compiled()
+    tune_for_cpu()
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_help())
@@ -103,6 +105,19 @@ def keep_compiled() -> None:
     folder = home / ".cache" / "qgf_jax" / "compiled" / name
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def tune_for_cpu() -> None:
+    """Has XLA's library of CPU kernels do matrix products alone; before JAX is imported.
+
+    XLA's own loops do the rest quicker: an update takes 0.8 of the time at width 8 and 0.96 at
+    width 512. The flag is experimental and an unknown one ends the process, so only versions that
+    have it get it; the same flag in one's own `XLA_FLAGS` is heeded.
+    """
+    name, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
+    known = importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.", "0.12."))
+    if known and name not in flags and "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = f"{flags} {name}=individual_dot".strip()
 
 
 def add_cpu_threads(parser: Parser) -> None:

@@ -85,7 +85,7 @@ def rows_at(array: Any, index: Any) -> Any:
 
     Saying so spares a comparison per number.
     """
-    return array.at[index].get(mode="promise_in_bounds")
+    return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def prepare(

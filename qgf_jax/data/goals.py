@@ -24,20 +24,23 @@ class Hindsight(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Transitions [B], and the rows [B] of the critics' goals and of the policy's."""
+    """Transitions [B], their rows, the last ones of their trajectories, and the rows of their goals."""
 
     start: Array
+    row: Array
+    end: Array
     goal: Array
+    """of the critics"""
     actor_goal: Array
+    """of the policy"""
 
 
 def draw_goals(
-    dataset: GoalDataset, start: Array, key: Array, how: Hindsight, *, discount: float
+    dataset: GoalDataset, row: Array, end: Array, key: Array, how: Hindsight, *, discount: float
 ) -> Array:
-    """Rows [B] of goals for the transitions `start` [B]."""
+    """Rows [B] of goals for the transitions of the rows `row` [B], whose trajectories end with `end`."""
     keys = jax.random.split(key, 4)
-    shape = start.shape
-    row, last = dataset.row[start], dataset.end[start] - 1  # the very last state is never a goal
+    shape, last = row.shape, end - 1  # the very last state is never a goal
     if how.geometric:
         steps = jax.random.geometric(keys[0], 1.0 - discount, shape)
         later = row + jnp.minimum(steps, last - row)  # in this order: a large number must not wrap
@@ -68,11 +71,12 @@ def draw(
     keys = jax.random.split(key, 3)
     drawn = jax.random.randint(keys[0], (batch_size,), 0, starts_of(dataset, steps, blocks))
     start = nth_start(dataset, drawn, steps, blocks)
+    row, end = rows_at(dataset.row, start), rows_at(dataset.end, start)
     goals = (
-        draw_goals(dataset, start, k, how, discount=discount)
+        draw_goals(dataset, row, end, k, how, discount=discount)
         for k, how in zip(keys[1:], (critic, actor), strict=True)
     )
-    return Draw(start, *goals)
+    return Draw(start, row, end, *goals)
 
 
 def gather(
@@ -93,7 +97,7 @@ def gather(
     """
 
     places = dataset.obs if dataset.goal is None else dataset.goal
-    row, end = rows_at(dataset.row, drawn.start), rows_at(dataset.end, drawn.start)
+    row, end = drawn.row, drawn.end
     left = end - row
     ahead = drawn.goal - row
     reached = (ahead >= 0) & (ahead < jnp.minimum(backup, left))

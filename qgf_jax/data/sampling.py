@@ -12,6 +12,14 @@ from qgf_jax.envs import ogbench
 from qgf_jax.types import Actor, Array, Batch, Spec
 
 
+class Starts(NamedTuple):
+    """Transitions, and the rows of their observations and of those after their returns: [B] int32."""
+
+    start: Array
+    row: Array
+    next_row: Array
+
+
 class Feed(NamedTuple):
     """How batches come from a dataset. Both parts are pure, and run on the device."""
 
@@ -61,13 +69,12 @@ def build(
     )
 
 
-def gather(dataset: Dataset, start: Array, *, chunk: int, backup: int = 0) -> Batch:
-    """The chunks and returns that begin at the transitions `start` [B]; `backup` 0: as long as both."""
-    backup = backup or chunk
+def gather(dataset: Dataset, drawn: Starts, *, chunk: int, backup: int = 0) -> Batch:
+    """The chunks and returns of a draw; `backup` 0: as long as a chunk."""
+    start, backup = drawn.start, backup or chunk
     steps = max(chunk, backup)
     actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, steps))(start)
-    obs = rows_at(dataset.obs, rows_at(dataset.row, start))
-    next_obs = rows_at(dataset.obs, rows_at(dataset.next_row, start))
+    obs, next_obs = rows_at(dataset.obs, drawn.row), rows_at(dataset.obs, drawn.next_row)
     weight = rows_at(dataset.weight, start)
     late = weight if dataset.actor_weight is None else rows_at(dataset.actor_weight, start)
     return Batch(
@@ -84,7 +91,16 @@ def gather(dataset: Dataset, start: Array, *, chunk: int, backup: int = 0) -> Ba
 
 def draw_starts(
     dataset: Dataset, key: Array, *, steps: int, batch_size: int, blocks: int = 1
-) -> Array:
-    """Where the chunks of a batch begin: [B], uniform over all transitions that may, replaced."""
+) -> Starts:
+    """Where the chunks of a batch begin: uniform over all transitions that may, replaced."""
     drawn = jax.random.randint(key, (batch_size,), 0, starts_of(dataset, steps, blocks))
-    return nth_start(dataset, drawn, steps, blocks)
+    return locate(dataset, nth_start(dataset, drawn, steps, blocks))
+
+
+def locate(dataset: Dataset, start: Array) -> Starts:
+    """The transitions `start` [B] with their rows.
+
+    Looked up here and not in `gather`: XLA fuses one look-up into the next, and does the first of
+    them again for every number of an observation.
+    """
+    return Starts(start, rows_at(dataset.row, start), rows_at(dataset.next_row, start))
