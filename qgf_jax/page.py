@@ -33,12 +33,20 @@ def render(run: Run, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str
     record = html.escape((run.workdir / "config.json").read_text())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
-        f"<style>{_STYLE}</style><h1>{env}</h1>{_table(rows)}"
+        f"<style>{_STYLE}</style><h1>{env}</h1>{_tables(rows)}"
         "<p>Rows in blue: the weight with the highest success on the selection episodes. Every number "
         "is from the report episodes, which are others. Brackets: 95 % stratified bootstrap; for "
         f"successes never narrower than the Wilson interval.</p>{body}"
         f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
     )
+
+
+def _tables(rows: Sequence[dict[str, Any]]) -> str:
+    """A table for each environment: simulators that differ never share one."""
+    names = list(dict.fromkeys(row["env"] for row in rows if row["split"] == "report"))
+    heads = [f"<h2>{html.escape(name)}</h2>" if len(names) > 1 else "" for name in names]
+    each = ([row for row in rows if row["env"] == name] for name in names)
+    return "".join(head + _table(mine) for head, mine in zip(heads, each, strict=True))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

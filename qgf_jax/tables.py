@@ -19,6 +19,9 @@ _GROUP = ("env", "task", "method", "options", "best_of")
 def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
     """One row per (env, task, method, options, best of N, weight, split), `selected` marked.
 
+    Of each environment the newest step that was evaluated counts. One that is simulated on the device
+    has a name of its own, so its episodes are never in a row with the real one's.
+
     Where there are several tasks, an arm that has played them all has a row for their mean too, of
     task `ALL_TASKS`. Per group the weight with the highest success on the *selection* episodes is
     selected, for all tasks together if they have such a row; ties go to the higher return, then to
@@ -26,10 +29,12 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
     """
     if not lines:
         return []
-    newest = max(line["step"] for line in lines)
+    newest: dict[str, int] = {}
+    for line in lines:
+        newest[line["env"]] = max(line["step"], newest.get(line["env"], 0))
     cells: dict[tuple[Any, ...], dict[int, dict[int, dict[str, Any]]]] = {}
     for line in lines:
-        if line["step"] == newest:
+        if line["step"] == newest[line["env"]]:
             options = tuple(sorted(line["options"].items()))
             key = (
                 *(options if k == "options" else line[k] for k in _GROUP),
@@ -38,14 +43,14 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
             )
             # A line that was written twice counts once.
             cells.setdefault(key, {}).setdefault(line["seed"], {})[line["episode"]] = line
-    rows = [_row(key, [seeds], newest) for key, seeds in cells.items()]
+    rows = [_row(key, [seeds], newest[key[0]]) for key, seeds in cells.items()]
     tasks: dict[str, set[int]] = {}
     together: dict[tuple[Any, ...], list[_Seeds]] = {}
     for key, seeds in cells.items():
         tasks.setdefault(key[0], set()).add(key[1])
         together.setdefault((key[0], ALL_TASKS, *key[2:]), []).append(seeds)
     rows += [
-        _row(key, parts, newest)
+        _row(key, parts, newest[key[0]])
         for key, parts in together.items()
         if len(parts) == len(tasks[key[0]]) > 1
     ]

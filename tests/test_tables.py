@@ -5,7 +5,8 @@ import io
 
 import pytest
 
-from qgf_jax import tables
+from qgf_jax import page, tables
+from qgf_jax.run import Run
 
 
 def lines_for(method, weight, selection, report, *, seed=0, best_of=1, step=10, length=5):
@@ -72,6 +73,18 @@ def test_candidates_are_selected_apart_and_seeds_together():
 def test_lines_written_twice_and_older_checkpoints_do_not_count():
     lines = [*LINES, *LINES, *lines_for("qgf", 9.0, [1, 1], [1, 1], step=5)]
     assert tables.summarize(lines) == tables.summarize(LINES)
+
+
+def test_another_simulator_has_rows_a_step_and_a_table_of_its_own(tmp_path):
+    ours = [line | {"env": "maze (jax)"} for line in lines_for("qgf", 1.0, [1], [0], step=20)]
+    rows = tables.summarize([*LINES, *ours])
+    assert [r for r in rows if r["env"] == "maze"] == tables.summarize(LINES)
+    assert find(rows, env="maze (jax)", split="report")["step"] == 20
+    (tmp_path / "config.json").write_text("{}")
+    made = page.render(Run(tmp_path, {"env": "maze"}, {}, {}), rows, [])
+    parts = made.split("<h2>")[1:]
+    assert [part.split("</h2>")[0] for part in parts] == ["maze", "maze (jax)"]
+    assert [part.count("<tr") - 1 for part in parts] == [4, 1]
 
 
 def test_table_and_csv_hold_every_report_row_with_its_interval():
