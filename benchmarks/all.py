@@ -56,6 +56,12 @@ ROWS = (
         ("guarded_over_bare",),
         "1.02",
     ),
+    Row(
+        "the same of four seeds side by side",
+        "guard.py --seeds 4 --rounds 7 --width 128",
+        ("guarded_over_bare",),
+        "1.02",
+    ),
     Row("QGF's action, of its parts alone", _ACT, ("qgf_relative_to_its_parts",), "1.05"),
     Row("reference, of QGF", _ACT, ("cost_relative_to_qgf", "reference"), "0.25"),
     Row("best of 4, of QGF", _ACT, ("cost_relative_to_qgf", "best_of_4"), "1.15"),

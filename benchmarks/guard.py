@@ -15,6 +15,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--width", type=int, default=256, help="of every hidden layer")
 parser.add_argument("--depth", type=int, default=3, help="hidden layers")
 parser.add_argument("--batch", type=int, default=256)
+parser.add_argument("--seeds", type=int, default=1, help="side by side, under vmap")
 parser.add_argument("--steps", type=int, default=20, help="updates a round")
 parser.add_argument("--rounds", type=int, default=15)
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
@@ -66,12 +67,17 @@ def main() -> None:
         step = functools.partial(train.train_step, losses=learner.losses, tx=tx, tau=0.005)
 
         @functools.partial(jax.jit, donate_argnums=0)
-        def run(state: train.TrainState) -> train.TrainState:
-            return jax.lax.scan(lambda s, _: (step(s, batch)[0], None), state, length=flags.steps)[
-                0
-            ]
+        def run(states: train.TrainState) -> train.TrainState:
+            def many(state: train.TrainState) -> train.TrainState:
+                def one(state: train.TrainState, _: None) -> tuple[train.TrainState, None]:
+                    return step(state, batch)[0], None
 
-        state = jax.jit(lambda seed: train.init_state(seed, learner, tx, SPEC))(0)
+                return jax.lax.scan(one, state, length=flags.steps)[0]
+
+            return train.over_seeds(many, states)
+
+        init = jax.jit(jax.vmap(lambda seed: train.init_state(seed, learner, tx, SPEC)))
+        state = init(np.arange(flags.seeds))
         return run, jax.block_until_ready(run(state))
 
     guarded = compiled()
@@ -93,8 +99,7 @@ def main() -> None:
             "guarded_over_bare": least["guarded"] / least["bare"],
             "median_of_pairs": float(np.median(ratios)),
             **{f"{name}_cpu_ms_per_update": value for name, value in least.items()},
-            "width": flags.width,
-            "batch": flags.batch,
+            **{k: getattr(flags, k) for k in ("width", "batch", "seeds")},
             **common.machine(),
         }
     )

@@ -60,15 +60,23 @@ def numbers(workdir):
     return restored.step, [np.asarray(x) for x in jax.tree.leaves(restored.params)]
 
 
-@pytest.mark.parametrize("form", ["pmap", "jit"] if LONG else ["pmap"])
-def test_two_hosts_reach_the_parameters_of_one_with_as_many_devices(maze_data, tmp_path, form):
+STREAMED = {"data.mode": "streamed", "data.block": 150, "data.window": 1, "data.replace_every": 2}
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("pmap", {}), ("jit", {}), ("pmap", STREAMED), ("jit", STREAMED)] if LONG else [("pmap", {})],
+)
+def test_two_hosts_reach_the_parameters_of_one_with_as_many_devices(
+    slices_data, tmp_path, form, options
+):
     """The first alone writes; one process restores; the pieces of the data are the same ones."""
     together, alone = tmp_path / "together", tmp_path / "alone"
-    codes, logs = finish(together, start(together, maze_data, 2, form))
+    codes, logs = finish(together, start(together, slices_data, 2, form, **options))
     assert codes == [0, 0], logs
     assert json.loads(logs[0].splitlines()[-1]) == {"workdir": str(together)}
     assert "workdir" not in logs[1] and "goodput" not in logs[1]
-    codes, logs = finish(alone, start(alone, maze_data, 1, form))
+    codes, logs = finish(alone, start(alone, slices_data, 1, form, **options))
     assert codes == [0], logs
     (step, mine), (_, theirs) = numbers(together), numbers(alone)
     assert step == 4

@@ -213,8 +213,14 @@ def test_one_block_of_everything_trains_as_the_resident_dataset_does(converted, 
         pretrain(whole, tmp_path / "resident")
 
 
-def test_a_stream_stopped_in_its_middle_goes_on_bit_for_bit(converted, tmp_path, monkeypatch):
-    config = streamed(converted, **{"train.steps": 14, "train.save_every": 6})
+@pytest.mark.parametrize(
+    ("devices", "form", "window"), [("1", "pmap", 3), ("2", "pmap", 3), ("4", "jit", 1)]
+)
+def test_a_stream_stopped_in_its_middle_goes_on_bit_for_bit(
+    devices, form, window, converted, tmp_path, monkeypatch
+):
+    options = {"devices": devices, "parallel": form, "data.window": window}
+    config = streamed(converted, **{"train.steps": 14, "train.save_every": 6}, **options)
     pretrain(config, tmp_path / "whole")
     real = Checkpoints.save
 
