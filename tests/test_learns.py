@@ -1,12 +1,17 @@
-"""A problem with a known best action: guided beats unguided, and by a margin."""
+"""Guided beats unguided, by a margin: with a known best action, and in a maze from data to success."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import tiny
+import pytest
+from conftest import LONG, tiny
+from scipy.sparse.csgraph import shortest_path
 
-from qgf_jax import algorithms
+from qgf_jax import algorithms, evaluate
 from qgf_jax.data.chunks import Dataset
+from qgf_jax.envs.jax_pointmaze import PointMaze
+from qgf_jax.metrics import read_lines
+from qgf_jax.pretrain import pretrain
 from qgf_jax.train import make_trainer
 from qgf_jax.types import Spec
 
@@ -67,3 +72,74 @@ def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_refe
     }
     assert rewards["best_of"] > rewards["reference"] + 0.5, rewards
     assert rewards["qgf"] > rewards["reference"] + 0.5, rewards
+
+
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+def wander(maze, episodes, steps):
+    """Positions and actions [episodes, steps, 2] on shortest ways between random cells, with noise."""
+    free = np.argwhere(~maze._walls)
+    near = np.abs(free[:, None] - free).sum(axis=2) == 1
+    _, before = shortest_path(near, return_predecessors=True)
+    onwards = jnp.asarray(np.where(before < 0, np.arange(len(free))[:, None], before).T)
+    places = jnp.asarray(free[:, ::-1] * maze._unit - maze._offset, jnp.float32)
+
+    def episode(key):
+        key, first, then = jax.random.split(key, 3)
+        at = jax.random.randint(first, (), 0, len(free))
+        state = maze.reset(maze.draw(1, key))[0]._replace(xy=places[at])
+
+        def step(carry, key):
+            state, to = carry
+            noise, another = jax.random.split(key)
+            cell = jnp.argmin(jnp.linalg.norm(places - state.xy[None], axis=1))
+            to = jnp.where(cell == to, jax.random.randint(another, (), 0, len(free)), to)
+            ahead = places[onwards[cell, to]] - state.xy
+            ahead /= jnp.linalg.norm(ahead) + 1e-6
+            action = jnp.clip(ahead + 0.5 * jax.random.normal(noise, (2,)), -1, 1)
+            return (maze.step(state, action)[0], to), (state.xy, action)
+
+        return jax.lax.scan(step, (state, at), jax.random.split(then, steps))[1]
+
+    keys = jax.random.split(jax.random.key(0), episodes)
+    return map(np.asarray, jax.jit(jax.vmap(episode))(keys))
+
+
+@pytest.mark.skipif(not LONG, reason="make reliability")
+def test_a_policy_that_never_arrives_is_led_to_the_goal(tmp_path):
+    """Data, training, guidance and episodes on the device: a maze whose wanderers go everywhere."""
+    xy, action = wander(PointMaze(TASK), 150, 400)
+    ends = np.zeros(xy.shape[:2], np.float32)
+    ends[:, -1] = 1.0
+    flat = {"observations": xy, "actions": action, "qpos": xy, "qvel": np.zeros_like(xy)}
+    arrays = {name: array.reshape(-1, 2) for name, array in flat.items()}
+    for twin in ("", "-val"):
+        file = tmp_path / f"pointmaze-medium-navigate-v0{twin}.npz"
+        np.savez(file, terminals=ends.ravel(), **arrays)
+    config = tiny(
+        **{
+            "env": TASK,
+            "data.dir": str(tmp_path),
+            "data.chunk": 10,
+            "networks.policy_hidden": (64, 64),
+            "networks.critic_hidden": (64, 64),
+            "sampler.num_steps": 10,
+            "optimizer.learning_rate": 1e-3,
+            "train.batch_size": 128,
+            "train.steps": 15_000,
+            "train.steps_per_dispatch": 500,
+            "train.log_every": 5_000,
+            "train.save_every": 15_000,
+        }
+    )
+    run = pretrain(config, tmp_path / "run")
+    sweep = evaluate.arms(["reference", "best_of", "qgf"], [3.0, 10.0])
+    evaluate.evaluate(run, sweep, episodes=16, selection_episodes=0, envs=48, simulator="jax")
+    arms = {}
+    for line in read_lines(run / "episodes.jsonl"):
+        arms.setdefault((line["method"], line["weight"]), []).append(line["success"])
+    success = {arm: np.mean(values) for arm, values in arms.items()}
+    assert success["reference", 0.0] < 0.1, success
+    assert success["best_of", 0.0] > 0.6, success
+    assert max(success["qgf", 3.0], success["qgf", 10.0]) > 0.6, success
