@@ -45,7 +45,7 @@ CASES = [(name, "default", critic) for name, critic in TRAININGS]
 CASES += [(n, "paper", r.critics[0]) for n, r in METHODS.items() if r.paper]
 
 
-@pytest.mark.parametrize(("name", "preset", "critic"), CASES, ids="-".join)
+@pytest.mark.parametrize(("name", "preset", "critic"), CASES)
 def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     config = tiny(name, preset, critic)
     spec, batch = SPEC, make_batch()
