@@ -33,19 +33,22 @@ play() {
 for run in "${@:-dqc sees_goal squared iql gcbc gciql crl hiql}"; do
     for run in $run; do
         case $run in
-            dqc)
-                train dqc
-                play reference,best_of 4,32
-                play qgf,qgf_jacobian,qfql,bptt,qgf:scale=logit 1
+            dqc) train dqc --config.networks.critic_output=sigmoid ;;
+            sees_goal)
+                train sees_goal --config.networks.critic_output=sigmoid --config.networks.policy_goal=true
                 ;;
-            sees_goal) train sees_goal --config.networks.policy_goal=true ;;
             squared) train squared --config.networks.critic_output=linear ;;
             iql) train iql --config.critic=iql ;;
             # HIQL's subgoals are observations, which the cube's goals are not.
             *) train "$run" --config.algorithm="$run"; play "$run" 1 ;;
         esac
         case $run in
-            sees_goal | squared) play reference,best_of 4,32; play qgf 1 ;;
+            dqc)
+                play reference,best_of 4,32
+                play qgf,qgf_jacobian,qfql,bptt,qgf:scale=logit 1
+                ;;
+            squared) play reference,best_of 4,32; play qgf,qgf_jacobian,qfql,bptt 1 ;;
+            sees_goal) play reference,best_of 4,32; play qgf 1 ;;
             # IQL's Q counts steps, so its weights are smaller.
             iql) play reference,best_of 4,32; play qgf 1 0.01,0.03,0.1,0.3,1 ;;
         esac
