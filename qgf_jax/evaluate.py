@@ -81,12 +81,14 @@ def arms(
     best_of: Sequence[int] | None = None,
     *,
     own_weights: bool = False,
+    more: Sequence[int] = (),
 ) -> list[Arm]:
     """All arms of a sweep; a method is written NAME or NAME:option=value, see `algorithms.parse`.
 
     A method without a weight ignores `weights`, and with `own_weights` one whose weight has units of
     its own is swept over values of its own. `best_of` replaces the methods' own numbers, except
-    where the number is the method; one that is best-of-N by itself leaves a 1 out.
+    where the number is the method; one that is best-of-N by itself leaves a 1 out. Without it that
+    one has the numbers `more` too.
     """
     found: dict[Arm, None] = {}
     for text in methods:
@@ -96,7 +98,8 @@ def arms(
         if row.fixed_best_of:
             candidates = row.best_of
         elif row.best_of[0] > 1:
-            candidates = tuple(n for n in candidates if n > 1) or row.best_of
+            mine = (*row.best_of, *more) if best_of is None else candidates
+            candidates = tuple(n for n in mine if n > 1) or row.best_of
         values = row.weights if own_weights and row.weights else weights
         for n in candidates:
             for weight in values if row.weighted else (0.0,):

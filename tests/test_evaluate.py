@@ -40,6 +40,10 @@ def test_arms_of_a_sweep():
     found = evaluate.arms(["qgf", "grad_step"], [0.5], own_weights=True)
     assert [arm.weight for arm in found] == [0.5, 0.003, 0.01, 0.03, 0.1]
     assert [arm.best_of for arm in evaluate.arms(["ifql"], [1], best_of=[1, 4])] == [32]
+    found = evaluate.arms(["reference", "best_of", "qgf"], [0.5], more=[32])
+    assert [(arm.method, arm.best_of) for arm in found] == [
+        ("reference", 1), ("best_of", 4), ("best_of", 32), ("qgf", 1),
+    ]  # fmt: skip
     with pytest.raises(UserError, match="did you mean 'qgf'"):
         evaluate.arms(["qgff"], [1.0])
 
