@@ -174,7 +174,7 @@ def main():
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=24, help="in training; four more follow")
-    parser.add_argument("--steps", type=int, default=600_000, help="of each of the two trainings")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="of each of the two trainings")
     flags = parser.parse_args()
     root = Path(flags.workdir).resolve()
     root.mkdir(parents=True, exist_ok=True)
