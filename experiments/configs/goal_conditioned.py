@@ -2,7 +2,7 @@
 
     CONFIG=experiments/configs/goal_conditioned.py
     qgf train --config=$CONFIG:pointmaze_medium_small --workdir=runs/goals
-    qgf evaluate --workdir=runs/goals --methods=reference,best_of,qgf --best_of=1,4,32
+    qgf evaluate --workdir=runs/goals
 
 The first five variants are the paper's (Zhou et al., 2026, Tables 2 and 4), over the critics of Li et
 al., 2025, and were not run by us. What the paper does not say is taken from the latter: goals, the
