@@ -176,7 +176,8 @@ def test_feed_takes_the_actors_goals_from_the_kind_of_data():
         feed = sampling.build(config | {"env": f"pointmaze-medium-{kind}-v0"}, spec)
         data = dataset([500, 500])
         drawn = jax.jit(feed.draw)(data, jax.random.key(0))
-        row = np.asarray(data.row)[np.asarray(drawn.start)]
+        row, end = (np.asarray(x)[np.asarray(drawn.start)] for x in (data.row, data.end))
+        np.testing.assert_array_equal((drawn.row, drawn.end), (row, end))
         other = (np.asarray(drawn.actor_goal) > 500) != (row > 500)
         assert abs(other.mean() - share / 2) < 0.03, kind
         assert np.asarray(drawn.start).max() == 998 and not np.array_equal(
