@@ -45,10 +45,11 @@ def main() -> None:
             seconds[label] = seconds_of(name, n)
             # Timed anew beside each method: on a shared machine minutes are not alike.
             unit[label] = seconds_of("qgf", 1)
-    parts = seconds_of("qgf", 1), seconds_of("velocity", 1), seconds_of("critic", 1)
+    rounds = [[seconds_of(name, 1) for name in ("qgf", "velocity", "critic")] for _ in range(5)]
+    whole, *parts = map(min, zip(*rounds, strict=True))
     common.show(
         {
-            "qgf_relative_to_its_parts": parts[0] / (STEPS * (parts[1] + parts[2])),
+            "qgf_relative_to_its_parts": whole / (STEPS * sum(parts)),
             "cost_relative_to_qgf": {k: v / unit[k] for k, v in seconds.items()},
             "cpu_ms_per_chunk": {k: 1e3 * v / flags.batch for k, v in seconds.items()},
             **{k: getattr(flags, k) for k in ("width", "depth", "batch", "chunk", "threads")},
@@ -84,7 +85,7 @@ def program(name: str, n: int) -> Callable[[], None]:
         # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
         nets = algorithms.build_networks(plain, spec)
 
-        def once(action: Any, obs: Any, t: Any) -> Any:
+        def once(params: Any, action: Any, obs: Any, t: Any) -> Any:
             if part == "velocity":
                 return nets.velocity(params["policy"], obs)(action, t)
             q, slope = jax.value_and_grad(nets.q_of(params["critic"], obs))(action)
@@ -94,7 +95,7 @@ def program(name: str, n: int) -> Callable[[], None]:
             start = jnp.zeros((len(obs), spec.chunk_dim))
 
             def turn(action: Any, t: Any) -> tuple[Any, None]:
-                return jax.vmap(once, in_axes=(0, 0, None))(action, obs, t), None
+                return jax.vmap(once, in_axes=(None, 0, 0, None))(params, action, obs, t), None
 
             return jax.lax.scan(turn, start, jnp.arange(STEPS) / STEPS)[0]
 

@@ -17,9 +17,10 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 def count(compiled: Any) -> float:
     """Operations of all matrix products of a `jax.stages.Compiled`; 2 for a multiply and an add.
 
-    Loops count once for each turn, and the branches of a conditional their mean. What is not a
-    matrix product, such as activations or an SVD, counts nothing. Raises `ValueError` for a loop whose
-    number of turns XLA does not know.
+    Products with a vector count nothing: on a CPU sums are such (`sums.row_sum`). Loops count once for
+    each turn, and the branches of a conditional their mean. What is not a matrix product, such as
+    activations or an SVD, counts nothing. Raises `ValueError` for a loop whose number of turns XLA
+    does not know.
     """
     computations, entry = _parse(compiled.as_text())
     known: dict[str, float] = {}
@@ -51,11 +52,14 @@ def _parse(text: str) -> tuple[dict[str, tuple[dict[str, str], list[str]]], str]
 
 def _line(text: str, shapes: dict[str, str], total: Any) -> float:
     if product := re.search(r"\bdot\(%?([\w.\-]+), ", text):
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", text)
-        dims = [int(i) for i in contracted[1].split(",")] if contracted and contracted[1] else []
         left = _numbers(shapes[product[1]])
+        contracted = _size(text, "lhs_contracting_dims", left)
+        batch = _size(text, "lhs_batch_dims", left)
+        rows = math.prod(left) // contracted // batch
         out = _SHAPE.match(text)
-        return 2.0 * math.prod(_numbers(out[1] if out else "")) * math.prod(left[i] for i in dims)
+        columns = math.prod(_numbers(out[1] if out else "")) // batch // rows
+        matrices = min(rows, columns, contracted) > 1
+        return 2.0 * batch * rows * columns * contracted if matrices else 0.0
     if branches := _BRANCHES.search(text):
         names = [name.strip().lstrip("%") for name in branches[1].split(",")]
         return sum(map(total, names)) / len(names)
@@ -69,6 +73,12 @@ def _line(text: str, shapes: dict[str, str], total: Any) -> float:
     if "true_computation" in text:
         return inside / len(called)
     return inside
+
+
+def _size(text: str, name: str, shape: list[int]) -> int:
+    """How many numbers the dimensions `name` of a product's left side have together."""
+    dims = re.search(name + r"={([\d,]*)}", text)
+    return math.prod(shape[i] for i in _numbers(dims[1])) if dims else 1
 
 
 def _numbers(text: str) -> list[int]:

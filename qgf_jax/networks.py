@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.errors import unknown
+from qgf_jax.sums import row_sum, spread
 from qgf_jax.types import Array, Critic, Spec, Velocity
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -38,6 +39,23 @@ def sinusoidal(t: Array, width: int = 16) -> Array:
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)])
 
 
+class LayerNorm(nn.Module):
+    """(x [D]) -> [D]: Flax's own layer norm (Ba et al., 2016) to rounding, with sums by `row_sum`."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        x = x.astype(jnp.float32)
+        mean = row_sum(x) / width
+        variance = jnp.maximum(0.0, row_sum(x * x) / width - mean * mean)
+        slope = spread(jax.lax.rsqrt(variance + 1e-6), width) * scale
+        return ((x - spread(mean, width)) * slope + bias).astype(self.dtype)
+
+
 class MLP(nn.Module):
     """Dense, layer norm, activation, for each width; never a layer norm after the last width.
 
@@ -56,7 +74,7 @@ class MLP(nn.Module):
         for i, width in enumerate(self.widths):
             x = nn.Dense(width, kernel_init=_GLOROT, dtype=self.dtype)(x)
             if i < last and self.layer_norm:
-                x = nn.LayerNorm(dtype=self.dtype)(x)
+                x = LayerNorm(self.dtype)(x)
             if i < last or self.activate_last:
                 x = ACTIVATIONS[self.activation](x)
         return x if self.activate_last else x.astype(jnp.float32)

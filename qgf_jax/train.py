@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from qgf_jax.data import sampling
+from qgf_jax.sums import row_sum
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
 
 
@@ -131,7 +132,9 @@ def if_finite(
 
 
 def _finite(tree: Any) -> Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+    """[] bool: no number is NaN or infinite, nor is the sum of a row, where there are rows."""
+    sums = [row_sum(x) if x.ndim > 1 else x for x in jax.tree.leaves(tree)]
+    return jnp.isfinite(jnp.concatenate([jnp.ravel(x) for x in sums])).all()
 
 
 def clip_groups(grads: Any, norm: float) -> Any:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from qgf_jax import algorithms, costs, flops
+from qgf_jax.sums import row_sum
 
 W = jnp.ones((16, 16))
 PRODUCT = 2 * 8 * 16 * 16
@@ -26,6 +27,14 @@ def test_products_loops_and_branches_are_counted():
         return jax.lax.switch(jnp.int32(c[0, 0]) % 2, [one, three], c)
 
     assert flops.count(compiled(lambda x: scan(branching, x, 4))) == 4 * 2 * PRODUCT
+
+
+def test_sums_are_no_products():
+    both = lambda x: row_sum(jnp.tanh(x @ W) ** 2)
+    assert flops.count(compiled(both)) == PRODUCT
+    members = jnp.ones((3, 16, 16))
+    each = lambda x: jax.vmap(lambda w: row_sum(x @ w))(members)
+    assert flops.count(compiled(each)) == 3 * PRODUCT
 
 
 def test_unknown_numbers_of_turns_are_refused():

@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "adjoint": PURE,
     "guidance": PURE | {"flow"},
     "losses": PURE | {"flow"},
-    "networks": PURE,
+    "sums": PURE,
+    "networks": PURE | {"sums"},
     "critics": PURE | MATHS | {"networks", "critics"},
     "policies": PURE | MATHS | {"networks", "policies"},
     "samplers": PURE | MATHS | {"networks"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "run": {"config", "checkpoint", "errors"},
     "pickled": set(),
     "official": PURE | {"algorithms", "checkpoint", "config", "envs", "pickled", "run", "train"},
-    "train": PURE | {"data"},  # never an algorithm
+    "train": PURE | {"data", "sums"},  # never an algorithm
     "parallel": PURE | {"data", "signals", "train"},
     "flops": set(),
     "costs": {"algorithms", "config", "flops", "types"},
