@@ -32,7 +32,7 @@ class Row(NamedTuple):
 _PAPER = "train_step.py --width 8 --depth 4 --batch 1024 --obs 46 --rows 1000000"
 _ACT = "act.py --methods reference,best_of,qgf,qgf_jacobian,bptt"
 _SWEEP = (
-    "rollout.py --env cube-single-play --width 256 --chunk 5 --episodes 10 "
+    "rollout.py --env cube-single-play --width 256 --chunk 5 --episodes 30 "
     "--weights .01,.02,.03,.04,.05,.06,.07,.08,.1"
 )
 ROWS = (

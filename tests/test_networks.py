@@ -1,11 +1,14 @@
 """Sizes, layer norms and time features of the networks."""
 
+import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from qgf_jax import networks
+from qgf_jax.sums import row_sum, spread
 from qgf_jax.types import Spec
 
 CUBE_TRIPLE = Spec(obs_dim=46, action_dim=5, chunk=5)
@@ -47,6 +50,41 @@ def test_gelu_is_the_tanh_approximation():
     x = 1.3
     expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     np.testing.assert_allclose(networks.ACTIVATIONS["gelu"](jnp.float32(x)), expected, rtol=1e-6)
+
+
+def test_layer_norm_is_that_of_flax():
+    """In value and gradient, after the scale and bias have moved; weights of one fit the other."""
+    x = 3.0 * jax.random.normal(jax.random.key(0), (5, 24)) + 2.0
+    shape = jax.eval_shape(nn.LayerNorm().init, jax.random.key(0), x[0])
+    params = jax.tree.map(lambda s: 1.0 + 0.1 * jnp.arange(24.0).reshape(s.shape), shape)
+
+    def slopes(module):
+        def loss(params, x):
+            return jnp.sin(jax.vmap(lambda one: module.apply(params, one))(x)).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5),
+        slopes(networks.LayerNorm()),
+        slopes(nn.LayerNorm()),
+    )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_an_accelerator_gets_plain_sums(platform):
+    """It fuses a sum with what is around it, and not a product."""
+    module = networks.LayerNorm()
+    params = module.init(jax.random.key(0), jnp.ones(8))
+    slope = jax.jit(jax.grad(lambda x: jnp.sin(module.apply(params, x)).sum()))
+    program = jax.export.export(slope, platforms=[platform])(jnp.ones(8)).mlir_module()
+    assert ("dot_general" in program) == (platform == "cpu")
+
+
+def test_both_forms_of_a_sum_agree():
+    x = jax.random.normal(jax.random.key(0), (3, 7))
+    np.testing.assert_allclose(row_sum(x), x.sum(axis=-1), rtol=1e-6)
+    np.testing.assert_allclose(spread(x[0, 0], 4), [x[0, 0]] * 4)
 
 
 def test_ensemble_members_are_independent_and_apply_alone_or_in_batches():
