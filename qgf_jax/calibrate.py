@@ -27,18 +27,28 @@ STATES, ACTIONS = 2048, 16
 
 
 def measure(
-    config: Mapping[str, Any], spec: Spec, state: TrainState, dataset: Any, blocks: int = 1
+    config: Mapping[str, Any],
+    spec: Spec,
+    state: TrainState,
+    dataset: Any,
+    blocks: int = 1,
+    *,
+    stacked: bool = False,
 ) -> dict[str, Array]:
     """`q_std` [S], the median over states, and the mean covariance by its axes.
 
     Those are `values` [S, D], the variances along them, and `vectors` [S, D, D], the axes in columns.
+    The dataset is `stacked` if it has an axis of length 1 in front, as that of one of several devices.
     """
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
-    obs = jax.jit(lambda data, key: feed.gather(data, feed.draw(data, key)).actor.obs)(
-        dataset, jax.random.key(0)
-    )
+
+    def draw(data: Any, key: Array) -> Array:
+        data = jax.tree.map(lambda x: x[0], data) if stacked else data
+        return feed.gather(data, feed.draw(data, key)).actor.obs
+
+    obs = jax.jit(draw)(dataset, jax.random.key(0))
 
     def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Array, Array]:
         keys = jax.random.split(key, ACTIONS)
@@ -64,15 +74,20 @@ def write(
     state: TrainState,
     dataset: Any,
     blocks: int = 1,
+    *,
+    stacked: bool = False,
 ) -> None:
-    """calibration.npz for the state's step, unless it is there or there is no reference policy."""
+    """calibration.npz for the state's step."""
     step = int(np.ravel(jax.device_get(state.step))[0])
-    if "policy" not in state.params or read(workdir, step):
-        return
     buffer = io.BytesIO()
-    found: Any = jax.device_get(measure(config, spec, state, dataset, blocks))
+    found: Any = jax.device_get(measure(config, spec, state, dataset, blocks, stacked=stacked))
     np.savez(buffer, step=np.int64(step), **found)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
+
+
+def wanted(workdir: Path, state: TrainState, step: int) -> bool:
+    """Whether there is a reference policy, and nothing of this step yet."""
+    return "policy" in state.params and not read(workdir, step)
 
 
 def read(workdir: Path, step: int) -> dict[str, Array]:

@@ -7,6 +7,7 @@ averaged over an axis, and `jit` with explicit shardings, where XLA does the ave
 
 import dataclasses
 import itertools
+import json
 import re
 import signal
 import zlib
@@ -17,9 +18,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from orbax.checkpoint import multihost
 
 from qgf_jax import train
 from qgf_jax.data import feeder
+from qgf_jax.data.stream import memory
 from qgf_jax.errors import UserError
 from qgf_jax.signals import StopRequest
 from qgf_jax.train import Trainer, TrainState
@@ -36,16 +39,8 @@ def join(hosts: str) -> bool:
     "ADDRESS:PORT,COUNT,INDEX": where the first process listens, how many there are, and which this is.
     Returns whether it is the first. Raises `UserError` if they do not find each other.
     """
-    where: tuple[Any, ...] = ()
-    if hosts != "auto":
-        found = re.fullmatch(r"([^,\s]+:\d+),(\d+),(\d+)", hosts)
-        if not found or int(found[3]) >= int(found[2]):
-            raise UserError(
-                f"--hosts={hosts}: it must be auto or ADDRESS:PORT,COUNT,INDEX, with INDEX < COUNT"
-            )
-        where = (found[1], int(found[2]), int(found[3]))
     try:
-        jax.distributed.initialize(*where, initialization_timeout=_PATIENCE)
+        jax.distributed.initialize(*parse_hosts(hosts), initialization_timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         cause = " ".join(str(error).split())[:120]
         raise UserError(
@@ -55,6 +50,18 @@ def join(hosts: str) -> bool:
 
 
 _PATIENCE = 300  # seconds
+
+
+def parse_hosts(hosts: str) -> tuple[Any, ...]:
+    """(address, how many processes, which this is), or nothing for "auto". Raises `UserError`."""
+    if hosts == "auto":
+        return ()
+    found = re.fullmatch(r"([^,\s]+:\d+),(\d+),(\d+)", hosts)
+    if not found or int(found[3]) >= int(found[2]):
+        raise UserError(
+            f"--hosts={hosts}: it must be auto or ADDRESS:PORT,COUNT,INDEX, with INDEX < COUNT"
+        )
+    return found[1], int(found[2]), int(found[3])
 
 
 def leave() -> None:
@@ -132,10 +139,51 @@ class Spread:
         return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, state)
 
     def first_piece(self, dataset: Any) -> Any:
-        """What `put` has placed on this host's first device."""
+        """What `put` has placed on this host's first device, still with an axis of length 1 in front.
+
+        To take that away outside a compiled program would be a copy. One device has no such axis.
+        """
         if self.count == 1:
             return dataset
-        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], dataset)
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, dataset)
+
+    def room(self) -> int:
+        """Bytes that are free on all these devices, each as full as the fullest, or in the host."""
+        found = [self.devices[i].memory_stats() for i in self.lanes]
+        free = [s["bytes_limit"] - s["bytes_in_use"] for s in found if s and "bytes_limit" in s]
+        return min(free) * self.count if free else memory()
+
+    def meet(self, record: Mapping[str, Any]) -> None:
+        """Waits until all processes are as far, by way of JAX's service, which is patient.
+
+        Raises `UserError` on all of them if one has come with another `record`, or has given up.
+        """
+        if jax.process_count() == 1:
+            return
+        _tell(json.dumps({"record": record}))
+        client, found = multihost.get_jax_distributed_client(), []
+        for i in range(jax.process_count()):
+            try:
+                text = client.blocking_key_value_get(f"{_MEETING}/{i}", 1000 * _MOST_PATIENCE)
+            except jax.errors.JaxRuntimeError as error:
+                cause = " ".join(str(error).split())[:120]
+                raise UserError(f"process {i} has not come to begin: {cause}") from None
+            found.append(json.loads(text))
+        for i, other in enumerate(found):
+            if "error" in other:
+                raise UserError(f"process {i} could not begin: {other['error']}")
+        for i, other in enumerate(found):
+            for key, wanted in found[0]["record"].items():
+                if other["record"][key] != wanted:
+                    raise UserError(
+                        f"processes 0 and {i} do not train the same: {key} is {_brief(wanted)} and "
+                        f"{_brief(other['record'][key])}"
+                    )
+
+    def give_up(self, error: BaseException) -> None:
+        """Tells those who wait in `meet` why this process will not come."""
+        if jax.process_count() > 1:
+            _tell(json.dumps({"error": " ".join(f"{error}".split()) or type(error).__name__}))
 
     def for_data(self) -> feeder.Lanes:
         """How datasets come to the devices."""
@@ -166,7 +214,7 @@ class Spread:
         if jax.process_count() > 1:
             stop.asked += 1
             if multihost_utils.reached_preemption_sync_point(stop.asked):
-                stop.wanted = signal.SIGTERM
+                stop.wanted = stop.sent or signal.SIGTERM
         return bool(stop.wanted)
 
     def check_replicas(self, state: Any) -> None:
@@ -202,6 +250,19 @@ class Spread:
             for i, a in enumerate(arrays)
         ]
         return _with_keys(jax.tree.unflatten(structure, parts), tree)
+
+
+def _tell(text: str) -> None:
+    client = multihost.get_jax_distributed_client()
+    client.key_value_set(f"{_MEETING}/{jax.process_index()}", text, allow_overwrite=True)
+
+
+_MEETING, _MOST_PATIENCE = "qgf/begin", 3600  # seconds: loading may take one host so much longer
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else f"{text[:77]}…"
 
 
 def _is_key(leaf: Any) -> bool:

@@ -45,32 +45,47 @@ def pretrain(
     spread = parallel.make(config)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(spread.stop_request())
-        if spread.primary:
-            stack.enter_context(runs.only_writer(Path(workdir)))
-        loaded = loaded or load(config, feeder.room)
-        spec = Spec(**loaded.spec)
-        keeper = None
-        if spread.primary:
-            run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
-            stack.callback(lambda: _report(clock))
-            writer = Writer(run.metrics, config)
-            stack.callback(writer.close)
-            checkpoints = Checkpoints(workdir, keep=config["train"]["keep"], identity=run.identity)
-            keeper = _Keeper(stack.enter_context(checkpoints), writer)
-        feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
-        stack.callback(feed.close)
-        learner = build_learner(config, spec)
-        trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
-        start = _start(config, spread, trainer, keeper, clock)
+        try:
+            if spread.primary:
+                stack.enter_context(runs.only_writer(Path(workdir)))
+            loaded = loaded or load(config, spread.room)
+            spec, data = Spec(**loaded.spec), loaded.fingerprint
+            keeper = None
+            if spread.primary:
+                run = runs.create(workdir, config, loaded.spec, data)
+                stack.callback(lambda: _report(clock))
+                writer = Writer(run.metrics, config)
+                stack.callback(writer.close)
+                keep = config["train"]["keep"]
+                checkpoints = Checkpoints(workdir, keep=keep, identity=run.identity)
+                keeper = _Keeper(stack.enter_context(checkpoints), writer)
+            feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
+            stack.callback(feed.close)
+            learner = build_learner(config, spec)
+            trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
+            seeds = config["seed"] + np.arange(config["seeds"])
+            found = _restore(trainer, seeds, keeper, clock) if keeper else None
+        except BaseException as error:
+            spread.give_up(error)  # or the others would wait for this process
+            raise
+        # Before there is any exchange between devices, whose patience is short.
+        spread.meet({"config": config, "dataset": data, "window": [feed.blocks, feed.every]})
+        start = _start(spread, trainer, seeds, found)
         validation = jax.device_put(loaded.validation) if spread.primary else None
         loop = _Loop(config, spread, tuple(learner.losses), trainer, keeper, clock, stop)
         state = loop.run(start, feed, validation)
         if keeper:
             keeper.checkpoints.wait()
             clock.lap("checkpoint")
-            mine = spread.local(state), spread.first_piece(feed.at(config["train"]["steps"]))
-            calibrate.write(Path(workdir), config, spec, *mine, feed.blocks)
-            clock.lap("calibrate")
+        steps = config["train"]["steps"]
+        wanted = bool(keeper) and calibrate.wanted(Path(workdir), state, steps)
+        if spread.from_primary(np.int64(wanted)):
+            dataset = feed.at(steps - 1)  # by all, as it may be a program of all devices
+            if keeper:
+                mine = spread.local(state), spread.first_piece(dataset)
+                stacked = spread.count > 1
+                calibrate.write(Path(workdir), config, spec, *mine, feed.blocks, stacked=stacked)
+        clock.lap("calibrate")
     return Path(workdir)
 
 
@@ -81,23 +96,19 @@ class _Keeper(NamedTuple):
     writer: Writer
 
 
-def _start(
-    config: Mapping[str, Any],
-    spread: Spread,
-    trainer: Trainer,
-    keeper: _Keeper | None,
-    clock: Clock,
-) -> Found:
-    """Step 0, or the newest sound step that the first host has, with its state on all devices."""
-    seeds = config["seed"] + np.arange(config["seeds"])
-    found = None
-    if keeper:
-        template = jax.eval_shape(trainer.init, seeds)
-        keeper.checkpoints.clean()
-        check_space(keeper.checkpoints.root, 2 * tree_bytes(template))
-        clock.lap("start")
-        found = keeper.checkpoints.restore(template)
-        clock.lap("checkpoint")
+def _restore(trainer: Trainer, seeds: Any, keeper: _Keeper, clock: Clock) -> Found | None:
+    """The newest sound step, if there is one."""
+    template = jax.eval_shape(trainer.init, seeds)
+    keeper.checkpoints.clean()
+    check_space(keeper.checkpoints.root, 2 * tree_bytes(template))
+    clock.lap("start")
+    found = keeper.checkpoints.restore(template)
+    clock.lap("checkpoint")
+    return found
+
+
+def _start(spread: Spread, trainer: Trainer, seeds: Any, found: Found | None) -> Found:
+    """Step 0, or what the first host has found, with its state on all devices."""
     start = found or Found(0, trainer.init(seeds), [])
     return start._replace(
         step=int(spread.from_primary(np.int64(start.step))),

@@ -20,7 +20,7 @@ class StopRequest:
     Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. A compilation
     or whatever else does not look is finished first.
 
-    With `forward`, SIGTERM is another's to hear, and the other two are sent on as SIGTERM.
+    With `forward`, SIGTERM is another's to hear, and the first of the other two is sent on as SIGTERM.
     """
 
     def __init__(self, *, forward: bool = False) -> None:
@@ -28,6 +28,8 @@ class StopRequest:
         """The number of the signal, 0 while none has come."""
         self.asked = 0
         """How often a loop has asked, where several processes have to agree."""
+        self.sent = 0
+        """The number of the signal that was sent on."""
         self._forward = forward
         self._before: dict[signal.Signals, Any] = {}
 
@@ -43,12 +45,13 @@ class StopRequest:
             signal.signal(ask, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self._forward:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        if self.wanted:
+        if self.wanted or self.sent:
             os._exit(128 + signum)
-        self.wanted = signum
+        if self._forward:
+            self.sent = signum
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.wanted = signum
         name = signal.Signals(signum).name
         # Not print: the signal may have come in the middle of one. And Ctrl-C ends the `tee` behind too.
         with contextlib.suppress(OSError):

@@ -24,8 +24,11 @@ ENVIRONMENT = {
 }
 
 
-def start(workdir, data, count=1, form="pmap", **options):
-    """The processes of one run; with `count` 1 a single one that has all four devices."""
+def start(workdir, data, count=1, form="pmap", second=(), **options):
+    """The processes of one run; with `count` 1 a single one that has all four devices.
+
+    `second` are further arguments of the second one.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +47,13 @@ def start(workdir, data, count=1, form="pmap", **options):
         hosts = [f"--hosts=127.0.0.1:{port},{count},{i}"] if count > 1 else []
         log = (workdir.parent / f"{workdir.name}-{i}.log").open("w")
         processes.append(
-            subprocess.Popen([*command, *hosts], env=environment, stdout=log, stderr=log, cwd=ROOT)
+            subprocess.Popen(
+                [*command, *hosts, *(second if i else ())],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+            )
         )
     return processes
 
@@ -86,6 +95,27 @@ def test_two_hosts_reach_the_parameters_of_one_with_as_many_devices(
         [line["critic/loss"] for line in read_lines(w / "metrics.jsonl")] for w in (together, alone)
     ]
     np.testing.assert_allclose(*lines, rtol=1e-3)
+
+
+DIFFERENT = {
+    "config": ("--config.train.steps=5", "processes 0 and 1 do not train the same: config is", 0),
+    "data": ("--config.data.dir=elsewhere", "process 1 could not begin: ", 1),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT if LONG else ["data"])
+def test_processes_that_cannot_train_together_all_end_at_once(slices_data, tmp_path, what):
+    """Nobody waits for one that has left, and all say why; with the second one's own arguments."""
+    argument, words, shown = DIFFERENT[what]
+    begun = time.monotonic()
+    codes, logs = finish(
+        tmp_path / "run", start(tmp_path / "run", slices_data, 2, second=[argument])
+    )
+    assert codes == [2, 2], logs
+    assert words in logs[0], logs
+    assert (words in logs[1]) == (not shown), logs
+    assert not any("Traceback" in log for log in logs), logs
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.skipif(not LONG, reason="make reliability")

@@ -77,7 +77,7 @@ def trained(maze_data, tmp_path_factory):
     shutil.copy(maze_data / f"{MAZE}.npz", data)
     from qgf_jax import calibrate
 
-    real = calibrate.write
+    real = calibrate.wanted
 
     @functools.cache
     def train(policies, settings):
@@ -86,12 +86,12 @@ def trained(maze_data, tmp_path_factory):
         )
         config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
-        def keeping(workdir, config, spec, state, *data):
+        def keeping(workdir, state, step):
             states[name] = jax.device_get((state.params, state.target_params))
-            real(workdir, config, spec, state, *data)
+            return real(workdir, state, step)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibrate, "write", keeping)
+            patch.setattr(calibrate, "wanted", keeping)
             return pretrain(config, folder / name), states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))

@@ -40,8 +40,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     if flags.dry_run:
         limit_cpu_threads(flags.cpu_threads)
+        from qgf_jax import parallel
         from qgf_jax.dry_run import describe
 
+        parallel.parse_hosts(flags.hosts or "auto")
         print(json.dumps(describe(configs.plain(config)), indent=1))
         return
     if not flags.workdir:
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     # All that can be wrong with folder, config and data is found before JAX is imported.
     _check(resolved, workdir)
-    loaded = load(resolved, _room)
+    loaded = load(resolved, lambda: _room(resolved))
     from qgf_jax.pretrain import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
@@ -70,15 +72,14 @@ def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> Non
     from qgf_jax import parallel
     from qgf_jax.pretrain import pretrain
 
-    if first := parallel.join(hosts):
-        _check(config, workdir)
+    first = parallel.join(hosts)
     done = pretrain(config, workdir)
     if first:
         print(json.dumps({"workdir": str(done)}))
     parallel.leave()
 
 
-def _room() -> int:
-    from qgf_jax.data import feeder
+def _room(config: Mapping[str, Any]) -> int:
+    from qgf_jax import parallel
 
-    return feeder.room()
+    return parallel.make(config).room()

@@ -145,12 +145,3 @@ class Feeder:
 def make(loaded: Loaded, steps: int, lanes: Lanes | None = None) -> Feeder:
     """The feeder of a run's data, which it takes from `loaded`."""
     return Feeder(loaded, lanes or one_device(), steps)
-
-
-def room() -> int:
-    """Bytes that are free on all devices, each as full as the fullest, or in the host."""
-    from qgf_jax.data.stream import memory
-
-    found = [device.memory_stats() for device in jax.local_devices()]
-    free = [s["bytes_limit"] - s["bytes_in_use"] for s in found if s and "bytes_limit" in s]
-    return min(free) * jax.device_count() if free else memory()
