@@ -162,6 +162,12 @@ def check_same(
             f"{workdir} was trained with data.mode={before}, and there is now other room for data: "
             f"give --config.data.mode={before}"
         )
+    before, now = (d.get("layout") for d in (old["dataset"], data or old["dataset"]))
+    if before != now:
+        raise UserError(
+            f"{workdir} was trained on a stream of {before} data, and these are {now}, which come in "
+            "another order: give it those, or choose another --workdir"
+        )
     if data and old["dataset"]["sha256"] != data["sha256"]:
         raise UserError(
             f"{workdir} was trained on other data than {data['file']} is now: "

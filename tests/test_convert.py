@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_fields_are_plain_arrays_with_a_manifest(maze_data, tmp_path):
 
 @pytest.mark.parametrize("when", ["in a slice", "before the manifest"])
 def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, when):
-    """Even where nobody could clear up: a killed process leaves a folder without a manifest."""
+    """Even where nobody could clear up: a killed process leaves a folder that nothing looks at."""
 
     def dies(*_):
         raise KeyboardInterrupt
@@ -58,14 +59,24 @@ def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, wh
             patch.setattr(converting, "write_atomically", dies)
         with pytest.raises(KeyboardInterrupt):
             convert(slices_data / MAZE, tmp_path)
-    assert not (tmp_path / MAZE / "manifest.json").exists()
+    assert list(tmp_path.glob(".*.partial")) and not (tmp_path / MAZE).exists()
     with pytest.raises(UserError, match="is not in"):
         formats.find(MAZE, str(tmp_path))
     monkeypatch.undo()
-    for left in tmp_path.glob("*-val/manifest.json"):
-        left.unlink()
+    for left in tmp_path.glob("*-val"):
+        shutil.rmtree(left)
     convert(slices_data / MAZE, tmp_path)
-    assert shards.fault(tmp_path / MAZE) == ""
+    assert shards.fault(tmp_path / MAZE) == "" and not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_of_somebody_else_stays(maze_data, tmp_path):
+    """Named like the dataset by chance: `--out` was one too high."""
+    notes = tmp_path / MAZE / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        convert(maze_data / f"{MAZE}.npz", tmp_path)
+    assert notes.read_text() == "mine"
 
 
 def test_bad_slices_leave_nothing(slices_data, tmp_path):

@@ -1,5 +1,7 @@
 """Blocks, windows and streams: every start equally often, and the same batches as from the whole."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from test_pretrain import final_state, scalars
 
 from qgf_jax import pretrain as pretraining
 from qgf_jax.checkpoint import Checkpoints
-from qgf_jax.data import chunks, feeder, goals, sampling, shards
+from qgf_jax.data import chunks, feeder, goals, sampling, shards, stream
 from qgf_jax.data.convert import convert
 from qgf_jax.data.load import load
 from qgf_jax.data.stream import Stream
@@ -274,6 +276,60 @@ def test_the_schedule_of_the_public_code(slices_data):
     with pytest.raises(UserError, match=r"data\.schedule=slices"):
         load(streamed(slices_data, **{"data.schedule": "slices", "data.mode": "resident"}))
     assert tiny("qgf", "paper")["data"]["schedule"] == "slices"
+
+
+def test_a_stream_of_packed_slices_is_another_than_of_converted_data(
+    converted, slices_data, tmp_path
+):
+    """Their blocks differ, so a run goes on with the layout that it began with."""
+    data = tmp_path / "data"
+    shutil.copytree(slices_data, data)
+    pretrain(streamed(data), tmp_path / "run")
+    shutil.rmtree(data)
+    shutil.copytree(converted, data)
+    with pytest.raises(UserError, match="a stream of packed data, and these are converted"):
+        pretrain(streamed(data), tmp_path / "run")
+
+
+def test_how_often_the_window_changes_is_no_matter_of_dispatches(converted):
+    found = set()
+    for dispatch in (1, 100, 1000):
+        options = {"data.replace_every": 0, "train.steps_per_dispatch": dispatch}
+        found.add(load(streamed(converted, **options)).take().every)
+    assert len(found) == 1
+    assert stream._replace_every(250_000, 1024) == 500  # as docs/data.md says
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_free_memory_is_no_more_than_a_control_group_leaves(tmp_path, version):
+    """Of the group itself or of one above it; files that are only cached can go."""
+    limit, used, cached = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    top = tmp_path / "sys/fs/cgroup" / ("" if version == 2 else "memory")
+    (top / "job/step").mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 800 kB\n")
+    line = "0::/job/step" if version == 2 else "5:memory:/job/step"
+    (tmp_path / "proc/self/cgroup").write_text(f"9:cpu:/other\n{line}\n")
+    assert stream.memory(tmp_path) == 800 * 1024
+
+    def group(folder, *numbers):
+        for name, number in zip((limit, used), numbers, strict=False):
+            (folder / name).write_text(f"{number}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{cached} {numbers[2]}\n")
+
+    group(top / "job/step", "max", 5000, 0)
+    group(top / "job", 10_000, 6000, 1500)
+    assert stream.memory(tmp_path) == 10_000 - 6000 + 1500
+    group(top / "job", 10_000, 12_000, 1500)
+    assert stream.memory(tmp_path) == 0
+    (tmp_path / "proc/meminfo").unlink()
+    (tmp_path / "proc/self/cgroup").unlink()
+    with pytest.raises(UserError, match=r"set data\.mode"):
+        stream.memory(tmp_path)
 
 
 def test_auto_says_what_the_data_need(converted, maze_data, capsys):

@@ -24,8 +24,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
     """Writes OUT/NAME, and OUT/NAME-val if there are validation data, from NAME.npz or a folder NAME.
 
     Slices are read one by one, with all checks of `formats.read_rows`. Raises `UserError` for a source
-    that will not do, or if there is such a folder already. A folder without a manifest, which a
-    killed call leaves, is written anew.
+    that will not do, or if there is such a folder already, whatever it holds.
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
@@ -42,32 +41,40 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
         sums = {p.name: formats.peek(p).identity for p in twins}
         targets.append((out / f"{name}-val", twins, fingerprint(sums)))
     for target, *_ in targets:
-        if (target / MANIFEST).exists() or any(target.glob("*.npz")):
+        if target.exists() and not _empty(target):
             raise UserError(f"{target} is there already: remove it or choose another --out")
     for target, files, digest in reversed(targets):  # validation data first: the others count
         write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
     return [target for target, *_ in targets]
 
 
+def _empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str = "") -> None:
     """Writes (name, rows) of slices one after another, and then the manifest.
 
-    `source` is the SHA-256 that stands for what they come from. Raises `SaveError` for a full disk,
-    `UserError` if slices are not of one dataset; then nothing is left.
+    All is made beside `folder`, as .NAME.partial, and gets its name when it is complete; what a killed
+    call has left of that is removed. `source` is the SHA-256 that stands for what they come from.
+    Raises `SaveError` for a full disk, `UserError` if slices are not of one dataset; then nothing is
+    left.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        folder.mkdir(parents=True)
-        _write(folder, slices, source)
+        partial.mkdir(parents=True)
+        _write(partial, slices, source, folder.name)
+        partial.rename(folder)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise SaveError.at(folder, error) from error
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str) -> None:
+def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str, title: str) -> None:
     writers: dict[str, _Npy] = {}
     counts: dict[str, int] = {}
     summary: Summary | None = None
@@ -86,7 +93,7 @@ def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str) -> Non
         counts[name] = len(rows.ends)
         found = Summary.of(rows)
         summary = found if summary is None else summary.merge(found)
-        say(f"{folder.name}: {name}, {len(rows.ends)} rows")
+        say(f"{title}: {name}, {len(rows.ends)} rows")
     if summary is None:
         raise UserError(f"{folder}: there is nothing to write")
     record = {

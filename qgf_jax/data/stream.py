@@ -6,6 +6,7 @@ every so many steps the oldest makes room for the next. So what the window holds
 function of seed and step, and a run's position needs no record.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,7 @@ class Stream:
         steps: int,
         goals: bool,
     ):
-        options, train = config["data"], config["train"]
+        options = config["data"]
         self._source, self._prepare, self._goals = source, prepare, goals
         self._by_slice, self._seed = options["schedule"] == "slices", config["seed"]
         starts = _starts_of_parts(source, steps, apart=self._by_slice or not source.seekable)
@@ -52,7 +53,7 @@ class Stream:
         self._rows = max(stop - start for start, stop in map(self._span, range(len(self))))
         self._wanted = 1 if self._by_slice else options["window"]
         self._every = options["replace_every"] or 1000 * self._by_slice
-        self._updates = train["batch_size"], train["steps_per_dispatch"]
+        self._batch_size = config["train"]["batch_size"]
         self.spread(1)
         # The public code counts steps from 1 and changes slices before the step that 1000 divides.
         self._lead = int(self._by_slice)
@@ -64,8 +65,7 @@ class Stream:
         self.every = 0
         """steps between two changes; 0: there are none"""
         if len(self) not in (1, lanes * self.window):
-            batch_size, dispatch = self._updates
-            self.every = self._every or _replace_every(self.starts * lanes, batch_size, dispatch)
+            self.every = self._every or _replace_every(self.starts * lanes, self._batch_size)
 
     def __len__(self) -> int:
         return len(self._firsts)
@@ -159,9 +159,10 @@ def _firsts(parts: list[tuple[int, int]], size: int, *, every_start: bool) -> li
     ]
 
 
-def _replace_every(starts: int, batch_size: int, dispatch: int) -> int:
-    """So that each start is drawn `_VISITS` times a round, in whole dispatches."""
-    return max(1, round(_VISITS * starts / batch_size / dispatch)) * dispatch
+def _replace_every(starts: int, batch_size: int) -> int:
+    """So that each start is drawn `_VISITS` times a round; in hundreds, which dispatches divide."""
+    steps = _VISITS * starts / batch_size
+    return max(1, round(steps) if steps < 100 else 100 * round(steps / 100))
 
 
 _VISITS = 2.0
@@ -200,10 +201,39 @@ def streams(
     return streamed
 
 
-def memory() -> int:
-    """Bytes that the host can still give."""
-    with Path("/proc/meminfo").open() as file:
-        for line in file:
+def memory(root: Path = Path("/")) -> int:
+    """Bytes that the host can still give this process, by the kernel and by its control groups.
+
+    A batch system's limit, or a container's, is one of the latter; of what a group uses, files that
+    are only cached count as free.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    raise UserError("this system does not say how much memory is free: set data.mode")
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory"):
+                found += _free_in_groups(root / "sys/fs/cgroup" / kinds, path)
+    if not found:
+        raise UserError("this system does not say how much memory is free: set data.mode")
+    return max(0, min(found))
+
+
+def _free_in_groups(top: Path, path: str) -> list[int]:
+    """What each group above has left. In a container `path` may be one that only the host sees."""
+    names = ("memory.max", "memory.current", "inactive_file")
+    if top.name == "memory":  # the first version of control groups
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    found, group = [], top / path.lstrip("/")
+    for folder in (group, *group.parents):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max", or no such group
+            limit, used = (int((folder / name).read_text()) for name in names[:2])
+            lines = (folder / "memory.stat").read_text().splitlines()
+            cached = int(dict(line.split() for line in lines)[names[2]])
+            found.append(limit - used + cached)
+        if folder == top:
+            break
+    return found
