@@ -18,13 +18,15 @@ _ROWS = 4096  # of the dataset that the program is compiled for; it changes no c
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Config, devices, parameters of each group, bytes and FLOPs, as one JSON object.
 
-    `flops_per_update` are those of the matrix products of one update of all seeds and devices,
-    counted in the compiled program of one device.
+    `flops_per_update` are those of the matrix products of one update of all seeds and devices: as
+    many times those counted in the compiled program of one device and its part of the batch.
     """
     spec, spread = spec_of(config), parallel.make(config)
     learner = algorithms.build_learner(config, spec)
     seeds = config["seed"] + np.arange(config["seeds"])
-    programs = train.make_programs(learner, config, spec)
+    part = config["train"]["batch_size"] // spread.count
+    mine = {**config, "train": {**config["train"], "batch_size": part}}
+    programs = train.make_programs(learner, mine, spec)
     state, dataset = jax.eval_shape(programs.init, seeds), _dataset(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()
@@ -41,7 +43,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
             "kind": here.device_kind,
             "platform": here.platform,
         },
-        "batch_per_device": config["train"]["batch_size"] // spread.count,
+        "batch_per_device": part,
         "parameters": {
             name: sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(group))
             for name, group in state.params.items()
@@ -51,7 +53,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
             "work": getattr(memory, "temp_size_in_bytes", None),
             "per_million_transitions": round(1e6 * tree_bytes(dataset) / _ROWS / spread.count),
         },
-        "flops_per_update": flops.count(compiled),
+        "flops_per_update": spread.count * flops.count(compiled),
     }
 
 

@@ -269,8 +269,9 @@ def _evaluate_on_device(
 ) -> Usage:
     """All jobs, sampler by sampler, whatever their tasks; the simulator's time is not told apart."""
     groups, env_steps = _by_sampler(jobs), 0
+    place = parallel.for_seeds(restored.run.config["seeds"])
     for key in groups.keys() - programs.keys():
-        programs[key] = evaluate_device.compile_play(restored, maze, envs, *key)
+        programs[key] = evaluate_device.compile_play(restored, maze, envs, *key, place=place)
     cpu = time.process_time()
     with _bar(jobs) as bar:
         for key, group in groups.items():

@@ -78,11 +78,13 @@ def compile_play(
     method: str,
     best_of: int = 1,
     options: algorithms.Options = (),
+    place: Any = None,
 ) -> Play:
     """The one program that plays a whole sweep of weights, tasks and seeds, to the last step.
 
     `envs` episodes of each seed are under way at once, chunks run open loop, and a place whose episode
-    is over takes the queue's next one. A queue holds `ROUNDS * envs`.
+    is over takes the queue's next one. A queue holds `ROUNDS * envs`. `place` is the sharding of
+    arrays by seed (`parallel.for_seeds`); `None`: all on one device.
     """
     spec, places = restored.spec, ROUNDS * envs
     if (maze.obs_dim, maze.action_dim) != (spec.obs_dim, spec.action_dim):
@@ -134,8 +136,11 @@ def compile_play(
 
         return jax.lax.while_loop(lambda c: (c[0].episode < places).any(), body, carry)[1]
 
-    groups = (restored.params, restored.target_params)
-    shapes = jax.eval_shape(lambda: _queue(maze, restored, places, [])[0])
+    groups = jax.device_put((restored.params, restored.target_params), place)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        jax.eval_shape(lambda: _queue(maze, restored, places, [])[0]),
+    )
     program = jax.jit(play).lower(groups, shapes).compile()
     return lambda queue: jax.tree.map(np.asarray, program(groups, queue))
 

@@ -94,6 +94,11 @@ class Spread:
         """Whether this process is the one that writes."""
         return jax.process_index() == 0
 
+    def describe(self) -> str:
+        """All devices in a few words."""
+        kind, processes = self.devices[0].device_kind, jax.process_count()
+        return f"{self.count} x {kind} in {processes} process{'es' * (processes > 1)}, {self.form}"
+
     @property
     def _mesh(self) -> Mesh:
         # A pmap's arrays are those of one host, a jit's of all hosts.

@@ -71,6 +71,8 @@ def pretrain(
         # Before there is any exchange between devices, whose patience is short.
         spread.meet({"config": config, "dataset": data, "window": [feed.blocks, feed.every]})
         start = _start(spread, trainer, seeds, found)
+        if keeper and spread.count > 1:
+            say(f"devices: {spread.describe()}")
         validation = jax.device_put(loaded.validation) if spread.primary else None
         loop = _Loop(config, spread, tuple(learner.losses), trainer, keeper, clock, stop)
         state = loop.run(start, feed, validation)

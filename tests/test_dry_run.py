@@ -39,3 +39,20 @@ def test_widths_with_goals_are_those_of_the_data():
 def test_hosts_that_cannot_be_read_are_refused_before_anything_waits(hosts):
     with pytest.raises(UserError, match="it must be auto or ADDRESS:PORT,COUNT,INDEX"):
         parallel.join(hosts)
+
+
+def test_commands_of_the_page_are_understood(tmp_path, monkeypatch, capsys):
+    """Each `qgf train` of docs/accelerators.md, as far as it goes without other hosts."""
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/accelerators.md").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    commands = [line.split("qgf train", 1)[1].strip('"') for line in lines if "qgf train" in line]
+    assert len(commands) == 3
+    small = ["--config.networks.policy_hidden=8", "--config.networks.critic_hidden=8"]
+    for command in commands:
+        cli.main(["train", *command.split(), "--config.train.batch_size=8", *small, "--dry_run"])
+    said = capsys.readouterr().out
+    assert said.count('"batch_per_device": 1,') == 3
+    with pytest.raises(SystemExit):
+        cli.main(["train", CONFIG, "--dry_run", "--hosts=rubbish"])
+    assert "it must be auto or" in capsys.readouterr().err

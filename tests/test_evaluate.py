@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import LONG
 
-from qgf_jax import evaluate, policy
+from qgf_jax import evaluate, parallel, policy
 from qgf_jax.envs.pool import Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluate import Arm, Job
@@ -236,3 +236,19 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
     assert again.episodes == 0
     with pytest.raises(UserError, match="selection_episodes"):
         evaluate.evaluate(folder, sweep, selection_episodes=0, report_selected=True)
+
+
+def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
+    restored = policy.restore(run_folder)
+    width, rng = restored.spec.obs_dim, np.random.default_rng(0)
+    asked = (
+        rng.standard_normal((2, 3, width), np.float32),
+        rng.integers(0, 5, (2, 3, 3)).astype(np.int32),
+        np.ones((2, 3), np.float32),
+    )
+    assert len(parallel.for_seeds(2).device_set) == 2
+    divided = evaluate.compile_act(restored, "qgf", 1, 3)(*asked)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    monkeypatch.setattr(parallel, "for_seeds", lambda seeds: one)
+    np.testing.assert_array_equal(divided, evaluate.compile_act(restored, "qgf", 1, 3)(*asked))
+    assert np.any(divided[0] != divided[1])

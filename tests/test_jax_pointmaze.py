@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from qgf_jax import cli, evaluate, evaluate_device, policy, tables
+from qgf_jax import cli, evaluate, evaluate_device, parallel, policy, tables
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.errors import UserError
@@ -278,6 +278,25 @@ def test_nothing_mixes_the_simulators(played, tmp_path):
         ("pointmaze-medium-stitch-v0", "reference", 0.0, 5),
         ("pointmaze-medium-stitch-v0", "qgf", 1.0, 5),
     }
+
+
+def test_devices_divide_the_seeds_and_play_the_same(played):
+    restored = policy.restore(played)
+    maze = PointMaze(restored.run.config["env"])
+    episodes = [
+        evaluate_device.Episode(seed, 1, i, evaluate.episode_seed(1, i), 0.0)
+        for seed in range(2)
+        for i in range(4)
+    ]
+    place = parallel.for_seeds(2)
+    assert len(place.device_set) == 2 and len(parallel.for_seeds(9).device_set) == 3
+    found = []
+    for where in (place, None):
+        program = evaluate_device.compile_play(restored, maze, 2, "reference", place=where)
+        results = dict(evaluate_device.play(restored, maze, program, 2, episodes))
+        found.append([{k: v for k, v in results[i].items() if k != "seconds"} for i in range(8)])
+    assert found[0] == found[1]
+    assert found[0][:4] != found[0][4:]  # seeds differ
 
 
 def test_command_line(played, tmp_path, capsys):
