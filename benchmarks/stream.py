@@ -21,13 +21,13 @@ from pathlib import Path
 import common
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--rows", type=int, default=2_000_000, help="of the dataset")
+parser.add_argument("--rows", type=int, default=4_004_000, help="of the dataset")
 parser.add_argument("--width", type=int, default=8, help="of every hidden layer")
 parser.add_argument("--batch", type=int, default=1024)
 parser.add_argument("--chunk", type=int, default=5)
-parser.add_argument("--steps", type=int, default=4000, help="updates that are counted")
+parser.add_argument("--steps", type=int, default=3000, help="updates that are counted")
 parser.add_argument("--warm", type=int, default=1000, help="updates before those")
-parser.add_argument("--pairs", type=int, default=8, help="of rounds with a change and without")
+parser.add_argument("--pairs", type=int, default=4, help="of rounds with a change and without")
 parser.add_argument("--block", type=int, default=250_000)
 parser.add_argument("--window", type=int, default=8)
 parser.add_argument("--folder", default="runs", help="where the dataset is made, and removed")
@@ -100,6 +100,8 @@ def train() -> None:
     learner = algorithms.build_learner(config, spec)
     trainer = train.make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0
+    if flags.child == "streamed" and not feed.every:
+        sys.exit("the window holds all of it, so nothing is streamed: more --rows")
 
     def run(last: int):
         nonlocal state, step
