@@ -54,8 +54,7 @@ def measure(folder: Path) -> dict[str, float]:
     import jax
 
     from qgf_jax import config as configs
-    from qgf_jax import pretrain
-    from qgf_jax.data import feeder
+    from qgf_jax import parallel, pretrain
     from qgf_jax.data.load import load
     from qgf_jax.envs import ogbench
 
@@ -70,7 +69,7 @@ def measure(folder: Path) -> dict[str, float]:
     ogbench.World(config["env"]).reset(0)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     imported = peak()
-    loaded = load(config, feeder.room)
+    loaded = load(config, parallel.make(config).room)
     dataset = loaded.dataset
     arrays = [array for array in dataset if array is not None]
     held = sum(array.nbytes for array in arrays)

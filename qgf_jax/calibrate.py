@@ -77,17 +77,14 @@ def write(
     *,
     stacked: bool = False,
 ) -> None:
-    """calibration.npz for the state's step."""
+    """calibration.npz for the state's step, unless there is no reference policy."""
+    if "policy" not in state.params:
+        return
     step = int(np.ravel(jax.device_get(state.step))[0])
     buffer = io.BytesIO()
     found: Any = jax.device_get(measure(config, spec, state, dataset, blocks, stacked=stacked))
     np.savez(buffer, step=np.int64(step), **found)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
-
-
-def wanted(workdir: Path, state: TrainState, step: int) -> bool:
-    """Whether there is a reference policy, and nothing of this step yet."""
-    return "policy" in state.params and not read(workdir, step)
 
 
 def read(workdir: Path, step: int) -> dict[str, Array]:

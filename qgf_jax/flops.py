@@ -17,7 +17,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 def count(compiled: Any) -> float:
     """Operations of all matrix products of a `jax.stages.Compiled`; 2 for a multiply and an add.
 
-    Products with a vector count nothing: on a CPU sums are such (`sums.row_sum`). Loops count once for
+    Products with one column count nothing: on a CPU sums are such (`sums.row_sum`). Loops count once for
     each turn, and the branches of a conditional their mean. What is not a matrix product, such as
     activations or an SVD, counts nothing. Raises `ValueError` for a loop whose number of turns XLA
     does not know.
@@ -58,8 +58,7 @@ def _line(text: str, shapes: dict[str, str], total: Any) -> float:
         rows = math.prod(left) // contracted // batch
         out = _SHAPE.match(text)
         columns = math.prod(_numbers(out[1] if out else "")) // batch // rows
-        matrices = min(rows, columns, contracted) > 1
-        return 2.0 * batch * rows * columns * contracted if matrices else 0.0
+        return 2.0 * batch * rows * columns * contracted if columns > 1 else 0.0
     if branches := _BRANCHES.search(text):
         names = [name.strip().lstrip("%") for name in branches[1].split(",")]
         return sum(map(total, names)) / len(names)

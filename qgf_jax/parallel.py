@@ -5,13 +5,15 @@ draws its part from its own piece of the dataset. Two forms of the same step: `p
 averaged over an axis, and `jit` with explicit shardings, where XLA does the averaging.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import re
 import signal
+import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -68,6 +70,59 @@ def leave() -> None:
     """Says goodbye to the other processes, if there are any."""
     if jax.process_count() > 1:
         jax.distributed.shutdown()
+
+
+def meet(record: Mapping[str, Any]) -> None:
+    """Waits until all processes are as far, by way of JAX's service, which is patient.
+
+    Raises `UserError` on all of them if one has come with another `record`, or has given up.
+    """
+    if jax.process_count() == 1:
+        return
+    found = _exchange({"record": record})
+    for i, other in enumerate(found):
+        if "error" in other:
+            raise UserError(f"process {i} could not begin: {other['error']}")
+    for i, other in enumerate(found):
+        for key, wanted in found[0]["record"].items():
+            if (given := other["record"].get(key)) != wanted:
+                raise UserError(
+                    f"processes 0 and {i} do not train the same: {key} is {wanted} and {given}"
+                )
+
+
+@contextlib.contextmanager
+def together() -> Generator[None]:
+    """What every process does by itself before the next `meet`; if one fails, the others hear why."""
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() > 1:
+            # Who leaves before the others have heard of it takes them along without a word.
+            with contextlib.suppress(UserError):
+                _exchange({"error": " ".join(f"{error}".split()) or type(error).__name__})
+        raise
+
+
+def _exchange(mine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each process has to say, once all have said something."""
+    client, meeting = multihost.get_jax_distributed_client(), next(_MEETINGS)
+    client.key_value_set(f"qgf/{meeting}/{jax.process_index()}", json.dumps(mine))
+    found, end = [], time.monotonic() + _MOST_PATIENCE
+    while len(found) < jax.process_count():
+        try:
+            # One second, so that signals are heard in between.
+            text = client.blocking_key_value_get(f"qgf/{meeting}/{len(found)}", 1000)
+            found.append(json.loads(text))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > end:
+                cause = " ".join(str(error).split())[:120]
+                raise UserError(f"process {len(found)} has not come to begin: {cause}") from None
+    return found
+
+
+_MEETINGS = itertools.count()
+_MOST_PATIENCE = 3600  # seconds: loading may take one host so much longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,38 +213,6 @@ class Spread:
         free = [s["bytes_limit"] - s["bytes_in_use"] for s in found if s and "bytes_limit" in s]
         return min(free) * self.count if free else memory()
 
-    def meet(self, record: Mapping[str, Any]) -> None:
-        """Waits until all processes are as far, by way of JAX's service, which is patient.
-
-        Raises `UserError` on all of them if one has come with another `record`, or has given up.
-        """
-        if jax.process_count() == 1:
-            return
-        _tell(json.dumps({"record": record}))
-        client, found = multihost.get_jax_distributed_client(), []
-        for i in range(jax.process_count()):
-            try:
-                text = client.blocking_key_value_get(f"{_MEETING}/{i}", 1000 * _MOST_PATIENCE)
-            except jax.errors.JaxRuntimeError as error:
-                cause = " ".join(str(error).split())[:120]
-                raise UserError(f"process {i} has not come to begin: {cause}") from None
-            found.append(json.loads(text))
-        for i, other in enumerate(found):
-            if "error" in other:
-                raise UserError(f"process {i} could not begin: {other['error']}")
-        for i, other in enumerate(found):
-            for key, wanted in found[0]["record"].items():
-                if other["record"][key] != wanted:
-                    raise UserError(
-                        f"processes 0 and {i} do not train the same: {key} is {_brief(wanted)} and "
-                        f"{_brief(other['record'][key])}"
-                    )
-
-    def give_up(self, error: BaseException) -> None:
-        """Tells those who wait in `meet` why this process will not come."""
-        if jax.process_count() > 1:
-            _tell(json.dumps({"error": " ".join(f"{error}".split()) or type(error).__name__}))
-
     def for_data(self) -> feeder.Lanes:
         """How datasets come to the devices."""
         if self.count == 1:
@@ -255,19 +278,6 @@ class Spread:
             for i, a in enumerate(arrays)
         ]
         return _with_keys(jax.tree.unflatten(structure, parts), tree)
-
-
-def _tell(text: str) -> None:
-    client = multihost.get_jax_distributed_client()
-    client.key_value_set(f"{_MEETING}/{jax.process_index()}", text, allow_overwrite=True)
-
-
-_MEETING, _MOST_PATIENCE = "qgf/begin", 3600  # seconds: loading may take one host so much longer
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 80 else f"{text[:77]}…"
 
 
 def _is_key(leaf: Any) -> bool:

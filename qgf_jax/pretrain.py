@@ -42,35 +42,37 @@ def pretrain(
     a folder that will not do, `NotFiniteError` after ten updates in a row that were left out.
     """
     clock = Clock()
-    spread = parallel.make(config)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(spread.stop_request())
-        try:
+        with parallel.together():
+            spread = parallel.make(config)
+            stop = stack.enter_context(spread.stop_request())
             if spread.primary:
                 stack.enter_context(runs.only_writer(Path(workdir)))
             loaded = loaded or load(config, spread.room)
-            spec, data = Spec(**loaded.spec), loaded.fingerprint
-            keeper = None
+            spec = Spec(**loaded.spec)
+            feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
+            stack.callback(feed.close)
+        common = runs.common(config, loaded.fingerprint)
+        parallel.meet(common | {"blocks": feed.blocks, "steps between blocks": feed.every})
+        learner = build_learner(config, spec)
+        trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
+        seeds, steps = config["seed"] + np.arange(config["seeds"]), config["train"]["steps"]
+        keeper, found, calibrated = None, None, False
+        with parallel.together():
             if spread.primary:
-                run = runs.create(workdir, config, loaded.spec, data)
+                run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
                 stack.callback(lambda: _report(clock))
                 writer = Writer(run.metrics, config)
                 stack.callback(writer.close)
                 keep = config["train"]["keep"]
                 checkpoints = Checkpoints(workdir, keep=keep, identity=run.identity)
                 keeper = _Keeper(stack.enter_context(checkpoints), writer)
-            feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
-            stack.callback(feed.close)
-            learner = build_learner(config, spec)
-            trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
-            seeds = config["seed"] + np.arange(config["seeds"])
-            found = _restore(trainer, seeds, keeper, clock) if keeper else None
-        except BaseException as error:
-            spread.give_up(error)  # or the others would wait for this process
-            raise
+                found = _restore(trainer, seeds, keeper, clock)
+                calibrated = bool(calibrate.read(Path(workdir), steps))
         # Before there is any exchange between devices, whose patience is short.
-        spread.meet({"config": config, "dataset": data, "window": [feed.blocks, feed.every]})
+        parallel.meet({})
         start = _start(spread, trainer, seeds, found)
+        calibrated = bool(spread.from_primary(np.int64(calibrated)))
         if keeper and spread.count > 1:
             say(f"devices: {spread.describe()}")
         validation = jax.device_put(loaded.validation) if spread.primary else None
@@ -79,9 +81,7 @@ def pretrain(
         if keeper:
             keeper.checkpoints.wait()
             clock.lap("checkpoint")
-        steps = config["train"]["steps"]
-        wanted = bool(keeper) and calibrate.wanted(Path(workdir), state, steps)
-        if spread.from_primary(np.int64(wanted)):
+        if not calibrated:
             dataset = feed.at(steps - 1)  # by all, as it may be a program of all devices
             if keeper:
                 mine = spread.local(state), spread.first_piece(dataset)

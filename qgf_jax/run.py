@@ -142,6 +142,19 @@ def create(
     return Run(workdir, dict(config), dict(spec), dict(data))
 
 
+def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What several processes that train one run must have in common, flat.
+
+    Where the data lie may differ, and what the first alone makes use of.
+    """
+    flat = configs.flatten(config).items()
+    alone = ("data.dir", "wandb", "eval.")
+    found = {f"config key {k}": v for k, v in flat if not k.startswith(alone)}
+    keys = ("sha256", "mode", "layout")
+    # As JSON has it, which knows lists alone.
+    return json.loads(json.dumps(found | {f"data's {k}": data.get(k) for k in keys}))
+
+
 def check_same(
     workdir: Path,
     old: Mapping[str, Any],
@@ -163,7 +176,7 @@ def check_same(
             f"give --config.data.mode={before}"
         )
     before, now = (d.get("layout") for d in (old["dataset"], data or old["dataset"]))
-    if before != now:
+    if before and now and before != now:
         raise UserError(
             f"{workdir} was trained on a stream of {before} data, and these are {now}, which come in "
             "another order: give it those, or choose another --workdir"

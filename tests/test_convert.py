@@ -77,6 +77,11 @@ def test_a_folder_of_somebody_else_stays(maze_data, tmp_path):
     with pytest.raises(UserError, match="is there already"):
         convert(maze_data / f"{MAZE}.npz", tmp_path)
     assert notes.read_text() == "mine"
+    notes.unlink()
+    notes.parent.rmdir()
+    notes.parent.symlink_to(tmp_path / "another disk")
+    with pytest.raises(UserError, match="is there already"):
+        convert(maze_data / f"{MAZE}.npz", tmp_path)
 
 
 def test_bad_slices_leave_nothing(slices_data, tmp_path):

@@ -35,6 +35,8 @@ def test_sums_are_no_products():
     members = jnp.ones((3, 16, 16))
     each = lambda x: jax.vmap(lambda w: row_sum(x @ w))(members)
     assert flops.count(compiled(each)) == 3 * PRODUCT
+    alone = jax.jit(both).lower(jnp.ones((1, 16))).compile()
+    assert flops.count(alone) == PRODUCT / 8
 
 
 def test_unknown_numbers_of_turns_are_refused():

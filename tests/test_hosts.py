@@ -98,8 +98,13 @@ def test_two_hosts_reach_the_parameters_of_one_with_as_many_devices(
 
 
 DIFFERENT = {
-    "config": ("--config.train.steps=5", "processes 0 and 1 do not train the same: config is", 0),
+    "config": (
+        "--config.train.steps=5",
+        "processes 0 and 1 do not train the same: config key train.steps is 4 and 5",
+        0,
+    ),
     "data": ("--config.data.dir=elsewhere", "process 1 could not begin: ", 1),
+    "devices": ("--config.devices=3", "process 1 could not begin: config key devices is 3", 1),
 }
 
 
@@ -116,6 +121,7 @@ def test_processes_that_cannot_train_together_all_end_at_once(slices_data, tmp_p
     assert (words in logs[1]) == (not shown), logs
     assert not any("Traceback" in log for log in logs), logs
     assert time.monotonic() - begun < 60
+    assert not (tmp_path / "run" / "config.json").exists()  # the corrected command can have it
 
 
 @pytest.mark.skipif(not LONG, reason="make reliability")

@@ -77,7 +77,7 @@ def trained(maze_data, tmp_path_factory):
     shutil.copy(maze_data / f"{MAZE}.npz", data)
     from qgf_jax import calibrate
 
-    real = calibrate.wanted
+    real = calibrate.write
 
     @functools.cache
     def train(policies, settings):
@@ -86,12 +86,12 @@ def trained(maze_data, tmp_path_factory):
         )
         config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
-        def keeping(workdir, state, step):
+        def keeping(workdir, config, spec, state, *data, **how):
             states[name] = jax.device_get((state.params, state.target_params))
-            return real(workdir, state, step)
+            real(workdir, config, spec, state, *data, **how)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibrate, "wanted", keeping)
+            patch.setattr(calibrate, "write", keeping)
             return pretrain(config, folder / name), states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))

@@ -43,3 +43,18 @@ def test_an_ignored_signal_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_among_several_processes_the_first_is_sent_on_and_the_second_ends(monkeypatch):
+    """SIGTERM is heard by all of them; whoever cannot save any more ends by a second one."""
+    heard, ended = [], []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    try:
+        with StopRequest(forward=True) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (heard, ended, stop.sent, stop.wanted) == (["SIGTERM"], [], signal.SIGINT, 0)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (heard, ended) == (["SIGTERM"], [130])
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -298,6 +298,8 @@ def test_how_often_the_window_changes_is_no_matter_of_dispatches(converted):
         found.add(load(streamed(converted, **options)).take().every)
     assert len(found) == 1
     assert stream._replace_every(250_000, 1024) == 500  # as docs/data.md says
+    few = {stream._replace_every(250_000, size) for size in range(1024, 600_000, 1024)}
+    assert {1, 20, 100} < few and all(n % 100 == 0 or 100 % n == 0 for n in few)
 
 
 @pytest.mark.parametrize("version", [1, 2])

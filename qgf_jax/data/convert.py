@@ -41,15 +41,15 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
         sums = {p.name: formats.peek(p).identity for p in twins}
         targets.append((out / f"{name}-val", twins, fingerprint(sums)))
     for target, *_ in targets:
-        if target.exists() and not _empty(target):
-            raise UserError(f"{target} is there already: remove it or choose another --out")
+        _refuse(target)
     for target, files, digest in reversed(targets):  # validation data first: the others count
         write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
     return [target for target, *_ in targets]
 
 
-def _empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _refuse(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} is there already: remove it or choose another --out")
 
 
 def write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str = "") -> None:
@@ -57,9 +57,10 @@ def write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str = "") ->
 
     All is made beside `folder`, as .NAME.partial, and gets its name when it is complete; what a killed
     call has left of that is removed. `source` is the SHA-256 that stands for what they come from.
-    Raises `SaveError` for a full disk, `UserError` if slices are not of one dataset; then nothing is
-    left.
+    Raises `SaveError` for a full disk, `UserError` if slices are not of one dataset or `folder` is
+    there; then nothing is left.
     """
+    _refuse(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

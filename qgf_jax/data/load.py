@@ -77,7 +77,7 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
         env.close()
     fingerprint = source.fingerprint | (summary.describe() if summary else {})
     fingerprint["mode"] = "streamed" if streamed else "resident"
-    if streamed:  # blocks of packed slices are others
+    if streamed and options["schedule"] != "slices":  # blocks of packed slices are others
         fingerprint["layout"] = "converted" if source.seekable else "packed"
     return Loaded(dataset, validation, _spec(sample, summary, options), fingerprint)
 

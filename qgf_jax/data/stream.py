@@ -160,9 +160,15 @@ def _firsts(parts: list[tuple[int, int]], size: int, *, every_start: bool) -> li
 
 
 def _replace_every(starts: int, batch_size: int) -> int:
-    """So that each start is drawn `_VISITS` times a round; in hundreds, which dispatches divide."""
+    """So that each start is drawn about `_VISITS` times a round.
+
+    In hundreds, or a divisor of 100: dispatches are cut where the window changes, and each new length
+    of one is compiled.
+    """
     steps = _VISITS * starts / batch_size
-    return max(1, round(steps) if steps < 100 else 100 * round(steps / 100))
+    if steps > 75:
+        return 100 * max(1, round(steps / 100))
+    return min((1, 2, 4, 5, 10, 20, 25, 50), key=lambda n: abs(n - steps))
 
 
 _VISITS = 2.0
