@@ -20,7 +20,7 @@ parser.add_argument("--steps", type=int, default=4, help="updates a dispatch")
 parser.add_argument("--repeats", type=int, default=7)
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
-common.limit_threads(flags.threads)
+common.limit_threads(flags.threads, flags.width)
 
 import jax
 import jax.numpy as jnp

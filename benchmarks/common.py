@@ -10,10 +10,13 @@ from typing import Any
 from qgf_jax import cli
 
 
-def limit_threads(count: int) -> None:
-    """Gives XLA so many threads on a CPU, and the flags of the command line; before JAX is imported."""
+def limit_threads(count: int, widest: int = 0) -> None:
+    """Gives XLA so many threads on a CPU, and the flags that `qgf train` gives for layers so wide.
+
+    Before JAX is imported.
+    """
     os.environ["NPROC"] = str(count)
-    cli.tune_for_cpu()
+    cli.tune_for_cpu(widest)
 
 
 def machine() -> dict[str, Any]:

@@ -20,7 +20,7 @@ parser.add_argument("--steps", type=int, default=20, help="updates a round")
 parser.add_argument("--rounds", type=int, default=15)
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
-common.limit_threads(flags.threads)
+common.limit_threads(flags.threads, flags.width)
 
 import jax
 import jax.numpy as jnp

@@ -49,7 +49,7 @@ def make(folder: Path) -> None:
 
 def measure(folder: Path) -> dict[str, float]:
     """Trains as the command does."""
-    common.limit_threads(flags.threads)
+    common.limit_threads(flags.threads, flags.width)
     warnings.filterwarnings("ignore", module="gymnasium")
     import jax
 

@@ -63,7 +63,7 @@ def make() -> None:
 
 def train() -> None:
     """One mode: what it took, as a JSON object."""
-    common.limit_threads(flags.threads)
+    common.limit_threads(flags.threads, flags.width)
     import warnings
 
     import jax

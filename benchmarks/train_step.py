@@ -32,7 +32,7 @@ parser.add_argument("--steps", type=int, default=200, help="updates a dispatch")
 parser.add_argument("--repeats", type=int, default=10)
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
-common.limit_threads(flags.threads)
+common.limit_threads(flags.threads, flags.width)
 
 import jax
 import numpy as np
