@@ -171,6 +171,23 @@ def test_replicas_that_differ_are_noticed():
         spread.check_replicas({"a": broken})
 
 
+def test_room_is_that_of_the_devices_that_train():
+    """Three of eight accelerators, each as full as the fullest; a CPU has the host's memory."""
+
+    class Accelerator:
+        process_index = 0
+
+        def __init__(self, used):
+            self.used = used
+
+        def memory_stats(self):
+            return {"bytes_limit": 1000, "bytes_in_use": self.used}
+
+    devices = tuple(Accelerator(used) for used in (100, 400, 0))
+    assert parallel.Spread(devices, "pmap").room() == 3 * 600
+    assert parallel.Spread((jax.devices()[0],), "pmap").room() > 10**6
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

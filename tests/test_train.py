@@ -10,7 +10,7 @@ import pytest
 from conftest import rows_of, tiny
 from test_learners import make_batch
 
-from qgf_jax import algorithms
+from qgf_jax import algorithms, train
 from qgf_jax.data import chunks
 from qgf_jax.train import TrainState, clip_groups, make_optimizer, make_trainer, train_step
 from qgf_jax.types import Spec
@@ -206,3 +206,15 @@ def test_gradients_are_clipped_group_by_group():
         s for s in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu")
     ]
     np.testing.assert_allclose(moments.mu["critic"]["a"], [0.06], rtol=1e-5)  # Adam saw 0.6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [(0, 0, 0), (1, 2, 3), (1, 0, 3)])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(value, where):
+    sound = {"weights": jnp.ones((2, 3, 4)), "bias": jnp.ones(4), "loss": jnp.ones(())}
+    assert train._finite(sound)
+    assert not train._finite(sound | {"weights": sound["weights"].at[where].set(value)})
+    assert not train._finite(sound | {"bias": sound["bias"].at[where[2]].set(value)})
+    assert not train._finite(sound | {"loss": jnp.float32(value)})
+    opposite = sound["weights"].at[where].set(value).at[where[:2]].add(-value)
+    assert not train._finite({"weights": opposite})
