@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qgf_jax import global_batch
 from qgf_jax.data import sampling
 from qgf_jax.sums import row_sum
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
@@ -74,7 +75,8 @@ def train_step(
     """One gradient step: each loss moves its own parameter group and no other.
 
     All losses see the parameters from before the step. Jit it, vmap it over seeds, or pmap it over
-    devices with `axis_name`, over which gradients and metrics are averaged.
+    devices with `axis_name`, over which gradients and metrics are averaged. `batch` is then a device's
+    part of the global batch, and the result is that of one device (see `global_batch`).
 
     `lagged_target` moves the slow copies towards the parameters from before the step, as the public
     QGF code and its ancestors do, instead of after.
@@ -83,15 +85,14 @@ def train_step(
     the metrics are NaN.
     """
     key = jax.random.fold_in(state.key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
     def total_loss(params: Params) -> tuple[Array, Metrics]:
         frozen = jax.lax.stop_gradient(params)
         total, metrics = jnp.zeros(()), {}
         for i, (group, loss) in enumerate(losses.items()):
-            visible = frozen | {group: params[group]}
-            value, info = loss(visible, state.target_params, batch, jax.random.fold_in(key, i))
+            visible, loss_key = frozen | {group: params[group]}, jax.random.fold_in(key, i)
+            with global_batch.divided_over(axis_name):
+                value, info = loss(visible, state.target_params, batch, loss_key)
             total += value
             metrics |= {f"{group}/{name}": x for name, x in ({"loss": value} | info).items()}
         return total, metrics

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from conftest import rows_of, tiny
-from test_learners import make_batch
 
 from qgf_jax import algorithms, train
 from qgf_jax.data import chunks
@@ -107,32 +106,6 @@ def test_validation_moves_nothing(dataset):
     metrics = trainer.evaluate(state, dataset)
     assert set(metrics) == {"policy/loss", "critic/loss", "value/loss"}
     assert not any(x.is_deleted() for x in jax.tree.leaves(state.params))
-
-
-def test_four_devices_reach_the_parameters_of_one():
-    """With plain SGD (Adam hides a gradient that is N times too large) and losses without noise."""
-    spec = Spec(obs_dim=3, action_dim=2, chunk=2)
-    learner = algorithms.build_learner(tiny(), spec)
-    tx = optax.sgd(0.01)
-    losses = {name: learner.losses[name] for name in ("critic", "value")}
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
-    state = TrainState(
-        jnp.int32(0), jax.random.key(0), params, {"critic": params["critic"]}, tx.init(params)
-    )
-    step = functools.partial(train_step, losses=losses, tx=tx, tau=0.1)
-    parts = [make_batch(seed) for seed in range(4)]
-    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-    split = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-    one, metrics_one = jax.jit(step)(state, whole)
-    replicated = jax.tree.map(lambda x: jnp.broadcast_to(x, (4, *x.shape)), state)
-    pmapped = jax.pmap(functools.partial(step, axis_name="devices"), axis_name="devices")
-    four, metrics_four = pmapped(replicated, split)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
-        for device in range(4):
-            np.testing.assert_allclose(a, b[device], atol=1e-6)
-    np.testing.assert_allclose(
-        metrics_one["critic/loss"], metrics_four["critic/loss"][0], rtol=1e-5
-    )
 
 
 def poisoned(bad_steps, kind, value=np.nan):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from qgf_jax import global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -53,7 +54,7 @@ def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
             return imitation(nets, params["actor"], x), q
 
         cloning, q = jax.vmap(one)(batch)
-        size = jax.lax.stop_gradient(jnp.abs(q).mean()) + 1e-6
+        size = jax.lax.stop_gradient(global_batch.mean(jnp.abs(q))) + 1e-6
         return mean(alpha * cloning - q / size, batch), {"cloning": cloning.mean()}
 
     return Learner(functools.partial(init, nets), {"actor": actor})
@@ -98,7 +99,7 @@ def rebrac(nets: Networks, *, alpha: float = 0.01) -> Learner:
             return jnp.sum((action - x.action) ** 2), q
 
         distance, q = jax.vmap(one)(batch)
-        size = jax.lax.stop_gradient(jnp.abs(q).mean())
+        size = jax.lax.stop_gradient(global_batch.mean(jnp.abs(q)))
         return mean(alpha * distance - q / size, batch), {"distance": distance.mean()}
 
     return Learner(functools.partial(init, nets), {"actor": actor}, targets=("actor",))
