@@ -166,6 +166,23 @@ def _raw(state):
     return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
 
+def test_rebracs_actor_and_slow_copies_move_in_every_second_update(dataset):
+    """As in the code of Tarasov et al. and of Park et al.; the critic moves in each."""
+    trainer = trainer_of(algorithm="rebrac", critic="td")
+    state, moved = trainer.init(np.array([0])), []
+    groups = lambda s: [s.params["actor"], s.params["critic"], *s.target_params.values()]
+    for _ in range(4):
+        before = jax.device_get(groups(state))
+        state, _ = trainer.run(state, dataset, 1)
+        pairs = zip(before, groups(state), strict=True)
+        moved.append([_differ(a, b) for a, b in pairs])
+    assert moved == [[False, True, False, False], [True] * 4] * 2
+
+
+def _differ(a, b):
+    return any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
 def test_state_is_donated(dataset):
     trainer = trainer_of()
     state = trainer.init(np.array([0]))
