@@ -31,7 +31,7 @@ tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 reliability: install
-	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py
+	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos
 
 benchmark: install
