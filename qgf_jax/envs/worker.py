@@ -17,6 +17,7 @@ import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
 from qgf_jax.envs import ogbench, wire
+from qgf_jax.errors import UserError
 
 
 class Slot:
@@ -49,7 +50,11 @@ class Slot:
 
 def serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers until the channel closes."""
-    slots = [Slot(name) for _ in range(count)]
+    try:
+        slots = [Slot(name) for _ in range(count)]
+    except UserError as error:
+        wire.send(channel, {"refused": str(error)})
+        return
     space = slots[0].world.env.action_space
     wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_dim": slots[0].obs_dim})
     while True:
