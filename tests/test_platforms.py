@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from qgf_jax import cli
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
@@ -85,6 +86,18 @@ def test_the_remedys_ranges_are_those_of_setup_cfg():
     remedy = {r.name: r.specifier for r in map(Requirement, ogbench.requirements())}
     assert remedy == {name: declared[name] for name in ogbench.PACKAGES}
     assert SpecifierSet("") not in remedy.values()
+
+
+def test_pythons_do_not_share_compiled_programs(monkeypatch, tmp_path):
+    """JAX 0.12 compresses with zstd on 3.14 and zlib before, and names both files alike."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = set()
+    for version in ((3, 13, 0), (3, 14, 0)):
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        monkeypatch.setattr("sys.version_info", version)
+        cli.keep_compiled()
+        folders.add(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    assert len(folders) == 2
 
 
 @pytest.fixture
