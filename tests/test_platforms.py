@@ -111,7 +111,7 @@ def machine(tmp_path):
             venv = "exit 1" if version.endswith("-") else "exit 0"
             number = version.removesuffix("-")
             (tmp_path / name).write_text(
-                f'#!/bin/sh\ncase "$2" in *version_info*) echo "{number}";; *) {venv};; esac\n'
+                f'#!/bin/sh\ncase "$2" in *version_info*) echo "{number}";; *ensurepip*) {venv};; esac\n'
             )
             (tmp_path / name).chmod(0o755)
         return {"PATH": str(tmp_path), "HOME": str(tmp_path)}
