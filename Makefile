@@ -12,7 +12,7 @@ install: $(VENV)/installed
 
 # What pip cannot resolve by itself comes last, without its dependencies: see setup.cfg.
 $(VENV)/installed: setup.cfg pyproject.toml
-	test -x $(BIN)/python || { python=$$(.ci/python $(PYTHON)) && $$python -m venv $(VENV); }
+	@test -x $(BIN)/python || { python=$$(.ci/python $(PYTHON)) && $$python -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' $(LIMITS)
 	$(BIN)/python -c 'from qgf_jax.envs import ogbench; print(*ogbench.requirements())' > $(VENV)/ogbench
