@@ -2,11 +2,14 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LONG = os.environ.get("QGF_RELIABILITY") == "long"  # `make reliability`
-CACHE = Path(os.environ.get("QGF_TEST_CACHE", ROOT / ".cache" / "jax"))
+# Pythons share what JAX has compiled until 3.14, where it compresses in another way.
+_KEPT = ROOT / ".cache" / ("jax" if sys.version_info < (3, 14) else "jax-zstd")
+CACHE = Path(os.environ.get("QGF_TEST_CACHE", _KEPT))
 
 # All before JAX is imported. NPROC: with fewer threads than simulated devices JAX 0.10 dead-locks.
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -90,7 +90,8 @@ def _help() -> str:
 def keep_compiled() -> None:
     """Has JAX keep compiled programs on disk, so that the next start of a config is quicker.
 
-    In ~/.cache/qgf_jax, a folder for each kind of processor: a program is compiled for one. A variable
+    In ~/.cache/qgf_jax, a folder for each kind of processor, as a program is compiled for one, and
+    for each Python, as JAX compresses in another way on 3.14 under the same names. A variable
     JAX_COMPILATION_CACHE_DIR of one's own is heeded, and QGF_CACHE=off keeps nothing.
     """
     if os.environ.get("QGF_CACHE") == "off":
@@ -102,7 +103,8 @@ def keep_compiled() -> None:
     except (OSError, RuntimeError):
         return
     name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
-    folder = home / ".cache" / "qgf_jax" / "compiled" / name
+    python = ".".join(map(str, sys.version_info[:2]))
+    folder = home / ".cache" / "qgf_jax" / "compiled" / name / python
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

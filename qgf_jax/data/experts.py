@@ -32,7 +32,7 @@ Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
 
 
 def check(scene: str, kind: str) -> None:
-    """Raises `UserError` unless there is an expert for `scene` and `kind`."""
+    """Raises `UserError` unless there is an expert for `scene` and `kind`, and OGBench for both."""
     scenes = (*MAZES, *STACKING)
     if scene.startswith(("antmaze", "humanoidmaze", "antsoccer")):
         raise UserError(
@@ -43,6 +43,7 @@ def check(scene: str, kind: str) -> None:
     kinds = KINDS["maze" if scene in MAZES else "manipulation"]
     if kind not in kinds:
         raise unknown(f"kind of {scene} data", kind, kinds)
+    ogbench.require()
 
 
 def make_env(scene: str, kind: str, version: str) -> Any:

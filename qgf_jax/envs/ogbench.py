@@ -1,6 +1,8 @@
 """OGBench's names, and its environments made to repeat. No JAX; the simulator loads on first use."""
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import os
 import random
 import re
@@ -18,6 +20,9 @@ DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle
 
 TASKS = (1, 2, 3, 4, 5)
 """Of every environment."""
+
+PACKAGES = ("ogbench", "dm_control")
+"""Distributions and modules: the benchmark, and what its manipulation is made with."""
 
 
 class Name(NamedTuple):
@@ -111,8 +116,36 @@ def parse(name: str) -> Name:
     return parsed.with_task(int(task)) if task else parsed
 
 
+def requirements() -> list[str]:
+    """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
+
+    The ranges are those of this package's own metadata, which comes from setup.cfg.
+    """
+    try:
+        declared = importlib.metadata.requires("qgf-jax") or []
+    except importlib.metadata.PackageNotFoundError:  # a source tree on the path
+        declared = []
+    ranges = {re.split(r"[^\w.-]", line)[0].replace("-", "_"): line for line in declared}
+    return [ranges.get(name, name).split(";")[0].strip() for name in PACKAGES]
+
+
+def require() -> None:
+    """Raises `UserError`, with the remedy, where OGBench is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        words = " ".join(f"'{requirement}'" for requirement in requirements())
+        raise UserError(
+            f"OGBench's environments need {' and '.join(missing)}, which pip does not install by "
+            f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
+        )
+
+
 def make(env_id: str, **options: Any) -> Any:
-    """`gymnasium.make` of an OGBench id. Raises `UserError` with the nearest id."""
+    """`gymnasium.make` of an OGBench id.
+
+    Raises `UserError` with the nearest id, or where OGBench is not installed.
+    """
+    require()
     # Unless told otherwise before its import, MuJoCo looks for a screen and without one takes the
     # process down. Whoever renders sets MUJOCO_GL=egl first.
     os.environ.setdefault("MUJOCO_GL", "disable")
