@@ -39,6 +39,10 @@ class Method(NamedTuple):
     """What to sweep over unless the user says otherwise, where the units are not those of `qgf`."""
     settings: Mapping[str, Any] = {}
     """Config values that make the method what it is."""
+    by_env: Mapping[str, Mapping[str, Any]] = {}
+    """Config values that its authors chose by environment: key -> {pattern of the data's name: value}.
+
+    The first pattern that fits counts, unless the config file or the user sets the key."""
     goals: bool = False
     """Whether it needs an environment with goals."""
     paper: Mapping[str, Any] = {}
@@ -58,6 +62,9 @@ _CLIP = {"optimizer.clip_norm": 1.0}
 _ACTOR = {"rule": "unguided", "group": "actor"}
 _ANY = ("iql", "td", "dqc", "contrastive")
 _OGBENCH = "Park et al., 2025, arXiv 2410.20092"
+# The benchmark's actors have no layer norm, its critics do.
+_PLAIN_ACTOR = {"networks.policy_layer_norm": False}
+_MANIPULATION = ("cube-*", "scene-*", "puzzle-*")
 
 
 def _guided(about: str, source: str, **parts: Any) -> Method:
@@ -191,6 +198,9 @@ METHODS: dict[str, Method] = {
         "Park et al., 2025, arXiv 2502.02538",
         sampler="one_shot",
         policies=("flow_bc", "fql"),
+        # The mean of two slow members, and their least for antmaze, as in the code of its authors.
+        settings={"critics.td.rho": 0.0},
+        by_env={"critics.td.rho": {"antmaze-*": 1.0}},
         paper={**_PLAIN_FLOW, "data.action_clip": 0.0},
     ),
     "qam": Method(
@@ -278,6 +288,7 @@ METHODS: dict[str, Method] = {
         policies=("gaussian_bc",),
         critics=("none",),
         goals=True,
+        settings=_PLAIN_ACTOR,
         fixed_best_of=True,
     ),
     "gciql": Method(
@@ -287,6 +298,18 @@ METHODS: dict[str, Method] = {
         policies=("ddpg_bc",),
         critics=("iql",),
         goals=True,
+        settings=_PLAIN_ACTOR,
+        by_env={
+            "policy.alpha": {
+                "pointmaze-*": 0.003,
+                "antmaze-*-explore-*": 0.01,
+                "antmaze-*": 0.3,
+                "humanoidmaze-*": 0.1,
+                "antsoccer-*": 0.1,
+                "*-noisy-*": 0.03,
+                "*-play-*": 1.0,
+            }
+        },
         fixed_best_of=True,
     ),
     "gcivl": Method(
@@ -296,6 +319,7 @@ METHODS: dict[str, Method] = {
         policies=("value_awr",),
         critics=("ivl",),
         goals=True,
+        settings=_PLAIN_ACTOR,
         fixed_best_of=True,
     ),
     "crl": Method(
@@ -305,7 +329,18 @@ METHODS: dict[str, Method] = {
         policies=("ddpg_bc",),
         critics=("contrastive",),
         goals=True,
-        settings={"policy.alpha": 0.1},
+        settings={**_PLAIN_ACTOR, "policy.alpha": 0.1},
+        by_env={
+            "policy.alpha": {
+                "pointmaze-*": 0.03,
+                "antmaze-*-explore-*": 0.003,
+                "antmaze-*": 0.1,
+                "humanoidmaze-*": 0.1,
+                "antsoccer-*": 0.3,
+                "*-noisy-*": 0.1,
+                "*-play-*": 3.0,
+            }
+        },
         fixed_best_of=True,
     ),
     "hiql": Method(
@@ -317,9 +352,16 @@ METHODS: dict[str, Method] = {
         goals=True,
         fixed_best_of=True,
         settings={
+            **_PLAIN_ACTOR,
             "critics.ivl.expectile": 0.7,
+            "critics.ivl.online_code": True,
             "networks.goal_code": 10,
             "goals.waypoint": 25,
+        },
+        by_env={
+            "goals.waypoint": {"humanoidmaze-*": 100, **dict.fromkeys(_MANIPULATION, 10)},
+            "policy.low_inverse_temperature": {"*-explore-*": 10.0},
+            "policy.high_inverse_temperature": {"*-explore-*": 10.0},
         },
     ),
 }
@@ -327,6 +369,7 @@ METHODS: dict[str, Method] = {
 CRITIC_SETTINGS: dict[str, dict[str, Any]] = {
     "dqc": {
         "networks.critic_output": "sigmoid",
+        "networks.ranking": "online",
         "goals.negative": False,
         "goals.critic_geometric": False,
     },

@@ -5,7 +5,8 @@ import functools
 import importlib.util
 import json
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ _SINCE = {
     "data.block": 250_000,
     "data.window": 8,
     "data.replace_every": 0,
+    "networks.ranking": "slow",
+    "policy.delay": 1,
+    "critics.ivl.online_code": False,
 }
 """Keys that came later, and the values that stand for what was before: runs from then go on."""
 
@@ -203,7 +207,19 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     for key, text in rest.items():
         _override(config, key, text)
     _check(config)
+    _follow_env(config, rest)
     return config
+
+
+def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
+    """Sets what a method's authors chose by environment, where file and user have left the default."""
+    row, name = method(config.algorithm), ogbench.parse(config.env).dataset
+    default = flatten(make(config.algorithm, config.preset, config.critic))
+    for key, values in row.by_env.items():
+        current = flatten(config).get(key)
+        chosen = next((v for pattern, v in values.items() if fnmatch(name, pattern)), current)
+        if key not in overridden and current == default.get(key):
+            update(config, {key: chosen})
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
@@ -340,11 +356,31 @@ def _tuples(value: Any) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A run's config.json, its lists as tuples."""
+    """A run's config.json, its lists as tuples, and keys of the config that are younger than the run."""
     try:
-        return _tuples(json.loads(path.read_text()))
+        record = _tuples(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no readable run here ({error}): run `qgf train` first") from None
+    if isinstance(record, dict) and isinstance(record.get("config"), dict):
+        record["config"] = _with_later_keys(record["config"])
+    return record
+
+
+def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """An older run's config with the keys that came since, at the values that stand for the past."""
+    try:
+        known = flatten(_sections(config["algorithm"], config["critic"]))
+    except (KeyError, UserError):
+        return config  # an altered file, which who opens it will name
+    complete = dict(config)
+    for key in _SINCE.keys() & known.keys() - flatten(config).keys():
+        *sections, name = key.split(".")
+        inner = complete
+        for section in sections:
+            inner[section] = dict(inner.get(section, {}))
+            inner = inner[section]
+        inner[name] = _SINCE[key]
+    return complete
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -352,7 +388,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = fixed(old), fixed(new)
     gone = object()
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        f"{key}: {before.get(key, _SINCE.get(key))!r} -> {after.get(key, _SINCE.get(key))!r}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, gone) != after.get(key, gone)
     ]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from qgf_jax.errors import unknown
 from qgf_jax.sums import row_sum, spread
-from qgf_jax.types import Array, Critic, Spec, Velocity
+from qgf_jax.types import Array, Critic, Params, Spec, Velocity
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,  # the tanh approximation, as in the public code
@@ -23,6 +23,7 @@ TIME_FEATURES = ("sinusoidal", "raw")
 DIFFUSION_FIELDS = ("shared", "fourier")
 CRITIC_FORMS = ("mlp", "bilinear")
 CRITIC_OUTPUTS = ("linear", "sigmoid")
+RANKINGS = ("slow", "online")
 AGGREGATES: dict[str, Callable[..., Array]] = {"min": jnp.min, "mean": jnp.mean}
 _GLOROT = nn.initializers.glorot_uniform()
 
@@ -267,6 +268,8 @@ class Networks(NamedTuple):
     """Q and V of the critic's networks are logits of numbers between 0 and 1"""
     aggregation: str
     """How one Q is made of the members': a key of `AGGREGATES`"""
+    ranking: str
+    """Which critic ranks candidates: one of `RANKINGS`"""
 
     @property
     def chunk_dim(self) -> int:
@@ -300,6 +303,16 @@ class Networks(NamedTuple):
     def q_logit_of(self, members: Any, obs: Array) -> Critic:
         """The same of the networks' outputs, before any sigmoid."""
         return lambda action: self.aggregate(self.ensemble_logits(members, obs, action))
+
+    def rank_of(self, params: Params, target: Params, obs: Array) -> Critic:
+        """What best-of-N compares candidates by at one observation.
+
+        With ranking "slow" the slow critic's Q, where there is a slow copy. With "online" the output of
+        the critic of the moment, a logit if the critic is bounded, as Li et al., 2025, do.
+        """
+        if self.ranking == "online":
+            return self.q_logit_of(params["critic"], obs)
+        return self.q_of((params | target)["critic"], obs)
 
     def mean_q(self, members: Any, obs: Array) -> Critic:
         """The mean Q of the members at one observation."""
@@ -341,6 +354,7 @@ def build(
     critic_form: str = "mlp",
     critic_output: str = "linear",
     aggregate: str = "min",
+    ranking: str = "slow",
     ensemble: int = 2,
     policy_goal: bool = True,
     goal_code: int = 0,
@@ -350,6 +364,7 @@ def build(
     `diffusion_field`: "shared" gives diffusion policies the network of the flow policies,
     "fourier" that of the public code. `critic_form`: "bilinear" is for goals alone. `critic_output`:
     with "sigmoid", Q and V lie between 0 and 1. `aggregate`: of the members, "min" or "mean".
+    `ranking`: whether best-of-N ranks by the "slow" critic's Q or the "online" critic's outputs.
     `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
     `precision`: "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.
 
@@ -362,6 +377,7 @@ def build(
         ("critic_form", critic_form, CRITIC_FORMS),
         ("critic_output", critic_output, CRITIC_OUTPUTS),
         ("aggregate", aggregate, tuple(AGGREGATES)),
+        ("ranking", ranking, RANKINGS),
     ):
         if value not in known:
             raise unknown(f"networks.{name}", value, known)
@@ -387,4 +403,5 @@ def build(
         spec=spec,
         bounded=critic_output == "sigmoid",
         aggregation=aggregate,
+        ranking=ranking,
     )

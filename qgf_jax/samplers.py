@@ -238,14 +238,17 @@ def hierarchical(nets: Networks) -> Sample:
 
 
 def best_of(nets: Networks, sample: Sample, n: int) -> Sample:
-    """Draws `n` actions and keeps the one that the slow critic likes best. 1 is `sample` itself."""
+    """Draws `n` actions and keeps the one that the critic likes best, see `Networks.rank_of`.
+
+    With `n` = 1 it is `sample` itself.
+    """
     if n == 1:
         return sample
 
     def best(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
         actions = jax.vmap(lambda k: sample(params, target, obs, k, weight))(keys)
-        q = jax.vmap(nets.q_of((params | target)["critic"], obs))(actions)
+        q = jax.vmap(nets.rank_of(params, target, obs))(actions)
         return actions[jnp.argmax(q)]
 
     return best

@@ -1,7 +1,7 @@
 """The training step, and the program of many steps that is dispatched at once."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qgf_jax import global_batch
 from qgf_jax.data import sampling
 from qgf_jax.sums import row_sum
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
@@ -69,29 +70,31 @@ def train_step(
     tx: optax.GradientTransformation,
     tau: float,
     lagged_target: bool = False,
+    target_every: Mapping[str, int] = {},
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step: each loss moves its own parameter group and no other.
 
     All losses see the parameters from before the step. Jit it, vmap it over seeds, or pmap it over
-    devices with `axis_name`, over which gradients and metrics are averaged.
+    devices with `axis_name`, over which gradients and metrics are averaged. `batch` is then a device's
+    part of the global batch, and the result is that of one device (see `global_batch`).
 
     `lagged_target` moves the slow copies towards the parameters from before the step, as the public
-    QGF code and its ancestors do, instead of after.
+    QGF code and its ancestors do, instead of after. `target_every`: slow copies that move only in every
+    n-th update. Which groups do is up to `tx`, see `delayed`.
 
     Where a loss or a gradient is not finite the state stays as it was but for `step` and `guard`, and
     the metrics are NaN.
     """
-    key = jax.random.fold_in(state.key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    key, number = jax.random.fold_in(state.key, state.step), state.step + 1
 
     def total_loss(params: Params) -> tuple[Array, Metrics]:
         frozen = jax.lax.stop_gradient(params)
         total, metrics = jnp.zeros(()), {}
         for i, (group, loss) in enumerate(losses.items()):
-            visible = frozen | {group: params[group]}
-            value, info = loss(visible, state.target_params, batch, jax.random.fold_in(key, i))
+            visible, loss_key = frozen | {group: params[group]}, jax.random.fold_in(key, i)
+            with global_batch.divided_over(axis_name):
+                value, info = loss(visible, state.target_params, batch, loss_key)
             total += value
             metrics |= {f"{group}/{name}": x for name, x in ({"loss": value} | info).items()}
         return total, metrics
@@ -101,11 +104,16 @@ def train_step(
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
 
     def update() -> tuple[Params, Params, Any]:
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = optax.with_extra_args_support(tx).update(
+            grads, state.opt_state, state.params, number=number
+        )
         params: Any = optax.apply_updates(state.params, updates)
         source = state.params if lagged_target else params
         online: Params = {group: source[group] for group in state.target_params}
         target_params: Any = optax.incremental_update(online, state.target_params, tau)
+        for group in (g for g, n in target_every.items() if n > 1):
+            due, old = number % target_every[group] == 0, state.target_params[group]
+            target_params[group] = _if(due, target_params[group], old)
         return params, target_params, opt_state
 
     checked = [(grads[group], metrics[f"{group}/loss"]) for group in losses]
@@ -152,6 +160,36 @@ def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
     return optax.chain(optax.stateless(lambda grads, _: clip_groups(grads, norm)), adam)
 
 
+def delayed(
+    tx: optax.GradientTransformation, every: Mapping[str, int]
+) -> optax.GradientTransformation:
+    """`tx`, but a group of `every` moves only in every n-th update (Fujimoto et al., 2018, 5.2).
+
+    Its moments and its count of updates stay as they are in between. Where no group waits, it is `tx`.
+    """
+    waiting = {group: n for group, n in every.items() if n > 1}
+    if not waiting:
+        return tx
+    parts: dict[Hashable, Any] = {str(n): _in_every(n, tx) for n in {1, *waiting.values()}}
+    return optax.partition(parts, lambda params: {g: str(waiting.get(g, 1)) for g in params})
+
+
+def _in_every(n: int, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` in every `n`-th update by the argument `number`, which counts from 1; else nothing."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        due = extra["number"] % n == 0
+        updates, after = tx.update(updates, state, params)
+        return _if(due, updates, jax.tree.map(jnp.zeros_like, updates)), _if(due, after, state)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _if(condition: Array, yes: Any, no: Any) -> Any:
+    """The tree `yes` or the tree `no`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
 class Trainer(NamedTuple):
     """What training runs. The state that it takes and gives always has a leading axis of seeds."""
 
@@ -183,13 +221,14 @@ def make_programs(
     axis of the dataset and `constrain` may say where the batch lies. The batches are the same. A
     dataset, or each piece, is made of `blocks` of one shape.
     """
-    tx = make_optimizer(config)
+    tx = delayed(make_optimizer(config), learner.every)
     step = functools.partial(
         train_step,
         losses=learner.losses,
         tx=tx,
         tau=config["optimizer"]["tau"],
         lagged_target=config["optimizer"]["lagged_target"],
+        target_every=learner.target_every,
         axis_name=axis_name,
     )
     feed = sampling.build(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)

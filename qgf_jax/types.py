@@ -3,7 +3,7 @@
 A type describes one example unless its name or docstring says otherwise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -110,6 +110,10 @@ class Learner(NamedTuple):
     """(key, obs [O], action [D]) -> groups."""
     losses: Mapping[str, Loss]
     targets: tuple[str, ...] = ()
+    every: Mapping[str, int] = {}
+    """Groups that move only in every n-th update. Others move in each."""
+    target_every: Mapping[str, int] = {}
+    """Slow copies, of any learner's groups, that move only in every n-th update."""
 
 
 def as_actor(learner: Learner) -> Learner:
@@ -122,12 +126,15 @@ def as_actor(learner: Learner) -> Learner:
 
 
 def merge(*learners: Learner) -> Learner:
-    """One learner that does what all of them do. Two losses for one group are a `ValueError`."""
-    losses: dict[str, Loss] = {}
-    for learner in learners:
-        if twice := losses.keys() & learner.losses.keys():
-            raise ValueError(f"two losses for the parameter group {sorted(twice)[0]!r}")
-        losses |= learner.losses
+    """One learner that does what all of them do.
+
+    Two losses, or two numbers of updates, for one group are a `ValueError`.
+    """
+    losses = _union("losses", (learner.losses for learner in learners))
+    every = _union("periods", (learner.every for learner in learners))
+    target_every = _union(
+        "periods of the slow copy", (learner.target_every for learner in learners)
+    )
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         groups: Params = {}
@@ -135,4 +142,15 @@ def merge(*learners: Learner) -> Learner:
             groups |= learner.init(jax.random.fold_in(key, i), obs, action)
         return groups
 
-    return Learner(init, losses, tuple(name for learner in learners for name in learner.targets))
+    targets = tuple(name for learner in learners for name in learner.targets)
+    return Learner(init, losses, targets, every, target_every)
+
+
+def _union(what: str, parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All entries of `parts`, by parameter group. Two for one group are a `ValueError`."""
+    union: dict[str, Any] = {}
+    for part in parts:
+        if twice := union.keys() & part.keys():
+            raise ValueError(f"two {what} for the parameter group {sorted(twice)[0]!r}")
+        union |= part
+    return union

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,94 @@ def test_overrides_are_read_in_both_spellings():
             configs.parse_overrides(bad)
 
 
+GOALS = str(CONFIGS / "goal_conditioned.py")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "expected"),
+    [
+        ("gciql", "", {"policy.alpha": 0.003, "networks.policy_layer_norm": False}),
+        ("gciql", "cube-single-play-v0", {"policy.alpha": 1.0}),
+        ("gciql", "cube-single-noisy-v0", {"policy.alpha": 0.03}),
+        ("gciql", "antmaze-large-explore-v0", {"policy.alpha": 0.01}),
+        ("gciql", "antmaze-large-stitch-v0", {"policy.alpha": 0.3}),
+        ("crl", "puzzle-3x3-play-v0", {"policy.alpha": 3.0, "networks.policy_layer_norm": False}),
+        ("crl", "antsoccer-arena-navigate-v0", {"policy.alpha": 0.3}),
+        ("crl", "pointmaze-large-stitch-v0", {"policy.alpha": 0.03}),
+        ("hiql", "", {"goals.waypoint": 25, "critics.ivl.online_code": True}),
+        ("hiql", "scene-play-v0", {"goals.waypoint": 10, "networks.policy_layer_norm": False}),
+        ("hiql", "humanoidmaze-medium-navigate-v0", {"goals.waypoint": 100}),
+        ("hiql", "antmaze-medium-explore-v0", {"policy.low_inverse_temperature": 10.0}),
+        ("gcivl", "", {"networks.policy_layer_norm": False, "critics.ivl.online_code": False}),
+        ("gcbc", "", {"networks.policy_layer_norm": False}),
+        ("qgf", "", {"networks.policy_layer_norm": True, "networks.ranking": "slow"}),
+        ("qgf", "cube-single-play-oraclerep-v0", {"networks.critic_output": "linear"}),
+    ],
+)
+def test_what_the_sources_choose_by_environment_follows_the_environment(algorithm, env, expected):
+    """That of the command line, not that of the variant."""
+    overrides = {"algorithm": algorithm} | ({"env": env} if env else {})
+    flat = configs.flatten(configs.load(f"{GOALS}:pointmaze_medium_small", overrides))
+    assert {key: flat[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "overrides", "key", "expected"),
+    [
+        ("gciql", {"env": "cube-single-play-v0", "policy.alpha": "0.5"}, "policy.alpha", 0.5),
+        ("hiql", {"env": "scene-play-v0", "goals.waypoint": "25"}, "goals.waypoint", 25),
+        ("fql", {"env": "cube-single-play-singletask-v0"}, "critics.td.rho", 0.0),
+        ("fql", {"env": "antmaze-large-navigate-singletask-v0"}, "critics.td.rho", 1.0),
+        ("qam", {"env": "antmaze-large-navigate-singletask-v0"}, "critics.td.rho", 0.5),
+        ("rebrac", {"env": "cube-single-play-singletask-v0"}, "policy.delay", 2),
+    ],
+)
+def test_what_the_user_says_stands_above_the_environment(algorithm, overrides, key, expected):
+    critic = {"critic": "td"} if "td" in algorithms.METHODS[algorithm].critics else {}
+    config = configs.load(
+        GOALS if algorithms.METHODS[algorithm].goals else str(CONFIGS / "ogbench.py"),
+        {"algorithm": algorithm, **critic, **overrides},
+    )
+    assert configs.flatten(config)[key] == expected
+
+
+def test_what_follows_the_environment_is_a_key_of_its_method():
+    for name, row in algorithms.METHODS.items():
+        keys = {k for c in row.critics for k in configs.flatten(configs.make(name, critic=c))}
+        assert row.by_env.keys() <= keys, name
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "critic", "key", "past"),
+    [
+        ("rebrac", "td", "policy.delay", 1),
+        ("hiql", "ivl", "critics.ivl.online_code", False),
+        ("qgf", "dqc", "networks.ranking", "slow"),
+    ],
+)
+def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic, key, past):
+    """It is read with the value of the past, and to go on with another is refused by name."""
+    from qgf_jax.run import Run
+
+    new = configs.plain(configs.make(algorithm, critic=critic))
+    *sections, name = key.split(".")
+    old = json.loads(json.dumps(new))
+    inner = old
+    for section in sections:
+        inner = inner[section]
+    now = inner.pop(name)
+    (tmp_path / "config.json").write_text(json.dumps({"config": old}))
+    read = configs.read(tmp_path / "config.json")["config"]
+    assert configs.flatten(read)[key] == past != now
+    assert (
+        configs.changed(read, new) == configs.changed(old, new) == [f"{key}: {past!r} -> {now!r}"]
+    )
+    before, after = (
+        Run(tmp_path, c, {}, {"sha256": ""}).identity for c in (configs._tuples(old), read)
+    )
+    assert before == after
+
+
 @pytest.mark.parametrize(
     ("reference", "hint"),
     [("nowhere.py", "no config file"), (f"{CONFIGS}/ogbench.py:cube_singel_small", "cube_single")],
@@ -122,8 +211,6 @@ def test_wrong_files_and_variants_are_explained(reference, hint):
 
 
 def test_a_config_survives_json(tmp_path):
-    import json
-
     plain = configs.plain(configs.load(QUICKSTART))
     (tmp_path / "config.json").write_text(json.dumps(plain))
     assert configs.read(tmp_path / "config.json") == plain

@@ -112,6 +112,27 @@ def test_guidance_climbs_the_value_or_its_logit():
     assert not np.allclose(actions["value"], actions["logit"], atol=1e-6)
 
 
+@pytest.mark.parametrize("aggregate", ["mean", "min"])
+def test_candidates_of_dqc_are_ranked_by_the_logits_of_the_moment(aggregate):
+    """Li et al., 2025: the mean of logits, not the logit of the mean of slow probabilities."""
+    how = {"networks.aggregate": aggregate}
+    nets, _, params, target = setup("qgf", "dqc", **how)
+    old, *_ = setup("qgf", "dqc", **how, **{"networks.ranking": "slow"})
+    obs, action = goal_batch().obs[0], goal_batch().action[0]
+    logits = nets.ensemble_logits(params["critic"], obs, action)
+    found = float(nets.rank_of(params, target, obs)(action))
+    assert found == pytest.approx(float(getattr(jnp, aggregate)(logits)), rel=1e-5)
+    slow = sigmoid(np.asarray(nets.ensemble_logits(target["critic"], obs, action)))
+    assert float(old.rank_of(params, target, obs)(action)) == pytest.approx(
+        getattr(np, aggregate)(slow), rel=1e-5
+    )
+    sample = algorithms.build_sample(tiny("qgf", critic="dqc", **how), SPEC, "reference", 4)
+    one = algorithms.build_sample(tiny("qgf", critic="dqc", **how), SPEC, "reference")
+    actions = [one(params, target, obs, k, jnp.float32(0)) for k in jax.random.split(KEY, 4)]
+    best = max(actions, key=nets.rank_of(params, target, obs))
+    np.testing.assert_allclose(sample(params, target, obs, KEY, jnp.float32(0)), best, atol=2e-3)
+
+
 def test_contrastive_critic_tells_the_goal_of_its_own_row():
     nets, learner, params, target = setup("crl")
     b = goal_batch()
@@ -140,6 +161,38 @@ def test_ivl_is_the_expectile_by_the_slow_members_advantage():
     side = np.where(np.asarray(advantage) < 0, 0.1, 0.9)
     each = side * ((goal - v(params["value"], b.obs)) ** 2).sum(axis=1)
     check(loss_of(learner, "value", params, target, b), np.mean(np.asarray(b.weight) * each))
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_the_slow_members_of_hiql_see_goals_by_the_online_code(online):
+    """OGBench's value networks share one code: only the heads have slow copies. Not so if asked."""
+    nets, learner, params, target = setup("hiql", **{"critics.ivl.online_code": online})
+    b = goal_batch()
+    whose = (params if online else target)["value"]
+    code = lambda group, obs: nets.goal_value.apply(group, obs, coded=True)
+
+    def v(heads, codes, obs):
+        """[E] by the heads of one group and the code of another."""
+        x = jnp.concatenate([obs[:2], code(codes, obs)])
+        members = [heads["params"][f"member{e}"] for e in range(2)]
+        return jnp.stack([_mlp(member, x) for member in members])[:, 0]
+
+    slow, slow_next = (
+        np.stack([v(target["value"], whose, o) for o in obs]) for obs in (b.obs, b.next_obs)
+    )
+    goal = np.asarray(b.reward)[:, None] + np.asarray(b.discount)[:, None] * slow_next
+    advantage = b.reward + b.discount * slow_next.min(axis=1) - slow.mean(axis=1)
+    side = np.where(np.asarray(advantage) < 0, 0.3, 0.7)
+    mine = np.stack([v(params["value"], params["value"], o) for o in b.obs])
+    expected = np.mean(np.asarray(b.weight) * side * ((goal - mine) ** 2).sum(axis=1))
+    check(loss_of(learner, "value", params, target, b), expected)
+
+
+def _mlp(params, x):
+    """A network of one hidden layer, its layer norm at the start."""
+    x = x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    x = (x - x.mean()) / jnp.sqrt(x.var() + 1e-6)
+    return jax.nn.gelu(x) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
 
 
 def unit_gaussian(mean, x):

@@ -17,9 +17,10 @@ MAY_IMPORT = {
     "guidance": PURE | {"flow"},
     "losses": PURE | {"flow"},
     "sums": PURE,
+    "global_batch": PURE,
     "networks": PURE | {"sums"},
-    "critics": PURE | MATHS | {"networks", "critics"},
-    "policies": PURE | MATHS | {"networks", "policies"},
+    "critics": PURE | MATHS | {"global_batch", "networks", "critics"},
+    "policies": PURE | MATHS | {"global_batch", "networks", "policies"},
     "samplers": PURE | MATHS | {"networks"},
     "algorithms": PURE | {"critics", "policies", "samplers", "networks"},
     "config": {"algorithms", "envs", "errors"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "run": {"config", "checkpoint", "errors"},
     "pickled": set(),
     "official": PURE | {"algorithms", "checkpoint", "config", "envs", "pickled", "run", "train"},
-    "train": PURE | {"data", "sums"},  # never an algorithm
+    "train": PURE | {"data", "global_batch", "sums"},  # never an algorithm
     "parallel": PURE | {"data", "signals", "train"},
     "flops": set(),
     "costs": {"algorithms", "config", "flops", "types"},

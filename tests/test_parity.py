@@ -1,10 +1,13 @@
 """The `paper` preset computes what the public QGF code (commit bc44a67) computed."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from qgf_jax import config as configs
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "tests" / "data" / "parity.npz"
@@ -31,6 +34,16 @@ def test_everything_in_the_file_was_compared(report):
         "value",
         "target_critic",
     }
+
+
+def test_the_page_lists_what_the_presets_differ_in():
+    """Its first table of options, and nothing that it says is left out is in the preset."""
+    page = (ROOT / "docs" / "parity.md").read_text()
+    table = page.split("## What the two presets differ in")[1].split("Further, by method")[0]
+    listed = re.findall(r"^\| `([a-z_.]+)` \|", table, re.MULTILINE)
+    assert sorted(listed) == sorted(configs.PRESETS["paper"])
+    missing = page.split("Not in the `paper` preset:")[1].split("##")[0]
+    assert not [key for key in configs.PRESETS["paper"] if key.split(".")[1] in missing]
 
 
 def test_altered_file_fails(parity, tmp_path, monkeypatch, capsys):

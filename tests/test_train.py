@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from conftest import rows_of, tiny
-from test_learners import make_batch
 
 from qgf_jax import algorithms, train
 from qgf_jax.data import chunks
@@ -51,6 +50,79 @@ def test_slow_copy_moves_towards_the_old_or_the_new_parameters(lagged, expected)
         )
         slow.append(float(state.target_params["a"]))
     np.testing.assert_allclose(slow, expected, atol=1e-6)
+
+
+def waiting_run(tx, steps, many=lambda f, state: f(state), **how):
+    """(last state, groups, slow copies after each update); a and its slow copy wait for every third."""
+    every = {"a": 3}
+    tx = train.delayed(tx, every)
+    params = {"a": jnp.float32(0.0), "b": jnp.float32(0.0)}
+    state = TrainState(jnp.int32(0), jax.random.key(0), params, params, tx.init(params))
+    losses = {"a": quadratic("a"), "b": quadratic("b")}
+    step = functools.partial(
+        train_step, losses=losses, tx=tx, tau=0.5, target_every=every | {"b": 2}, **how
+    )
+
+    def run(state):
+        def update(state, _):
+            state, _ = step(state, None)
+            return state, (state.params, state.target_params)
+
+        return jax.lax.scan(update, state, length=steps)
+
+    state, (params, slow) = many(run, state)
+    return state, {k: np.asarray(v) for k, v in params.items()}, slow
+
+
+def test_a_group_that_waits_moves_in_every_third_update_alone():
+    """SGD, step 0.1: x -> 1 - 0.9 (1 - x). b and the slow copy of b wait for nothing and for two."""
+    _, params, slow = waiting_run(optax.sgd(0.1), 6)
+    np.testing.assert_allclose(params["a"], [0, 0, 0.1, 0.1, 0.1, 0.19], atol=1e-6)
+    np.testing.assert_allclose(params["b"], 1 - 0.9 ** np.arange(1, 7), atol=1e-6)
+    np.testing.assert_allclose(slow["a"], [0, 0, 0.05, 0.05, 0.05, 0.12], atol=1e-6)
+    b = params["b"]
+    halves = [b[1] / 2, b[1] / 4 + b[3] / 2]
+    halves.append((halves[1] + b[5]) / 2)
+    np.testing.assert_allclose(slow["b"][1::2], halves, atol=1e-6)
+    np.testing.assert_allclose(slow["b"][::2], [0, *halves[:2]], atol=1e-6)
+
+
+def test_a_group_that_waits_has_adam_count_its_own_updates():
+    """Six updates with a wait of three end where two without end, moments too."""
+    waited, *_ = waiting_run(optax.adam(0.1), 6)
+    plain = state_of(optax.adam(0.1), a=0.0)
+    for _ in range(2):
+        plain, _ = train_step(
+            plain, None, losses={"a": quadratic("a")}, tx=optax.adam(0.1), tau=0.5
+        )
+    (mine,) = [s for s in _adams(waited.opt_state) if jax.tree.leaves(s.mu["a"])]
+    (theirs,) = _adams(plain.opt_state)
+    assert float(waited.params["a"]) == pytest.approx(float(plain.params["a"]), rel=1e-6)
+    assert int(mine.count) == int(theirs.count) == 2
+    np.testing.assert_allclose(mine.mu["a"], theirs.mu["a"], rtol=1e-6)
+    np.testing.assert_allclose(mine.nu["a"], theirs.nu["a"], rtol=1e-6)
+
+
+def _adams(opt_state):
+    found = jax.tree.leaves(opt_state, is_leaf=lambda x: hasattr(x, "mu"))
+    return [s for s in found if hasattr(s, "mu")]
+
+
+def test_waiting_is_the_same_for_seeds_side_by_side_and_devices():
+    tx = make_optimizer({"optimizer": {"learning_rate": 0.1, "clip_norm": 0.5}})
+    _, alone, slow = waiting_run(tx, 4)
+
+    def seeds(run, state):
+        return jax.vmap(lambda _: run(state))(jnp.arange(2))
+
+    def devices(run, state):
+        return jax.pmap(lambda _: run(state), "devices", devices=jax.devices()[:2])(jnp.arange(2))
+
+    for many, how in ((seeds, {}), (devices, {"axis_name": "devices"})):
+        _, together, slow_together = waiting_run(tx, 4, many, **how)
+        for i in range(2):
+            np.testing.assert_allclose(together["a"][i], alone["a"], rtol=1e-6)
+            np.testing.assert_allclose(slow_together["a"][i], slow["a"], rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +172,23 @@ def _raw(state):
     return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
 
+def test_rebracs_actor_and_slow_copies_move_in_every_second_update(dataset):
+    """As in the code of Tarasov et al. and of Park et al.; the critic moves in each."""
+    trainer = trainer_of(algorithm="rebrac", critic="td")
+    state, moved = trainer.init(np.array([0])), []
+    groups = lambda s: [s.params["actor"], s.params["critic"], *s.target_params.values()]
+    for _ in range(4):
+        before = jax.device_get(groups(state))
+        state, _ = trainer.run(state, dataset, 1)
+        pairs = zip(before, groups(state), strict=True)
+        moved.append([_differ(a, b) for a, b in pairs])
+    assert moved == [[False, True, False, False], [True] * 4] * 2
+
+
+def _differ(a, b):
+    return any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
 def test_state_is_donated(dataset):
     trainer = trainer_of()
     state = trainer.init(np.array([0]))
@@ -113,32 +202,6 @@ def test_validation_moves_nothing(dataset):
     metrics = trainer.evaluate(state, dataset)
     assert set(metrics) == {"policy/loss", "critic/loss", "value/loss"}
     assert not any(x.is_deleted() for x in jax.tree.leaves(state.params))
-
-
-def test_four_devices_reach_the_parameters_of_one():
-    """With plain SGD (Adam hides a gradient that is N times too large) and losses without noise."""
-    spec = Spec(obs_dim=3, action_dim=2, chunk=2)
-    learner = algorithms.build_learner(tiny(), spec)
-    tx = optax.sgd(0.01)
-    losses = {name: learner.losses[name] for name in ("critic", "value")}
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
-    state = TrainState(
-        jnp.int32(0), jax.random.key(0), params, {"critic": params["critic"]}, tx.init(params)
-    )
-    step = functools.partial(train_step, losses=losses, tx=tx, tau=0.1)
-    parts = [make_batch(seed) for seed in range(4)]
-    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-    split = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-    one, metrics_one = jax.jit(step)(state, whole)
-    replicated = jax.tree.map(lambda x: jnp.broadcast_to(x, (4, *x.shape)), state)
-    pmapped = jax.pmap(functools.partial(step, axis_name="devices"), axis_name="devices")
-    four, metrics_four = pmapped(replicated, split)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
-        for device in range(4):
-            np.testing.assert_allclose(a, b[device], atol=1e-6)
-    np.testing.assert_allclose(
-        metrics_one["critic/loss"], metrics_four["critic/loss"][0], rtol=1e-5
-    )
 
 
 def poisoned(bad_steps, kind, value=np.nan):

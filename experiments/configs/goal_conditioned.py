@@ -54,12 +54,6 @@ _MAZE: dict[str, Any] = {
 # As the benchmark's own methods act: one action at a time, and every policy sees the goal. Sizes and
 # optimiser stay those of the variant.
 _BENCHMARK = {"data.chunk": 1, "data.backup": 0, "networks.policy_goal": True}
-# OGBench's own choices of alpha, by the beginning of the environment's name.
-_ALPHA = {
-    "pointmaze": {"gciql": 0.003, "crl": 0.03},
-    "cube": {"gciql": 1.0, "crl": 3.0},
-    "puzzle": {"gciql": 1.0, "crl": 3.0},
-}
 
 
 def _dqc(env: str, kappa_b: float, kappa_d: float, **more: Any) -> dict[str, Any]:
@@ -81,6 +75,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **_MAZE,
         "env": "pointmaze-medium-navigate-v0",
         "networks.critic_output": "linear",
+        "networks.ranking": "slow",
     },
     "pointmaze_large_stitch_small": {**_MAZE, "env": "pointmaze-large-stitch-v0"},
     "cube_single_small": {**_SMALL, "env": "cube-single-play-oraclerep-v0"},
@@ -93,6 +88,4 @@ def get_config(variant: str = "pointmaze_medium_small", **choice: str) -> Config
     configs.update(config, VARIANTS[variant])
     if method(config.algorithm).goals:
         configs.update(config, _BENCHMARK)
-        alpha = _ALPHA[config.env.split("-")[0]].get(config.algorithm)
-        configs.update(config, {"policy.alpha": alpha} if alpha else {})
     return config

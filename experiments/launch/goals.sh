@@ -37,7 +37,9 @@ for run in "${@:-dqc sees_goal squared iql gcbc gciql crl hiql}"; do
             sees_goal)
                 train sees_goal --config.networks.critic_output=sigmoid --config.networks.policy_goal=true
                 ;;
-            squared) train squared --config.networks.critic_output=linear ;;
+            squared)
+                train squared --config.networks.critic_output=linear --config.networks.ranking=slow
+                ;;
             iql) train iql --config.critic=iql ;;
             # HIQL's subgoals are observations, which the cube's goals are not.
             *) train "$run" --config.algorithm="$run"; play "$run" 1 ;;

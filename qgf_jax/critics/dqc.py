@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qgf_jax import losses
+from qgf_jax import global_batch, losses
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
@@ -51,7 +51,7 @@ def dqc(
         output = nets.ensemble_logits(params["chunk_critic"], batch.obs, batch.long_action)
         loss = jnp.mean(batch.weight[None] * cost(output, goal[None]))
         q = nets.bound(output)
-        return loss, {"q_mean": q.mean(), "q_min": q.min(), "q_max": q.max()}
+        return loss, global_batch.summary("q", q)
 
     def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import losses
+from qgf_jax import global_batch, losses
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
@@ -31,7 +31,7 @@ def iql(nets: Networks, sample: Sample | None = None, *, expectile: float = 0.9)
         q = nets.apply_ensemble(params["critic"], batch.obs, batch.action)
         goal = batch.reward + batch.discount * v_next
         loss = jnp.mean(batch.weight[None] * (q - goal[None]) ** 2)
-        return loss, {"q_mean": q.mean(), "q_min": q.min(), "q_max": q.max()}
+        return loss, global_batch.summary("q", q)
 
     def value(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del key

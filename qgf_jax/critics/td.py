@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from qgf_jax import global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
@@ -25,12 +26,12 @@ def td(nets: Networks, sample: Sample, *, rho: float = 0.5, noise: float = 0.0) 
             blur = jnp.clip(noise * jax.random.normal(noise_key, action.shape), -0.5, 0.5)
             return jnp.clip(action + blur, -1.0, 1.0)
 
-        keys = jax.random.split(key, len(batch.reward))
+        keys = global_batch.split(key, len(batch.reward))
         action = jax.lax.stop_gradient(jax.vmap(act)(batch.next_obs, keys))
         slow = nets.apply_ensemble(target["critic"], batch.next_obs, action)
         goal = batch.reward + batch.discount * (slow.mean(axis=0) - rho * slow.std(axis=0))
         q = nets.apply_ensemble(params["critic"], batch.obs, batch.action)
         loss = jnp.mean(batch.weight[None] * (q - goal[None]) ** 2)
-        return loss, {"q_mean": q.mean(), "q_min": q.min(), "q_max": q.max()}
+        return loss, global_batch.summary("q", q)
 
     return Learner(init, {"critic": critic}, targets=("critic",))

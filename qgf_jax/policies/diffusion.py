@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import diffusion
+from qgf_jax import diffusion, global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -54,8 +54,8 @@ def _learner(nets: Networks, loss: Callable[..., Array], num_steps: int) -> Lear
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         step_key, noise_key = jax.random.split(key)
-        k = jax.random.randint(step_key, batch.reward.shape, 1, num_steps + 1)
-        noise = jax.random.normal(noise_key, batch.action.shape)
+        k = global_batch.randint(step_key, batch.reward.shape, 1, num_steps + 1)
+        noise = global_batch.normal(noise_key, batch.action.shape)
 
         def one(x: Batch, noise: Array, k: Array) -> Array:
             product = jnp.asarray(products)[k]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import flow
+from qgf_jax import flow, global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -22,8 +22,8 @@ def distill(nets: Networks, *, num_steps: int = 10) -> Learner:
     def endpoint(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target
         step_key, noise_key = jax.random.split(key)
-        start = jax.random.randint(step_key, batch.reward.shape, 0, num_steps)
-        noise = jax.random.normal(noise_key, batch.action.shape)
+        start = global_batch.randint(step_key, batch.reward.shape, 0, num_steps)
+        noise = global_batch.normal(noise_key, batch.action.shape)
 
         def one(x: Batch, noise: Array, start: Array) -> Array:
             t = start / num_steps

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import flow
+from qgf_jax import flow, global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.policies.gaussian import log_density
 from qgf_jax.policies.matching import mean
@@ -45,10 +45,10 @@ def dsrl(
         return squashed(*nets.gaussian.apply(params["actor"], x.obs), key)
 
     def keys(batch: Batch, key: Array) -> Array:
-        return jax.random.split(key, len(batch.reward))
+        return global_batch.split(key, len(batch.reward))
 
     def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        noise = jax.random.normal(key, batch.action.shape)
+        noise = global_batch.normal(key, batch.action.shape)
 
         def one(x: Batch, noise: Array) -> Array:
             velocity = nets.velocity(target["policy"], x.obs)

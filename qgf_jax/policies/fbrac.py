@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import flow
+from qgf_jax import flow, global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -23,7 +23,7 @@ def fbrac(
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target
         match_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, batch.action.shape)
+        noise = global_batch.normal(noise_key, batch.action.shape)
 
         def value_of_end(x: Batch, noise: Array) -> Array:
             velocity = nets.velocity(params["actor"], x.obs)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import flow
+from qgf_jax import flow, global_batch
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -23,7 +23,7 @@ def fql(
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target
-        noise = jax.random.normal(key, batch.action.shape)
+        noise = global_batch.normal(key, batch.action.shape)
 
         def one(x: Batch, noise: Array) -> tuple[Array, Array]:
             velocity = nets.velocity(params["policy"], x.obs)
@@ -33,7 +33,7 @@ def fql(
             return jnp.mean((action - end) ** 2), q
 
         distance, q = jax.vmap(one)(batch, noise)
-        size = jax.lax.stop_gradient(jnp.abs(q).mean()) if normalize_q else 1.0
+        size = jax.lax.stop_gradient(global_batch.mean(jnp.abs(q))) if normalize_q else 1.0
         loss = mean(alpha * distance - q / size, batch)
         return loss, {"distance": distance.mean(), "q": q.mean()}
 

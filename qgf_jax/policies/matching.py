@@ -1,9 +1,11 @@
 """What the policy learners share: draws of noise and time, the flow's loss, and means over a batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import flow, losses
+from qgf_jax import flow, global_batch, losses
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Params
 
@@ -11,8 +13,9 @@ from qgf_jax.types import Array, Batch, Params
 def draw(batch: Batch, key: Array, time_grid: int) -> tuple[Array, Array]:
     """Noise [B, D] and times [B] to train a flow at."""
     time_key, noise_key = jax.random.split(key)
-    t = flow.sample_time(time_key, batch.reward.shape, grid=time_grid)
-    return jax.random.normal(noise_key, batch.action.shape), t
+    times = functools.partial(flow.sample_time, time_key, grid=time_grid)
+    t = global_batch.draw(times, batch.reward.shape)
+    return global_batch.normal(noise_key, batch.action.shape), t
 
 
 def flow_matching(nets: Networks, group: Params, batch: Batch, key: Array, time_grid: int) -> Array:

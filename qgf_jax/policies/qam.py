@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from qgf_jax import global_batch
 from qgf_jax.adjoint import lean_adjoint, memoryless_path, memoryless_scale
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
@@ -51,7 +52,7 @@ def qam(
             tilt = jax.vmap(learned)(path, times) - jax.vmap(slow)(path, times)
             return jnp.sum((2.0 / scale * tilt + scale * adjoint) ** 2)
 
-        loss = jax.vmap(one)(batch, jax.random.split(key, len(batch.reward)))
+        loss = jax.vmap(one)(batch, global_batch.split(key, len(batch.reward)))
         return mean(loss, batch, adjoint_weighted), {}
 
     return Learner(init, {"actor": actor}, targets=("policy",))
