@@ -1,12 +1,14 @@
 """Files to batches: the sampler against brute force, and every refusal in one line."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import rows_of
 
-from qgf_jax.data import chunks, formats, sampling
+from qgf_jax.data import chunks, formats, sampling, starts
 from qgf_jax.data.labels import transform
 from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
 from qgf_jax.errors import UserError
@@ -98,6 +100,86 @@ def test_rewards_are_transformed_in_the_order_sparse_scale_shift():
 def test_statistics_leave_a_dimension_that_never_moves():
     obs = np.stack([np.array([1.0, 3.0]), np.array([5.0, 5.0])], axis=1).astype(np.float32)
     assert Moments.of(obs).scale() == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("size", "std", "still"),
+    [
+        (5.0, 2e-6, True),  # four steps of float32
+        (-5.0, 2e-6, True),
+        (0.0, 2e-6, False),
+        (0.0, 2e-7, True),  # a simulator's noise
+        (5.0, 1e-3, False),
+        (1e6, 1.0, True),  # sixteen steps
+        (1e6, 100.0, False),
+    ],
+)
+def test_a_dimension_that_hardly_moves_beside_its_size_is_not_blown_up(size, std, still):
+    noise = np.random.default_rng(0).normal(0, std, (5000, 1))
+    moments = Moments.of((size + noise).astype(np.float32))
+    scale = moments.scale()
+    assert moments.still() == [still]
+    probe = (size + 0.01 - scale["obs_mean"][0]) / scale["obs_std"][0]
+    np.testing.assert_allclose(probe, 0.01 / (1.0 if still else std), rtol=0.1, atol=0.1)
+
+
+def test_float64_that_float32_cannot_hold_is_named(tmp_path, capsys):
+    """Only what rounding changes: float64 numbers that are float32 ones lose nothing."""
+    noise = np.random.default_rng(0).normal(0, 1e-3, (1000, 1))
+    moves, rounded = 3 + 100 * noise, 1e6 + noise
+    exact = (1e6 + noise).astype(np.float32).astype(np.float64)
+    observations = np.concatenate([moves, rounded, exact, np.full_like(moves, 0.1)], axis=1)
+    rows = {"actions": np.ones((1000, 1)), "terminals": np.arange(1000) == 999}
+    for dtype, said in ((np.float64, 1), (np.float32, 0)):
+        np.savez(tmp_path / "a.npz", observations=observations.astype(dtype), **rows)
+        formats.read_rows(tmp_path / "a.npz")
+        err = capsys.readouterr().err
+        assert err.count("\n") == said
+        assert not said or "a.npz: observation 1: too little spread" in err
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_starts_of_weight_one_are_counted_as_they_are_weighed(steps):
+    """The count that decides whether there is anything to learn from, against the weights."""
+    rows = rows_of([5, 0, 1, 4, 3, 7])
+    ones = np.ones(len(rows.ends))
+    dataset = chunks.prepare(rows, ones, ones, chunk=1, backup=steps, discount=GAMMA)
+    ends = np.flatnonzero(rows.ends)
+    for firsts, size in (([0], 20 - steps + 1), ([3, 9, 10], 6), ([0], 0)):
+        drawn = sum(dataset.weight[first : first + size].sum() for first in firsts)
+        assert starts.count_whole(ends, np.array(firsts), size, steps) == drawn
+
+
+SHORT = {"chunk": 2, "backup": 0}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "data", "hint"),
+    [
+        ([2] * 30, {"chunk": 5, "backup": 0}, "5 .*; the longest has 2: set data.chunk=2, or"),
+        (
+            [1, 4, 2],
+            {"chunk": 5, "backup": 9},
+            "the longest has 4: set data.chunk=4 and data.backup",
+        ),
+        ([6] * 9, {"chunk": 5, "backup": 7}, "has 7 .*; the longest has 6: set data.backup=6"),
+    ],
+)
+def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp_path):
+    ends = np.flatnonzero(rows_of(lengths).ends)
+    with pytest.raises(UserError, match=hint):
+        starts.check_longest(tmp_path, ends, data)
+    assert starts.check_longest(tmp_path, ends, SHORT) == 2
+
+
+def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
+    ends = np.flatnonzero(rows_of([5] * 10 + [1]).ends)
+    for chunk, said in ((2, ""), (3, ""), (4, "60% of all starts weigh 0, .* data.chunk=4 steps")):
+        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "backup": 0})
+        err = capsys.readouterr().err
+        assert err.count("\n") == bool(said) and re.search(said, err)
+    with pytest.raises(UserError, match="no start that is drawn has 3"):
+        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "backup": 3})
 
 
 def test_validation_data_of_another_kind_are_refused(tmp_path):
