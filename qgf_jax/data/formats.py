@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data import layouts, scale
+from qgf_jax.data.missing import missing
 from qgf_jax.errors import UserError, say_once
 
 SEARCH_PATH = ("data", "~/.ogbench/data")
@@ -53,11 +54,14 @@ def find(name: str, directory: str = "") -> Path:
             return path
         if any(folder.glob("*.npz")):
             return folder
-    looked = " and ".join(str(p) for p in places)
-    raise UserError(
-        f"dataset {name}.npz is not in {looked}: put it there, or run "
-        f"`qgf collect --env={name} --episodes=100 --out={places[0]}`"
-    )
+        check_whole(folder)
+    raise missing(name, places)
+
+
+def check_whole(folder: Path) -> None:
+    """Raises `UserError` for converted data that have lost their manifest."""
+    if any(folder.glob("*.npy")) and not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: its {MANIFEST} is missing: convert again")
 
 
 class Peek(NamedTuple):

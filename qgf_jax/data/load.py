@@ -51,6 +51,7 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     when the data were found to be sound, where that decides whether to stream.
     """
     options, name = config["data"], ogbench.parse(config["env"])
+    ogbench.check(name.env_id)
     source = shards.open_source(formats.find(options["name"] or name.dataset, options["dir"]))
     env = ogbench.World(name).env
     prepare = functools.partial(_prepare, path=source.path, env=env, name=name, options=options)

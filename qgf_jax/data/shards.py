@@ -67,6 +67,7 @@ def twin(path: Path) -> Path | None:
         return found if found.is_file() else None
     places = (path.with_name(f"{path.stem}-val.npz"), path.with_name(f"{path.name}-val"))
     wanted = places[path.is_dir()]
+    formats.check_whole(wanted)
     there = (wanted / MANIFEST).is_file() if path.is_dir() else wanted.is_file()
     return wanted if there else None
 
