@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import rows_of
+from conftest import rows_of, tiny
 
-from qgf_jax.data import chunks, formats, sampling, starts
+from qgf_jax.data import chunks, collect, experts, formats, sampling, starts
 from qgf_jax.data.labels import transform
+from qgf_jax.data.load import load
 from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
+from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
 GAMMA = 0.9
@@ -203,6 +205,57 @@ def test_record_describes_the_data():
     assert found["obs_max"] == [7.0, 7.0] and found["actions_at_bounds"] == 0.5
 
 
-def test_missing_dataset_says_how_to_get_it(tmp_path):
-    with pytest.raises(UserError, match="qgf collect --env=cube-single-play-v0"):
-        formats.find("cube-single-play-v0", str(tmp_path))
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "cube-single-play-v0",
+            "or run `qgf collect --env=cube-single-play-v0 --episodes=100 --out=",
+        ),
+        ("cube-octuple-noisy-v0", "or run `qgf collect --env=cube-octuple-noisy-v0"),
+        ("antmaze-medium-navigate-v0", "download_datasets(['antmaze-medium-navigate-v0'], '"),
+        ("antsoccer-arena-stitch-v0", "download_datasets(['antsoccer-arena-stitch-v0'], '"),
+        ("pointmaze-medium-stich-v0", "did you mean 'stitch'?"),
+        ("cube-triple-play-100m-v0", "only OGBench's layout is read so far"),
+        ("hopper-medium-v2", "only OGBench's layout is read so far"),
+        ("my_data", "only OGBench's layout is read so far"),
+    ],
+)
+def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
+    with pytest.raises(UserError) as error:
+        formats.find(name, str(tmp_path))
+    said = str(error.value)
+    assert said.startswith(f"dataset {name}.npz is not in {tmp_path}: ") and hint in said
+    if "qgf collect" in said:
+        experts.check(*collect.parse(name)[:2])  # raises if it would be refused
+
+
+@pytest.mark.parametrize(
+    ("env", "hint"),
+    [
+        ("hopper-medium-v2", "'hopper-v2' is none of OGBench's .antmaze, "),
+        ("cube-singel-play-v0", "did you mean 'cube-single-v0'"),
+        (
+            "visual-cube-single-play-v0",
+            "cube-single-v0 are pixels, .* supported: use cube-single-v0",
+        ),
+        ("visual-scene-play-singletask-task2-v0", "use scene-singletask-task2-v0"),
+        ("powderworld-easy-play-v0", "are pixels, which are not supported$"),
+    ],
+)
+def test_environments_that_cannot_be_used_are_named_before_their_data(env, hint, tmp_path):
+    with pytest.raises(UserError, match=hint):
+        load(tiny(**{"env": env, "data.dir": str(tmp_path)}))
+    with pytest.raises(UserError, match=hint):
+        ogbench.make(ogbench.parse(env).env_id)
+
+
+def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "actions.npy").write_bytes(b"")
+    for call in (
+        lambda: formats.find("a", str(tmp_path)),
+        lambda: formats.check_whole(tmp_path / "a"),
+    ):
+        with pytest.raises(UserError, match=r"a: its manifest\.json is missing: convert again"):
+            call()

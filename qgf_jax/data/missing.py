@@ -22,10 +22,10 @@ def _advice(name: str, place: Path) -> str:
         )
     try:
         experts.check(scene, kind)
-    except UserError:
-        return (
-            "put it there, or name another; only OGBench's layout is read so far (docs/your_own.md)"
-        )
+    except UserError as error:
+        known = scene in (*experts.MAZES, *experts.STACKING)
+        why = str(error) if known else "only OGBench's layout is read so far: docs/your_own.md"
+        return f"put it there, or name another ({why})"
     return f"put it there, or run `qgf collect --env={name} --episodes=100 --out={place}`"
 
 
