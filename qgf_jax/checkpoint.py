@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +33,9 @@ class Found(NamedTuple):
 class Checkpoints:
     """The sealed steps of a run folder.
 
-    `identity` says whose steps they are, as {what: fingerprint}: a step of another config, other data
-    or another normalisation is not used, though each of its files may be sound. Without one, any is.
+    `identity` says whose steps they are, as {what: fingerprint}, or where there are several, as
+    {what: (the one that is written, others that are as good)}: a step of another config, other data or
+    another normalisation is not used, though each of its files may be sound. Without one, any is.
 
     As a context manager it saves in the background, and waits at the end of the block, whatever ends
     that: a save that is still going on when the interpreter ends would be lost.
@@ -45,11 +46,14 @@ class Checkpoints:
         workdir: str | os.PathLike,
         *,
         keep: int = 2,
-        identity: Mapping[str, str] | None = None,
+        identity: Mapping[str, str | Sequence[str]] | None = None,
     ):
         self.root = Path(workdir).resolve() / "checkpoints"
         self.keep = keep
-        self.identity = dict(identity or {})
+        self.identity = {
+            what: (known,) if isinstance(known, str) else tuple(known)
+            for what, known in (identity or {}).items()
+        }
         self._saver: concurrent.futures.Executor | None = None
         self._attempts = 0
         self._saving: concurrent.futures.Future[None] | None = None
@@ -160,7 +164,7 @@ class Checkpoints:
             if wanted.get(name) != found[name]:
                 return f"{name} was altered or added"
         for what, mine in self.identity.items():
-            if seal["identity"].get(what) != mine:
+            if seal["identity"].get(what) not in mine:
                 return f"it was trained with another {what} than config.json says"
         return ""
 
@@ -197,7 +201,7 @@ class Checkpoints:
                 "files": _digests(directory, sync=True),
                 "tree": leaves.described,
                 "state": _state_digest(leaves.tree),
-                "identity": self.identity,
+                "identity": {what: mine[0] for what, mine in self.identity.items()},
                 "note": note,
             }
             faults.point("seal")

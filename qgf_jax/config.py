@@ -52,7 +52,7 @@ _SINCE = {
 """Keys that came later, and the values that stand for what was before: runs from then go on."""
 
 _MAY_CHANGE = (
-    "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    "data.dir", "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
     "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""

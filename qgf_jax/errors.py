@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import sys
 from collections.abc import Iterable
 from typing import ClassVar
@@ -50,6 +51,12 @@ def say(line: str) -> None:
     """A line on standard error, if anybody still reads that: training goes on when nobody does."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
+
+
+@functools.lru_cache(maxsize=1000)
+def say_once(line: str) -> None:
+    """`say`, but for a line that this process has said before."""
+    say(line)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     flags = parser.parse_args(arguments)
     from qgf_jax.data.collect import collect
+    from qgf_jax.envs import ogbench
 
-    name = flags.env.replace("-singletask", "")
+    name = ogbench.parse(flags.env).dataset
     files = collect(name, flags.episodes, flags.out, seed=flags.seed, workers=flags.workers)
     print("\n".join(str(file) for file in files))

@@ -1,6 +1,7 @@
 """OGBench's names, and its environments made to repeat. No JAX; the simulator loads on first use."""
 
 import contextlib
+import difflib
 import importlib.metadata
 import importlib.util
 import os
@@ -140,11 +141,27 @@ def require() -> None:
         )
 
 
-def make(env_id: str, **options: Any) -> Any:
-    """`gymnasium.make` of an OGBench id.
+def check(env_id: str) -> None:
+    """Raises `UserError` unless `env_id` is one of OGBench's whose observations are states.
 
-    Raises `UserError` with the nearest id, or where OGBench is not installed.
+    Also where OGBench is not installed.
     """
+    ours = {i: spec for i, spec in _registry().items() if "ogbench" in str(spec.entry_point)}
+    if env_id not in ours:
+        if difflib.get_close_matches(env_id, ours, n=1, cutoff=0.5):
+            raise unknown("environment", env_id, ours)
+        families = ", ".join(sorted({i.split("-")[0] for i in ours}))
+        raise UserError(
+            f"environment {env_id!r} is none of OGBench's ({families}); only those can be used so far"
+        )
+    spec = ours[env_id]
+    if spec.kwargs.get("ob_type") == "pixels" or "powderworld" in str(spec.entry_point):
+        states = env_id.removeprefix("visual-")
+        advice = f": use {states}" if states in ours and states != env_id else ""
+        raise UserError(f"observations of {env_id} are pixels, which are not supported{advice}")
+
+
+def _registry() -> Any:
     require()
     # Unless told otherwise before its import, MuJoCo looks for a screen and without one takes the
     # process down. Whoever renders sets MUJOCO_GL=egl first.
@@ -152,9 +169,14 @@ def make(env_id: str, **options: Any) -> Any:
     import gymnasium
     import ogbench  # noqa: F401  (registers the environments)
 
-    if env_id not in gymnasium.registry:
-        ours = (i for i, s in gymnasium.registry.items() if "ogbench" in str(s.entry_point))
-        raise unknown("environment", env_id, ours)
+    return gymnasium.registry
+
+
+def make(env_id: str, **options: Any) -> Any:
+    """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
+    check(env_id)
+    import gymnasium
+
     return gymnasium.make(env_id, disable_env_checker=True, **options)
 
 
