@@ -23,12 +23,14 @@ MAY_IMPORT = {
     "policies": PURE | MATHS | {"global_batch", "networks", "policies"},
     "samplers": PURE | MATHS | {"networks"},
     "algorithms": PURE | {"critics", "policies", "samplers", "networks"},
-    "config": {"algorithms", "envs", "errors"},
-    "data": PURE | {"checkpoint", "data", "envs"},  # its seals and atomic writes
+    "config": {"algorithms", "envs", "errors", "paths"},
+    "data": PURE | {"checkpoint", "data", "envs", "paths"},  # its seals and atomic writes
     "envs": {"envs", "errors"},
     "faults": set(),
+    "paths": {"errors"},
     "signals": {"errors"},
-    "checkpoint": {"errors", "faults"},
+    "array_files": set(),
+    "checkpoint": {"array_files", "errors", "faults"},
     "metrics": {"errors", "faults"},
     "statistics": set(),
     "selection": {"statistics"},

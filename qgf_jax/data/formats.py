@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax import paths
 from qgf_jax.data import layouts, scale
 from qgf_jax.data.missing import missing
 from qgf_jax.errors import UserError, say_once
@@ -45,7 +46,7 @@ def find(name: str, directory: str = "") -> Path:
     A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
     `name` of npz files.
     """
-    places = [Path(p).expanduser() for p in ([directory] if directory else SEARCH_PATH)]
+    places = [paths.expand(p) for p in ([directory] if directory else SEARCH_PATH)]
     for place in places:
         folder = place / name
         if (folder / MANIFEST).is_file():
