@@ -1,16 +1,22 @@
-PYTHON ?= python3
-BIN := .venv/bin
+# Another environment than .venv: make test PYTHON=3.12 VENV=.venv-3.12
+VENV ?= .venv
+BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests reliability benchmark clean
+.PHONY: install quickstart test lint tests oldest reliability benchmark clean
 
-install: .venv/installed
+install: $(VENV)/installed
+	@test -z '$(PYTHON)' || test "$$($$(.ci/python $(PYTHON)) -V)" = "$$($(BIN)/python -V)" || \
+	{ echo '$(VENV) was made with another Python: add VENV=.venv-NAME, or make clean' >&2; exit 1; }
 
-.venv/installed: setup.cfg pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+# What pip cannot resolve by itself comes last, without its dependencies: see setup.cfg.
+$(VENV)/installed: setup.cfg pyproject.toml
+	@test -x $(BIN)/python || { python=$$(.ci/python $(PYTHON)) && $$python -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev]' $(LIMITS)
+	$(BIN)/python -c 'from qgf_jax.envs import ogbench; print(*ogbench.requirements())' > $(VENV)/ogbench
+	$(BIN)/python -m pip install --quiet --no-deps $$(cat $(VENV)/ogbench) $(LIMITS)
 	touch $@
 
 quickstart: install
@@ -25,10 +31,16 @@ test: lint tests
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/ty check
+	$(BIN)/ty check --python $(VENV)
 
 tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Python and each dependency at the lowest version that setup.cfg allows.
+oldest:
+	mkdir -p .venv-oldest
+	$$(.ci/python) tests/oldest.py > .venv-oldest/constraints
+	$(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
 
 reliability: install
 	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py
@@ -38,4 +50,4 @@ benchmark: install
 	$(BIN)/python benchmarks/all.py
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-* build *.egg-info

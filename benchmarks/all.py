@@ -80,6 +80,17 @@ ROWS = (
     Row("the same a CPU-second", "stream.py", ("streamed_over_resident_cpu",)),
     Row("the same: share of the time waiting for data", "stream.py", ("streamed", "share_waiting")),
     Row(
+        "checksums of converted data, of the CPU time of reading blocks as training does",
+        "checksums.py",
+        ("share_of_training_s_reading",),
+        "0.02",
+    ),
+    Row(
+        "the same, of reading bytes alone from the page cache",
+        "checksums.py",
+        ("share_of_bytes_alone",),
+    ),
+    Row(
         "peak memory of 1M transitions beyond imports: GB",
         "memory.py",
         ("peak_gb_beyond_imports",),

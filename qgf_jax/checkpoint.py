@@ -1,24 +1,33 @@
 """Checkpoints: Orbax steps, each sealed by the SHA-256 of its files.
 
 Orbax restores an altered array file without a word, so a step counts only with its seal, written
-after Orbax has committed. A step whose files do not match is passed over, with one line that says
-so, and the one before it is used. Nothing of this needs JAX, except writing and reading arrays.
+after Orbax has committed and the step has been restored to the numbers that were to be saved. A step
+whose files do not match is passed over, with one line that says so, and the one before it is used.
+Nothing of this needs JAX, except writing and reading arrays.
 """
 
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax import faults
+from qgf_jax import array_files, faults
+from qgf_jax.array_files import named
 from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError, say
 
 _SEALS = "seals"
+UNMERGED = (
+    "an earlier version saved it below a path with brackets or the like, and its files were never "
+    "merged: `qgf verify --rescue RUN` does it"
+)
+"""What `Checkpoints.fault` says of a step that `Checkpoints.rescue` mends."""
+_attempts = itertools.count(1)
 
 
 class Found(NamedTuple):
@@ -33,8 +42,9 @@ class Found(NamedTuple):
 class Checkpoints:
     """The sealed steps of a run folder.
 
-    `identity` says whose steps they are, as {what: fingerprint}: a step of another config, other data
-    or another normalisation is not used, though each of its files may be sound. Without one, any is.
+    `identity` says whose steps they are, as {what: fingerprint}, or where there are several, as
+    {what: (the one that is written, others that are as good)}: a step of another config, other data or
+    another normalisation is not used, though each of its files may be sound. Without one, any is.
 
     As a context manager it saves in the background, and waits at the end of the block, whatever ends
     that: a save that is still going on when the interpreter ends would be lost.
@@ -45,13 +55,15 @@ class Checkpoints:
         workdir: str | os.PathLike,
         *,
         keep: int = 2,
-        identity: Mapping[str, str] | None = None,
+        identity: Mapping[str, str | Sequence[str]] | None = None,
     ):
         self.root = Path(workdir).resolve() / "checkpoints"
         self.keep = keep
-        self.identity = dict(identity or {})
+        self.identity = {
+            what: (known,) if isinstance(known, str) else tuple(known)
+            for what, known in (identity or {}).items()
+        }
         self._saver: concurrent.futures.Executor | None = None
-        self._attempts = 0
         self._saving: concurrent.futures.Future[None] | None = None
 
     def steps(self) -> list[int]:
@@ -118,8 +130,7 @@ class Checkpoints:
             sharding = getattr(leaf, "sharding", None)
             return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
 
-        with _checkpointer() as checkpointer:
-            raw = checkpointer.restore(directory, jax.tree.map(abstract, template))
+        raw = array_files.read(self.root, str(step), jax.tree.map(abstract, template))
 
         def back(leaf: Any, data: Any) -> Any:
             return jax.random.wrap_key_data(data) if _is_key(leaf) else data
@@ -142,9 +153,10 @@ class Checkpoints:
         if candidates:
             if candidates != self.steps()[::-1]:  # a trainer is at work and has removed them since
                 return self.newest_sound()
-            raise NoSoundCheckpointError(
-                f"{self.root}: no sound checkpoint is left: train again in another --workdir"
-            )
+            mend = "train again in another --workdir"
+            if any(self.fault(one) == UNMERGED for one in candidates):
+                mend = f"`qgf verify --rescue {self.root.parent}` mends what can be"
+            raise NoSoundCheckpointError(f"{self.root}: no sound checkpoint is left: {mend}")
         return None
 
     def fault(self, step: int) -> str:
@@ -154,13 +166,12 @@ class Checkpoints:
             wanted, found = seal["files"], _digests(self.root / str(step))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return "it has no readable seal or no files"
-        for name in sorted(wanted.keys() | found.keys()):
-            if name not in found:
-                return f"{name} is missing"
-            if wanted.get(name) != found[name]:
-                return f"{name} was altered or added"
+        if not array_files.is_merged(wanted):
+            return _difference(wanted, {k: v for k, v in found.items() if k in wanted}) or UNMERGED
+        if difference := _difference(wanted, found):
+            return difference
         for what, mine in self.identity.items():
-            if seal["identity"].get(what) != mine:
+            if seal["identity"].get(what) not in mine:
                 return f"it was trained with another {what} than config.json says"
         return ""
 
@@ -175,34 +186,52 @@ class Checkpoints:
             raise ValueError
         return seal
 
+    def rescue(self, step: int) -> None:
+        """Merges the files of a step of which `fault` says `UNMERGED`, and seals it again.
+
+        In place: the seal before it holds until the new one is written, so a rescue that was killed
+        can be done again. Raises `UserError` if the numbers are not those that were sealed.
+        """
+        seal, directory = self._read_seal(step), self.root / str(step)
+        for name in _digests(directory).keys() - seal["files"].keys():
+            (directory / name).unlink()  # of a rescue that was killed
+        try:
+            array_files.merge(self.root, str(step))
+            faults.point("merged")
+            leaves = array_files.read_named(self.root, str(step))
+            restored = _state_digest((name, leaves[name]) for name in seal["tree"])
+        except Exception as error:
+            raise UserError(f"{directory} cannot be rescued: {_cause(error)}: remove it") from error
+        if restored != seal["state"]:
+            raise UserError(f"{directory} cannot be rescued: its numbers are others: remove it")
+        self._seal({**seal, "files": _digests(directory, sync=True)})
+
     def _write(self, step: int, leaves: "_Leaves", note: Any) -> None:
         directory, seals = self.root / str(step), self.root / _SEALS
         # A name never used before: TensorStore remembers what was at a path, and a second try at the
         # same one fails on files that the first has left and we have removed.
-        self._attempts += 1
-        writing = self.root / f"{step}.{os.getpid()}-{self._attempts}"
+        writing = self.root / f"{step}.{os.getpid()}-{next(_attempts)}"
         _check_finite(leaves, step)
         try:
             seals.mkdir(parents=True, exist_ok=True)
             (seals / f"{step}.json").unlink(missing_ok=True)
             self.clean()
             check_space(self.root, tree_bytes(leaves.tree))
-            with _checkpointer() as checkpointer:
-                checkpointer.save(writing, leaves.tree)
-                faults.point("write")
+            array_files.write(self.root, writing.name, leaves.tree)
+            faults.point("write")
             writing.rename(directory)
             faults.point("committed")
             record = {
                 "step": step,
                 "files": _digests(directory, sync=True),
                 "tree": leaves.described,
-                "state": _state_digest(leaves.tree),
-                "identity": self.identity,
+                "state": _state_digest(named(leaves.tree)),
+                "identity": {what: mine[0] for what, mine in self.identity.items()},
                 "note": note,
             }
+            self._check_restores(step, leaves, record["state"])
             faults.point("seal")
-            record["sha256"] = fingerprint(record)
-            write_atomically(seals / f"{step}.json", json.dumps(record))
+            self._seal(record)
         except Exception as error:
             (seals / f"{step}.json").unlink(missing_ok=True)
             # Orbax leaves its half-written folder, which keeps a full disk full.
@@ -210,18 +239,40 @@ class Checkpoints:
                 shutil.rmtree(left, ignore_errors=True)
             if isinstance(error, UserError):
                 raise
-            cause = " ".join(str(error).split())[:80]
             raise SaveError(
                 f"{directory} could not be saved (it needs {tree_bytes(leaves.tree) >> 20} MB, "
-                f"{_free(self.root) >> 20} MB are free): {cause}: make room and run the command again"
+                f"{_free(self.root) >> 20} MB are free): {_cause(error)}: make room and run the command "
+                "again"
             ) from error
         faults.point("sealed")
+        self._remove_old(step)
+
+    def _check_restores(self, step: int, leaves: "_Leaves", state: str) -> None:
+        """Raises `SaveError` if a reader would not get the numbers that were to be saved."""
+        try:
+            restored = array_files.read(self.root, str(step), leaves.tree)
+            cause = "" if _state_digest(named(restored)) == state else "they are other numbers"
+        except Exception as error:
+            cause = _cause(error)
+        if cause:
+            raise SaveError(
+                f"{self.root / str(step)} was written, and does not restore: {cause}: look at the disk "
+                "and run the command again"
+            )
+
+    def _seal(self, record: dict[str, Any]) -> None:
+        """Writes the seal of a step, which says all of `record`."""
+        sealed = record | {"sha256": fingerprint(record)}
+        write_atomically(self.root / _SEALS / f"{record['step']}.json", json.dumps(sealed))
+
+    def _remove_old(self, step: int) -> None:
+        """Removes all but the newest `keep` steps up to `step`."""
         # Newer ones, if any, were found unsound: they must not push out those that are.
         older = [one for one in self.steps() if one <= step]
         for old in older[: -self.keep]:
             # Un-seal first: a run killed in between leaves rubbish, never a broken step.
-            (seals / f"{old}.json").unlink()
-            _sync(seals)
+            (self.root / _SEALS / f"{old}.json").unlink()
+            _sync(self.root / _SEALS)
             faults.point("delete")
             shutil.rmtree(self.root / str(old), ignore_errors=True)
 
@@ -240,20 +291,6 @@ class Checkpoints:
             if self._saver is not None:
                 self._saver.shutdown()
             self._saver = None
-
-
-def _checkpointer() -> Any:
-    """Orbax's, for this process alone: a state is replicated, and one host writes and reads it."""
-    import jax
-    import orbax.checkpoint as ocp
-
-    if jax.process_count() == 1:
-        return ocp.StandardCheckpointer()
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 class _Leaves(NamedTuple):
@@ -287,17 +324,9 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _named(tree: Any) -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of each leaf, the path as in "params/critic/kernel"."""
-    import jax
-
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
 def describe(tree: Any) -> dict[str, str]:
     """{path of a leaf: "float32[3, 4]"}."""
-    return {name: describe_leaf(leaf) for name, leaf in _named(tree)}
+    return {name: describe_leaf(leaf) for name, leaf in named(tree)}
 
 
 def describe_leaf(leaf: Any) -> str:
@@ -316,10 +345,10 @@ def check_tree(where: object, found: Mapping[str, str], wanted: Mapping[str, str
             )
 
 
-def _state_digest(tree: Any) -> str:
-    """SHA-256 of all numbers in a tree: equal for two runs that are in the same state."""
+def _state_digest(leaves: Iterable[tuple[str, Any]]) -> str:
+    """SHA-256 of all numbers in a tree, by name: equal for two runs that are in the same state."""
     digest = hashlib.sha256()
-    for name, leaf in _named(tree):
+    for name, leaf in leaves:
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
@@ -329,7 +358,7 @@ def _check_finite(leaves: _Leaves, step: int) -> None:
     import jax
     import numpy as np
 
-    for name, leaf in _named(leaves.tree):
+    for name, leaf in named(leaves.tree):
         if jax.dtypes.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             raise NotFiniteError(
                 f"{name} is not finite at step {step}: not saved, the checkpoints before it stay; "
@@ -376,6 +405,20 @@ def _digests(directory: Path, *, sync: bool = False) -> dict[str, list[Any]]:
         for path in (*(p for p in directory.rglob("*") if p.is_dir()), directory, directory.parent):
             _sync(path)
     return found
+
+
+def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The first file that is not what was sealed, in one line; empty if all are."""
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if wanted.get(name) != found[name]:
+            return f"{name} was altered or added"
+    return ""
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(str(error).split())[:80]
 
 
 def _sync(directory: Path) -> None:

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib.util
 import json
+import os
 import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
@@ -12,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from qgf_jax import paths
 from qgf_jax.algorithms import (
     CHOICES,
     CRITIC_SETTINGS,
@@ -52,7 +54,7 @@ _SINCE = {
 """Keys that came later, and the values that stand for what was before: runs from then go on."""
 
 _MAY_CHANGE = (
-    "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    "data.dir", "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
     "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
@@ -185,13 +187,7 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
 
     A path that does not exist is looked for by its name among the configs installed with the package.
     """
-    name, _, variant = reference.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        installed = Path(sysconfig.get_path("data")) / "share" / "qgf_jax" / "configs" / path.name
-        if not installed.is_file():
-            raise UserError(f"no config file {name}: give --config=PATH.py[:variant]")
-        path = installed
+    path, variant = _locate(reference)
     module_spec = importlib.util.spec_from_file_location(f"_qgf_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is not a Python file: give --config=PATH.py[:variant]")
@@ -220,6 +216,17 @@ def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
         chosen = next((v for pattern, v in values.items() if fnmatch(name, pattern)), current)
         if key not in overridden and current == default.get(key):
             update(config, {key: chosen})
+
+
+def _locate(reference: str) -> tuple[Path, str]:
+    """File and variant that `PATH.py[:variant]` names."""
+    name, *variants = paths.split(reference, ":", os.path.isfile)
+    path = paths.expand(name)
+    if not path.is_file():
+        path = Path(sysconfig.get_path("data")) / "share" / "qgf_jax" / "configs" / path.name
+    if not path.is_file():
+        raise UserError(f"no config file {name}: give --config=PATH.py[:variant]")
+    return path, ":".join(variants)
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import functools
+import re
 import sys
 from collections.abc import Iterable
 from typing import ClassVar
@@ -49,7 +51,18 @@ class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
 def say(line: str) -> None:
     """A line on standard error, if anybody still reads that: training goes on when nobody does."""
     with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and other control characters, which a path may hold, as escapes."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
+
+
+@functools.lru_cache(maxsize=1000)
+def say_once(line: str) -> None:
+    """`say`, but for a line that this process has said before."""
+    say(line)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -381,24 +381,24 @@ def build(
     ):
         if value not in known:
             raise unknown(f"networks.{name}", value, known)
-    kind = {"dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[precision]}
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[precision]
     actor = (spec, policy_hidden, activation, policy_layer_norm)
     critic = (spec, critic_hidden, activation, critic_layer_norm)
-    head = ScalarHead(*critic, **kind)
-    field = VelocityField(*actor, policy_goal, time_feature, **kind)
-    fourier = FourierField(spec, policy_hidden, policy_goal, **kind)
+    head = ScalarHead(*critic, dtype=dtype)
+    field = VelocityField(*actor, policy_goal, time_feature, dtype=dtype)
+    fourier = FourierField(spec, policy_hidden, policy_goal, dtype=dtype)
     return Networks(
         policy=field,
-        critic=head if critic_form == "mlp" else Bilinear(*critic, **kind),
+        critic=head if critic_form == "mlp" else Bilinear(*critic, dtype=dtype),
         value=head,
         noisy_critic=head,
-        one_step=VelocityField(*actor, policy_goal, "none", **kind),
-        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2, **kind),
+        one_step=VelocityField(*actor, policy_goal, "none", dtype=dtype),
+        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2, dtype=dtype),
         diffusion=field if diffusion_field == "shared" else fourier,
-        gaussian=Gaussian(*actor, policy_goal, **kind),
-        goal_value=GoalValue(*critic, ensemble, goal_code, **kind),
-        low=Gaussian(*actor, goal=False, **kind),
-        high=Gaussian(*actor, goal=True, width=goal_code, **kind),
+        gaussian=Gaussian(*actor, policy_goal, dtype=dtype),
+        goal_value=GoalValue(*critic, ensemble, goal_code, dtype=dtype),
+        low=Gaussian(*actor, goal=False, dtype=dtype),
+        high=Gaussian(*actor, goal=True, width=goal_code, dtype=dtype),
         ensemble=ensemble,
         spec=spec,
         bounded=critic_output == "sigmoid",

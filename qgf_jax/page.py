@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.run import Run
-from qgf_jax.tables import count, label, task_label
+from qgf_jax.tables import count, gaps, intervals, label, task_label
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
@@ -30,13 +30,16 @@ def render(run: Run, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str
         f' alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for caption, path, kind in pictures
     )
+    lines = [*intervals(rows), *gaps(rows)]
+    notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     record = html.escape((run.workdir / "config.json").read_text())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
         f"<style>{_STYLE}</style><h1>{env}</h1>{_tables(rows)}"
-        "<p>Rows in blue: the weight with the highest success on the selection episodes. Every number "
-        "is from the report episodes, which are others. Brackets: 95 % stratified bootstrap; for "
-        f"successes never narrower than the Wilson interval.</p>{body}"
+        "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
+        "the selection episodes. Every number is from the report episodes, which are others. Of "
+        "successes, intervals are never narrower than the Wilson interval of the distinct episodes."
+        f"</p>{notes}{body}"
         f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
     )
 

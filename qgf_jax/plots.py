@@ -15,7 +15,7 @@ from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.metrics import read_lines
 from qgf_jax.run import Run
-from qgf_jax.tables import ALL_TASKS, label, task_label
+from qgf_jax.tables import ALL_TASKS, label, task_label, unique
 
 Row = dict[str, Any]
 _COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
@@ -192,7 +192,7 @@ def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
     shown = [r for r in shown if (r["env"], r["task"]) in _tasks(shown)]
-    lines = [line for line in read_lines(run.episodes) if "path" in line]
+    lines = [line for line in unique(read_lines(run.episodes)) if "path" in line]
     if not shown or not lines:
         return None
     across = min(len(shown), 5)

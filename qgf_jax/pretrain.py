@@ -49,11 +49,15 @@ def pretrain(
             if spread.primary:
                 stack.enter_context(runs.only_writer(Path(workdir)))
             loaded = loaded or load(config, spread.room)
-            spec = Spec(**loaded.spec)
+            fields = loaded.spec
+            if spread.primary:
+                fields = runs.recorded_spec(Path(workdir), config, fields, loaded.fingerprint)
+            spec = Spec(**fields)
             feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
             stack.callback(feed.close)
         common = runs.common(config, loaded.fingerprint)
         parallel.meet(common | {"blocks": feed.blocks, "steps between blocks": feed.every})
+        spec = _of_primary(spread, spec)
         learner = build_learner(config, spec)
         trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
         seeds, steps = config["seed"] + np.arange(config["seeds"]), config["train"]["steps"]
@@ -89,6 +93,13 @@ def pretrain(
                 calibrate.write(Path(workdir), config, spec, *mine, feed.blocks, stacked=stacked)
         clock.lap("calibrate")
     return Path(workdir)
+
+
+def _of_primary(spread: Spread, spec: Spec) -> Spec:
+    """With the normalisation of the first host, which alone knows what the run began with."""
+    scale = np.array(spec.obs_mean), np.array(spec.obs_std)
+    mean, std = (tuple(x.tolist()) for x in spread.from_primary(scale))
+    return spec._replace(obs_mean=mean, obs_std=std)
 
 
 class _Keeper(NamedTuple):

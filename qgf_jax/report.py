@@ -9,7 +9,7 @@ from typing import Any
 from qgf_jax import run as runs
 from qgf_jax import tables
 from qgf_jax.checkpoint import write_atomically
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, say
 from qgf_jax.metrics import read_lines
 
 
@@ -19,7 +19,7 @@ def write(workdir: str | os.PathLike) -> str:
     Only the newest evaluated checkpoint counts. Raises `UserError` if nothing was evaluated.
     """
     run = runs.open_run(workdir)
-    rows = tables.summarize(list(read_lines(run.episodes)))
+    rows = tables.summarize(read_lines(run.episodes))
     if not rows:
         raise UserError(f"{run.episodes} has no episodes: run `qgf evaluate` first")
     from qgf_jax import page, plots  # Matplotlib, which an error should not wait for
@@ -31,6 +31,7 @@ def write(workdir: str | os.PathLike) -> str:
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_atomically(folder / "table.md", table + "\n")
     write_atomically(folder / "table.csv", tables.as_csv(rows))
+    _warn(rows)
     figures = plots.draw(run, rows, folder)
     write_atomically(folder / "index.html", page.render(run, rows, figures))
     return table
@@ -47,7 +48,9 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
     names = [f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)]
     rows: list[dict[str, Any]] = []
     for name, run in zip(names, opened, strict=True):
-        for row in tables.summarize(list(read_lines(run.episodes))):
+        every = tables.summarize(read_lines(run.episodes))
+        _warn(every)
+        for row in every:
             if row["selected"] and row["split"] == "report":
                 rows.append({"trained_as": name, **row})
     if not rows:
@@ -59,3 +62,8 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
     write_atomically(Path(f"{out}.md"), table + "\n")
     write_atomically(Path(f"{out}.csv"), tables.as_csv(rows))
     return table
+
+
+def _warn(rows: Sequence[dict[str, Any]]) -> None:
+    for line in tables.gaps(rows):
+        say(f"qgf: warning: {line}: the same `qgf evaluate` again plays what is missing")

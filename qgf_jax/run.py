@@ -32,16 +32,17 @@ class Run(NamedTuple):
     """The fields of `types.Spec`."""
     dataset: dict[str, Any]
     """What it was trained on: file name, SHA-256, rows."""
+    former: tuple[str, ...] = ()
+    """Fingerprints of its config that older versions have sealed checkpoints with."""
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What a checkpoint must have been trained with to be this run's, as fingerprints."""
-        config = {key: repr(value) for key, value in configs.fixed(self.config).items()}
+    def identity(self) -> dict[str, tuple[str, ...]]:
+        """What a checkpoint must have been trained with to be this run's, for `Checkpoints`."""
         spec = configs.flatten(self.spec)
         return {
-            "config": fingerprint(config),
-            "normalisation": fingerprint(spec),
-            "dataset": self.dataset["sha256"],
+            "config": (_config_fingerprint(configs.fixed(self.config)), *self.former),
+            "normalisation": (fingerprint(spec),),
+            "dataset": (self.dataset["sha256"],),
         }
 
     @property
@@ -53,6 +54,21 @@ class Run(NamedTuple):
     def metrics(self) -> Path:
         """One line per logged step of training."""
         return self.workdir / "metrics.jsonl"
+
+
+def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
+    return fingerprint({key: repr(value) for key, value in fixed.items()})
+
+
+def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The former fingerprints of the config in a config.json.
+
+    One that does not say is of a version which took where the data lay for a part of the config.
+    """
+    if "former_fingerprints" in record:
+        return tuple(record["former_fingerprints"])
+    config = record["config"]
+    return (_config_fingerprint(configs.fixed(config) | {"data.dir": config["data"]["dir"]}),)
 
 
 @contextlib.contextmanager
@@ -122,24 +138,56 @@ def create(
     """Makes the folder, or goes on with it if it holds a run of the same config and data."""
     workdir = Path(workdir)
     path = workdir / "config.json"
-    if path.exists():
-        old = configs.read(path)
-        check_same(workdir, old, config, data)
-        if configs.flatten(old["spec"]) != configs.flatten(spec):
-            raise UserError(
-                f"{workdir}: widths or normalisation of the data come out otherwise than when it was "
-                "trained, perhaps with other package versions: use those of its config.json"
-            )
+    former = _former(configs.read(path)) if path.exists() else ()
+    spec = recorded_spec(workdir, config, spec, data)
     workdir.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config,
+        "former_fingerprints": former,
         "spec": spec,
         "dataset": data,
         "versions": versions(),
         "git_commit": git_commit(),
     }
     write_atomically(path, json.dumps(record, indent=1) + "\n")
-    return Run(workdir, dict(config), dict(spec), dict(data))
+    return Run(workdir, dict(config), dict(spec), dict(data), former)
+
+
+def recorded_spec(
+    workdir: Path, config: Mapping[str, Any], spec: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`spec`, or that of the run in `workdir`, which keeps the normalisation that it began with.
+
+    The last bits of mean and spread depend on package versions and on the layout on disk. Raises
+    `UserError` if the run is another, or if they differ by more.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return dict(spec)
+    old = configs.read(path)
+    check_same(workdir, old, config, data)
+    if not _is_alike(old.get("spec", {}), spec):
+        raise UserError(
+            f"{workdir}: widths or normalisation of the data come out otherwise than when it was "
+            "trained: config.json was altered, or use the package versions that it names"
+        )
+    return dict(old["spec"])
+
+
+def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two specs are of the same data; dimensions that are not scaled now may have been."""
+    scale = ("obs_mean", "obs_std")
+    if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - {*scale}):
+        return False
+    means, stds = ([spec.get(key, ()) for spec in (old, new)] for key in scale)
+    return len(means[0]) == len(means[1]) == len(stds[0]) == len(stds[1]) and all(
+        abs(mean - other) <= _ROUNDING * std and (abs(std - was) <= _ROUNDING * std or std == 1.0)
+        for mean, other, was, std in zip(*means, *stds, strict=True)
+    )
+
+
+_ROUNDING = 1e-6
+"""Of a spread: far more than sums in another order differ by, and far less than anybody notices."""
 
 
 def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +241,8 @@ def open_run(workdir: str | os.PathLike) -> Run:
     workdir = Path(workdir)
     record = configs.read(workdir / "config.json")
     try:
-        return Run(workdir, record["config"], record["spec"], record["dataset"])
+        former = _former(record)
+        return Run(workdir, record["config"], record["spec"], record["dataset"], former)
     except KeyError as error:
         raise UserError(
             f"{workdir / 'config.json'}: {error} is missing: the file was altered"

@@ -2,12 +2,12 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from qgf_jax import statistics
+from qgf_jax import selection, statistics
 
 Row = dict[str, Any]
 ALL_TASKS = 0
@@ -16,75 +16,85 @@ _GROUP = ("env", "task", "method", "options", "best_of")
 """A weight is selected within rows that agree in these."""
 
 
-def summarize(lines: Sequence[dict[str, Any]]) -> list[Row]:
+Line = Mapping[str, Any]
+_Cell = dict[tuple[int, int], Line]
+"""(seed, episode) -> line: what one arm played of one task and split."""
+
+
+def unique(lines: Iterable[Line]) -> list[Line]:
+    """One line for each episode of an arm: the last one, but a complete one before one that failed."""
+    kept: dict[tuple[Any, ...], Line] = {}
+    for line in lines:
+        key = (*_arm(line), *(line[k] for k in ("split", "step", "seed", "episode")))
+        if key in kept and line.get("failed") and not kept[key].get("failed"):
+            continue
+        kept[key] = line
+    return list(kept.values())
+
+
+def summarize(lines: Iterable[Line]) -> list[Row]:
     """One row per (env, task, method, options, best of N, weight, split), `selected` marked.
 
     Of each environment the newest step that was evaluated counts. One that is simulated on the device
     has a name of its own, so its episodes are never in a row with the real one's.
 
+    A row counts the episodes that all of its seeds have played; `left_out` says how many others there
+    are. `missing`: how many (seed, episode) pairs a rival weight has played and this one has not.
+    `ranked_on`: the pairs that weights were compared on, 0 where this one could not be compared.
+
     Where there are several tasks, an arm that has played them all has a row for their mean too, of
-    task `ALL_TASKS`. Per group the weight with the highest success on the *selection* episodes is
-    selected, for all tasks together if they have such a row; ties go to the higher return, then to
-    the smaller weight. Report rows of that weight carry the mark.
+    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes by
+    `selection.choose`, for all tasks together if they have such a row. Report rows of that weight
+    carry the mark.
     """
-    if not lines:
-        return []
+    lines = unique(lines)
     newest: dict[str, int] = {}
     for line in lines:
         newest[line["env"]] = max(line["step"], newest.get(line["env"], 0))
-    cells: dict[tuple[Any, ...], dict[int, dict[int, dict[str, Any]]]] = {}
+    cells: dict[tuple[Any, ...], _Cell] = {}
     for line in lines:
         if line["step"] == newest[line["env"]]:
-            options = tuple(sorted(line["options"].items()))
-            key = (
-                *(options if k == "options" else line[k] for k in _GROUP),
-                line["weight"],
-                line["split"],
-            )
-            # A line that was written twice counts once.
-            cells.setdefault(key, {}).setdefault(line["seed"], {})[line["episode"]] = line
-    rows = [_row(key, [seeds], newest[key[0]]) for key, seeds in cells.items()]
-    tasks: dict[str, set[int]] = {}
-    together: dict[tuple[Any, ...], list[_Seeds]] = {}
-    for key, seeds in cells.items():
-        tasks.setdefault(key[0], set()).add(key[1])
-        together.setdefault((key[0], ALL_TASKS, *key[2:]), []).append(seeds)
-    rows += [
-        _row(key, parts, newest[key[0]])
-        for key, parts in together.items()
-        if len(parts) == len(tasks[key[0]]) > 1
-    ]
-    settled: set[tuple[Any, ...]] = set()
-    for chosen in sorted(_selected(rows), key=lambda row: row["task"]):  # all tasks first
-        group = _group(chosen, ALL_TASKS)
-        arm = [row for row in rows if _same_arm(row, chosen)]
-        if chosen["task"] == ALL_TASKS:
-            pooled = [row for row in rows if _group(row, ALL_TASKS) == group]
-            arm = [row for row in pooled if row["weight"] == chosen["weight"]]
-            reported = [row for row in pooled if row["split"] == "report"]
-            if reported and not any(r["task"] == ALL_TASKS for r in arm if r in reported):
-                continue  # tasks were added one by one, and each has reported a weight of its own
-            settled.add(group)
-        elif group in settled:
-            continue
-        for row in arm:
-            row["selected"] = True
+            cell = cells.setdefault((*_arm(line), line["split"]), {})
+            cell[line["seed"], line["episode"]] = line
+    parts = {key: {key[1]: cell} for key, cell in cells.items()} | _over_tasks(cells)
+    made = (_row(key, tasks, newest[key[0]]) for key, tasks in parts.items())
+    rows = [row for row in made if row is not None]
+    _compare(rows, parts)
     return rows
 
 
-_Seeds = dict[int, dict[int, dict[str, Any]]]
-"""seed -> episode -> line"""
+def _arm(line: Line) -> tuple[Any, ...]:
+    """What `_GROUP` and the weight are in a line or a row."""
+    return *_group(line), line["weight"]
 
 
-def _row(key: tuple[Any, ...], tasks: Sequence[_Seeds], step: int) -> Row:
-    def columns(name: str) -> list[list[np.ndarray]]:
+def _over_tasks(cells: Mapping[tuple[Any, ...], _Cell]) -> dict[tuple[Any, ...], dict[int, _Cell]]:
+    """The cells of the arms that have played all tasks of an environment, if it has several."""
+    tasks: dict[str, set[int]] = {}
+    together: dict[tuple[Any, ...], dict[int, _Cell]] = {}
+    for (env, task, *rest), cell in cells.items():
+        tasks.setdefault(env, set()).add(task)
+        together.setdefault((env, ALL_TASKS, *rest), {})[task] = cell
+    return {key: part for key, part in together.items() if len(part) == len(tasks[key[0]]) > 1}
+
+
+def _row(key: tuple[Any, ...], tasks: Mapping[int, _Cell], step: int) -> Row | None:
+    """None if no seed has played all of `tasks`."""
+    shared, seeds = _complete(tasks)
+    if shared.keys() != tasks.keys():
+        return None
+    counted = [
+        tasks[task][seed, episode]
+        for task, episodes in shared.items() for seed in seeds for episode in episodes
+    ]  # fmt: skip
+
+    def columns(name: str) -> list[np.ndarray]:
         return [
-            [np.array([e[name] for e in seeds[seed].values()]) for seed in sorted(seeds)]
-            for seeds in tasks
+            np.array([[tasks[task][s, e][name] for e in sorted(episodes)] for s in seeds], float)
+            for task, episodes in sorted(shared.items())
         ]
 
     env, task, method, options, best_of, weight, split = key
-    played = [e for seeds in tasks for episodes in seeds.values() for e in episodes.values()]
     return {
         "env": env,
         "task": task,
@@ -94,38 +104,114 @@ def _row(key: tuple[Any, ...], tasks: Sequence[_Seeds], step: int) -> Row:
         "best_of": best_of,
         "split": split,
         "selected": False,
-        "episodes": len(played),
-        "failed": sum(bool(e.get("failed")) for e in played),  # by the simulator; none a success
-        "seeds": len(tasks[0]),
+        "episodes": len(counted),
+        "failed": sum(bool(e.get("failed")) for e in counted),  # by the simulator; none a success
+        "left_out": sum(map(len, tasks.values())) - len(counted),
+        "missing": 0,
+        "ranked_on": 0,
+        "seeds": len(seeds),
         "step": step,
+        "interval": statistics.kind(len(seeds)),
         "success": statistics.success_interval(columns("success"))._asdict(),
         "return": statistics.mean_interval(columns("return"))._asdict(),
         "length": statistics.mean_interval(columns("length"))._asdict(),
     }
 
 
-def _same_arm(a: Row, b: Row) -> bool:
-    return all(a[k] == b[k] for k in (*_GROUP, "weight"))
+def _complete(tasks: Mapping[int, _Cell]) -> tuple[dict[int, set[int]], list[int]]:
+    """The episodes of each task that all of the row's seeds have played, and these seeds."""
+    played: dict[int, dict[int, set[int]]] = {}
+    for task, cell in tasks.items():
+        for seed, episode in cell:
+            played.setdefault(seed, {}).setdefault(task, set()).add(episode)
+    return selection.common(played)
 
 
-def _group(row: Row, task: int | None = None) -> tuple[Any, ...]:
-    """What a row's rivals share with it; with another `task` than its own, if given."""
-    row = row if task is None else {**row, "task": task}
-    return tuple(tuple(row[k].items()) if k == "options" else row[k] for k in _GROUP)
+def _compare(rows: Sequence[Row], parts: Mapping[tuple[Any, ...], Mapping[int, _Cell]]) -> None:
+    """Marks what is missing and selected, for all tasks together first."""
+    rivals: dict[tuple[Any, ...], dict[str, dict[float, Mapping[int, _Cell]]]] = {}
+    for (*group, weight, split), tasks in parts.items():
+        rivals.setdefault(tuple(group), {}).setdefault(split, {})[weight] = tasks
+    settled: set[tuple[Any, ...]] = set()
+    for group in sorted(rivals, key=lambda group: group[1]):  # all tasks first
+        mine = [row for row in rows if _group(row) == group]
+        for row in mine:
+            row["missing"] = _lacks(rivals[group][row["split"]], row["weight"])
+        weight = _selected(mine, rivals[group])
+        pooled = (group[0], ALL_TASKS, *group[2:])
+        if weight is None or pooled in settled:
+            continue
+        if group == pooled:
+            reported = [r for r in rows if r["split"] == "report" and _group(r, ALL_TASKS) == group]
+            if reported and not any(
+                r["task"] == ALL_TASKS and r["weight"] == weight for r in reported
+            ):
+                continue  # tasks were added one by one, and each has reported a weight of its own
+            settled.add(pooled)
+        for row in rows:
+            scope = ALL_TASKS if group == pooled else row["task"]
+            if row["weight"] == weight and _group(row, scope) == group:
+                row["selected"] = True
 
 
-def _selected(rows: Sequence[Row]) -> list[Row]:
-    best: dict[tuple[Any, ...], Row] = {}
-    weights: dict[tuple[Any, ...], set[float]] = {}
+def _lacks(rivals: Mapping[float, Mapping[int, _Cell]], weight: float) -> int:
+    """How many (task, seed, episode) some weight has played and `weight` has not."""
+    pairs = {
+        w: {(t, *pair) for t, cell in part.items() for pair in cell} for w, part in rivals.items()
+    }
+    return len(set.union(*pairs.values()) - pairs[weight])
+
+
+def _selected(
+    rows: Sequence[Row], by_split: Mapping[str, Mapping[float, Mapping[int, _Cell]]]
+) -> float | None:
+    """The group's chosen weight; its selection rows learn what they were ranked on."""
+    weights = {weight for part in by_split.values() for weight in part}
+    if len(weights) == 1:
+        return weights.pop()  # nothing is chosen
+    if "selection" not in by_split:
+        return None
+    choice = selection.choose(by_split["selection"])
     for row in rows:
-        weights.setdefault(_group(row), set()).add(row["weight"])
+        if row["split"] == "selection" and row["weight"] in choice.ranked:
+            row["ranked_on"] = choice.pairs
+    return choice.weight
+
+
+def gaps(rows: Sequence[Row]) -> list[str]:
+    """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
+    choosing: dict[tuple[Any, ...], set[float]] = {}  # the weights with selection episodes
     for row in rows:
-        group = _group(row)
-        if row["split"] != "selection" and len(weights[group]) > 1:
-            continue  # where there is one weight, nothing is chosen, and any row says which
-        if group not in best or _rank(row) > _rank(best[group]):
-            best[group] = row
-    return list(best.values())
+        if row["split"] == "selection":
+            choosing.setdefault(_group(row), set()).add(row["weight"])
+    found: dict[str, None] = {}
+    for row in rows:
+        if row["task"] == ALL_TASKS:
+            continue  # its tasks say it
+        name = f"{row['env']}, task {row['task']}, {label(row)}, weight {row['weight']:g}"
+        if row["left_out"]:
+            found[
+                f"{name}: {row['left_out']} {row['split']} episodes that only some seeds have played "
+                "are left out"
+            ] = None
+        for group, what in ((_group(row), ""), (_group(row, ALL_TASKS), " of all tasks")):
+            if group in choosing and row["weight"] not in choosing[group]:
+                found[f"{name}: without selection episodes{what} it cannot be selected"] = None
+        if row["split"] == "selection" and row["missing"]:
+            ranked = f"weights are ranked on the {row['ranked_on']} that all have"
+            alone = "it shares none with them and cannot be selected"
+            found[
+                f"{name}: {row['missing']} selection episodes of other weights are missing, so "
+                + (ranked if row["ranked_on"] else alone)
+            ] = None
+    return list(found)
+
+
+def _group(row: Line, task: int | None = None) -> tuple[Any, ...]:
+    """What a row's or a line's rivals share with it; with another `task` than its own, if given."""
+    options = tuple(sorted(row["options"].items()))
+    own = {**row, "options": options} if task is None else {**row, "options": options, "task": task}
+    return tuple(own[k] for k in _GROUP)
 
 
 def _rank(row: Row) -> tuple[float, float, float]:
@@ -178,8 +264,19 @@ def markdown(rows: Sequence[Row]) -> str:
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
         for line in lines
     )
-    note = "← the weight with the highest success on the selection episodes, which are others."
-    return f"{table}\n\n{note}"
+    return "\n\n".join([table, SELECTED, *intervals(rows), *gaps(rows)])
+
+
+SELECTED = (
+    "← the smallest weight that one standard error does not tell from the best on the selection "
+    "episodes, which are others."
+)
+
+
+def intervals(rows: Sequence[Row]) -> list[str]:
+    """What the brackets of the report rows are, a line for each kind."""
+    kinds = dict.fromkeys(row["interval"] for row in rows if row["split"] == "report")
+    return [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
 
 
 def task_label(task: int) -> str:

@@ -70,6 +70,7 @@ def film(
 
 def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process."""
+    ogbench.require()
     command = [sys.executable, "-m", "qgf_jax.video", world, str(seed), str(path)]
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qgf_jax.data import layouts
+
 NAME = "pointmaze-medium-stitch-v0"
 FLOATS = ("observations", "actions", "qpos")
 
@@ -171,6 +173,22 @@ def malformed(good):
     found["no terminal"] = good | {"terminals": np.zeros(n, bool)}
     found["the last row is no terminal"] = at(good, "terminals", last, 0)
     found["only terminals"] = good | {"terminals": np.ones(n, bool)}
+    found["no trajectory as long as a chunk"] = good | {"terminals": every(good, 3)}
+    # Other layouts.
+    once = np.zeros(n, np.float32)
+    for key in layouts._LAYOUTS:
+        found[f"{key} beside terminals"] = good | {key: once}
+    found["timeouts in place of terminals"] = {
+        "timeouts" if k == "terminals" else k: v for k, v in good.items()
+    }
+    found["Truncations, in another spelling"] = good | {"Truncations": once}
+    for key in layouts._SETTLED_BY_THE_TASK:
+        found[f"a column of {key}"] = good | {key: once}
+    found["saved from load_dataset"] = regular(good)
+    found["saved from load_dataset, compact"] = compact(good)
+    found["the same without valids"] = {k: v for k, v in compact(good).items() if k != "valids"}
+    images = np.zeros((n, 64, 64, 3), np.uint8)
+    found["images for observations"] = packed(good | {"observations": images}, np.savez_compressed)
     # Headers that lie.
     raw = good["observations"]
     lies = {
@@ -200,6 +218,26 @@ def malformed(good):
     return found
 
 
+def every(good, rows):
+    """Terminals after so many rows, whatever the trajectories are."""
+    n = len(good["terminals"])
+    return np.append(np.arange(1, n) % rows == 0, True)
+
+
+def regular(good):
+    """As ogbench.utils.load_dataset returns it: the last state stands among the next ones alone."""
+    ends = good["terminals"]
+    columns = ("observations", "actions", "qpos", "qvel")
+    found = {k: good[k][~ends] for k in columns} | {"terminals": np.append(ends[1:], True)[~ends]}
+    return found | {"next_observations": good["observations"][np.append(False, ~ends[:-1])]}
+
+
+def compact(good):
+    """As it returns it with compact_dataset=True."""
+    ends = good["terminals"]
+    return good | {"valids": 1.0 - ends, "terminals": ends | np.append(ends[1:], True)}
+
+
 def bomb(good, size=2**29):
     """Half a gigabyte of zeros in half a megabyte."""
     header = member(np.zeros(0, np.float32), claims((size // 8, 2)))
@@ -227,6 +265,8 @@ def legitimate(good):
         "Fortran order": {k: np.asfortranarray(v) for k, v in good.items()},
         "only what is needed": need,
         "more keys": good | {"rewards": np.zeros(3), "notes": np.array(["a"])},
+        "more columns": good | {"control": np.zeros((len(good["actions"]), 7), np.float32)},
+        "mostly starts that weigh 0": good | {"terminals": every(good, 5)},
         "an object nobody reads": with_member(
             good | {"extra": np.zeros(1)}, "extra", member(np.array([{}], object))
         ),

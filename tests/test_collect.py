@@ -110,6 +110,7 @@ def test_vertices_are_not_straight_corridors():
     [
         ("antmaze-medium-navigate-v0", "low-level policy"),
         ("cube-single-navigate-v0", "'play'|noisy"),
+        ("visual-cube-single-play-v0", "pixels"),
         ("pointmaze-medium", "SCENE-KIND"),
     ],
 )

@@ -9,8 +9,9 @@ import pytest
 from conftest import MAZE
 
 from qgf_jax import cli
+from qgf_jax.checkpoint import fingerprint
+from qgf_jax.data import checksums, formats, shards
 from qgf_jax.data import convert as converting
-from qgf_jax.data import formats, shards
 from qgf_jax.data.convert import convert
 from qgf_jax.errors import UserError
 
@@ -103,7 +104,8 @@ def test_damage_is_found(maze_data, tmp_path, capsys):
     path = folder / "observations.npy"
     sound = path.read_bytes()
     path.write_bytes(sound[:5000] + bytes([sound[5000] ^ 1]) + sound[5001:])
-    shards.open_source(folder)  # the same size; who asks is told
+    with pytest.raises(UserError, match=r"observations\.npy: bytes 0 to 9776 were altered"):
+        shards.open_source(folder)  # reads the header, and the damage is in its piece
     with pytest.raises(SystemExit) as left:
         cli.main(["verify", str(folder)])
     assert left.value.code == 2 and "observations.npy: it was altered" in capsys.readouterr().err
@@ -114,6 +116,37 @@ def test_damage_is_found(maze_data, tmp_path, capsys):
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace("1206", "1205"))
     with pytest.raises(UserError, match=r"manifest\.json: it was altered"):
+        shards.open_source(folder)
+
+
+def test_data_from_before_there_were_checksums_go_on(maze_data, tmp_path, capsys):
+    """Their files are as they were, and one line says what is not seen."""
+    folder = convert(maze_data / f"{MAZE}.npz", tmp_path)[0]
+    new = shards.open_source(folder).read(0, 1206)
+    assert not capsys.readouterr().err.count("checksums")
+    path = folder / "manifest.json"
+    record = json.loads(path.read_text())
+    for key in ("checksums", "sha256"):
+        del record[key]
+    path.write_text(json.dumps(record | {"sha256": fingerprint(record)}))
+    old = shards.open_source(folder)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{folder} was converted before there were checksums" in said
+    for a, b in zip(new[:3], old.read(0, 1206)[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+    terminals = folder / "terminals.npy"
+    raw = bytearray(terminals.read_bytes())
+    raw[200] ^= 1
+    terminals.write_bytes(raw)
+    with pytest.raises(UserError, match=r"terminals\.npy: it was altered"):
+        shards.open_source(folder)
+
+
+def test_an_unknown_kind_of_checksum_is_refused(maze_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checksums, "_ALGORITHM", "crc99")
+    folder = convert(maze_data / f"{MAZE}.npz", tmp_path)[0]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="checksums are crc99, which this version does not know"):
         shards.open_source(folder)
 
 

@@ -1,14 +1,18 @@
 """Files to batches: the sampler against brute force, and every refusal in one line."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import rows_of
+from conftest import rows_of, tiny
 
-from qgf_jax.data import chunks, formats, sampling
+from qgf_jax.data import chunks, collect, experts, formats, sampling, starts
 from qgf_jax.data.labels import transform
+from qgf_jax.data.load import load
 from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
+from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
 GAMMA = 0.9
@@ -100,6 +104,86 @@ def test_statistics_leave_a_dimension_that_never_moves():
     assert Moments.of(obs).scale() == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
 
 
+@pytest.mark.parametrize(
+    ("size", "std", "still"),
+    [
+        (5.0, 2e-6, True),  # four steps of float32
+        (-5.0, 2e-6, True),
+        (0.0, 2e-6, False),
+        (0.0, 2e-7, True),  # a simulator's noise
+        (5.0, 1e-3, False),
+        (1e6, 1.0, True),  # sixteen steps
+        (1e6, 100.0, False),
+    ],
+)
+def test_a_dimension_that_hardly_moves_beside_its_size_is_not_blown_up(size, std, still):
+    noise = np.random.default_rng(0).normal(0, std, (5000, 1))
+    moments = Moments.of((size + noise).astype(np.float32))
+    scale = moments.scale()
+    assert moments.still() == [still]
+    probe = (size + 0.01 - scale["obs_mean"][0]) / scale["obs_std"][0]
+    np.testing.assert_allclose(probe, 0.01 / (1.0 if still else std), rtol=0.1, atol=0.1)
+
+
+def test_float64_that_float32_cannot_hold_is_named(tmp_path, capsys):
+    """Only what rounding changes: float64 numbers that are float32 ones lose nothing."""
+    noise = np.random.default_rng(0).normal(0, 1e-3, (1000, 1))
+    moves, rounded = 3 + 100 * noise, 1e6 + noise
+    exact = (1e6 + noise).astype(np.float32).astype(np.float64)
+    observations = np.concatenate([moves, rounded, exact, np.full_like(moves, 0.1)], axis=1)
+    rows = {"actions": np.ones((1000, 1)), "terminals": np.arange(1000) == 999}
+    for dtype, said in ((np.float64, 1), (np.float32, 0)):
+        np.savez(tmp_path / "a.npz", observations=observations.astype(dtype), **rows)
+        formats.read_rows(tmp_path / "a.npz")
+        err = capsys.readouterr().err
+        assert err.count("\n") == said
+        assert not said or "a.npz: observation 1: too little spread" in err
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_starts_of_weight_one_are_counted_as_they_are_weighed(steps):
+    """The count that decides whether there is anything to learn from, against the weights."""
+    rows = rows_of([5, 0, 1, 4, 3, 7])
+    ones = np.ones(len(rows.ends))
+    dataset = chunks.prepare(rows, ones, ones, chunk=1, backup=steps, discount=GAMMA)
+    ends = np.flatnonzero(rows.ends)
+    for firsts, size in (([0], 20 - steps + 1), ([3, 9, 10], 6), ([0], 0)):
+        drawn = sum(dataset.weight[first : first + size].sum() for first in firsts)
+        assert starts.count_whole(ends, np.array(firsts), size, steps) == drawn
+
+
+SHORT = {"chunk": 2, "backup": 0}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "data", "hint"),
+    [
+        ([2] * 30, {"chunk": 5, "backup": 0}, "5 .*; the longest has 2: set data.chunk=2, or"),
+        (
+            [1, 4, 2],
+            {"chunk": 5, "backup": 9},
+            "the longest has 4: set data.chunk=4 and data.backup",
+        ),
+        ([6] * 9, {"chunk": 5, "backup": 7}, "has 7 .*; the longest has 6: set data.backup=6"),
+    ],
+)
+def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp_path):
+    ends = np.flatnonzero(rows_of(lengths).ends)
+    with pytest.raises(UserError, match=hint):
+        starts.check_longest(tmp_path, ends, data)
+    assert starts.check_longest(tmp_path, ends, SHORT) == 2
+
+
+def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
+    ends = np.flatnonzero(rows_of([5] * 10 + [1]).ends)
+    for chunk, said in ((2, ""), (3, ""), (4, "60% of all starts weigh 0, .* data.chunk=4 steps")):
+        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "backup": 0})
+        err = capsys.readouterr().err
+        assert err.count("\n") == bool(said) and re.search(said, err)
+    with pytest.raises(UserError, match="no start that is drawn has 3"):
+        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "backup": 3})
+
+
 def test_validation_data_of_another_kind_are_refused(tmp_path):
     rows = rows_of(LENGTHS)
 
@@ -121,6 +205,57 @@ def test_record_describes_the_data():
     assert found["obs_max"] == [7.0, 7.0] and found["actions_at_bounds"] == 0.5
 
 
-def test_missing_dataset_says_how_to_get_it(tmp_path):
-    with pytest.raises(UserError, match="qgf collect --env=cube-single-play-v0"):
-        formats.find("cube-single-play-v0", str(tmp_path))
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "cube-single-play-v0",
+            "or run `qgf collect --env=cube-single-play-v0 --episodes=100 --out=",
+        ),
+        ("cube-octuple-noisy-v0", "or run `qgf collect --env=cube-octuple-noisy-v0"),
+        ("antmaze-medium-navigate-v0", "download_datasets(['antmaze-medium-navigate-v0'], '"),
+        ("antsoccer-arena-stitch-v0", "download_datasets(['antsoccer-arena-stitch-v0'], '"),
+        ("pointmaze-medium-stich-v0", "did you mean 'stitch'?"),
+        ("cube-triple-play-100m-v0", "only OGBench's layout is read so far"),
+        ("hopper-medium-v2", "only OGBench's layout is read so far"),
+        ("my_data", "only OGBench's layout is read so far"),
+    ],
+)
+def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
+    with pytest.raises(UserError) as error:
+        formats.find(name, str(tmp_path))
+    said = str(error.value)
+    assert said.startswith(f"dataset {name}.npz is not in {tmp_path}: ") and hint in said
+    if "qgf collect" in said:
+        experts.check(*collect.parse(name)[:2])  # raises if it would be refused
+
+
+@pytest.mark.parametrize(
+    ("env", "hint"),
+    [
+        ("hopper-medium-v2", "'hopper-v2' is none of OGBench's .antmaze, "),
+        ("cube-singel-play-v0", "did you mean 'cube-single-v0'"),
+        (
+            "visual-cube-single-play-v0",
+            "cube-single-v0 are pixels, .* supported: use cube-single-v0",
+        ),
+        ("visual-scene-play-singletask-task2-v0", "use scene-singletask-task2-v0"),
+        ("powderworld-easy-play-v0", "are pixels, which are not supported$"),
+    ],
+)
+def test_environments_that_cannot_be_used_are_named_before_their_data(env, hint, tmp_path):
+    with pytest.raises(UserError, match=hint):
+        load(tiny(**{"env": env, "data.dir": str(tmp_path)}))
+    with pytest.raises(UserError, match=hint):
+        ogbench.make(ogbench.parse(env).env_id)
+
+
+def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "actions.npy").write_bytes(b"")
+    for call in (
+        lambda: formats.find("a", str(tmp_path)),
+        lambda: formats.check_whole(tmp_path / "a"),
+    ):
+        with pytest.raises(UserError, match=r"a: its manifest\.json is missing: convert again"):
+            call()

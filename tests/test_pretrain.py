@@ -1,18 +1,21 @@
 """A run folder from start to end: resuming, refusing, metrics."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from conftest import tiny
 
+from qgf_jax import config as configs
 from qgf_jax import pretrain as pretraining
 from qgf_jax.algorithms import build_learner
-from qgf_jax.checkpoint import Checkpoints
+from qgf_jax.checkpoint import Checkpoints, fingerprint
 from qgf_jax.errors import UserError
 from qgf_jax.metrics import read_lines
 from qgf_jax.pretrain import pretrain
+from qgf_jax.run import _is_alike, open_run
 from qgf_jax.train import make_trainer
 from qgf_jax.types import Spec
 
@@ -86,6 +89,62 @@ def test_data_that_come_out_otherwise_are_refused_before_anything_is_written(con
     with pytest.raises(UserError, match="normalisation"):
         pretrain(config, tmp_path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", ["this", "older"])
+def test_data_in_another_folder_go_on_bit_for_bit(
+    run_folder, maze_data, tmp_path, version, monkeypatch
+):
+    """Where data lie is no part of a run; a normalisation that would come out otherwise now stays.
+
+    Versions that took the folder for a part of the config have sealed checkpoints with it.
+    """
+    work, elsewhere = tmp_path / "run", shutil.copytree(maze_data, tmp_path / "elsewhere")
+    shutil.copytree(run_folder, work)
+    shutil.rmtree(work / "checkpoints" / "4")
+    (work / "checkpoints" / "seals" / "4.json").unlink()
+    record = json.loads((work / "config.json").read_text())
+    if version == "older":
+        before = configs.fixed(configs.read(work / "config.json")["config"])
+        before |= {"data.dir": str(maze_data)}
+        old = fingerprint({key: repr(value) for key, value in before.items()})
+        seal_path = work / "checkpoints" / "seals" / "2.json"
+        seal = json.loads(seal_path.read_text())
+        del seal["sha256"], record["former_fingerprints"]
+        seal["identity"]["config"] = old
+        seal_path.write_text(json.dumps(seal | {"sha256": fingerprint(seal)}))
+        (work / "config.json").write_text(json.dumps(record))
+    monkeypatch.setattr("qgf_jax.data.summary.is_still", lambda std, *_: std > 0)
+    config = tiny(**{"data.dir": f"{elsewhere}/", "seeds": 2})
+    for _ in range(2):  # the second time there is nothing left to do
+        pretrain(config, work)
+        run = open_run(work)
+        assert run.config["data"]["dir"] == f"{elsewhere}/"
+        assert json.loads(json.dumps(run.spec)) == record["spec"]
+        checkpoints = Checkpoints(work, identity=run.identity)
+        assert [checkpoints.fault(step) for step in (2, 4)] == ["", ""]
+        assert checkpoints.digest(4) == Checkpoints(run_folder).digest(4)
+    other = run._replace(config=tiny(**{"data.dir": f"{elsewhere}/"}), former=())
+    assert "another config" in Checkpoints(work, identity=other.identity).fault(4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({}, True),
+        ({"obs_mean": (5.0 + 1e-15, -2.0)}, True),  # summed in another order
+        ({"obs_std": (3.0, 2e-5)}, True),  # is not scaled any more, and was
+        ({"obs_std": (3.1, 1.0)}, False),
+        ({"obs_mean": (5.1, -2.0)}, False),
+        ({"obs_mean": (5.0,), "obs_std": (3.0,)}, False),
+        ({"obs_std": (3.0,)}, False),
+        ({"obs_dim": 3}, False),
+        ({"goal_dim": 1}, False),
+    ],
+)
+def test_a_normalisation_stays_if_it_is_of_the_same_data(changes, alike):
+    now = {"obs_dim": 2, "obs_mean": (5.0, -2.0), "obs_std": (3.0, 1.0)}
+    assert _is_alike(now | changes, now) == alike
 
 
 def test_metrics_hold_training_and_validation_losses(run_folder):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bad_datasets import every
 from conftest import MAZE, tiny
 
 from qgf_jax.data import formats, shards
@@ -101,6 +102,52 @@ def test_a_slice_that_changes_while_in_use_is_refused(slices_data, tmp_path):
     opened.read(0, 5)
     with pytest.raises(UserError, match=r"1\.npz: it was altered while in use"):
         opened.read(int(opened.slices[1]), int(opened.slices[1]) + 5)
+
+
+def changed_data(maze_data, folder, **changes):
+    """The maze data with other columns, as a file and converted, without validation data."""
+    with np.load(maze_data / f"{MAZE}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays |= {key: change(arrays[key]) for key, change in changes.items()}
+    np.savez(folder / f"{MAZE}.npz", **arrays)
+    convert(folder / f"{MAZE}.npz", folder / "converted")
+
+
+GOALS = {"env": "pointmaze-medium-stitch-v0"}
+
+
+@pytest.mark.parametrize("kind", [{}, GOALS], ids=["task", "goals"])
+def test_nothing_to_learn_from_is_refused_however_it_is_read(maze_data, tmp_path, kind):
+    """Three rows a trajectory, chunks of three: every loss would be 0."""
+    changed_data(maze_data, tmp_path, terminals=lambda ends: every({"terminals": ends}, 3))
+    hint = "no trajectory has 3 transitions in a row; the longest has 2: set data.chunk=2"
+    for folder, mode in ((".", "auto"), ("converted", "resident"), ("converted", "streamed")):
+        options = kind | {"data.dir": str(tmp_path / folder), "data.mode": mode}
+        with pytest.raises(UserError, match=rf"{MAZE}(\.npz)?: {hint}"):
+            load(tiny(**options))
+        assert load(tiny(**options, **{"data.chunk": 2})).dataset
+    twin, good = tmp_path / f"{MAZE}-val.npz", tmp_path / f"{MAZE}.npz"
+    good.rename(twin)
+    good.write_bytes((maze_data / f"{MAZE}.npz").read_bytes())
+    with pytest.raises(UserError, match=rf"{MAZE}-val\.npz: {hint}"):
+        load(tiny(**kind, **{"data.dir": str(tmp_path)}))
+
+
+def test_dimensions_that_are_not_scaled_are_named(maze_data, tmp_path, capsys):
+    noise = np.random.default_rng(0).normal(0, 2e-6, 1206)
+
+    def still(obs):
+        return np.stack([obs[:, 0], (5 + noise).astype(np.float32)], axis=1)
+
+    changed_data(maze_data, tmp_path, observations=still)
+    for kind, said in (({}, ("observation 1",)), (GOALS, ("observation 1", "goal 1"))):
+        capsys.readouterr()
+        loaded = load(tiny(**kind, **{"data.dir": str(tmp_path)}))
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(":")[1].strip() for line in lines] == list(said)
+        assert loaded.spec["obs_std"][0] > 1 and loaded.spec["obs_std"][1::2] == (1.0,) * len(said)
+    load(tiny(**{"data.dir": str(tmp_path), "data.standardize": False}))
+    assert capsys.readouterr().err == ""
 
 
 def test_moments_of_parts_are_those_of_the_whole():

@@ -335,7 +335,7 @@ def test_free_memory_is_no_more_than_a_control_group_leaves(tmp_path, version):
         stream.memory(tmp_path)
 
 
-def test_auto_says_what_the_data_need(converted, maze_data, capsys):
+def test_auto_says_what_the_data_need(converted, maze_data, capsys, monkeypatch):
     def chosen(room):
         return load(streamed(converted, **{"data.mode": "auto"}), lambda: room).fingerprint["mode"]
 
@@ -343,6 +343,11 @@ def test_auto_says_what_the_data_need(converted, maze_data, capsys):
     said = capsys.readouterr().err
     assert "takes 0.00 GB on the device" in said and said.count("\n") == 2
     assert load(tiny(**{"data.dir": str(maze_data)})).fingerprint["mode"] == "resident"
+    # Nobody knows what the devices hold: the host's memory decides alone.
+    alone = streamed(converted, **{"data.mode": "auto"})
+    assert load(alone).fingerprint["mode"] == "resident"
+    monkeypatch.setattr(stream, "memory", lambda: 1000)
+    assert load(alone).fingerprint["mode"] == "streamed"
 
 
 def test_what_the_thread_meets_is_raised_where_the_block_is_needed(converted):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qgf_jax import paths
 from qgf_jax.errors import Stopped, UserError, say, unknown
 
 COMMANDS = {
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
     except UserError as error:
-        say(f"qgf: error: {' '.join(str(error).split())}")
+        say(f"qgf: error: {error}")
         sys.exit(error.code)
     except Stopped as stopped:
         say(f"qgf: stopped: {stopped}")
@@ -90,7 +91,8 @@ def _help() -> str:
 def keep_compiled() -> None:
     """Has JAX keep compiled programs on disk, so that the next start of a config is quicker.
 
-    In ~/.cache/qgf_jax, a folder for each kind of processor: a program is compiled for one. A variable
+    In ~/.cache/qgf_jax, a folder for each kind of processor, as a program is compiled for one, and
+    for each Python, as JAX compresses in another way on 3.14 under the same names. A variable
     JAX_COMPILATION_CACHE_DIR of one's own is heeded, and QGF_CACHE=off keeps nothing.
     """
     if os.environ.get("QGF_CACHE") == "off":
@@ -102,7 +104,8 @@ def keep_compiled() -> None:
     except (OSError, RuntimeError):
         return
     name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
-    folder = home / ".cache" / "qgf_jax" / "compiled" / name
+    python = ".".join(map(str, sys.version_info[:2]))
+    folder = home / ".cache" / "qgf_jax" / "compiled" / name / python
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
@@ -138,6 +141,19 @@ def limit_cpu_threads(count: int | None) -> None:
     """Heeds the flag. XLA reads the variable when JAX is imported, so before that."""
     if count:
         os.environ["NPROC"] = str(count)
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path, `~` expanded."""
+    try:
+        return paths.expand(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def several_paths(text: str) -> list[Path]:
+    """An argparse type: "a,b" as two paths, but as one if there is a file or folder of that name."""
+    return [path(one) for one in paths.split(text, ",")]
 
 
 def numbers(kind: type) -> Callable[[str], Any]:

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import Parser, path
+from qgf_jax.errors import one_line
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,11 +19,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--env", required=True, help="dataset to make, such as cube-single-play-v0")
     parser.add_argument("--episodes", type=int, default=1000, help="episodes of the training file")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same file")
-    parser.add_argument("--out", default="data", help="folder to write to")
+    parser.add_argument("--out", type=path, default="data", help="folder to write to")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     flags = parser.parse_args(arguments)
     from qgf_jax.data.collect import collect
+    from qgf_jax.envs import ogbench
 
-    name = flags.env.replace("-singletask", "")
+    name = ogbench.parse(flags.env).dataset
     files = collect(name, flags.episodes, flags.out, seed=flags.seed, workers=flags.workers)
-    print("\n".join(str(file) for file in files))
+    print("\n".join(one_line(str(file)) for file in files))

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import Parser, path
+from qgf_jax.errors import one_line
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -14,9 +15,11 @@ def main(arguments: Sequence[str]) -> None:
         "Training from it starts at once and can stream it.",
         epilog="example: qgf convert ~/.ogbench/data/cube-triple-play-100m-v0 --out=data",
     )
-    parser.add_argument("source", help="NAME.npz or a folder NAME; it is not touched")
-    parser.add_argument("--out", default="data", help="folder to make the folder NAME in")
+    parser.add_argument("source", type=path, help="NAME.npz or a folder NAME; it is not touched")
+    parser.add_argument(
+        "--out", type=path, default="data", help="folder to make the folder NAME in"
+    )
     flags = parser.parse_args(arguments)
     from qgf_jax.data.convert import convert
 
-    print("\n".join(str(folder) for folder in convert(flags.source, flags.out)))
+    print("\n".join(one_line(str(folder)) for folder in convert(flags.source, flags.out)))

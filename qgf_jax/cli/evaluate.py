@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qgf_jax import run
 from qgf_jax.algorithms import METHODS, parse, served_by
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, numbers
+from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, numbers, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         "--weights=0,0.01,0.03\n"
         "a method's options: --methods=qgf:schedule=linear,qgf_smooth:samples=16:sigma=0.2",
     )
-    parser.add_argument("--workdir", required=True, help="run folder")
+    parser.add_argument("--workdir", type=path, required=True, help="run folder")
     parser.add_argument("--methods", help=f"{', '.join(METHODS)}; else reference, best_of, qgf")
     parser.add_argument(
         "--weights",

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from qgf_jax import config as configs
 from qgf_jax import official, run
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads
+from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -19,13 +18,13 @@ def main(arguments: Sequence[str]) -> None:
         epilog="example: qgf import-official exp/…/params_500000.pkl "
         "--config=experiments/configs/paper.py:cube_triple --workdir=runs/c3",
     )
-    parser.add_argument("params", help="a params_N.pkl")
+    parser.add_argument("params", type=path, help="a params_N.pkl")
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
-    parser.add_argument("--workdir", required=True, help="run folder to make")
+    parser.add_argument("--workdir", type=path, required=True, help="run folder to make")
     add_cpu_threads(parser)
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, {"preset": "paper"} | configs.parse_overrides(rest))
-    resolved, workdir = configs.plain(config), Path(flags.workdir)
+    resolved, workdir = configs.plain(config), flags.workdir
     run.check_free(workdir)
     limit_cpu_threads(flags.cpu_threads)
     print(json.dumps({"workdir": str(official.import_run(flags.params, resolved, workdir))}))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import Parser, path, several_paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -13,12 +13,20 @@ def main(arguments: Sequence[str]) -> None:
         epilog="example: qgf report --workdir=runs/cube\n"
         "several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison",
     )
-    parser.add_argument("--workdir", required=True, help="run folder, or several for one table")
-    parser.add_argument("--out", help="where the table of several runs goes: OUT.md and OUT.csv")
+    parser.add_argument(
+        "--workdir",
+        type=several_paths,
+        required=True,
+        help="run folder, or several for one table",
+        metavar="WORKDIR[,…]",
+    )
+    parser.add_argument(
+        "--out", type=path, help="where the table of several runs goes: OUT.md and OUT.csv"
+    )
     flags = parser.parse_args(arguments)
-    workdirs = flags.workdir.split(",")
+    workdirs = flags.workdir
     if len(workdirs) > 1 and not flags.out:
         parser.error("several run folders need --out")
     from qgf_jax import report
 
-    print(report.compare(workdirs, flags.out) if flags.out else report.write(flags.workdir))
+    print(report.compare(workdirs, flags.out) if flags.out else report.write(*workdirs))

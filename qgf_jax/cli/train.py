@@ -7,7 +7,7 @@ from typing import Any
 
 from qgf_jax import config as configs
 from qgf_jax import run
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, tune_for_cpu
+from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path, tune_for_cpu
 from qgf_jax.data.load import load
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
         "--workdir=runs/cube",
     )
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
-    parser.add_argument("--workdir", help="run folder")
+    parser.add_argument("--workdir", type=path, help="run folder")
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
     parser.add_argument(
         "--dry_run",
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not flags.workdir:
         parser.error("--workdir is missing")
-    resolved, workdir = configs.plain(config), Path(flags.workdir)
+    resolved, workdir = configs.plain(config), flags.workdir
     limit_cpu_threads(flags.cpu_threads)
     if flags.hosts:
         _train_together(flags.hosts, resolved, workdir)

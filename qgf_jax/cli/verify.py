@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_jax import run
-from qgf_jax.checkpoint import Checkpoints
-from qgf_jax.cli import Parser
+from qgf_jax.checkpoint import UNMERGED, Checkpoints
+from qgf_jax.cli import Parser, path
 from qgf_jax.data import shards
 from qgf_jax.data.formats import MANIFEST
 from qgf_jax.errors import UserError
@@ -18,24 +18,47 @@ def main(arguments: Sequence[str]) -> None:
         prog="qgf verify",
         description="Checks the checkpoints of a run, or converted data, without JAX.",
     )
-    parser.add_argument("workdir", help="run folder, or one that `qgf convert` has made")
+    parser.add_argument("workdir", type=path, help="run folder, or one that `qgf convert` has made")
+    parser.add_argument(
+        "--rescue",
+        action="store_true",
+        help="first mend what an earlier version has saved below a path with brackets or the like",
+    )
     flags = parser.parse_args(arguments)
-    if (Path(flags.workdir) / MANIFEST).is_file():
-        if fault := shards.fault(Path(flags.workdir)):
+    if (flags.workdir / MANIFEST).is_file():
+        if fault := shards.fault(flags.workdir):
             raise UserError(fault)
-        print(json.dumps({"data": flags.workdir, "sound": True}))
+        print(json.dumps({"data": str(flags.workdir), "sound": True}))
         return
-    identity = run.open_run(flags.workdir).identity
-    checkpoints = Checkpoints(Path(flags.workdir), identity=identity)
+    _verify(flags.workdir, rescue=flags.rescue)
+
+
+def _verify(workdir: Path, *, rescue: bool) -> None:
+    checkpoints = Checkpoints(workdir, identity=run.open_run(workdir).identity)
+    if rescue:
+        _rescue(workdir, checkpoints)
     steps = checkpoints.steps()
     faults = {step: fault for step in steps if (fault := checkpoints.fault(step))}
     for step in steps:
-        line: dict[str, object] = {"step": step, "sound": step not in faults}
-        if step not in faults:
-            line["state"] = checkpoints.digest(step)
-        print(json.dumps(line))
+        about = {"fault": faults[step]} if step in faults else {"state": checkpoints.digest(step)}
+        print(json.dumps({"step": step, "sound": step not in faults, **about}))
     if not steps:
-        raise UserError(f"{flags.workdir} has no sealed checkpoint: let `qgf train` finish")
+        raise UserError(f"{workdir} has no sealed checkpoint: let `qgf train` finish")
+    for step, fault in faults.items():
+        if fault != UNMERGED:
+            raise UserError(f"{workdir}: checkpoint {step}: {fault}: remove it")
     if faults:
-        step, fault = next(iter(faults.items()))
-        raise UserError(f"{flags.workdir}: checkpoint {step}: {fault}: remove it")
+        raise UserError(f"{workdir}: checkpoint {', '.join(map(str, faults))}: {UNMERGED}")
+
+
+def _rescue(workdir: Path, checkpoints: Checkpoints) -> None:
+    errors = []
+    with run.only_writer(workdir):
+        for step in checkpoints.steps():
+            if checkpoints.fault(step) == UNMERGED:
+                try:
+                    checkpoints.rescue(step)
+                except UserError as error:
+                    errors.append(error)
+    if errors:
+        raise errors[0]

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from qgf_jax.checkpoint import fingerprint, write_atomically
-from qgf_jax.data import formats, shards
+from qgf_jax.data import checksums, formats, shards
 from qgf_jax.data.formats import MANIFEST, Rows
 from qgf_jax.data.summary import Summary
 from qgf_jax.errors import SaveError, UserError, say
@@ -97,12 +97,13 @@ def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str, title:
         say(f"{title}: {name}, {len(rows.ends)} rows")
     if summary is None:
         raise UserError(f"{folder}: there is nothing to write")
+    fields = {key: writer.finish() for key, writer in writers.items()}
+    paths = [writer.path for writer in writers.values()]
+    measured = {path.name: checksums.measure(path) for path in paths}
     record = {
-        "fields": {key: writer.finish() for key, writer in writers.items()},
-        "files": {
-            writer.path.name: [writer.path.stat().st_size, writer.digest()]
-            for writer in writers.values()
-        },
+        "fields": fields,
+        "files": {path.name: [path.stat().st_size, measured[path.name][0]] for path in paths},
+        "checksums": checksums.record({name: sums for name, (_, sums) in measured.items()}),
         "slices": counts,
         "trajectories": writers["terminals"].ones,
         "summary": summary.record(),
@@ -162,10 +163,6 @@ class _Npy:
         os.fsync(self._file.fileno())
         self._file.close()
         return f"{self._dtype}{list(shape)}"
-
-    def digest(self) -> str:
-        """SHA-256 of the file as it is on disk."""
-        return _sha256(self.path)
 
 
 def _sha256(path: Path) -> str:

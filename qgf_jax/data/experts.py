@@ -25,6 +25,8 @@ STACKING = {  # scene -> range of the chance that a new target is on top of anot
     "puzzle-4x5": (0.5, 0.5),
     "puzzle-4x6": (0.5, 0.5),
 }
+NOT_SCRIPTED = ("antmaze", "humanoidmaze", "antsoccer")
+"""Published by OGBench, and walked by policies that it does not ship."""
 KINDS = {"maze": ("navigate", "stitch", "explore"), "manipulation": ("play", "noisy")}
 
 Rows = dict[str, np.ndarray]
@@ -32,9 +34,13 @@ Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
 
 
 def check(scene: str, kind: str) -> None:
-    """Raises `UserError` unless there is an expert for `scene` and `kind`."""
+    """Raises `UserError` unless there is an expert for `scene` and `kind`, and OGBench for both."""
     scenes = (*MAZES, *STACKING)
-    if scene.startswith(("antmaze", "humanoidmaze", "antsoccer")):
+    if scene.startswith("visual-"):
+        raise UserError(
+            f"{scene} has pixels for observations, which are not supported: no data made"
+        )
+    if scene.startswith(NOT_SCRIPTED):
         raise UserError(
             f"{scene} needs a trained low-level policy that no package ships: it cannot be collected"
         )
@@ -43,6 +49,7 @@ def check(scene: str, kind: str) -> None:
     kinds = KINDS["maze" if scene in MAZES else "manipulation"]
     if kind not in kinds:
         raise unknown(f"kind of {scene} data", kind, kinds)
+    ogbench.require()
 
 
 def make_env(scene: str, kind: str, version: str) -> Any:

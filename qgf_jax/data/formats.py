@@ -1,5 +1,6 @@
 """Reads OGBench's npz files into arrays that have been looked at. No JAX here."""
 
+import contextlib
 import math
 import os
 import struct
@@ -11,7 +12,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.errors import UserError
+from qgf_jax import paths
+from qgf_jax.data import layouts, scale
+from qgf_jax.data.missing import missing
+from qgf_jax.errors import UserError, say_once
 
 SEARCH_PATH = ("data", "~/.ogbench/data")
 """Where a dataset is looked for when the config names no place."""
@@ -42,7 +46,7 @@ def find(name: str, directory: str = "") -> Path:
     A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
     `name` of npz files.
     """
-    places = [Path(p).expanduser() for p in ([directory] if directory else SEARCH_PATH)]
+    places = [paths.expand(p) for p in ([directory] if directory else SEARCH_PATH)]
     for place in places:
         folder = place / name
         if (folder / MANIFEST).is_file():
@@ -51,11 +55,14 @@ def find(name: str, directory: str = "") -> Path:
             return path
         if any(folder.glob("*.npz")):
             return folder
-    looked = " and ".join(str(p) for p in places)
-    raise UserError(
-        f"dataset {name}.npz is not in {looked}: put it there, or run "
-        f"`qgf collect --env={name} --episodes=100 --out={places[0]}`"
-    )
+        check_whole(folder)
+    raise missing(name, places)
+
+
+def check_whole(folder: Path) -> None:
+    """Raises `UserError` for converted data that have lost their manifest."""
+    if any(folder.glob("*.npy")) and not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: its {MANIFEST} is missing: convert again")
 
 
 class Peek(NamedTuple):
@@ -98,6 +105,7 @@ def read_rows(path: str | os.PathLike) -> Rows:
         raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
     if not actions.any():
         raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
+    scale.name_rounded(path, raw["observations"])
     return Rows(
         observations=raw.pop("observations").astype(np.float32, copy=False),
         actions=actions.astype(np.float32, copy=False),
@@ -119,6 +127,7 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
         raise UserError(f"{path}: the last row does not end a trajectory: the file was cut off")
     if ends.all():
         raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
+    layouts.check_ends(path, ends)
 
 
 def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
@@ -151,6 +160,7 @@ def _read_npz(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, np.ndar
         with zipfile.ZipFile(path) as file:
             members = _members(path, file)
             shapes = _check_declared(path, file, members)
+            _check_others(path, file, shapes["observations"][0])
             sums = {key: info.CRC for key, info in sorted(members.items())}
             wanted = {key: info for key, info in members.items() if not keys or key in keys}
             return {k: _read_array(file, info) for k, info in wanted.items()}, shapes, sums
@@ -175,11 +185,30 @@ def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if key in found:
             raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
         found[key] = info
+    layouts.check_keys(path, _others(file))
     for key in _NEEDED:
         if key not in found:
             has = ", ".join(sorted(i.filename for i in file.infolist()))[:60] or "nothing"
             raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
     return found
+
+
+def _others(file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays that are not read, by key."""
+    keys = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
+    return {key: info for key, info in keys.items() if key not in _AXES}
+
+
+def _check_others(path: Path, file: zipfile.ZipFile, rows: int) -> None:
+    """Names columns that are not read, and refuses those that somebody would expect to be."""
+    columns = []
+    for key, info in _others(file).items():
+        with contextlib.suppress(Exception), file.open(info) as stream:  # nobody reads it
+            if header(stream)[0][:1] == (rows,):
+                columns.append(key)
+    layouts.check_columns(path, columns)
+    if columns:
+        say_once(f"data: {path.parent}: columns that are not read: {', '.join(sorted(columns))}")
 
 
 def _check_declared(
@@ -190,7 +219,7 @@ def _check_declared(
     for key, info in members.items():
         with file.open(info) as stream:
             try:
-                shape, dtype = header(stream)
+                shape, _, dtype = header(stream)
             except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
                 raise UserError(
                     f"{path}: {key} has a header that cannot be read: it is cut off or altered"
@@ -198,6 +227,11 @@ def _check_declared(
             begins = stream.tell()
         if dtype.hasobject or dtype.kind not in "fiub":
             raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
+        if key == "observations" and dtype.kind in "iu" and len(shape) > 2:
+            raise UserError(
+                f"{path}: observations are images of shape {shape[1:]}, which are not supported: use "
+                "the dataset of states, without visual- in its name"
+            )
         if key in _FLOATS and dtype.kind != "f":
             raise UserError(f"{path}: {key} has type {dtype}; it must be floating point")
         if len(shape) != _AXES[key]:
@@ -226,15 +260,14 @@ def _check_declared(
     return shapes
 
 
-def header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of a .npy stream, which stands at its numbers afterwards."""
+def header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and type of a .npy stream, which then stands at its numbers."""
     version = np.lib.format.read_magic(stream)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
-    shape, _, dtype = read(stream)
-    return shape, dtype
+    return read(stream)
 
 
 def _read_array(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.data import chunks, formats, shards
+from qgf_jax.data import chunks, formats, shards, starts
 from qgf_jax.data.chunks import OF_ROWS, ROW_NUMBERS, Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.labels import oracle_goals, relabel, transform
+from qgf_jax.data.scale import listed
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream, streams
 from qgf_jax.data.summary import Summary, check_alike
@@ -50,10 +51,11 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     when the data were found to be sound, where that decides whether to stream.
     """
     options, name = config["data"], ogbench.parse(config["env"])
+    ogbench.check(name.env_id)
     source = shards.open_source(formats.find(options["name"] or name.dataset, options["dir"]))
     env = ogbench.World(name).env
     prepare = functools.partial(_prepare, path=source.path, env=env, name=name, options=options)
-    steps = _check_count(source.transitions, source.path, options)
+    steps = starts.check_longest(source.path, source.ends, options)
     sample = prepare(source.read(0, int(source.ends[0]) + 1))
     streamed = streams(source, sample, options, room)
     summary = source.summary
@@ -64,15 +66,13 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
         dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
         if options["standardize"] and (summary is None or name.goals == "oraclerep"):
             summary = _survey(source, prepare)
+    _check_starts(source, dataset, steps, options)
     validation = None
     if val_path := shards.twin(source.path):
         val = shards.open_source(val_path)
-        _check_count(val.transitions, val_path, options)
         rows = val.read(0, int(val.slices[1]))
         validation = _prepare(rows, val_path, env, name, options)
-        if summary:
-            mean = rows.observations.mean(axis=0, dtype=np.float64)
-            check_alike(summary.observations, mean, val_path)
+        _check_validation(rows, val_path, summary, options)
     if not streamed:
         env.close()
     fingerprint = source.fingerprint | (summary.describe() if summary else {})
@@ -80,6 +80,26 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     if streamed and options["schedule"] != "slices":  # blocks of packed slices are others
         fingerprint["layout"] = "converted" if source.seekable else "packed"
     return Loaded(dataset, validation, _spec(sample, summary, options), fingerprint)
+
+
+def _check_starts(source: Source, dataset: Any, steps: int, options: Mapping[str, Any]) -> None:
+    """Of the blocks of a stream, or of all transitions that have so many steps after them."""
+    firsts, size = np.zeros(1, np.int64), source.transitions - steps + 1
+    if isinstance(dataset, Stream):
+        firsts, size = dataset.firsts, dataset.starts
+    starts.check_drawn(source.path, source.ends, firsts, size, options)
+
+
+def _check_validation(
+    rows: Rows, path: Path, summary: Summary | None, options: Mapping[str, Any]
+) -> None:
+    """Raises `UserError` if nothing can be measured on them, or if they are of other data."""
+    ends = np.flatnonzero(rows.ends)
+    size = len(rows.ends) - len(ends) - starts.check_longest(path, ends, options) + 1
+    starts.check_drawn(path, ends, np.zeros(1, np.int64), size, options)
+    if summary:
+        mean = rows.observations.mean(axis=0, dtype=np.float64)
+        check_alike(summary.observations, mean, path)
 
 
 def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,17 +116,14 @@ def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> d
     if options["standardize"] and summary:
         seen = [summary.observations, summary.goal or summary.observations][: 1 + goals]
         scales = [moments.scale() for moments in seen]
+        for noun, moments in zip(("observation", "goal"), seen, strict=False):
+            if still := np.flatnonzero(moments.still()).tolist():
+                say(
+                    f"data: {listed(noun, still)}: too little spread beside the size for "
+                    "data.standardize, which subtracts the mean alone"
+                )
         spec |= {key: sum((scale[key] for scale in scales), ()) for key in scales[0]}
     return spec
-
-
-def _check_count(n: int, path: Path, options: Mapping[str, Any]) -> int:
-    """The steps that a start needs, of which there must be as many."""
-    steps = max(options["chunk"], options["backup"])
-    if n < steps:
-        what = "chunk" if steps == options["chunk"] else "backup"
-        raise UserError(f"{path}: the dataset has {n} transitions, fewer than data.{what}={steps}")
-    return steps
 
 
 def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tuple[Any, Summary]:

@@ -6,7 +6,9 @@ and a folder that `qgf convert` has made, one .npy file per field and a manifest
 
 import functools
 import hashlib
+import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,11 @@ import numpy as np
 
 from qgf_jax.checkpoint import fingerprint
 from qgf_jax.data import formats
+from qgf_jax.data.checksums import CheckedFile
 from qgf_jax.data.chunks import room
 from qgf_jax.data.formats import MANIFEST, Rows
 from qgf_jax.data.summary import Summary, describe_ends
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, say
 
 
 class Source(NamedTuple):
@@ -64,6 +67,7 @@ def twin(path: Path) -> Path | None:
         return found if found.is_file() else None
     places = (path.with_name(f"{path.stem}-val.npz"), path.with_name(f"{path.name}-val"))
     wanted = places[path.is_dir()]
+    formats.check_whole(wanted)
     there = (wanted / MANIFEST).is_file() if path.is_dir() else wanted.is_file()
     return wanted if there else None
 
@@ -166,12 +170,25 @@ def fault(folder: Path) -> str:
 
 def _open_converted(folder: Path) -> Source:
     record = read_manifest(folder)
-    fields = {Path(name).stem: Field.open(folder / name) for name in record["files"]}
+    checksums = record.get("checksums")
+    if checksums is None:
+        say(
+            f"data: {folder} was converted before there were checksums, so damage is not noticed as it "
+            f"is read: `qgf verify {folder}` reads all of it, or convert again"
+        )
+    files = [
+        CheckedFile.of(folder / name, size, checksums)
+        for name, (size, _) in record["files"].items()
+    ]
+    fields = {file.path.stem: Field.open(file) for file in files}
     found = {name: f"{field.dtype}{list(field.shape)}" for name, field in fields.items()}
     if found != record["fields"]:
         raise UserError(f"{folder}: its files are not as {MANIFEST} says: convert again")
     slices = np.cumsum([0, *record["slices"].values()])
-    ends = np.flatnonzero(fields["terminals"].read(0, int(slices[-1])))
+    terminals = fields["terminals"].read(0, int(slices[-1]))
+    ends = np.flatnonzero(terminals)
+    if len(ends) != record["trajectories"] or not terminals[-1]:
+        raise UserError(f"{fields['terminals'].file.path}: it was altered: convert again")
     info = [name for name in fields if name not in ("observations", "actions", "terminals")]
 
     def read(start: int, stop: int) -> Rows:
@@ -193,30 +210,34 @@ def _open_converted(folder: Path) -> Source:
 class Field(NamedTuple):
     """A .npy file, rows of which are read without mapping it: mapped pages count as the process's."""
 
-    path: Path
+    file: CheckedFile
     shape: tuple[int, ...]
     dtype: np.dtype
     offset: int
+    """bytes before the first row"""
 
     @classmethod
-    def open(cls, path: Path) -> "Field":
+    def open(cls, file: CheckedFile) -> "Field":
         """Reads the header alone."""
+        raw = bytearray(min(file.size, _HEADERS))
+        file.read_into(memoryview(raw), 0)
+        stream = io.BytesIO(raw)
         try:
-            with path.open("rb") as file:
-                shape, dtype = formats.header(file)
-                return cls(path, shape, dtype, file.tell())
+            shape, fortran_order, dtype = formats.header(stream)
         except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
-            raise UserError(f"{path}: it is not a .npy file: convert again") from None
+            raise UserError(f"{file.path}: it is not a .npy file: convert again") from None
+        field = cls(file, shape, dtype, stream.tell())
+        if fortran_order or field.offset + math.prod(shape) * dtype.itemsize != file.size:
+            raise UserError(f"{file.path}: its header was altered: convert again")
+        return field
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop)."""
         array = room((stop - start, *self.shape[1:]), self.dtype)
         row = array[:1].nbytes
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset + start * row)
-            left = array.view(np.uint8).reshape(-1).data
-            while left:
-                if not (got := file.readinto(left)):
-                    raise UserError(f"{self.path}: it ends too soon: convert again")
-                left = left[got:]
+        self.file.read_into(array.view(np.uint8).reshape(-1).data, self.offset + start * row)
         return array
+
+
+_HEADERS = 4096
+"""Bytes that no header is longer than."""

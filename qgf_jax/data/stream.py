@@ -47,9 +47,10 @@ class Stream:
         """how many a block has"""
         self._transitions = self.starts + steps - 1
         firsts = _firsts(starts, self.starts, every_start=not self._by_slice)
-        self._firsts = np.concatenate(firsts)
+        self.firsts = np.concatenate(firsts)
+        """the first transition of each block"""
         bounds = np.cumsum([len(some) for some in firsts])[:-1]
-        self._parts = np.split(np.arange(len(self._firsts)), bounds)
+        self._parts = np.split(np.arange(len(self.firsts)), bounds)
         self._rows = max(stop - start for start, stop in map(self._span, range(len(self))))
         self._wanted = 1 if self._by_slice else options["window"]
         self._every = options["replace_every"] or 1000 * self._by_slice
@@ -68,7 +69,7 @@ class Stream:
             self.every = self._every or _replace_every(self.starts * lanes, self._batch_size)
 
     def __len__(self) -> int:
-        return len(self._firsts)
+        return len(self.firsts)
 
     def turn(self, step: int) -> int:
         """How often the window has changed when the batch of update `step`, from 0, is drawn."""
@@ -109,7 +110,7 @@ class Stream:
 
     def _span(self, index: int) -> tuple[int, int]:
         """The rows of a block, [start, stop)."""
-        first = int(self._firsts[index])
+        first = int(self.firsts[index])
         start, _ = _row_of(self._source.ends, first)
         last, end = _row_of(self._source.ends, first + self._transitions - 1)
         return start, (end if self._goals else last + 1) + 1
@@ -198,7 +199,7 @@ def streams(
         for name, array in sample._asdict().items()
         if array is not None
     )
-    there = min(memory(), *([room()] if room else []))
+    there = min([memory(), *([room()] if room else [])])
     streamed = needed > _SHARE * there
     say(
         f"data: {source.path.name} takes {needed / 2**30:.2f} GB on the device, where "

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.scale import is_still
 from qgf_jax.errors import UserError
 
 
@@ -41,11 +42,15 @@ class Moments(NamedTuple):
         )
 
     def scale(self) -> dict[str, tuple[float, ...]]:
-        """Mean and spread [D]; a dimension that never moves gets spread 1."""
+        """Mean and spread [D]; a dimension that hardly moves gets spread 1."""
         return {
             "obs_mean": tuple(self.mean.tolist()),
-            "obs_std": tuple(np.where(self.std < 1e-6, 1.0, self.std).tolist()),
+            "obs_std": tuple(np.where(self.still(), 1.0, self.std).tolist()),
         }
+
+    def still(self) -> np.ndarray:
+        """[D], whether a dimension hardly moves."""
+        return is_still(self.std, self.low, self.high)
 
 
 class Summary(NamedTuple):

@@ -1,6 +1,9 @@
 """OGBench's names, and its environments made to repeat. No JAX; the simulator loads on first use."""
 
 import contextlib
+import difflib
+import importlib.metadata
+import importlib.util
 import os
 import random
 import re
@@ -18,6 +21,9 @@ DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle
 
 TASKS = (1, 2, 3, 4, 5)
 """Of every environment."""
+
+PACKAGES = ("ogbench", "dm_control")
+"""Distributions and modules: the benchmark, and what its manipulation is made with."""
 
 
 class Name(NamedTuple):
@@ -111,17 +117,66 @@ def parse(name: str) -> Name:
     return parsed.with_task(int(task)) if task else parsed
 
 
-def make(env_id: str, **options: Any) -> Any:
-    """`gymnasium.make` of an OGBench id. Raises `UserError` with the nearest id."""
+def requirements() -> list[str]:
+    """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
+
+    The ranges are those of this package's own metadata, which comes from setup.cfg.
+    """
+    try:
+        declared = importlib.metadata.requires("qgf-jax") or []
+    except importlib.metadata.PackageNotFoundError:  # a source tree on the path
+        declared = []
+    ranges = {re.split(r"[^\w.-]", line)[0].replace("-", "_"): line for line in declared}
+    return [ranges.get(name, name).split(";")[0].strip() for name in PACKAGES]
+
+
+def require() -> None:
+    """Raises `UserError`, with the remedy, where OGBench is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        words = " ".join(f"'{requirement}'" for requirement in requirements())
+        raise UserError(
+            f"OGBench's environments need {' and '.join(missing)}, which pip does not install by "
+            f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
+        )
+
+
+def check(env_id: str) -> None:
+    """Raises `UserError` unless `env_id` is one of OGBench's whose observations are states.
+
+    Also where OGBench is not installed.
+    """
+    ours = {i: spec for i, spec in _registry().items() if "ogbench" in str(spec.entry_point)}
+    if env_id not in ours:
+        if difflib.get_close_matches(env_id, ours, n=1, cutoff=0.5):
+            raise unknown("environment", env_id, ours)
+        families = ", ".join(sorted({i.split("-")[0] for i in ours}))
+        raise UserError(
+            f"environment {env_id!r} is none of OGBench's ({families}); only those can be used so far"
+        )
+    spec = ours[env_id]
+    if spec.kwargs.get("ob_type") == "pixels" or "powderworld" in str(spec.entry_point):
+        states = env_id.removeprefix("visual-")
+        advice = f": use {states}" if states in ours and states != env_id else ""
+        raise UserError(f"observations of {env_id} are pixels, which are not supported{advice}")
+
+
+def _registry() -> Any:
+    require()
     # Unless told otherwise before its import, MuJoCo looks for a screen and without one takes the
     # process down. Whoever renders sets MUJOCO_GL=egl first.
     os.environ.setdefault("MUJOCO_GL", "disable")
     import gymnasium
     import ogbench  # noqa: F401  (registers the environments)
 
-    if env_id not in gymnasium.registry:
-        ours = (i for i, s in gymnasium.registry.items() if "ogbench" in str(s.entry_point))
-        raise unknown("environment", env_id, ours)
+    return gymnasium.registry
+
+
+def make(env_id: str, **options: Any) -> Any:
+    """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
+    check(env_id)
+    import gymnasium
+
     return gymnasium.make(env_id, disable_env_checker=True, **options)
 
 

@@ -235,7 +235,8 @@ class EnvPool:
     def _greeting(self, worker: int, tries: int = 3) -> dict[str, Any]:
         """What a new worker says when its environments are ready; that may take a while.
 
-        One that is killed before is started again; one that leaves by itself would do so again.
+        One that is killed before is started again; one that leaves by itself would do so again, and
+        what the user can mend there is an error here.
         """
         self._channels[worker].settimeout(self.start_timeout)
         try:
@@ -253,6 +254,8 @@ class EnvPool:
                 f"environment worker {worker} of {self.name} could not start, exit code {code}: "
                 "what it wrote is above"
             ) from None
+        if "refused" in header:
+            raise UserError(header["refused"])
         self._channels[worker].settimeout(self.timeout)
         return header
 

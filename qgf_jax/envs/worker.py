@@ -14,8 +14,10 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
 from qgf_jax.envs import ogbench, wire
+from qgf_jax.errors import UserError
 
 
 class Slot:
@@ -30,12 +32,12 @@ class Slot:
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
-        np.random.set_bit_generator(self.bits)  # ty: ignore[missing-attribute]
+        set_bit_generator(self.bits)
         return self.world.reset(seed)
 
     def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Plays the actions [H, A] open loop, to the end of the episode at most."""
-        np.random.set_bit_generator(self.bits)  # ty: ignore[missing-attribute]
+        set_bit_generator(self.bits)
         total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
         for action in chunk:
             obs, reward, done, info = self.world.step(action)
@@ -48,7 +50,11 @@ class Slot:
 
 def serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers until the channel closes."""
-    slots = [Slot(name) for _ in range(count)]
+    try:
+        slots = [Slot(name) for _ in range(count)]
+    except UserError as error:
+        wire.send(channel, {"refused": str(error)})
+        return
     space = slots[0].world.env.action_space
     wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_dim": slots[0].obs_dim})
     while True:

@@ -61,6 +61,17 @@ def test_the_line_says_what_is_wrong(tried):
         "a thousand times what it is": "it unpacks from",
         "a web page": "not an npz file",
         "qpos too narrow": "qpos",
+        "no trajectory as long as a chunk": "no trajectory has 3 transitions in a row; the longest "
+        "has 2: set data.chunk=2",
+        "timeouts beside terminals": "'timeouts' is of D4RL's layout",
+        "timeouts in place of terminals": "'timeouts' is of D4RL's layout",
+        "truncations beside terminals": "is of Gymnasium's",
+        "Truncations, in another spelling": "is of Gymnasium's",
+        "saved from load_dataset": "is of ogbench.utils.load_dataset's regular layout",
+        "saved from load_dataset, compact": "'valids' is of ogbench.utils.load_dataset's compact",
+        "the same without valids": "a trajectory that ends twice is of ogbench.utils",
+        "a column of rewards": "'rewards' would not be read",
+        "images for observations": "images of shape (64, 64, 3), which are not supported",
     }.items():
         assert hint in said[name], (name, said[name])
 

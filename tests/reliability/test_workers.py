@@ -132,4 +132,9 @@ def test_a_worker_that_is_stuck_while_it_starts_is_started_again():
 
 def test_a_worker_that_cannot_start_is_an_error():
     with pytest.raises(UserError, match="worker 0 of nowhere-v0 could not start, exit code 1"):
+        EnvPool("nowhere-v0", 1, 1, module="qgf_jax.nowhere")
+
+
+def test_what_a_worker_refuses_is_an_error_in_its_own_words():
+    with pytest.raises(UserError, match="^environment 'nowhere-v0' is neither of the form"):
         EnvPool("nowhere-v0", 1, 1)

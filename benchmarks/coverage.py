@@ -1,0 +1,130 @@
+"""How often intervals hold the truth, and how wide they are: before (nested) and after (crossed).
+
+Episodes are drawn whose true mean is known. `p`: mean success. `spread`: SD between seeds, which are
+Beta-distributed. `difficulty`: 0, or k of episodes whose chances of success are
+Beta(k p, k (1 - p)), the same episodes for all seeds: 1 is Beta(.5, .5) at p = .5, 0.4 is
+Beta(.2, .2). Returns are normal with the same chances as means and as much noise as successes have.
+With one seed the truth is that seed's own mean. Prints one JSON object. NumPy only.
+"""
+
+import argparse
+import itertools
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from qgf_jax import statistics
+
+
+class Case(NamedTuple):
+    """What is simulated."""
+
+    p: float
+    spread: float
+    difficulty: float
+    seeds: int
+    episodes: int
+
+
+Tables = tuple[np.ndarray, np.ndarray, float]
+"""Successes [S, E], returns [S, E], the true mean of both."""
+
+
+def draw(case: Case, rng: np.random.Generator) -> Tables:
+    """One evaluation, whose mean over seeds and episodes is `case.p`."""
+    p, spread, k, seeds, episodes = case
+    of_seed = np.full((seeds, 1), p)
+    if spread:
+        size = p * (1 - p) / spread**2 - 1
+        of_seed = rng.beta(p * size, (1 - p) * size, (seeds, 1))
+    of_episode = rng.beta(p * k, (1 - p) * k, episodes) if k else np.full(episodes, p)
+    # A worse seed loses, and a better one gains, its share in every episode: the mean stays of_seed.
+    worse, better = of_episode * of_seed / p, 1 - (1 - of_episode) * (1 - of_seed) / (1 - p)
+    chance = np.where(of_seed <= p, worse, better)
+    success = (rng.uniform(size=chance.shape) < chance).astype(float)
+    returns = chance + np.sqrt(p * (1 - p)) * rng.standard_normal(chance.shape)
+    return success, returns, float(of_seed[0, 0]) if seeds == 1 else p
+
+
+def nested(table: np.ndarray, resamples: int, *, success: bool) -> statistics.Interval:
+    """The intervals until 70b9720: episodes drawn within drawn seeds; Wilson of seeds x episodes."""
+    rng, (seeds, episodes) = np.random.default_rng(0), table.shape
+    draws = [
+        x[rng.integers(episodes, size=(resamples, seeds, episodes))].mean(axis=2) for x in table
+    ]
+    chosen = rng.integers(seeds, size=(resamples, seeds))
+    rows, columns = np.arange(resamples)[:, None], np.arange(seeds)[None]
+    means = np.stack(draws)[chosen, rows, columns].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    mean = float(table.mean())
+    if success:
+        least = statistics._wilson(mean, float(table.size))
+        low, high = max(min(low, least[0]), 0.0), min(max(high, least[1]), 1.0)
+    return statistics.Interval(mean, float(low), float(high))
+
+
+def measure(case: Case, repeats: int, resamples: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Before and after: coverage of `success` and of `return`, and the mean `width` of success."""
+    rng = np.random.default_rng(0)
+    sums = [{"success": 0.0, "return": 0.0, "width": 0.0} for _ in range(2)]
+    for _ in range(repeats):
+        success, returns, truth = draw(case, rng)
+        both = (
+            (nested(success, resamples, success=True), nested(returns, resamples, success=False)),
+            (
+                statistics.success_interval([success], resamples=resamples),
+                statistics.mean_interval([returns], resamples=resamples),
+            ),
+        )
+        for found, (of_success, of_return) in zip(sums, both, strict=True):
+            found["success"] += (of_success.low <= truth <= of_success.high) / repeats
+            found["return"] += (of_return.low <= truth <= of_return.high) / repeats
+            found["width"] += (of_success.high - of_success.low) / repeats
+    before, after = ({k: round(v, 3) for k, v in found.items()} for found in sums)
+    return before, after
+
+
+def main() -> None:
+    """Parses flags and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=300, help="evaluations a case")
+    parser.add_argument("--resamples", type=int, default=400, help="of a bootstrap")
+    parser.add_argument("--seeds", default="1,2,3,4,5,10")
+    parser.add_argument("--episodes", default="50,20")
+    flags = parser.parse_args()
+    rows = []
+    grid = itertools.product(
+        map(int, flags.episodes.split(",")), map(int, flags.seeds.split(",")),
+        (0.5, 0.7, 0.9, 0.98), (0.0, 0.05, 0.1, 0.15), (0.0, 1.0, 0.4),
+    )  # fmt: skip
+    for episodes, seeds, p, spread, difficulty in grid:
+        if spread**2 >= p * (1 - p):
+            continue  # no distribution between 0 and 1 has such a spread
+        case = Case(p, spread, difficulty, seeds, episodes)
+        before, after = measure(case, flags.repeats, flags.resamples)
+        rows.append(case._asdict() | {"before": before, "after": after})
+    print(
+        json.dumps({"repeats": flags.repeats, "summary": _summary(rows), "cases": rows}, indent=1)
+    )
+
+
+def _summary(rows: list[dict]) -> list[dict]:
+    """For each number of episodes and seeds: coverage of the worst case and on average, mean width."""
+    groups: dict[tuple[int, int], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["episodes"], row["seeds"]), []).append(row)
+    found = []
+    for (episodes, seeds), cases in groups.items():
+        line: dict = {"episodes": episodes, "seeds": seeds, "interval": statistics.kind(seeds)}
+        for when in ("before", "after"):
+            for name in ("success", "return"):
+                values = [case[when][name] for case in cases]
+                line[f"{when}_{name}"] = [round(min(values), 3), round(float(np.mean(values)), 3)]
+            line[f"{when}_width"] = round(float(np.mean([c[when]["width"] for c in cases])), 3)
+        found.append(line)
+    return found
+
+
+if __name__ == "__main__":
+    main()
