@@ -60,11 +60,8 @@ def sampler(
     if method not in (served := algorithms.served_by(trained)):
         raise unknown(f"method for a run of {trained!r},", method, served)
     settings = algorithms.sampler_settings(restored.run.config, method, options)
-    if settings.get("units", "raw") != "raw" and "calibration" not in restored.target_params:
-        raise UserError(
-            f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
-            "needs: it is measured when `qgf train` reaches its last step"
-        )
+    if settings.get("units", "raw") != "raw":
+        _check_calibration(restored, method, settings.get("scale", "value"))
     if best_of > 1 and "critic" not in restored.params:
         raise UserError(f"a run of {trained!r} has no critic to choose the best of {best_of} by")
     if settings.get("endpoint") == "learned" and "endpoint" not in restored.params:
@@ -72,6 +69,20 @@ def sampler(
             f"a run of {trained!r} has no learned endpoint: train --config.algorithm=qgf_distill"
         )
     return algorithms.build_sample(restored.run.config, restored.spec, method, best_of, options)
+
+
+def _check_calibration(restored: Restored, method: str, scale: str) -> None:
+    constants = restored.target_params.get("calibration")
+    if constants is None:
+        raise UserError(
+            f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
+            "needs: it is measured when `qgf train` reaches its last step"
+        )
+    if scale == "logit" and "logit_std" not in constants:
+        raise UserError(
+            f"{restored.run.workdir / 'calibration.npz'} is of an earlier version and has no spread of "
+            "logits: remove it and give the same `qgf train` again, which measures it"
+        )
 
 
 def actor(

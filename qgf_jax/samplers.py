@@ -52,7 +52,9 @@ def guided(
         )
         precondition = None
         if units != "raw":
-            precondition = functools.partial(UNITS[units], groups["calibration"])
+            constants = groups["calibration"]
+            spread = constants["q_std" if scale == "value" else "logit_std"]
+            precondition = functools.partial(UNITS[units], {**constants, "q_std": spread})
         field = guidance.guide(
             velocity,
             q,
@@ -87,7 +89,9 @@ def _noisy_critic(nets: Networks, groups: Params, obs: Array) -> Any:
 
 
 Calibration = Mapping[str, Array]
-"""`q_std` [], and `values` [D] and `vectors` [D, D], the reference policy's covariance by its axes."""
+"""`q_std` [], and `values` [D] and `vectors` [D, D], the reference policy's covariance by its axes.
+
+`q_std` is the spread of what is climbed: of Q, or of its logit."""
 
 
 def _variance(calibration: Calibration, slope: Array, t: Array) -> Array:
@@ -120,10 +124,11 @@ UNITS: dict[str, Callable[[Calibration, Array, Array], Array]] = {
 }
 """What the weight multiplies, from the run's constants (`calibrate`), the slope [D] and t.
 
-`raw`: the slope. `spread`: over the spread of Q among reference actions, so that it has no units of
-reward. `variance`, `covariance`: times the (co)variance of reference actions too, the first-order
-shift of their mean under exp(weight * Q / spread). `posterior`: the same for what the half-made
-action still leaves open, if actions were Gaussian, (1 - t) S / ((1 - t) ** 2 + t ** 2 S).
+`raw`: the slope. `spread`: over the spread of Q (with `scale=logit`, of its logit) among reference
+actions, so that it has no units of reward. `variance`, `covariance`: times the (co)variance of
+reference actions too, the first-order shift of their mean under exp(weight * Q / spread).
+`posterior`: the same for what the half-made action still leaves open, if actions were Gaussian,
+(1 - t) S / ((1 - t) ** 2 + t ** 2 S).
 """
 
 

@@ -290,6 +290,37 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     assert found["vectors"].shape == (1, 6, 6)
 
 
+def test_a_relative_weight_is_measured_in_what_is_climbed():
+    """A weight over the spread of Q or of its logit is that weight of the slope, over the spread.
+
+    Where probabilities are near 0 the two spreads differ by far, as their slopes do.
+    """
+    from conftest import rows_of
+
+    from qgf_jax import calibrate
+    from qgf_jax.train import make_trainer
+
+    config = tiny("qgf", critic="dqc")
+    spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
+    state = make_trainer(algorithms.build_learner(config, spec), config, spec).init(np.arange(1))
+    critic = jax.tree.map(
+        lambda x: x - 3.0 if x.shape[-1] == 1 and x.ndim == 3 else x, state.target_params["critic"]
+    )  # biases of the last layer
+    target = {**state.target_params, "critic": critic}
+    data = jax.device_put(chunks.prepare_goals(rows_of([20, 20]), None))
+    constants = calibrate.measure(config, spec, state.replace(target_params=target), data)
+    params, target, constants = jax.tree.map(lambda x: x[0], (state.params, target, constants))
+    assert float(constants["logit_std"]) > 5 * float(constants["q_std"]) > 0
+    obs, weight = jnp.ones(4), 0.3
+    for scale, name in (("value", "q_std"), ("logit", "logit_std")):
+        act = lambda units, w, scale=scale: algorithms.build_sample(
+            config, spec, "qgf", options=(("scale", scale), ("units", units))
+        )(params, target | {"calibration": constants}, obs, KEY, jnp.float32(w))
+        expected = act("raw", weight / float(constants[name]))
+        np.testing.assert_allclose(act("spread", weight), expected, atol=1e-5)
+        assert np.abs(np.asarray(expected - act("raw", 0.0))).max() > 1e-3
+
+
 def test_mean_of_members_where_the_config_says_so():
     nets, _, params, _ = setup("qgf", "iql", **{"networks.aggregate": "mean"})
     obs, action = goal_batch().obs[0], goal_batch().action[0]

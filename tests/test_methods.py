@@ -268,6 +268,11 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     bare = restored._replace(target_params={"critic": restored.target_params["critic"]})
     with pytest.raises(UserError, match="no calibration for step 2"):
         policy.sampler(bare, "qgf_relative")
+    constants = {k: v for k, v in restored.target_params["calibration"].items() if k != "logit_std"}
+    old = restored._replace(target_params=restored.target_params | {"calibration": constants})
+    policy.sampler(old, "qgf_relative")  # a file of an earlier version serves what it holds
+    with pytest.raises(UserError, match="no spread of logits: remove it"):
+        policy.sampler(old, "qgf_relative", 1, (("scale", "logit"),))
     with pytest.raises(UserError, match="at least 1"):
         load_policy(folder, "qgf", best_of=0)
 
