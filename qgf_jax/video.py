@@ -99,7 +99,10 @@ def _main(name: str, seed: str, path: str) -> None:
         world.step(action)
         if (i + 1) % every == 0 or i == len(actions) - 1:
             frames.append(Image.fromarray(np.asarray(env.render())))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0)
+    # The report shows whatever is called .gif, so a film is called so once it is whole.
+    partial = f"{path}.partial"
+    frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
+    os.replace(partial, path)
 
 
 if __name__ == "__main__":
