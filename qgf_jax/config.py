@@ -53,8 +53,11 @@ _SINCE = {
 }
 """Keys that came later, and the values that stand for what was before: runs from then go on."""
 
+_PLACES = ("data.dir", "data.name")
+"""Where the data lie; what they are, their SHA-256 says."""
+
 _MAY_CHANGE = (
-    "data.dir", "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    *_PLACES, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
     "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
@@ -401,12 +404,16 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that a run keeps for ever, flat."""
+def fixed(config: Mapping[str, Any], *, places: bool = False) -> dict[str, Any]:
+    """The part of a config that a run keeps for ever, flat.
+
+    `places`: with the places of data, which older versions took for a part of it.
+    """
+    free = [key for key in _MAY_CHANGE if not (places and key in _PLACES)]
     return {
         key: value
         for key, value in flatten(config).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+        if not any(key == one or key.startswith(f"{one}.") for one in free)
         and (key not in _SINCE or value != _SINCE[key])
     }
 

@@ -97,6 +97,8 @@ def pretrain(
 
 def _of_primary(spread: Spread, spec: Spec) -> Spec:
     """With the normalisation of the first host, which alone knows what the run began with."""
+    if not spec.obs_mean:
+        return spec
     scale = np.array(spec.obs_mean), np.array(spec.obs_std)
     mean, std = (tuple(x.tolist()) for x in spread.from_primary(scale))
     return spec._replace(obs_mean=mean, obs_std=std)

@@ -215,6 +215,8 @@ def test_a_config_survives_json(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(plain))
     assert configs.read(tmp_path / "config.json") == plain
     assert configs.changed(plain, plain) == []
+    moved = plain | {"data": plain["data"] | {"dir": "elsewhere/", "name": "renamed"}}
+    assert configs.changed(plain, moved) == []
 
 
 def test_configs_errors_and_environment_workers_need_no_jax():

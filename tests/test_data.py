@@ -129,7 +129,7 @@ def test_float64_that_float32_cannot_hold_is_named(tmp_path, capsys):
     """Only what rounding changes: float64 numbers that are float32 ones lose nothing."""
     noise = np.random.default_rng(0).normal(0, 1e-3, (1000, 1))
     moves, rounded = 3 + 100 * noise, 1e6 + noise
-    exact = (1e6 + noise).astype(np.float32).astype(np.float64)
+    exact = (1e6 + 1000 * noise).astype(np.float32).astype(np.float64)
     observations = np.concatenate([moves, rounded, exact, np.full_like(moves, 0.1)], axis=1)
     rows = {"actions": np.ones((1000, 1)), "terminals": np.arange(1000) == 999}
     for dtype, said in ((np.float64, 1), (np.float32, 0)):
