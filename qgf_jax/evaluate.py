@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import algorithms, evaluate_device, parallel, policy, tables
+from qgf_jax import algorithms, backend, evaluate_device, parallel, policy, tables
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SIMULATOR, PointMaze
 from qgf_jax.envs.pool import EnvPool, Played
@@ -122,6 +122,7 @@ def episode_seed(task: int, episode: int) -> int:
     return task * 1_000_000 + episode
 
 
+@backend.standardized
 def evaluate(
     workdir: str | os.PathLike,
     sweep: Sequence[Arm],

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, calibrate
+from qgf_jax import algorithms, backend, bounds, calibrate
 from qgf_jax import run as runs
 from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.errors import UserError, unknown
 from qgf_jax.run import Run
-from qgf_jax.train import TrainState, make_trainer
+from qgf_jax.train import TrainState, make_trainer, seeds_of
 from qgf_jax.types import Array, Params, Sample, Spec
 
 
@@ -27,15 +27,17 @@ class Restored(NamedTuple):
     target_params: Params
 
 
+@backend.standardized
 def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     """The newest sound checkpoint of a run, or the one at `step`."""
     run = runs.open_run(workdir)
     spec = Spec(**run.spec)
-    seeds = run.config["seed"] + np.arange(run.config["seeds"])
+    device = backend.devices(local=True)[0]
+    seeds = seeds_of(run.config)
     trainer = make_trainer(algorithms.build_learner(run.config, spec), run.config, spec)
     template = jax.eval_shape(trainer.init, seeds)
     # Where the run was trained says nothing of where it acts: restore to one device of this host.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here = jax.sharding.SingleDeviceSharding(device)
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), template
     )
@@ -129,6 +131,7 @@ def load_policy(
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.
     """
+    bounds.check("weight", weight, bounds.of(bounds.Finite))
     restored = restore(workdir, step)
     row = algorithms.method(method)
     for name, value in options.items():
@@ -154,6 +157,7 @@ def load_policy(
 
     every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None)))
 
+    @backend.standardized
     def policy(obs: Any, key: Array, goal: Any = None) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
         if goal is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax import evaluate, policy
+from qgf_jax import children, evaluate, policy
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
@@ -71,7 +71,7 @@ def film(
 def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process."""
     ogbench.require()
-    command = [sys.executable, "-m", "qgf_jax.video", world, str(seed), str(path)]
+    command = children.command("qgf_jax.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
         environment["MUJOCO_GL"] = os.environ["MUJOCO_GL"]

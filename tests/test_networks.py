@@ -108,9 +108,3 @@ def test_observations_are_standardized_by_the_spec():
     np.testing.assert_allclose(
         same.apply(params, jnp.array([3.0, 10.0])), value.apply(params, jnp.array([1.0, 2.0]))
     )
-
-
-@pytest.mark.parametrize("option", [{"activation": "gelo"}, {"time_feature": "cosine"}])
-def test_unknown_options_are_named(option):
-    with pytest.raises(ValueError, match="did you mean|use one of|known"):
-        networks.build(CUBE_TRIPLE, **option)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import faults
+from qgf_jax import bounds, children, faults
 from qgf_jax.data import experts
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
@@ -38,8 +38,8 @@ def collect(
     """
     scene, kind, version = parse(name)
     experts.check(scene, kind)
-    if episodes < 1:
-        raise UserError(f"--episodes is {episodes}; it must be at least 1")
+    bounds.check("--episodes", episodes, bounds.of(bounds.Count))
+    bounds.check("--seed", seed, bounds.of(bounds.Seed))
     out = Path(out)
     files = [out / f"{name}{suffix}.npz" for suffix in _SPLITS]
     parts = out / f".{name}-seed{seed}.partial"
@@ -96,17 +96,17 @@ def _make(
     """Makes the missing episodes, each into a file of its own."""
     if not jobs:
         return
+    count = min(len(jobs), workers or os.cpu_count() or 1)
     # Fresh interpreters: an environment that another one was forked from shares its generators.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(len(jobs), workers or os.cpu_count() or 1),
-        multiprocessing.get_context("spawn"),
-        initializer=_watch,
-        initargs=(os.getpid(),),
-    )
+    fresh = multiprocessing.get_context("spawn")
     bar = tqdm(
         total=total, initial=total - len(jobs), unit="episode", disable=None, file=sys.stderr
     )
-    with bar, pool:
+    with (
+        bar,
+        children.safe_path(),
+        concurrent.futures.ProcessPoolExecutor(count, fresh, _watch, (os.getpid(),)) as pool,
+    ):
         futures = [
             pool.submit(_make_one, scene, kind, version, (seed, split, index), str(path))
             for split, index, path in jobs
