@@ -259,3 +259,17 @@ def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
     ):
         with pytest.raises(UserError, match=r"a: its manifest\.json is missing: convert again"):
             call()
+
+
+@pytest.mark.parametrize(("chunk", "backup"), [(2, 4), (4, 2)])
+def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, backup):
+    rows = rows_of(LENGTHS)
+    ones = np.ones(len(rows.ends))
+    made = chunks.prepare(rows, ones, ones, chunk=chunk, discount=GAMMA, backup=backup)
+    left = np.concatenate([np.arange(n, 0, -1) for n in LENGTHS])
+    np.testing.assert_array_equal(made.weight, left >= backup)
+    np.testing.assert_array_equal(made.actor_weight, left >= chunk)
+    dataset, starts = jax.device_put(made), jnp.arange(sum(LENGTHS) - 3)
+    batch = sampling.gather(dataset, sampling.locate(dataset, starts), chunk=chunk, backup=backup)
+    np.testing.assert_array_equal(batch.weight, left[:-3] >= backup)
+    np.testing.assert_array_equal(batch.for_actor().weight, left[:-3] >= chunk)

@@ -225,6 +225,41 @@ def test_gcbc_gciql_and_gcivl_clone_with_the_policys_goal():
         check(loss_of(learner, "actor", params, target, b), expected.mean())
 
 
+def test_weight_of_an_advantage_has_a_cap():
+    """One that some examples meet and some do not."""
+    nets, learner, params, target = setup("gcivl", **{"policy.max_weight": 1.0})
+    b = goal_batch()
+    seen = b.for_actor()
+    mean, _ = jax.vmap(lambda o: nets.gaussian.apply(params["actor"], o))(seen.obs)
+    gain = mean_v(nets, params, seen.next_obs) - mean_v(nets, params, seen.obs)
+    assert gain.min() < 0 < gain.max()
+    expected = np.minimum(np.exp(10.0 * gain), 1.0) * unit_gaussian(mean, b.action)
+    check(loss_of(learner, "actor", params, target, b), expected.mean())
+
+
+def test_size_of_q_is_not_differentiated_where_a_gaussian_climbs():
+    nets, learner, params, target = setup("gciql")
+    seen = goal_batch().for_actor()
+
+    def parts(mine):
+        mean, _ = jax.vmap(lambda o: nets.gaussian.apply(mine, o))(seen.obs)
+        q = nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)).min(axis=0)
+        return 0.5 * jnp.sum((seen.action - mean) ** 2, axis=1), q
+
+    size = jnp.abs(parts(params["actor"])[1]).mean() + 1e-6
+
+    def expected(mine):
+        cloning, q = parts(mine)
+        return jnp.mean(0.3 * cloning - q / size)
+
+    def found(mine):
+        return learner.losses["actor"](params | {"actor": mine}, target, goal_batch(), KEY)[0]
+
+    slopes = [jax.tree.leaves(jax.jit(jax.grad(f))(params["actor"])) for f in (found, expected)]
+    for a, b in zip(*slopes, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+
+
 def test_hiql_clones_towards_waypoints_on_both_levels():
     nets, learner, params, target = setup("hiql")
     # Means far from 0, as they are not at the start: else no input of theirs shows in the loss.
