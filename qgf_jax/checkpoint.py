@@ -7,6 +7,7 @@ Nothing of this needs JAX, except writing and reading arrays.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import itertools
 import json
@@ -19,7 +20,15 @@ from typing import Any, NamedTuple
 
 from qgf_jax import array_files, faults
 from qgf_jax.array_files import named
-from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError, say
+from qgf_jax.errors import (
+    ELSEWHERE,
+    NoSoundCheckpointError,
+    NotFiniteError,
+    SaveError,
+    UserError,
+    remedy,
+    say,
+)
 
 _SEALS = "seals"
 UNMERGED = (
@@ -241,8 +250,7 @@ class Checkpoints:
                 raise
             raise SaveError(
                 f"{directory} could not be saved (it needs {tree_bytes(leaves.tree) >> 20} MB, "
-                f"{_free(self.root) >> 20} MB are free): {_cause(error)}: make room and run the command "
-                "again"
+                f"{_free(self.root) >> 20} MB are free): {_cause(error)}: {remedy(error)}"
             ) from error
         faults.point("sealed")
         self._remove_old(step)
@@ -429,8 +437,11 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """`path` holds all of `content` or what it held before, whatever happens in between."""
+def write_atomically(path: Path, content: str | bytes, elsewhere: str = ELSEWHERE) -> None:
+    """`path` holds all of `content` or what it held before, whatever happens in between.
+
+    Raises `SaveError`, which for a place that nobody may write to advises `elsewhere`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -441,6 +452,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise SaveError.at(path, error) from error
+        raise SaveError.at(path, error, elsewhere) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what hindered the writing may hinder this
+            temporary.unlink()

@@ -2,11 +2,15 @@
 
 import contextlib
 import difflib
+import errno
 import functools
+import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import ClassVar
+
+ELSEWHERE = "choose a folder that you may write to"
 
 
 class UserError(ValueError):
@@ -33,11 +37,73 @@ class SaveError(UserError):
     code = 5
 
     @classmethod
-    def at(cls, path: object, error: OSError) -> "SaveError":
-        """What the operating system says, where, and what to do."""
-        return cls(
-            f"{path} could not be written: {error.strerror}: make room and run the command again"
-        )
+    def at(cls, path: object, error: OSError, elsewhere: str = ELSEWHERE) -> "SaveError":
+        """What the operating system says, where, and what to do.
+
+        `elsewhere` says how the command writes to another place, for one that nobody may write to.
+        """
+        cause = error.strerror or str(error)
+        return cls(f"{path} could not be written: {cause}: {remedy(error, elsewhere)}")
+
+
+_REMEDIES: dict[str, tuple[int, ...]] = {
+    "make room and run the command again": (errno.ENOSPC, errno.EDQUOT),
+    "raise the limit on the size of files (ulimit -f) and run the command again": (errno.EFBIG,),
+    "raise the limit on open files (ulimit -n) and run the command again": (
+        errno.EMFILE,
+        errno.ENFILE,
+    ),
+    "make the folder that is missing on the way there": (errno.ENOENT,),
+    "move what is in the way or choose another name": (
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.ELOOP,
+    ),
+    "choose a shorter name": (errno.ENAMETOOLONG,),
+    "choose another name": (errno.EINVAL, errno.EILSEQ),
+}
+"""What to do when a file could not be written, by the cause."""
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def remedy(error: BaseException, elsewhere: str = ELSEWHERE) -> str:
+    """What to do about a failed write: after the error's number, or the cause that its text names.
+
+    Libraries that write by themselves pass on the operating system's text and not its number.
+    """
+    text = str(error)
+
+    def is_one_of(codes: Iterable[int]) -> bool:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno in codes
+        return any(os.strerror(code) in text for code in codes)
+
+    if is_one_of(_FORBIDDEN):
+        return elsewhere
+    for advice, codes in _REMEDIES.items():
+        if is_one_of(codes):
+            return advice
+    return "look after the disk and run the command again"
+
+
+def unreadable(path: object, error: OSError) -> UserError:
+    """A file that is there and could not be read."""
+    advice = {
+        errno.EACCES: "ask its owner for the right to read it",
+        errno.EISDIR: "move the folder that is in its place",
+    }.get(error.errno or 0, "look after the disk and run the command again")
+    return UserError(f"{path} could not be read: {error.strerror or error}: {advice}")
+
+
+@contextlib.contextmanager
+def saving(path: object, elsewhere: str = ELSEWHERE) -> Generator[None]:
+    """Makes an `OSError` of the block a `SaveError`, of its own file or of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise SaveError.at(error.filename or path, error, elsewhere) from error
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it

@@ -6,6 +6,7 @@ Even indices are for selecting a weight, odd ones for reporting; they never mix.
 """
 
 import collections
+import functools
 import itertools
 import os
 import sys
@@ -19,18 +20,18 @@ import numpy as np
 from tqdm import tqdm
 
 from qgf_jax import algorithms, backend, evaluate_device, parallel, policy, tables
+from qgf_jax import episodes as records
+from qgf_jax import run as runs
 from qgf_jax.envs import ogbench
-from qgf_jax.envs.jax_pointmaze import SIMULATOR, PointMaze
+from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.envs.pool import EnvPool, Played
+from qgf_jax.episodes import SPLITS
 from qgf_jax.errors import UserError, unknown
-from qgf_jax.metrics import append_line, read_lines
 from qgf_jax.policy import Restored
 from qgf_jax.train import over_seeds
 from qgf_jax.types import Array
 
-SPLITS = ("selection", "report")
-"""Of an episode, by its index modulo 2."""
-SIMULATORS = ("mujoco", SIMULATOR)
+SIMULATORS = ("mujoco", ogbench.ON_DEVICE)
 """The benchmark's own, and the approximation that runs where the policy does."""
 _ROWS = 16
 """Observations of each seed that act together on a CPU; more are cut up, fewer filled up with idle ones.
@@ -62,6 +63,10 @@ class Job(NamedTuple):
     """The place of a training seed in the run."""
     task: int
     episode: int
+
+
+Write = Callable[[ogbench.Name, Job, dict[str, Any]], None]
+"""Takes the result of an episode."""
 
 
 class Usage(NamedTuple):
@@ -135,6 +140,7 @@ def evaluate(
     step: int | None = None,
     report_selected: bool = False,
     simulator: str = "mujoco",
+    out: str | os.PathLike | None = None,
 ) -> Usage:
     """Plays what is missing of `sweep` and appends it to the run's episodes.jsonl.
 
@@ -146,14 +152,18 @@ def evaluate(
     each method's selected weight alone; where there is one weight there is nothing to select.
     `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
     beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
+    `out` is another folder for the lines, see `run.create_beside`; that of the run stays untouched.
+    Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
     if simulator not in SIMULATORS:
         raise unknown("simulator", simulator, SIMULATORS)
-    restored = policy.restore(workdir, step)
-    name = ogbench.parse(restored.run.config["env"])
+    run = runs.open_run(workdir)
+    if out is not None:
+        run = runs.create_beside(run, out)
+    name = ogbench.parse(run.config["env"])
     maze = None
-    if simulator == SIMULATOR:
-        name = name._replace(simulator=SIMULATOR)
+    if simulator == ogbench.ON_DEVICE:
+        name = name._replace(simulator=ogbench.ON_DEVICE)
         maze = PointMaze(name)
     selection = episodes if selection_episodes is None else selection_episodes
     to_select = [2 * i for i in range(selection)]
@@ -167,31 +177,39 @@ def evaluate(
     parts = [Usage(0, 0, 0.0, 0.0)]
     names = [name.with_task(task) for task in tasks or name.tasks]
 
-    def play_missing(arms: Sequence[Arm], indices: Sequence[int]) -> None:
-        done = _done(restored)
-        jobs = {one: list(_missing(restored, arms, one, indices, done)) for one in names}
-        if maze is not None:
-            every = list(itertools.chain(*jobs.values()))
-            parts.append(_evaluate_on_device(restored, every, maze, envs, programs))
-            return
-        for one, mine in jobs.items():
-            if mine:
-                parts.append(_evaluate_task(restored, mine, one, envs, workers, programs))
+    with records.only_writer(run) as log:
+        restored = policy.restore(workdir, step)._replace(run=run)
+        write = functools.partial(_write, log, restored.step)
 
-    if report_selected:
-        play_missing(rivals, to_select)
-        play_missing(alone + _selected(restored, rivals, names), to_report)
-    else:
-        play_missing(sweep, to_select + to_report)
+        def play_missing(arms: Sequence[Arm], indices: Sequence[int]) -> None:
+            done = _done(log)
+            jobs = {one: list(_missing(restored, arms, one, indices, done)) for one in names}
+            if maze is not None:
+                every = list(itertools.chain(*jobs.values()))
+                parts.append(_evaluate_on_device(restored, every, maze, envs, programs, write))
+                return
+            for one, mine in jobs.items():
+                if mine:
+                    parts.append(
+                        _evaluate_task(restored, mine, one, envs, workers, programs, write)
+                    )
+
+        if report_selected:
+            play_missing(rivals, to_select)
+            play_missing(alone + _selected(restored, log, rivals, names), to_report)
+        else:
+            play_missing(sweep, to_select + to_report)
     return Usage(*map(sum, zip(*parts, strict=True)))
 
 
-def _selected(restored: Restored, sweep: Sequence[Arm], names: Sequence[ogbench.Name]) -> list[Arm]:
+def _selected(
+    restored: Restored, log: records.Log, sweep: Sequence[Arm], names: Sequence[ogbench.Name]
+) -> list[Arm]:
     """The arms of `sweep` whose weight the selection episodes so far choose."""
     mine = [(name.label, name.task, restored.step) for name in names]
     lines = [
         line
-        for line in read_lines(restored.run.episodes)
+        for line in log.lines
         if (line["env"], line["task"], line["step"]) in mine and _arm(line) in sweep
     ]
     rows = tables.summarize(lines)
@@ -205,9 +223,9 @@ def _arm(line: Mapping[str, Any]) -> Arm:
     return Arm(line["method"], line["weight"], line["best_of"], options)
 
 
-def _done(restored: Restored) -> set[tuple[Any, ...]]:
+def _done(log: records.Log) -> set[tuple[Any, ...]]:
     keys = ("env", "task", "episode", "seed", "step")
-    lines = (line for line in read_lines(restored.run.episodes) if not line.get("failed"))
+    lines = (line for line in log.lines if not line.get("failed"))
     return {(*_arm(line), *(line[k] for k in keys)) for line in lines}
 
 
@@ -236,6 +254,7 @@ def _evaluate_task(
     envs: int,
     workers: int | None,
     programs: dict[tuple[Any, ...], Act],
+    write: Write,
 ) -> Usage:
     """All jobs of one task, sampler by sampler: what differs in weight alone shares a batch.
 
@@ -254,7 +273,7 @@ def _evaluate_task(
                 bar.set_description(_title(key))
                 for job, result in play(restored, programs[key], pool, group, per_seed):
                     env_steps += result["length"]
-                    _write(restored, name, job, result)
+                    write(name, job, result)
                     bar.update()
         simulator = pool.cpu_seconds - pool_cpu
         cpu = time.process_time() - cpu + simulator
@@ -267,6 +286,7 @@ def _evaluate_on_device(
     maze: PointMaze,
     envs: int,
     programs: dict[tuple[Any, ...], evaluate_device.Play],
+    write: Write,
 ) -> Usage:
     """All jobs, sampler by sampler, whatever their tasks; the simulator's time is not told apart."""
     groups, env_steps = _by_sampler(jobs), 0
@@ -291,7 +311,7 @@ def _evaluate_on_device(
                 if group[i].episode // 2 >= _PATHS:
                     del result["path"], result["goal"]
                 env_steps += result["length"]
-                _write(restored, maze.name, group[i], result)
+                write(maze.name, group[i], result)
                 bar.update()
     return Usage(len(jobs), env_steps, time.process_time() - cpu, 0.0)
 
@@ -317,7 +337,9 @@ def _title(sampler: _Sampler) -> str:
     return method if best_of == 1 else f"{method} best of {best_of}"
 
 
-def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, Any]) -> None:
+def _write(
+    log: records.Log, step: int, name: ogbench.Name, job: Job, result: dict[str, Any]
+) -> None:
     for arm in job.arms:
         line = {
             **arm._asdict(),
@@ -327,10 +349,10 @@ def _write(restored: Restored, name: ogbench.Name, job: Job, result: dict[str, A
             "episode": job.episode,
             "split": SPLITS[job.episode % 2],
             "seed": job.seed,
-            "step": restored.step,
+            "step": step,
             **result,
         }
-        append_line(restored.run.episodes, line)
+        log.append(line)
 
 
 def compile_act(

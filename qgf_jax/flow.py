@@ -1,6 +1,11 @@
-"""Straight-line flows on actions. Everywhere, time runs from t = 0 (noise) to t = 1 (data)."""
+"""Straight-line flows on actions. Everywhere, time runs from t = 0 (noise) to t = 1 (data).
+
+A velocity u of a flow that runs the other way (openpi and LeRobot: t = 1 is noise there) is
+`lambda action, t: -u(action, 1 - t)` here.
+"""
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -8,6 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from qgf_jax.errors import UserError
 from qgf_jax.types import Array, Endpoint, Velocity
 
 
@@ -16,21 +22,37 @@ def interpolate(noise: Array, action: Array, t: Array) -> tuple[Array, Array]:
     return (1.0 - t) * noise + t * action, action - noise
 
 
-def endpoint(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
+def endpoint(
+    action: Array,
+    t: Array,
+    velocity: Array,
+    *,
+    clip: bool = True,
+    low: Array | float = -1.0,
+    high: Array | float = 1.0,
+) -> Array:
     """Where one straight step from `action` [D] at time t lands at t = 1, clipped to the box.
 
-    Zhou et al., 2026, Eq. 7.
+    Zhou et al., 2026, Eq. 7. The box is from `low` to `high`, [] or [D]. Actions that have none, such
+    as z-scored ones, need `clip=False`, as `functools.partial` gives it to `guidance.guide`.
     """
     end = action + (1.0 - t) * velocity
-    return jnp.clip(end, -1.0, 1.0) if clip else end
+    return jnp.clip(end, low, high) if clip else end
 
 
-def rest(velocity: Velocity, *, num_steps: int) -> Endpoint:
+def rest(
+    velocity: Velocity,
+    *,
+    num_steps: int,
+    low: Array | float = -1.0,
+    high: Array | float = 1.0,
+) -> Endpoint:
     """The endpoint where the rest of the flow ends, step by step, clipped to the box.
 
     How many steps are left depends on t, so t has to be a number when the program is traced:
-    integrate with `unroll=True`. Raises `TypeError` otherwise.
+    integrate with `unroll=True`. Raises `TypeError` otherwise. `low`, `high`: as of `endpoint`.
     """
+    num_steps = _count(num_steps)
 
     def end(action: Array, t: Array, first: Array, *, clip: bool = True) -> Array:
         if isinstance(t, jax.core.Tracer):
@@ -48,7 +70,7 @@ def rest(velocity: Velocity, *, num_steps: int) -> Endpoint:
 
         times = jnp.arange(done, num_steps, dtype=action.dtype) / num_steps
         action = jax.lax.scan(euler, action, times)[0]
-        return jnp.clip(action, -1.0, 1.0) if clip else action
+        return jnp.clip(action, low, high) if clip else action
 
     return end
 
@@ -59,20 +81,53 @@ def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool 
     The result is not clipped. One `lax.scan`: whatever `velocity` holds (a network, a critic's
     gradient) is one body for XLA to fuse, and compile time does not grow with `num_steps`.
     `unroll` writes the steps out one by one, each with a t that is known at compile time.
+    Raises `UserError` if `num_steps` is traced or no whole number from 1, or if `velocity` returns
+    another shape than that of `noise`.
     """
+    num_steps = _count(num_steps)
+
+    def step(action: Array, t: Any) -> Array:
+        return action + check_shape(velocity(action, t), action) / num_steps
+
     if unroll:
         action = noise
         for k in range(num_steps):
             t: Any = np.float32(k) / np.float32(num_steps)
-            action = action + velocity(action, t) / num_steps
+            action = step(action, t)
         return action
 
     def euler(action, t):
-        return action + velocity(action, t) / num_steps, None
+        return step(action, t), None
 
     # Dividing, not adding up steps: t = k / num_steps to the last bit, and fast time features see it.
     times = jnp.arange(num_steps, dtype=noise.dtype) / num_steps
     return jax.lax.scan(euler, noise, times)[0]
+
+
+def _count(num_steps: Any) -> int:
+    """A number of steps: the length of a loop, so known when the program is traced."""
+    if isinstance(num_steps, jax.core.Tracer):
+        raise UserError(
+            "num_steps is traced, and it is the length of a loop: give a Python number, under jax.jit "
+            'with static_argnames="num_steps"'
+        )
+    try:
+        count = operator.index(num_steps)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise UserError(f"num_steps is {num_steps!r}: give a whole number from 1")
+    return count
+
+
+def check_shape(velocity: Array, action: Array) -> Array:
+    """The velocity. Raises `UserError` if its shape is not the action's."""
+    if jnp.shape(velocity) != jnp.shape(action):
+        raise UserError(
+            f"velocity returned shape {jnp.shape(velocity)} for an action of shape "
+            f"{jnp.shape(action)}: give one that returns the action's shape"
+        )
+    return velocity
 
 
 def sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from qgf_jax import flow
 from qgf_jax.bounds import Count, NonNegative
-from qgf_jax.errors import unknown
+from qgf_jax.errors import UserError, unknown
 from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
 
 Rule = Callable[..., Slope]
@@ -206,13 +206,23 @@ def guide(
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
     `schedule` is a name in `SCHEDULES`, `cap` the bound of the one that needs it, and `options`
-    belong to the rule. Raises `UserError` for a rule or schedule that does not exist.
+    belong to the rule. The endpoint is clipped to [-1, 1]; for actions of another range, or of none,
+    give `functools.partial(flow.endpoint, low=…, high=…)` or `(flow.endpoint, clip=False)`. Where t = 1
+    is noise, as in openpi and LeRobot, give `lambda a, t: -velocity(a, 1 - t)`.
+
+    Raises `UserError` for a rule or schedule that does not exist. What it returns raises it for a
+    batch of actions, a weight or a value of `q` that is not one number, and a velocity of another
+    shape than the action's.
     """
     if rule not in RULES:
         raise unknown("guidance rule", rule, RULES)
     if schedule not in SCHEDULES:
         raise unknown("guidance schedule", schedule, SCHEDULES)
-    slope = RULES[rule](velocity, q, endpoint, **options)
+    if jnp.ndim(weight):
+        raise UserError(
+            f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
+        )
+    slope = RULES[rule](_of_one(velocity), _scalar(q), endpoint, **options)
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = slope(action, t)
@@ -225,3 +235,32 @@ def guide(
         return v + weight_now * direction
 
     return guided
+
+
+def _of_one(velocity: Velocity) -> Velocity:
+    """The velocity, for one action and of its shape, else a `UserError`."""
+
+    def checked(action: Array, t: Array) -> Array:
+        if jnp.ndim(action) != 1:
+            raise UserError(
+                f"a guided velocity takes one action [D], not shape {jnp.shape(action)}: "
+                "flatten a chunk, and act on a batch by jax.vmap"
+            )
+        return flow.check_shape(velocity(action, t), action)
+
+    return checked
+
+
+def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:
+    """The critic, if it returns one number, else a `UserError`."""
+
+    def checked(*args: Array) -> Array:
+        value = q(*args)
+        if jnp.shape(value):
+            raise UserError(
+                f"q returned shape {jnp.shape(value)} for one action: it must return one number, such "
+                "as q(action)[0], or the mean of an ensemble"
+            )
+        return value
+
+    return checked

@@ -19,10 +19,15 @@ figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size
 """
 
 
-def render(run: Run, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str, Path]]) -> str:
-    """The page; pictures and films are inside it."""
+def render(
+    run: Run,
+    rows: Sequence[dict[str, Any]],
+    figures: Sequence[tuple[str, Path]],
+    notes: Sequence[str] = (),
+) -> str:
+    """The page; pictures and films are inside it. `notes` say what the tables leave out."""
     env = html.escape(run.config["env"])
-    films = sorted((run.workdir / "report" / "videos").glob("*.gif"))
+    films = sorted(p for p in (run.workdir / "report" / "videos").glob("*.gif") if p.is_file())
     pictures = [(caption, path, "png") for caption, path in figures]
     pictures += [(path.stem.replace("_", " "), path, "gif") for path in films]
     body = "".join(
@@ -30,8 +35,8 @@ def render(run: Run, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str
         f' alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for caption, path, kind in pictures
     )
-    lines = [*intervals(rows), *gaps(rows)]
-    notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    said = [*intervals(rows), *gaps(rows), *notes]
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in said)
     record = html.escape((run.workdir / "config.json").read_text())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
@@ -39,7 +44,7 @@ def render(run: Run, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str
         "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
         "the selection episodes. Every number is from the report episodes, which are others. Of "
         "successes, intervals are never narrower than the Wilson interval of the distinct episodes."
-        f"</p>{notes}{body}"
+        f"</p>{lines}{body}"
         f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
     )
 

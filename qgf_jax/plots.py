@@ -1,6 +1,7 @@
 """The pictures of a report. Matplotlib, no screen needed."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,24 @@ from matplotlib.axes import Axes
 
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
-from qgf_jax.metrics import read_lines
 from qgf_jax.run import Run
 from qgf_jax.tables import ALL_TASKS, label, task_label, unique
 
 Row = dict[str, Any]
+Line = Mapping[str, Any]
 _COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
 _MORE_COLORS = ("#2a9d5c", "#b5438f", "#8c6d31", "#c0392b", "#5e4fa2", "#17a2b8", "#94a114")
 _LEGIBLE = 8
 """Methods that one panel of curves can hold."""
 
 
-def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
-    """Draws what the run has data for: (caption, PNG) of each picture, in reading order."""
+def draw(
+    run: Run, rows: Sequence[Row], folder: Path, episodes: Sequence[Line], metrics: Sequence[Line]
+) -> list[tuple[str, Path]]:
+    """Draws what the run has data for: (caption, PNG) of each picture, in reading order.
+
+    `episodes` and `metrics` are the run's lines, of which `rows` are made.
+    """
     figures = [
         (
             "Success and return against guidance weight: report episodes, 95 % intervals.",
@@ -37,12 +43,13 @@ def draw(run: Run, rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
             "methods.png",
             _methods,
         ),
-        ("Training curves.", "training.png", _training),
+        ("Training curves.", "training.png", functools.partial(_training, metrics)),
     ]
     goal_dim = run.spec.get("goal_dim", 0)
     if run.spec["obs_dim"] - goal_dim == 2:
         ways = "Ways through the maze, report episodes, a colour a task where there are several."
-        figures.append((ways, "trajectories.png", _trajectories))
+        trajectories = functools.partial(_trajectories, episodes)
+        figures.append((ways, "trajectories.png", trajectories))
     if run.spec["obs_dim"] == 2:
         figures += [
             (
@@ -166,9 +173,8 @@ def _sweep_panel(ax: Axes, here: Sequence[Row], name: str) -> None:
     ax.grid(alpha=0.3)
 
 
-def _training(run: Run, rows: Sequence[Row]) -> Any:
+def _training(lines: Sequence[Line], run: Run, rows: Sequence[Row]) -> Any:
     """One panel a loss, training and validation."""
-    lines = list(read_lines(run.metrics))
     names = [
         k for k in (lines[0] if lines else {}) if k.endswith("/loss") and "validation" not in k
     ]
@@ -188,11 +194,11 @@ def _training(run: Run, rows: Sequence[Row]) -> Any:
     return fig
 
 
-def _trajectories(run: Run, rows: Sequence[Row]) -> Any:
+def _trajectories(episodes: Sequence[Line], run: Run, rows: Sequence[Row]) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
     shown = [r for r in shown if (r["env"], r["task"]) in _tasks(shown)]
-    lines = [line for line in unique(read_lines(run.episodes)) if "path" in line]
+    lines = [line for line in unique(episodes) if "path" in line]
     if not shown or not lines:
         return None
     across = min(len(shown), 5)

@@ -31,6 +31,11 @@ class Restored(NamedTuple):
 def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     """The newest sound checkpoint of a run, or the one at `step`."""
     run = runs.open_run(workdir)
+    if not run.trained_in.is_dir():
+        raise UserError(
+            f"{run.trained_in}, whose checkpoints {workdir} has episodes of, is not there: give "
+            f"--workdir=ITS FOLDER NOW --out={workdir}"
+        )
     spec = Spec(**run.spec)
     device = backend.devices(local=True)[0]
     seeds = seeds_of(run.config)
@@ -41,11 +46,11 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), template
     )
-    found = Checkpoints(workdir, identity=run.identity).restore(template, step)
+    found = Checkpoints(run.trained_in, identity=run.identity).restore(template, step)
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet: let `qgf train` come to its first save")
     state: TrainState = found.state
-    constants = calibrate.read(run.workdir, found.step)
+    constants = calibrate.read(run.trained_in, found.step)
     target_params = state.target_params | ({"calibration": constants} if constants else {})
     return Restored(run, spec, found.step, state.params, target_params)
 

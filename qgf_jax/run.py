@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
 from qgf_jax.checkpoint import fingerprint, write_atomically
-from qgf_jax.errors import SaveError, UserError
+from qgf_jax.errors import SaveError, UserError, saving, say
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
@@ -34,6 +34,13 @@ class Run(NamedTuple):
     """What it was trained on: file name, SHA-256, rows."""
     former: tuple[str, ...] = ()
     """Fingerprints of its config that older versions have sealed checkpoints with."""
+    checkpoints_of: Path | None = None
+    """The folder whose checkpoints its episodes are of, if it is another one."""
+
+    @property
+    def trained_in(self) -> Path:
+        """The folder with checkpoints and metrics."""
+        return self.checkpoints_of or self.workdir
 
     @property
     def identity(self) -> dict[str, tuple[str, ...]]:
@@ -53,7 +60,21 @@ class Run(NamedTuple):
     @property
     def metrics(self) -> Path:
         """One line per logged step of training."""
-        return self.workdir / "metrics.jsonl"
+        return self.trained_in / "metrics.jsonl"
+
+
+class Work(NamedTuple):
+    """What one process at a time does in a run folder."""
+
+    doing: str
+    lock: str
+    """The file whose lock it holds."""
+    elsewhere: str
+    """How the command works in another folder."""
+
+
+TRAINING = Work("trained", "LOCK", "choose another --workdir")
+EVALUATION = Work("evaluated", "episodes.lock", "give --out=FOLDER")
 
 
 def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
@@ -71,25 +92,31 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def only_writer(workdir: Path) -> Generator[None]:
-    """Holds the folder for one trainer. Raises `UserError` if another one has it.
+def only_writer(workdir: Path, work: Work = TRAINING) -> Generator[None]:
+    """Holds the folder for one process that does `work`. Raises `UserError` if another one has it.
 
-    The lock is the operating system's and goes with the process, however that ends.
+    The lock is the operating system's and goes with the process, however that ends. A file system
+    that has no locks is used without one, and a line says so.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "LOCK").open("a+")
+        lock = (workdir / work.lock).open("a+")
     except OSError as error:
-        raise SaveError.at(workdir, error) from error
+        raise SaveError.at(workdir, error, work.elsewhere) from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             holder = " ".join(file.read().split()) or "another process"
             raise UserError(
-                f"{workdir} is being trained by {holder}: wait for it or choose another --workdir"
+                f"{workdir} is being {work.doing} by {holder}: wait for it or {work.elsewhere}"
             ) from None
+        except OSError as error:
+            say(
+                f"qgf: warning: {workdir} has no file locks ({error.strerror}): see to it that "
+                "no other process writes there"
+            )
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with contextlib.suppress(OSError):  # who it is, for others to read; the lock holds without
             os.ftruncate(file.fileno(), 0)
@@ -98,10 +125,10 @@ def only_writer(workdir: Path) -> Generator[None]:
         yield
 
 
-def check_free(workdir: Path) -> None:
-    """Raises `UserError` if another process trains in `workdir` now."""
-    if (workdir / "LOCK").exists():
-        with only_writer(workdir):
+def check_free(workdir: Path, work: Work = TRAINING) -> None:
+    """Raises `UserError` if another process does `work` in `workdir` now."""
+    if (workdir / work.lock).exists():
+        with only_writer(workdir, work):
             pass
 
 
@@ -139,7 +166,6 @@ def create(
     path = workdir / "config.json"
     former = _former(configs.read(path)) if path.exists() else ()
     spec = recorded_spec(workdir, config, spec, data)
-    workdir.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config,
         "former_fingerprints": former,
@@ -148,7 +174,7 @@ def create(
         "versions": versions(),
         "git_commit": git_commit(),
     }
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    _write(workdir, record)
     return Run(workdir, dict(config), dict(spec), dict(data), former)
 
 
@@ -189,6 +215,38 @@ _ROUNDING = 1e-6
 """Of a spread: far more than sums in another order differ by, and far less than anybody notices."""
 
 
+def _write(workdir: Path, record: Mapping[str, Any]) -> None:
+    with saving(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(workdir / "config.json", json.dumps(record, indent=1) + "\n")
+
+
+def create_beside(run: Run, folder: str | os.PathLike) -> Run:
+    """Makes `folder` a run folder for episodes of the checkpoints of `run`, which stays untouched.
+
+    It holds a copy of the config, and where the checkpoints are. A folder that is one of these already
+    goes on, wherever the run was moved to in between. Raises `UserError` if it holds anything else.
+    """
+    folder, source = Path(folder), run.trained_in.resolve()
+    if folder.resolve() == run.workdir.resolve():
+        return run
+    if (folder / "config.json").exists():
+        old = open_run(folder)
+        if not old.checkpoints_of:
+            raise UserError(f"{folder} is a run of its own: choose another --out")
+        here, there = run.identity, old.identity
+        same = all({*here[what]} & {*there[what]} for what in here)
+        moved = not old.checkpoints_of.exists()
+        if not same or (old.checkpoints_of != source and not moved):
+            raise UserError(
+                f"{folder} holds episodes of the checkpoints in {old.checkpoints_of}, not of "
+                f"{source}: choose another --out"
+            )
+    record = configs.read(run.workdir / "config.json")
+    _write(folder, {**record, "checkpoints_of": str(source)})
+    return run._replace(workdir=folder, checkpoints_of=source)
+
+
 def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """What several processes that train one run must have in common, flat.
 
@@ -209,6 +267,11 @@ def check_same(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Raises `UserError` if the run in `workdir` was made by another config or other data."""
+    if old.get("checkpoints_of"):
+        raise UserError(
+            f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not for "
+            "training: choose another --workdir"
+        )
     differences = configs.changed(old["config"], config)
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
@@ -235,14 +298,37 @@ def check_same(
         )
 
 
+_NEEDED = {
+    "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
+    "spec": ("obs_dim", "action_dim", "chunk"),
+    "dataset": ("sha256",),
+}
+"""What config.json has by its part, whatever version wrote it."""
+
+
 def open_run(workdir: str | os.PathLike) -> Run:
     """The run in `workdir`. Raises `UserError` if there is none."""
     workdir = Path(workdir)
-    record = configs.read(workdir / "config.json")
+    path = workdir / "config.json"
+    record = configs.read(path)
+    altered = f"{path}: {{}}: the file was altered"
+    if not isinstance(record, dict):
+        raise UserError(altered.format("it holds no run"))
+    for part, names in _NEEDED.items():
+        if not isinstance(record.get(part), dict):
+            raise UserError(altered.format(f"{part!r} is missing"))
+        if missing := [name for name in names if name not in record[part]]:
+            raise UserError(altered.format(f"{missing[0]!r} is missing in {part!r}"))
+    source = record.get("checkpoints_of")
+    if source is not None and not isinstance(source, str):
+        raise UserError(altered.format("'checkpoints_of' is no folder"))
     try:
         former = _former(record)
-        return Run(workdir, record["config"], record["spec"], record["dataset"], former)
-    except KeyError as error:
-        raise UserError(
-            f"{workdir / 'config.json'}: {error} is missing: the file was altered"
-        ) from None
+    except (KeyError, TypeError):
+        raise UserError(altered.format("'data.dir' or 'former_fingerprints' is none")) from None
+    return Run(
+        workdir,
+        *(record[part] for part in _NEEDED),
+        former=former,
+        checkpoints_of=source and Path(source),
+    )

@@ -7,15 +7,17 @@ whose rounding may differ in the last bits, and a long episode may end different
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from qgf_jax import children, evaluate, policy
+from qgf_jax.checkpoint import write_atomically
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluate import Arm, Job
 
 SIZE = 240
@@ -30,12 +32,17 @@ def film(
     *,
     tasks: Sequence[int] = (),
     step: int | None = None,
+    out: str | os.PathLike | None = None,
 ) -> list[Path]:
-    """Writes report/videos/METHOD_…_episodeN.gif for the first `episodes` report episodes an arm."""
+    """Writes report/videos/METHOD_…_episodeN.gif for the first `episodes` report episodes an arm.
+
+    In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
+    """
     restored = policy.restore(workdir, step)
     name = ogbench.parse(restored.run.config["env"])
-    folder = restored.run.workdir / "report" / "videos"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(workdir if out is None else out) / "report" / "videos"
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written, programs = [], {}
     for task in tasks or name.tasks:
         world = name.with_task(task).full
@@ -69,7 +76,17 @@ def film(
 
 
 def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
-    """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process."""
+    """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process.
+
+    Raises `UserError` if nothing can be drawn, `SaveError` if the file cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "film.gif"
+        _render(world, seed, actions, film)
+        write_atomically(path, film.read_bytes())
+
+
+def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     ogbench.require()
     command = children.command("qgf_jax.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import LONG
 
-from qgf_jax import evaluate, parallel, policy
+from qgf_jax import cli, evaluate, parallel, policy
 from qgf_jax.envs.pool import Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluate import Arm, Job
@@ -88,6 +88,34 @@ def test_every_arm_meets_the_same_episodes(evaluated):
     assert usage.env_steps > 0 and usage.cpu_seconds >= usage.simulator_cpu_seconds > 0
 
 
+def contents(folder):
+    """What a folder holds, and when each of it was last written."""
+    return {
+        path.relative_to(folder): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        for path in folder.rglob("*")
+    }
+
+
+def test_somebody_elses_run_is_evaluated_into_another_folder(evaluated, folder, tmp_path):
+    """The same lines, which a second call and a report go on with, and the run stays as it is."""
+    before, out = contents(folder), tmp_path / "mine"
+    sweep = evaluate.arms(["reference"], [0.0])
+    options = {"episodes": 2, "selection_episodes": 1, "envs": 4, "workers": 1}
+    assert evaluate.evaluate(folder, sweep, **options, out=out).episodes == 6
+    assert evaluate.evaluate(folder, sweep, **options, out=out).episodes == 0
+    assert evaluate.evaluate(out, sweep, **options).episodes == 0
+    cli.main(["report", f"--workdir={out}"])
+    cli.main(["verify", str(out)])
+    assert contents(folder) == before
+    expected = {identity(line): line["return"] for line in lines_of(evaluated[0])}
+    found = {identity(line): line["return"] for line in lines_of(out)}
+    assert len(found) == 6 and found.items() <= expected.items()
+    assert {p.name for p in out.iterdir()} == {
+        "config.json", "episodes.jsonl", "episodes.lock", "report",
+    }  # fmt: skip
+    assert (out / "report" / "training.png").exists()
+
+
 def test_shared_arms_are_played_once_and_written_for_each(evaluated):
     folder, usage = evaluated
     assert usage.episodes == 3 * 3 * 2
@@ -100,14 +128,18 @@ def test_shared_arms_are_played_once_and_written_for_each(evaluated):
             }
 
 
-def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tmp_path):
+def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tmp_path, capsys):
     folder = shutil.copytree(evaluated[0], tmp_path / "run")
     sweep = evaluate.arms(["reference", "best_of", "qgf"], [0.0, 0.5])
     before = {identity(line): line for line in lines_of(folder)}
     path = folder / "episodes.jsonl"
-    path.write_bytes(path.read_bytes()[:-40])  # killed in the middle of a line
+    garbage = b'garbage\n{"method": "reference"}\n'
+    path.write_bytes(garbage + path.read_bytes()[:-40])  # killed in the middle of a line
     usage = evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=4, workers=1)
     assert usage.episodes == 1
+    said = [x for x in capsys.readouterr().err.splitlines() if "left out" in x]
+    assert len(said) == 1 and "line 1 (not JSON), line 2 (weight is missing)" in said[0]
+    path.write_bytes(path.read_bytes().removeprefix(garbage))  # the torn line is gone
     after = {identity(line): line for line in lines_of(folder)}
     assert after.keys() == before.keys()
     for key, line in after.items():

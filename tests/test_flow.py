@@ -1,11 +1,13 @@
 """Guided integration against closed forms: a wrong sign, time or rule changes a number."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from qgf_jax import flow, guidance
 from qgf_jax.errors import UserError
@@ -286,3 +288,115 @@ def test_unknown_rules_and_schedules_are_named():
     for wrong in ({"rule": "one_stp"}, {"schedule": "linaer"}):
         with pytest.raises(UserError, match="did you mean"):
             guidance.guide(bent, wavy, weight=1.0, **wrong)
+
+
+def in_their_time(velocity, noise, weight, num_steps):
+    """QGF where t = 1 is noise, written out: steps of -1 / n, and the clean action is a - t u."""
+    action = noise
+    for k in range(num_steps):
+        t = 1.0 - k / num_steps
+        u = velocity(action, t)
+        slope = jax.grad(wavy)(jnp.clip(action - t * u, -1.0, 1.0))
+        action = action - (u - weight * slope) / num_steps
+    return action
+
+
+def test_a_flow_whose_time_runs_the_other_way_is_turned_round():
+    theirs = lambda a, t: jnp.sin(MATRIX @ a + 2.0 * t) - 0.3 * a
+    noise = np.random.default_rng(4).normal(size=(8, 3)).astype(np.float32)
+    field = guidance.guide(lambda a, t: -theirs(a, 1 - t), wavy, weight=0.7)
+    ours = jax.vmap(functools.partial(flow.integrate, field, num_steps=STEPS))(noise)
+    expected = [in_their_time(theirs, x, 0.7, STEPS) for x in noise]
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    plain = guidance.guide(theirs, wavy, weight=0.7)
+    assert not np.allclose(flow.integrate(plain, noise[0], num_steps=STEPS), expected[0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1.0, -1.0, 0.5]),
+        ({"clip": False}, [2.5, -3.0, 0.5]),
+        ({"low": -2.0, "high": 2.0}, [2.0, -2.0, 0.5]),
+        ({"low": np.array([-9.0, -2.0, 0.6]), "high": np.array([9.0, 0.0, 0.7])}, [2.5, -2.0, 0.6]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["straight", "rest"])
+def test_critic_is_asked_inside_the_box_that_was_asked_for(kind, options, expected):
+    """One step from 0: where the critic is asked, its slope says."""
+    velocity = lambda a, t: jnp.array([2.5, -3.0, 0.5])
+    end = flow.endpoint
+    if kind == "rest":
+        box = {k: v for k, v in options.items() if k != "clip"}
+        end = flow.rest(velocity, num_steps=1, **box)
+        options = {k: v for k, v in options.items() if k == "clip"}
+    field = guidance.guide(
+        velocity, lambda a: (a**2).sum(), weight=0.5, endpoint=functools.partial(end, **options)
+    )
+    moved = flow.integrate(field, jnp.zeros(3), num_steps=1, unroll=True)
+    np.testing.assert_allclose(moved, np.array([2.5, -3.0, 0.5]) + expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", list(guidance.RULES))
+def test_a_batch_is_refused_in_one_line_by_every_rule(rule):
+    critic = (lambda a, t: wavy(a)) if rule == "noise_aware" else wavy
+    field = guidance.guide(lambda a, t: -a, critic, weight=1.0, rule=rule)
+    for shape in ((5, 3), (3, 3), ()):
+        with pytest.raises(UserError, match="vmap") as caught:
+            field(jnp.zeros(shape), jnp.float32(0))
+        assert "\n" not in str(caught.value)
+    assert jax.vmap(field, (0, None))(jnp.zeros((5, 3)), jnp.float32(0)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in guidance.RULES if rule != "unguided"])
+def test_a_critic_that_returns_more_than_one_number_is_refused(rule):
+    critic = lambda a, *t: jnp.stack([wavy(a)])
+    field = guidance.guide(lambda a, t: -a, critic, weight=1.0, rule=rule)
+    with pytest.raises(UserError, match=r"q returned shape \(1,\) .*one number"):
+        flow.integrate(field, jnp.zeros(3), num_steps=2)
+
+
+def test_velocities_weights_and_steps_of_a_wrong_kind_are_refused():
+    wide = lambda a, t: jnp.zeros((3, 1))
+    narrow = lambda a, t: a[:1]  # would be broadcast
+    for velocity in (wide, narrow):
+        field = guidance.guide(velocity, wavy, weight=1.0)
+        for one in (velocity, field):
+            for unroll in (False, True):
+                with pytest.raises(UserError, match=r"velocity returned shape .*\(3,\)"):
+                    flow.integrate(one, jnp.zeros(3), num_steps=2, unroll=unroll)
+    with pytest.raises(UserError, match="weight has shape .*vmap"):
+        guidance.guide(bent, wavy, weight=jnp.ones(3))
+    for wrong in (0, -1, 2.5, None, jnp.ones(2)):
+        with pytest.raises(UserError, match="whole number from 1"):
+            flow.integrate(bent, ACTION, num_steps=wrong)
+    with pytest.raises(UserError, match="whole number from 1"):
+        flow.rest(bent, num_steps=0)
+    steps = lambda n: flow.integrate(bent, ACTION, num_steps=n)
+    with pytest.raises(UserError, match="num_steps is traced.*static_argnames"):
+        jax.jit(steps)(3)
+    np.testing.assert_array_equal(jax.jit(steps, static_argnums=0)(3), steps(np.int64(3)))
+
+
+def test_the_examples_of_your_own_policy_run():
+    """Each Python block of docs/your_own.md, with a flow and a critic for the names it leaves open."""
+    text = (ROOT / "docs" / "your_own.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names = {
+        "my_flow": lambda params, obs, a, t: params * obs - a + t,
+        "my_critic": lambda params, obs, a: -((a - obs) ** 2).sum(),
+        "their_flow": lambda params, obs, a, t: -(params * obs - a + (1 - t)),
+        "action_dim": 2, "action_low": -3.0, "action_high": 3.0,
+    }  # fmt: skip
+    obs = np.ones((4, 2), np.float32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    exec(blocks[0], names)  # noqa: S102 - a page of ours
+    expected = names["batch"](1.0, obs, keys, 0.5)
+    for block in blocks[1:]:
+        exec(block, names)  # noqa: S102
+    for name, inside in (("act", 1.0), ("act_in_a_range", 3.0), ("act_without_a_range", 9.0)):
+        actions = jax.vmap(names[name], in_axes=(None, 0, 0, None))(1.0, obs, keys, 0.5)
+        assert actions.shape == (4, 2) and np.abs(actions).max() <= inside
+        if name == "act":  # with the last block's flow, which is the first one's, turned round
+            np.testing.assert_allclose(actions, expected, atol=1e-6)

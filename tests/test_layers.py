@@ -59,12 +59,23 @@ MAY_IMPORT = {
     },
     "policy": PURE | {"calibrate", "algorithms", "checkpoint", "run", "train"},
     "evaluate_device": PURE | {"algorithms", "envs", "policy", "train"},
+    "episodes": {"envs", "metrics", "run"},
     "evaluate": PURE
-    | {"algorithms", "envs", "evaluate_device", "metrics", "parallel", "policy", "tables", "train"},
-    "video": {"envs", "errors", "evaluate", "policy"},
+    | {
+        "algorithms",
+        "envs",
+        "episodes",
+        "evaluate_device",
+        "parallel",
+        "policy",
+        "run",
+        "tables",
+        "train",
+    },
+    "video": {"checkpoint", "envs", "errors", "evaluate", "policy"},
     "plots": {"algorithms", "envs", "errors", "metrics", "policy", "run", "tables"},
     "page": {"run", "tables"},
-    "report": {"checkpoint", "errors", "metrics", "page", "plots", "run", "tables"},
+    "report": {"checkpoint", "episodes", "errors", "metrics", "page", "plots", "run", "tables"},
     "__main__": {"cli"},
 }
 

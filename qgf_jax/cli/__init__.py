@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"qgf: stopped: {stopped}")
         sys.exit(stopped.code)
     except KeyboardInterrupt:
-        say("qgf: stopped; the same command goes on from the last checkpoint")
+        say("qgf: stopped; the same command goes on with what is left")
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough; not a success, and nobody is left to tell
         os._exit(141)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from qgf_jax.bounds import Count, Seed
 from qgf_jax.cli import Parser, kind, path
-from qgf_jax.errors import one_line
+from qgf_jax.errors import one_line, saving
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,5 +29,6 @@ def main(arguments: Sequence[str]) -> None:
     from qgf_jax.envs import ogbench
 
     name = ogbench.parse(flags.env).dataset
-    files = collect(name, flags.episodes, flags.out, seed=flags.seed, workers=flags.workers)
+    with saving(flags.out):
+        files = collect(name, flags.episodes, flags.out, seed=flags.seed, workers=flags.workers)
     print("\n".join(one_line(str(file)) for file in files))

@@ -63,6 +63,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--videos", type=kind(EpisodesIfAny), default=0, help="report episodes an arm to film"
     )
+    parser.add_argument(
+        "--out",
+        type=path,
+        help="folder for the episodes of somebody else's run, which stays untouched",
+    )
     add_cpu_threads(parser)
     flags = parser.parse_args(arguments)
     config = run.open_run(flags.workdir).config
@@ -76,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
     for name in names:
         parse(name)
+    run.check_free(flags.out or flags.workdir, run.EVALUATION)
     limit_cpu_threads(flags.cpu_threads)
     from qgf_jax import evaluate, video
 
@@ -98,6 +104,7 @@ def main(arguments: Sequence[str]) -> None:
         workers=flags.workers,
         step=flags.step,
         report_selected=flags.report_selected,
+        out=flags.out,
     )
     if usage.episodes:
         rate = usage.env_steps / max(usage.cpu_seconds, 1e-9)
@@ -107,7 +114,14 @@ def main(arguments: Sequence[str]) -> None:
             file=sys.stderr,
         )
     if flags.videos:
-        video.film(flags.workdir, sweep, flags.videos, tasks=flags.tasks or (), step=flags.step)
+        video.film(
+            flags.workdir,
+            sweep,
+            flags.videos,
+            tasks=flags.tasks or (),
+            step=flags.step,
+            out=flags.out,
+        )
 
 
 def _envs(text: str) -> tuple[str | None, int | None]:

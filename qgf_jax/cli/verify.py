@@ -34,9 +34,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _verify(workdir: Path, *, rescue: bool) -> None:
-    checkpoints = Checkpoints(workdir, identity=run.open_run(workdir).identity)
+    opened = run.open_run(workdir)
+    checkpoints = Checkpoints(opened.trained_in, identity=opened.identity)
     if rescue:
-        _rescue(workdir, checkpoints)
+        _rescue(opened.trained_in, checkpoints)
     steps = checkpoints.steps()
     faults = {step: fault for step in steps if (fault := checkpoints.fault(step))}
     for step in steps:

@@ -18,8 +18,6 @@ from qgf_jax.errors import UserError
 Array = jax.Array
 
 SCENES = ("pointmaze-medium", "pointmaze-large", "pointmaze-giant", "pointmaze-teleport")
-SIMULATOR = "jax"
-"""What results say they were played in."""
 
 _SPEED = 0.2  # a constant in PointEnv.step
 _REACH = 1.5  # of a teleport's entrance, in its radii; a constant in MazeEnv.step

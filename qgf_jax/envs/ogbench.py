@@ -22,6 +22,9 @@ DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle
 TASKS = (1, 2, 3, 4, 5)
 """Of every environment."""
 
+ON_DEVICE = "jax"
+"""`Name.simulator` of what is played in `envs.jax_pointmaze`."""
+
 PACKAGES = ("ogbench", "dm_control")
 """Distributions and modules: the benchmark, and what its manipulation is made with."""
 
