@@ -1,5 +1,6 @@
 """No altered checkpoint is ever taken for a sound one, and a wrong one is explained."""
 
+import os
 import random
 import shutil
 
@@ -102,6 +103,21 @@ def test_what_was_damaged_restores_to_the_same_bits_or_is_refused_by_name(
             assert checkpoints.restore(state_of(0)).step == 1
         path.write_bytes(whole)
     assert restores(checkpoints, 2, 2)
+
+
+HARMLESS = {
+    "nothing": lambda folder: None,
+    "an empty folder": lambda folder: (folder / "ocdbt.process_1").mkdir(),
+    "times": lambda folder: [os.utime(path, (0, 0)) for path in folder.rglob("*")],
+    "rights": lambda folder: [p.chmod(0o444) for p in folder.rglob("*") if p.is_file()],
+    "order": lambda folder: folder.rename(folder.with_name("x")).rename(folder),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_a_seal_does_not_look_at_restores_to_the_same_bits(checkpoints, name):
+    HARMLESS[name](checkpoints.root / "2")
+    assert not checkpoints.fault(2) and restores(checkpoints, 2, 2)
 
 
 def test_every_file_is_missed(checkpoints):
@@ -260,8 +276,6 @@ def test_only_what_is_ours_is_cleaned_away(checkpoints):
 
 def test_all_of_a_step_is_on_disk_before_its_seal(tmp_path, monkeypatch):
     """The order in which files are forced to disk, by inode; then the seal's name appears."""
-    import os
-
     order, real_sync, real_replace = [], os.fsync, type(tmp_path).replace
 
     def sync(descriptor):
