@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest reliability benchmark clean
+.PHONY: install quickstart test lint tests oldest reliability mutants benchmark clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$($$(.ci/python $(PYTHON)) -V)" = "$$($(BIN)/python -V)" || \
@@ -43,8 +43,11 @@ oldest:
 	$(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
 
 reliability: install
-	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py
+	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos
+
+mutants: install
+	$(BIN)/python tests/mutants.py
 
 benchmark: install
 	$(BIN)/python benchmarks/all.py

@@ -47,9 +47,10 @@ def made_up() -> Loaded:
 
 
 class Timed(checkpoint.Checkpoints):
-    """Adds up how long its caller waits."""
+    """Adds up how long its caller waits, and how long restoring takes beside the training."""
 
     waited = 0.0
+    restored = 0.0
     saves = 0
 
     def save(self, *args) -> None:
@@ -57,6 +58,11 @@ class Timed(checkpoint.Checkpoints):
         super().save(*args)
         Timed.waited += time.perf_counter() - started
         Timed.saves += 1
+
+    def _check_restores(self, *args) -> None:
+        started = time.perf_counter()
+        super()._check_restores(*args)
+        Timed.restored += time.perf_counter() - started
 
 
 def main() -> None:
@@ -79,6 +85,7 @@ def main() -> None:
         {
             "blocked_share": Timed.waited / training,
             "blocked_ms_per_save": 1e3 * Timed.waited / Timed.saves,
+            "restore_ms_per_save": 1e3 * Timed.restored / Timed.saves,
             "ms_per_update": 1e3 * clock.seconds["train"] / flags.steps,
             "checkpoint_bytes": size,
             "last_wait_ms": 1e3 * (clock.seconds["checkpoint"] - Timed.waited),

@@ -1,6 +1,10 @@
 """`python -m qgf_jax`, the same as the `qgf` command."""
 
-from qgf_jax.cli import main
+from qgf_jax import children
+
+children.leave_working_folder_last()
+
+from qgf_jax.cli import main  # noqa: E402 - what it imports may be in the working folder too
 
 if __name__ == "__main__":
     main()

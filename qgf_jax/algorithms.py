@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qgf_jax import bounds
+from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError, unknown
 
 Options = tuple[tuple[str, Any], ...]
@@ -411,103 +413,95 @@ def canonical(name: str) -> str:
 
 
 @functools.cache
-def factory_defaults(module: str, function: str) -> dict[str, Any]:
-    """The keyword-only arguments of `qgf_jax.<module>.<function>` and their defaults.
+def _functions(path: Path) -> dict[str, ast.FunctionDef]:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+
+
+@functools.cache
+def factory_fields(module: str, function: str) -> dict[str, Field]:
+    """The keyword-only arguments of `qgf_jax.<module>.<function>`, with defaults and bounds.
 
     They are a factory's hyperparameters, and this is what makes its signature their only home. Read
     from the source rather than by importing it, because the import of JAX costs seconds and a
     mistyped option should not.
     """
     path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            return {arg.arg: ast.literal_eval(value) for arg, value in pairs if value is not None}
-    raise LookupError(f"{path} has no function {function}")
+    node = _functions(path).get(function)
+    if node is None:
+        raise LookupError(f"{path} has no function {function}")
+    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    return {
+        arg.arg: Field(ast.literal_eval(value), bounds.of_source(arg.annotation))
+        for arg, value in pairs
+        if value is not None
+    }
 
 
 @functools.cache
-def learner_defaults(package: str, name: str) -> dict[str, Any]:
+def learner_fields(package: str, name: str) -> dict[str, Field]:
     """The hyperparameters of a learner of "critics" or "policies", whichever file it is in."""
     for path in sorted(Path(__file__).parent.glob(f"{package}/*.py")):
-        try:
-            return factory_defaults(f"{package}.{path.stem}", name)
-        except LookupError:
-            continue
+        if name in _functions(path):
+            return factory_fields(f"{package}.{path.stem}", name)
     raise LookupError(f"no learner {name} in {package}")
 
 
-policy_defaults = functools.partial(learner_defaults, "policies")
-critic_defaults = functools.partial(learner_defaults, "critics")
+policy_fields = functools.partial(learner_fields, "policies")
+critic_fields = functools.partial(learner_fields, "critics")
 
 
-def sampler_defaults(name: str) -> dict[str, Any]:
+def sampler_fields(name: str) -> dict[str, Field]:
     """The options of a method's sampler and of its rule, with the row's own values.
 
     Those that cannot change anything, such as the schedule of a policy without guidance, are left out.
     """
     row = method(name)
     rule = row.options.get("rule", "")
-    found = factory_defaults("samplers", row.sampler)
+    found = factory_fields("samplers", row.sampler)
     idle = {"unguided": _OF_GUIDANCE, "noisy": {"endpoint"}, "noise_aware": {"endpoint", "scale"}}
     kept = {k: v for k, v in found.items() if k not in idle.get(rule, ())}
-    return {**kept, **(factory_defaults("guidance", rule) if rule else {}), **row.options}
+    kept |= factory_fields("guidance", rule) if rule else {}
+    return kept | {k: kept[k]._replace(default=v) for k, v in row.options.items()}
 
 
 _OF_GUIDANCE = {"endpoint", "schedule", "cap", "units", "scale"}
-CHOICES = {
-    "endpoint": ("straight", "flow", "learned"),
-    "schedule": ("constant", "linear", "ratio"),
-    "scale": ("value", "logit"),
-    "units": ("raw", "spread", "variance", "covariance", "posterior"),
-}
-"""The values of options that are names."""
 
 
-def free_options(name: str) -> dict[str, Any]:
-    """The options of a method that a user may set, with their defaults."""
+def free_options(name: str) -> dict[str, Field]:
+    """The options of a method that a user may set."""
     fixed = {*method(name).options, "group"}
-    return {k: v for k, v in sampler_defaults(name).items() if k not in fixed}
+    return {k: v for k, v in sampler_fields(name).items() if k not in fixed}
 
 
 def check_option(name: str, option: str, value: Any) -> None:
     """Raises `UserError` if `value` is none that `option` of method `name` can have."""
+    bounds.check(f"option {option} of {name}", value, _option(name, option).bound)
+
+
+def _option(name: str, option: str) -> Field:
     free = free_options(name)
     if option not in free:
         raise unknown(f"option of {name}", option, free)
-    if option in CHOICES and value not in CHOICES[option]:
-        raise unknown(f"{option} of {name}", value, CHOICES[option])
-    if type(free[option]) is int and value < 1:
-        raise UserError(f"option {option} of {name} is {value}; it must be at least 1")
+    return free[option]
 
 
 def parse(text: str) -> tuple[str, Options]:
     """A method as the command line writes it: NAME or NAME:option=value:option=value.
 
-    `UserError` for what does not exist, for a value of another type, and for what makes the row what
+    `UserError` for what does not exist, for a value out of bounds, and for what makes the row what
     it is.
     """
     name, *settings = text.split(":")
-    free = free_options(name)
+    method(name)
     found: dict[str, Any] = {}
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"method {text!r}: {setting!r} is no option=value")
-        if option in free:
-            value = _as(type(free[option]), value, f"option {option} of {name}")
-        check_option(name, option, value)
-        found[option] = value
+        bound = _option(name, option).bound
+        found[option] = bounds.read(f"option {option} of {name}", value, bound)
     return name, tuple(sorted(found.items()))
-
-
-def _as(kind: type, text: str, what: str) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return kind(text)
-    except (ValueError, KeyError):
-        raise UserError(f"{what}: {text!r} is not a {kind.__name__}") from None
 
 
 # What follows needs JAX, and the table above does not: `qgf methods` and a mistyped option answer
@@ -534,7 +528,7 @@ def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     learners = [CRITICS[critic](nets, sample, **config["critics"][critic])]
     given = config["policy"] | config["sampler"]
     for name in row.policies:
-        learner = POLICIES[name](nets, **{k: given[k] for k in policy_defaults(name)})
+        learner = POLICIES[name](nets, **{k: given[k] for k in policy_fields(name)})
         learners.append(as_actor(learner))
     return merge(*learners)
 
@@ -545,7 +539,7 @@ def sampler_settings(config: Mapping[str, Any], name: str, options: Options = ()
     The run's own options are those of the method that it was trained as. Any other shares the number
     of steps alone, so that a row of a table is what its label says.
     """
-    known = sampler_defaults(name)
+    known = sampler_fields(name)
     mine = name == config["algorithm"]
     of_run = {
         k: v for k, v in config["sampler"].items() if k in known and (mine or k == "num_steps")

@@ -1,7 +1,8 @@
 """Constants that give the guidance weight units of its own: one pass over the data after training.
 
-The spread of Q among the reference policy's actions in one state, and the covariance of these
-actions. Both are of the reference policy and the slow critic of a checkpoint, and beside it.
+The spread of Q, and of its logit, among the reference policy's actions in one state, and the
+covariance of these actions. All are of the reference policy and the slow critic of a checkpoint, and
+beside it.
 """
 
 import functools
@@ -35,9 +36,11 @@ def measure(
     *,
     stacked: bool = False,
 ) -> dict[str, Array]:
-    """`q_std` [S], the median over states, and the mean covariance by its axes.
+    """`q_std` and `logit_std` [S], medians over states, and the mean covariance by its axes.
 
-    Those are `values` [S, D], the variances along them, and `vectors` [S, D, D], the axes in columns.
+    `logit_std` is the spread of what a bounded critic has before its sigmoid, in which `scale=logit`
+    is measured; of any other critic it is `q_std`. The covariance is `values` [S, D], the variances
+    along its axes, and `vectors` [S, D, D], the axes in columns.
     The dataset is `stacked` if it has an axis of length 1 in front, as that of one of several devices.
     """
     nets = algorithms.build_networks(config, spec)
@@ -50,19 +53,23 @@ def measure(
 
     obs = jax.jit(draw)(dataset, jax.random.key(0))
 
-    def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Array, Array]:
+    scales = (nets.q_of, nets.q_logit_of) if nets.bounded else (nets.q_of,)
+
+    def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Any, Array]:
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
-        q = jax.vmap(nets.q_of((groups[0] | groups[1])["critic"], obs))(actions)
+        critic = (groups[0] | groups[1])["critic"]
+        spreads = [jax.vmap(q(critic, obs))(actions).std(ddof=1) for q in scales]
         centred = actions - actions.mean(axis=0, keepdims=True)
-        return q.std(ddof=1), centred.T @ centred / (ACTIONS - 1)
+        return spreads, centred.T @ centred / (ACTIONS - 1)
 
     def one_seed(groups: tuple[Params, Params]) -> dict[str, Array]:
         keys = jax.random.split(jax.random.key(1), STATES)
         one = functools.partial(one_state, groups)
-        spread, covariance = jax.lax.map(lambda x: one(*x), (obs, keys), batch_size=128)
+        spreads, covariance = jax.lax.map(lambda x: one(*x), (obs, keys), batch_size=128)
         values, vectors = jnp.linalg.eigh(covariance.mean(axis=0))
-        return {"q_std": jnp.median(spread), "values": values, "vectors": vectors}
+        stds = [jnp.median(spread) for spread in spreads]
+        return {"q_std": stds[0], "logit_std": stds[-1], "values": values, "vectors": vectors}
 
     return jax.jit(lambda groups: over_seeds(one_seed, groups))((state.params, state.target_params))
 
@@ -88,13 +95,17 @@ def write(
 
 
 def read(workdir: Path, step: int) -> dict[str, Array]:
-    """The constants of the checkpoint at `step`, with a leading axis of seeds; empty if none."""
+    """The constants of the checkpoint at `step`, with a leading axis of seeds; empty if none.
+
+    Files of earlier versions have no `logit_std`.
+    """
     path = workdir / "calibration.npz"
     if not path.exists():
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: jnp.asarray(file[name]) for name in ("q_std", "values", "vectors")}
+            names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
+            found = {name: jnp.asarray(file[name]) for name in names}
             return found if int(file["step"]) == step else {}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

@@ -1,6 +1,5 @@
 """Configs: what a run can be told, the two presets, overrides from the command line. No JAX here."""
 
-import ast
 import functools
 import importlib.util
 import json
@@ -13,17 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qgf_jax import paths
-from qgf_jax.algorithms import (
-    CHOICES,
-    CRITIC_SETTINGS,
-    METHODS,
-    critic_defaults,
-    factory_defaults,
-    free_options,
-    method,
-    policy_defaults,
-)
+from qgf_jax import bounds, paths, schema
+from qgf_jax.algorithms import CRITIC_SETTINGS, METHODS, method
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError, unknown
 
@@ -53,16 +43,14 @@ _SINCE = {
 }
 """Keys that came later, and the values that stand for what was before: runs from then go on."""
 
+_PLACES = ("data.dir", "data.name")
+"""Where the data lie; what they are, their SHA-256 says."""
+
 _MAY_CHANGE = (
-    "data.dir", "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    *_PLACES, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
     "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
-
-_MAY_BE_ZERO = (
-    "seed", "policy.time_grid", "data.backup", "data.replace_every", "goals.waypoint",
-    "networks.goal_code", "train.check_replicas",
-)  # fmt: skip
 
 _CHOICES = ("algorithm", "preset", "critic")
 
@@ -88,85 +76,22 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
 
 
 def _sections(algorithm: str, critic: str) -> ConfigDict:
-    row = method(algorithm)
-    sampler = {"num_steps": 10, **free_options(algorithm)}
-    policy = {k: v for name in row.policies for k, v in policy_defaults(name).items()}
-    return ConfigDict(
-        {
-            "algorithm": algorithm,
-            "preset": "default",
-            "env": "",  # such as pointmaze-medium-navigate-singletask-task1-v0
-            "seed": 0,
-            "seeds": 1,  # trained side by side in one program: seed, seed + 1, …
-            "devices": "all",  # that share each batch, or how many of them
-            "parallel": "pmap",  # how they do: pmap, or jit with shardings
-            "precision": "float32",  # of the networks' arithmetic; parameters are always float32
-            "data": {
-                "dir": "",  # where the npz files are; empty: ./data, then ~/.ogbench/data
-                "name": "",  # of file or folder, such as cube-triple-play-100m-v0; empty: the env's
-                "mode": "auto",  # resident on the device or streamed from disk; auto: by its memory
-                "schedule": "uniform",  # slices: one at a time, in order, as the public code
-                # Streamed: starts of a block, how many blocks are sampled from, steps between two
-                # changes of one (0: so that each start is drawn twice a round).
-                "block": 250_000,
-                "window": 8,
-                "replace_every": 0,
-                "chunk": 5,
-                "backup": 0,  # steps of a return; 0: as many as a chunk
-                "discount": 0.99,
-                "masks": "task",  # task: success ends the return. trajectory: the data's end does
-                "action_clip": 1e-5,
-                "reward_scale": 1.0,
-                "reward_shift": 0.0,
-                "sparse": False,  # reward -1 wherever it is not 0
-                "standardize": False,  # observations, by the mean and spread of the data
-            },
-            # Which rows are goals, where the environment has goals: probabilities of the current one,
-            # of a later one of the trajectory, of any. No actor: by how the data was collected.
-            "goals": {
-                "critic": (0.2, 0.5, 0.3),
-                "critic_geometric": True,
-                "actor": (),
-                "actor_geometric": False,
-                "negative": True,  # each step before the goal costs 1; else being there is worth 1
-                "waypoint": 0,  # steps to the waypoints of two-level policies
-            },
-            "networks": factory_defaults("networks", "build"),
-            "critic": critic,
-            "critics": {critic: critic_defaults(critic)},
-            "policy": {k: v for k, v in policy.items() if k not in sampler},
-            "sampler": sampler,
-            "optimizer": {
-                "learning_rate": 3e-4,
-                "tau": 0.005,
-                "lagged_target": False,
-                "clip_norm": 0.0,  # of each parameter group's gradient; 0: never
-            },
-            "train": {
-                "steps": 1_000_000,
-                "batch_size": 256,
-                "steps_per_dispatch": 100,
-                "log_every": 1000,
-                "save_every": 50_000,
-                "keep": 2,
-                "check_replicas": 0,  # steps between looks whether all devices agree; 0: never
-            },
-            "eval": {
-                "weights": (0.0, 1.0),
-                "episodes": 50,
-                "envs": 10,
-                "simulator": "mujoco",  # jax: an approximation, on the device
-            },
-            "wandb": {"project": "", "mode": "online"},  # no project: no Weights & Biases
-        }
-    )
+    """The defaults of all keys, nested."""
+    config: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
+    for key, field in schema.fields(algorithm, critic).items():
+        *sections, name = key.split(".")
+        place = functools.reduce(
+            lambda node, section: node.setdefault(section, {}), sections, config
+        )
+        place[name] = field.default
+    return ConfigDict(config)
 
 
 @functools.cache
 def _known_keys() -> frozenset[str]:
     """All keys that some method's config has."""
     pairs = [(name, critic) for name, row in METHODS.items() for critic in row.critics]
-    return frozenset(key for pair in pairs for key in flatten(_sections(*pair)))
+    return frozenset(key for pair in pairs for key in schema.fields(*pair))
 
 
 def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
@@ -202,7 +127,7 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     config = module.get_config(*([variant] if variant else []), **choice)
     for key, text in rest.items():
         _override(config, key, text)
-    _check(config)
+    check(config)
     _follow_env(config, rest)
     return config
 
@@ -230,114 +155,31 @@ def _locate(reference: str) -> tuple[Path, str]:
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
-    """Sets one value from the command line, keeping its type."""
-    flat = flatten(config)
-    if key not in flat:
-        raise unknown("config key", key, flat)
-    old = flat[key]
-    try:
-        if isinstance(old, str):
-            value: Any = text
-        elif isinstance(old, bool):
-            value = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        elif isinstance(old, tuple):
-            value = ast.literal_eval(text)
-            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-            if old:
-                value = tuple(_number(v, type(old[0])) for v in value)
-        else:
-            value = _number(ast.literal_eval(text), type(old))
-    except (ValueError, SyntaxError, KeyError, TypeError):
-        kind = type(old).__name__
-        raise UserError(
-            f"config key {key}: {text!r} is not a {kind} (it is {old!r} by default)"
-        ) from None
+    """Sets one value from the command line."""
+    fields = schema.fields(config.algorithm, config.critic)
+    if key not in fields:
+        raise unknown("config key", key, fields)
+    value = bounds.read(f"config key {key}", text, fields[key].bound)
     config.update_from_flattened_dict({key: value})
 
 
-def _number(value: Any, kind: type) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
-        raise ValueError
-    return kind(value)
+def check(config: Mapping[str, Any] | ConfigDict) -> None:
+    """Raises `UserError` unless all values of a resolved config are in their bounds, and fit.
 
-
-_WORDS = {
-    "data.masks": ("task", "trajectory"),
-    "data.mode": ("auto", "resident", "streamed"),
-    "data.schedule": ("uniform", "slices"),
-    "parallel": ("pmap", "jit"),
-    "precision": ("float32", "bfloat16"),
-}
-
-
-def _check(config: ConfigDict) -> None:
-    """What no type can say."""
-    for key, choices in _WORDS.items():
-        if (value := flatten(config)[key]) not in choices:
-            raise unknown(key, value, choices)
-    if config.devices != "all" and not (config.devices.isdecimal() and int(config.devices)):
-        raise UserError(f"config key devices is {config.devices!r}; it must be all or a number")
-    for key, value in flatten(config).items():
-        least = 0 if key in _MAY_BE_ZERO else 1
-        if type(value) is int and value < least:
-            raise UserError(f"config key {key} is {value}; it must be at least {least}")
-    if config.eval.simulator not in ("mujoco", "jax"):
-        raise unknown("eval.simulator", config.eval.simulator, ("mujoco", "jax"))
-    for option, value in config.sampler.items():
-        if option in CHOICES and value not in CHOICES[option]:
-            raise unknown(f"sampler.{option}", value, CHOICES[option])
-    if 0 < config.data.backup < config.data.chunk:
-        raise UserError(
-            f"config key data.backup is {config.data.backup}; it must be 0 or at least data.chunk"
-        )
-    if not 0 < config.data.discount <= 1:
-        raise UserError(f"config key data.discount is {config.data.discount}; it must be in (0, 1]")
-    if not config.env:
-        raise UserError("config key env is empty: name an environment, --config.env=…")
-    _check_goals(config)
-
-
-def _check_goals(config: ConfigDict) -> None:
-    name, row = ogbench.parse(config.env), method(config.algorithm)
-    for key in ("critic", "actor"):
-        chances = config.goals[key]
-        numbers = len(chances) == 3 and all(isinstance(x, (int, float)) for x in chances)
-        sound = numbers and min(chances) >= 0 and abs(sum(chances) - 1) < 1e-6
-        if not sound and (chances or key == "critic"):
-            raise UserError(
-                f"config key goals.{key} is {chances}; it must be three probabilities that sum to 1: "
-                "of the current row, of a later one of its trajectory, of any"
-            )
-    needs = f"algorithm {config.algorithm!r}" * row.goals
-    needs = needs or "critic 'contrastive'" * (config.critic == "contrastive")
-    needs = needs or "critic 'dqc' with sigmoid outputs" * (
-        config.networks.critic_output == "sigmoid"
-    )
-    if needs and not name.goals:
-        raise UserError(
-            f"{needs} needs an environment with goals, such as {name.scene}-{name.kind}-v0"
-        )
-    if config.networks.critic_output == "sigmoid" and (
-        config.goals.negative or config.critic != "dqc"
-    ):
-        raise UserError(
-            "networks.critic_output=sigmoid is for values between 0 and 1: "
-            "set critic=dqc and goals.negative=false"
-        )
-    if (config.networks.critic_form == "bilinear") != (config.critic == "contrastive"):
-        raise UserError("networks.critic_form=bilinear belongs to critic=contrastive, and it alone")
-    if "hiql" in row.policies:
-        if name.goals == "oraclerep":
-            raise UserError(f"algorithm {config.algorithm!r} needs goals that are observations")
-        for key in ("goals.waypoint", "networks.goal_code"):
-            if not flatten(config)[key]:
-                raise UserError(f"config key {key} is 0; algorithm {config.algorithm!r} needs it")
-    of_tasks = {"reward_scale": 1.0, "reward_shift": 0.0, "sparse": False}
-    if name.goals and any(config.data[key] != idle for key, idle in of_tasks.items()):
-        raise UserError(
-            f"{', '.join(f'data.{k}' for k in of_tasks)} are of single tasks; with goals, rewards come "
-            "from the rows: goals.negative"
-        )
+    A config of an older version may lack what came later.
+    """
+    flat = flatten(config)
+    row = method(flat["algorithm"])
+    if flat["critic"] not in row.critics:
+        raise unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
+    fields = schema.fields(flat["algorithm"], flat["critic"])
+    for key, value in flat.items():
+        if key not in fields:
+            raise unknown("config key", key, fields)
+        bounds.check(f"config key {key}", value, fields[key].bound)
+    if lacking := fields.keys() - flat.keys() - _SINCE.keys():
+        raise UserError(f"config key {min(lacking)} is missing: start from config.make")
+    schema.check_together({**_SINCE, **flat})
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -377,7 +219,7 @@ def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
     """An older run's config with the keys that came since, at the values that stand for the past."""
     try:
         known = flatten(_sections(config["algorithm"], config["critic"]))
-    except (KeyError, UserError):
+    except (LookupError, TypeError, UserError):
         return config  # an altered file, which who opens it will name
     complete = dict(config)
     for key in _SINCE.keys() & known.keys() - flatten(config).keys():
@@ -401,12 +243,16 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that a run keeps for ever, flat."""
+def fixed(config: Mapping[str, Any], *, places: bool = False) -> dict[str, Any]:
+    """The part of a config that a run keeps for ever, flat.
+
+    `places`: with the places of data, which older versions took for a part of it.
+    """
+    free = [key for key in _MAY_CHANGE if not (places and key in _PLACES)]
     return {
         key: value
         for key, value in flatten(config).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+        if not any(key == one or key.startswith(f"{one}.") for one in free)
         and (key not in _SINCE or value != _SINCE[key])
     }
 

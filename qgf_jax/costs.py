@@ -38,6 +38,7 @@ def count(name: str) -> dict[str, Any]:
     slow = {group: params[group] for group in learner.targets}
     slow["calibration"] = {
         "q_std": jnp.ones(()),
+        "logit_std": jnp.ones(()),
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
     }

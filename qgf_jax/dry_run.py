@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qgf_jax import algorithms, flops, parallel, train
+from qgf_jax import algorithms, backend, flops, parallel, train
 from qgf_jax.checkpoint import tree_bytes
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.envs import ogbench
@@ -15,6 +15,7 @@ from qgf_jax.types import Spec
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
 
 
+@backend.standardized
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Config, devices, parameters of each group, bytes and FLOPs, as one JSON object.
 
@@ -23,7 +24,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec, spread = spec_of(config), parallel.make(config)
     learner = algorithms.build_learner(config, spec)
-    seeds = config["seed"] + np.arange(config["seeds"])
+    seeds = train.seeds_of(config)
     part = config["train"]["batch_size"] // spread.count
     mine = {**config, "train": {**config["train"], "batch_size": part}}
     programs = train.make_programs(learner, mine, spec)

@@ -133,7 +133,11 @@ def say_once(line: str) -> None:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """`name` is none of `known`: an error with the nearest good spelling, or with all of them."""
+    return UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Advice to somebody who wrote `name`: the nearest good spelling, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(known)}"
-    return UserError(f"unknown {kind} {name!r}: {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(known)}"

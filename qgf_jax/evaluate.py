@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import algorithms, evaluate_device, parallel, policy, tables
+from qgf_jax import algorithms, backend, evaluate_device, parallel, policy, tables
 from qgf_jax import episodes as records
 from qgf_jax import run as runs
 from qgf_jax.envs import ogbench
@@ -127,6 +127,7 @@ def episode_seed(task: int, episode: int) -> int:
     return task * 1_000_000 + episode
 
 
+@backend.standardized
 def evaluate(
     workdir: str | os.PathLike,
     sweep: Sequence[Arm],

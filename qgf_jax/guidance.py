@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow
+from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.errors import UserError, unknown
 from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
 
@@ -85,7 +86,7 @@ def one_step_jacobian(velocity: Velocity, q: Critic, endpoint: Endpoint = flow.e
 
 
 def regularized(
-    velocity: Velocity, q: Critic, endpoint: Endpoint = flow.endpoint, *, epsilon: float = 0.1
+    velocity: Velocity, q: Critic, endpoint: Endpoint = flow.endpoint, *, epsilon: NonNegative = 0.1
 ) -> Slope:
     """(I + epsilon J)^T times the slope at the endpoint: mostly QGF, a little of its Jacobian.
 
@@ -105,8 +106,8 @@ def smooth(
     q: Critic,
     endpoint: Endpoint = flow.endpoint,
     *,
-    samples: int = 8,
-    sigma: float = 0.1,
+    samples: Count = 8,
+    sigma: NonNegative = 0.1,
 ) -> Slope:
     """The mean of `samples` Jacobians at action + sigma * noise, transposed, times the slope.
 

@@ -1,9 +1,8 @@
-"""Where numbers go while training: JSON lines always, TensorBoard beside them, W&B when asked."""
+"""Where numbers go while training: JSON lines, TensorBoard, and W&B if it is asked for."""
 
 import collections
 import contextlib
 import errno
-import importlib
 import json
 import math
 import os
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from qgf_jax import faults
 from qgf_jax.errors import ELSEWHERE, SaveError, say, unreadable
+from qgf_jax.tracking import Tracker
 
 
 def append_line(path: Path, record: Mapping[str, Any], elsewhere: str = ELSEWHERE) -> None:
@@ -176,7 +176,7 @@ class Clock:
 class Writer:
     """Writes scalars of a run. A step that is already there is not written again."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any]):
+    def __init__(self, path: Path, tracker: Tracker):
         from tensorboardX import SummaryWriter
 
         self.path = path
@@ -186,16 +186,7 @@ class Writer:
         self._tensorboard: Any = None
         with contextlib.suppress(OSError):
             self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"))
-        self._wandb: Any = None
-        if config["wandb"]["project"]:
-            wandb = importlib.import_module("wandb")  # an extra, which most do not install
-
-            self._wandb = wandb.init(
-                project=config["wandb"]["project"],
-                mode=config["wandb"]["mode"],
-                name=path.parent.name,
-                config=dict(config),
-            )
+        self._tracker = tracker
 
     def write(self, step: int, scalars: Mapping[str, float], **other: float) -> None:
         """One line: step, `other` (times and rates, which differ from run to run), and scalars."""
@@ -207,8 +198,7 @@ class Writer:
         for name, value in {**scalars, **other}.items():
             if math.isfinite(value) and self._tensorboard_lives():
                 self._tensorboard.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log({**scalars, **other}, step=step)
+        self._tracker.log(step, {**scalars, **other})
 
     def _tensorboard_lives(self) -> bool:
         """Its thread dies of a full disk, and whoever writes after that waits for ever."""
@@ -231,5 +221,3 @@ class Writer:
         if self._tensorboard_lives():
             with contextlib.suppress(OSError):
                 self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()

@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.errors import unknown
+from qgf_jax.bounds import Count, Counts, Index
 from qgf_jax.sums import row_sum, spread
 from qgf_jax.types import Array, Critic, Params, Spec, Velocity
 
@@ -19,11 +19,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nn.silu,
     "tanh": nn.tanh,
 }
-TIME_FEATURES = ("sinusoidal", "raw")
-DIFFUSION_FIELDS = ("shared", "fourier")
-CRITIC_FORMS = ("mlp", "bilinear")
-CRITIC_OUTPUTS = ("linear", "sigmoid")
-RANKINGS = ("slow", "online")
 AGGREGATES: dict[str, Callable[..., Array]] = {"min": jnp.min, "mean": jnp.mean}
 _GLOROT = nn.initializers.glorot_uniform()
 
@@ -344,20 +339,20 @@ def build(
     spec: Spec,
     precision: str = "float32",
     *,
-    policy_hidden: tuple[int, ...] = (512, 512, 512, 512),
-    critic_hidden: tuple[int, ...] = (512, 512, 512, 512),
+    policy_hidden: Counts = (512, 512, 512, 512),
+    critic_hidden: Counts = (512, 512, 512, 512),
     policy_layer_norm: bool = True,
     critic_layer_norm: bool = True,
-    activation: str = "gelu",
-    time_feature: str = "sinusoidal",
-    diffusion_field: str = "shared",
-    critic_form: str = "mlp",
-    critic_output: str = "linear",
-    aggregate: str = "min",
-    ranking: str = "slow",
-    ensemble: int = 2,
+    activation: Literal["gelu", "mish", "relu", "silu", "tanh"] = "gelu",
+    time_feature: Literal["sinusoidal", "raw"] = "sinusoidal",
+    diffusion_field: Literal["shared", "fourier"] = "shared",
+    critic_form: Literal["mlp", "bilinear"] = "mlp",
+    critic_output: Literal["linear", "sigmoid"] = "linear",
+    aggregate: Literal["min", "mean"] = "min",
+    ranking: Literal["slow", "online"] = "slow",
+    ensemble: Count = 2,
     policy_goal: bool = True,
-    goal_code: int = 0,
+    goal_code: Index = 0,
 ) -> Networks:
     """The networks of a run; only those that its learners ask for are ever initialised.
 
@@ -367,20 +362,7 @@ def build(
     `ranking`: whether best-of-N ranks by the "slow" critic's Q or the "online" critic's outputs.
     `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
     `precision`: "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.
-
-    Raises `UserError` for an unknown name.
     """
-    for name, value, known in (
-        ("activation", activation, tuple(ACTIVATIONS)),
-        ("time_feature", time_feature, TIME_FEATURES),
-        ("diffusion_field", diffusion_field, DIFFUSION_FIELDS),
-        ("critic_form", critic_form, CRITIC_FORMS),
-        ("critic_output", critic_output, CRITIC_OUTPUTS),
-        ("aggregate", aggregate, tuple(AGGREGATES)),
-        ("ranking", ranking, RANKINGS),
-    ):
-        if value not in known:
-            raise unknown(f"networks.{name}", value, known)
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[precision]
     actor = (spec, policy_hidden, activation, policy_layer_norm)
     critic = (spec, critic_hidden, activation, critic_layer_norm)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax import algorithms, pickled
+from qgf_jax import algorithms, backend, pickled
 from qgf_jax import run as runs
 from qgf_jax.checkpoint import Checkpoints, check_tree, describe, describe_leaf
 from qgf_jax.envs import ogbench
@@ -122,6 +122,7 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"config key {key} is {found}; for a public checkpoint it is {wanted}")
 
 
+@backend.standardized
 def import_run(
     path: str | os.PathLike, config: Mapping[str, Any], workdir: str | os.PathLike
 ) -> Path:
@@ -165,12 +166,12 @@ def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any
     import jax
     import jax.numpy as jnp
 
-    from qgf_jax.train import TrainState, make_trainer
+    from qgf_jax.train import TrainState, make_trainer, seeds_of
     from qgf_jax.types import Spec
 
     ours = Spec(**spec)
     trainer = make_trainer(algorithms.build_learner(config, ours), config, ours)
-    seeds = jnp.array([config["seed"]])
+    seeds = jnp.asarray(seeds_of(config))
     template: TrainState = jax.eval_shape(trainer.init, seeds)
     arrays = {name: array[None] for name, array in official.arrays.items()}
 

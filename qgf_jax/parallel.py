@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import multihost
 
-from qgf_jax import train
+from qgf_jax import backend, train
 from qgf_jax.data import feeder
 from qgf_jax.data.stream import memory
 from qgf_jax.errors import UserError
@@ -48,6 +48,7 @@ def join(hosts: str) -> bool:
         raise UserError(
             f"--hosts={hosts}: the processes did not find each other: {cause}"
         ) from None
+    backend.devices()
     return jax.process_index() == 0
 
 
@@ -303,7 +304,7 @@ def make(config: Mapping[str, Any]) -> Spread:
 
     Raises `UserError` if there are fewer devices, or if they do not divide the batch.
     """
-    here, wanted = jax.devices(), config["devices"]
+    here, wanted = backend.devices(), config["devices"]
     if wanted != "all" and jax.process_count() > 1:
         raise UserError(f"config key devices is {wanted}; with several hosts it must be all")
     if wanted != "all" and int(wanted) > len(here):
@@ -375,7 +376,7 @@ def _jitted(
 
 def for_seeds(seeds: int) -> Any:
     """The sharding of arrays whose leading axis is `seeds` trained seeds, over this host's devices."""
-    here = jax.local_devices()
+    here = backend.devices(local=True)
     count = next(n for n in range(min(seeds, len(here)), 0, -1) if seeds % n == 0)
     if count == 1:
         return SingleDeviceSharding(here[0])

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, calibrate
+from qgf_jax import algorithms, backend, bounds, calibrate
 from qgf_jax import run as runs
 from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.errors import UserError, unknown
 from qgf_jax.run import Run
-from qgf_jax.train import TrainState, make_trainer
+from qgf_jax.train import TrainState, make_trainer, seeds_of
 from qgf_jax.types import Array, Params, Sample, Spec
 
 
@@ -27,6 +27,7 @@ class Restored(NamedTuple):
     target_params: Params
 
 
+@backend.standardized
 def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
     """The newest sound checkpoint of a run, or the one at `step`."""
     run = runs.open_run(workdir)
@@ -36,11 +37,12 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> Restored:
             f"--workdir=ITS FOLDER NOW --out={workdir}"
         )
     spec = Spec(**run.spec)
-    seeds = run.config["seed"] + np.arange(run.config["seeds"])
+    device = backend.devices(local=True)[0]
+    seeds = seeds_of(run.config)
     trainer = make_trainer(algorithms.build_learner(run.config, spec), run.config, spec)
     template = jax.eval_shape(trainer.init, seeds)
     # Where the run was trained says nothing of where it acts: restore to one device of this host.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here = jax.sharding.SingleDeviceSharding(device)
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), template
     )
@@ -65,11 +67,8 @@ def sampler(
     if method not in (served := algorithms.served_by(trained)):
         raise unknown(f"method for a run of {trained!r},", method, served)
     settings = algorithms.sampler_settings(restored.run.config, method, options)
-    if settings.get("units", "raw") != "raw" and "calibration" not in restored.target_params:
-        raise UserError(
-            f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
-            "needs: it is measured when `qgf train` reaches its last step"
-        )
+    if settings.get("units", "raw") != "raw":
+        _check_calibration(restored, method, settings.get("scale", "value"))
     if best_of > 1 and "critic" not in restored.params:
         raise UserError(f"a run of {trained!r} has no critic to choose the best of {best_of} by")
     if settings.get("endpoint") == "learned" and "endpoint" not in restored.params:
@@ -77,6 +76,20 @@ def sampler(
             f"a run of {trained!r} has no learned endpoint: train --config.algorithm=qgf_distill"
         )
     return algorithms.build_sample(restored.run.config, restored.spec, method, best_of, options)
+
+
+def _check_calibration(restored: Restored, method: str, scale: str) -> None:
+    constants = restored.target_params.get("calibration")
+    if constants is None:
+        raise UserError(
+            f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
+            "needs: it is measured when `qgf train` reaches its last step"
+        )
+    if scale == "logit" and "logit_std" not in constants:
+        raise UserError(
+            f"{restored.run.workdir / 'calibration.npz'} is of an earlier version and has no spread of "
+            "logits: remove it and give the same `qgf train` again, which measures it"
+        )
 
 
 def actor(
@@ -123,6 +136,7 @@ def load_policy(
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.
     """
+    bounds.check("weight", weight, bounds.of(bounds.Finite))
     restored = restore(workdir, step)
     row = algorithms.method(method)
     for name, value in options.items():
@@ -148,6 +162,7 @@ def load_policy(
 
     every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None)))
 
+    @backend.standardized
     def policy(obs: Any, key: Array, goal: Any = None) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
         if goal is not None:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import calibrate, faults, parallel
+from qgf_jax import backend, calibrate, faults, parallel
+from qgf_jax import config as configs
 from qgf_jax import run as runs
 from qgf_jax.algorithms import build_learner
 from qgf_jax.checkpoint import Checkpoints, Found, check_space, tree_bytes
@@ -24,10 +25,12 @@ from qgf_jax.errors import NotFiniteError, say
 from qgf_jax.metrics import Clock, Writer
 from qgf_jax.parallel import Spread
 from qgf_jax.signals import StopRequest
-from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState
+from qgf_jax.tracking import Tracker
+from qgf_jax.train import MOST_SKIPPED, Trainer, TrainState, seeds_of
 from qgf_jax.types import Metrics, Spec
 
 
+@backend.standardized
 def pretrain(
     config: Mapping[str, Any], workdir: str | os.PathLike, loaded: Loaded | None = None
 ) -> Path:
@@ -41,17 +44,18 @@ def pretrain(
     On SIGTERM or SIGINT the current step is saved and `Stopped` raised. Raises `UserError` for data or
     a folder that will not do, `NotFiniteError` after ten updates in a row that were left out.
     """
+    configs.check(config)
+    backend.devices()  # or one line, before anything asks which process this is
     clock = Clock()
     with contextlib.ExitStack() as stack:
         with parallel.together():
             spread = parallel.make(config)
             stop = stack.enter_context(spread.stop_request())
-            if spread.primary:
-                stack.enter_context(runs.only_writer(Path(workdir)))
             loaded = loaded or load(config, spread.room)
-            fields = loaded.spec
+            fields, tracker = loaded.spec, None
             if spread.primary:
                 fields = runs.recorded_spec(Path(workdir), config, fields, loaded.fingerprint)
+                tracker = _begin_to_write(stack, config, Path(workdir))
             spec = Spec(**fields)
             feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
             stack.callback(feed.close)
@@ -60,13 +64,14 @@ def pretrain(
         spec = _of_primary(spread, spec)
         learner = build_learner(config, spec)
         trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
-        seeds, steps = config["seed"] + np.arange(config["seeds"]), config["train"]["steps"]
+        seeds, steps = seeds_of(config), config["train"]["steps"]
         keeper, found, calibrated = None, None, False
         with parallel.together():
-            if spread.primary:
+            if tracker:
                 run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
                 stack.callback(lambda: _report(clock))
-                writer = Writer(run.metrics, config)
+                tracker.keep()
+                writer = Writer(run.metrics, tracker)
                 stack.callback(writer.close)
                 keep = config["train"]["keep"]
                 checkpoints = Checkpoints(workdir, keep=keep, identity=run.identity)
@@ -97,9 +102,22 @@ def pretrain(
 
 def _of_primary(spread: Spread, spec: Spec) -> Spec:
     """With the normalisation of the first host, which alone knows what the run began with."""
+    if not spec.obs_mean:
+        return spec
     scale = np.array(spec.obs_mean), np.array(spec.obs_std)
     mean, std = (tuple(x.tolist()) for x in spread.from_primary(scale))
     return spec._replace(obs_mean=mean, obs_std=std)
+
+
+def _begin_to_write(
+    stack: contextlib.ExitStack, config: Mapping[str, Any], workdir: Path
+) -> Tracker:
+    """Weights & Biases, and then the folder with its lock: what cannot begin leaves no folder."""
+    runs.check_free(workdir)
+    tracker = Tracker(config, workdir)
+    stack.callback(tracker.close)
+    stack.enter_context(runs.only_writer(workdir))
+    return tracker
 
 
 class _Keeper(NamedTuple):

@@ -88,8 +88,7 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     """
     if "former_fingerprints" in record:
         return tuple(record["former_fingerprints"])
-    config = record["config"]
-    return (_config_fingerprint(configs.fixed(config) | {"data.dir": config["data"]["dir"]}),)
+    return (_config_fingerprint(configs.fixed(record["config"], places=True)),)
 
 
 @contextlib.contextmanager

@@ -6,12 +6,13 @@ Where a parameter group has a slow copy, the slow copy acts: what guides an acti
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from qgf_jax import diffusion, flow, guidance
+from qgf_jax.bounds import Count, NonNegative, Positive
 from qgf_jax.networks import Networks, normalize_length, sinusoidal
 from qgf_jax.types import Array, Endpoint, Params, Sample
 
@@ -21,12 +22,12 @@ def guided(
     *,
     group: str = "policy",
     rule: str = "one_step",
-    endpoint: str = "straight",
-    schedule: str = "constant",
-    cap: float = 3.0,
-    units: str = "raw",
-    scale: str = "value",
-    num_steps: int = 10,
+    endpoint: Literal["straight", "flow", "learned"] = "straight",
+    schedule: Literal["constant", "linear", "ratio"] = "constant",
+    cap: Positive = 3.0,
+    units: Literal["raw", "spread", "variance", "covariance", "posterior"] = "raw",
+    scale: Literal["value", "logit"] = "value",
+    num_steps: Count = 10,
     **options: Any,
 ) -> Sample:
     """A flow under a rule of `guidance.RULES`, which takes `options` (Zhou et al., 2026, Algorithm 1).
@@ -52,7 +53,9 @@ def guided(
         )
         precondition = None
         if units != "raw":
-            precondition = functools.partial(UNITS[units], groups["calibration"])
+            constants = groups["calibration"]
+            spread = constants["q_std" if scale == "value" else "logit_std"]
+            precondition = functools.partial(UNITS[units], {**constants, "q_std": spread})
         field = guidance.guide(
             velocity,
             q,
@@ -87,7 +90,9 @@ def _noisy_critic(nets: Networks, groups: Params, obs: Array) -> Any:
 
 
 Calibration = Mapping[str, Array]
-"""`q_std` [], and `values` [D] and `vectors` [D, D], the reference policy's covariance by its axes."""
+"""`q_std` [], and `values` [D] and `vectors` [D, D], the reference policy's covariance by its axes.
+
+`q_std` is the spread of what is climbed: of Q, or of its logit."""
 
 
 def _variance(calibration: Calibration, slope: Array, t: Array) -> Array:
@@ -120,14 +125,17 @@ UNITS: dict[str, Callable[[Calibration, Array, Array], Array]] = {
 }
 """What the weight multiplies, from the run's constants (`calibrate`), the slope [D] and t.
 
-`raw`: the slope. `spread`: over the spread of Q among reference actions, so that it has no units of
-reward. `variance`, `covariance`: times the (co)variance of reference actions too, the first-order
-shift of their mean under exp(weight * Q / spread). `posterior`: the same for what the half-made
-action still leaves open, if actions were Gaussian, (1 - t) S / ((1 - t) ** 2 + t ** 2 S).
+`raw`: the slope. `spread`: over the spread of Q (with `scale=logit`, of its logit) among reference
+actions, so that it has no units of reward. `variance`, `covariance`: times the (co)variance of
+reference actions too, the first-order shift of their mean under exp(weight * Q / spread).
+`posterior`: the same for what the half-made action still leaves open, if actions were Gaussian,
+(1 - t) S / ((1 - t) ** 2 + t ** 2 S).
 """
 
 
-def ascended(nets: Networks, *, steps: int = 3, sign: bool = False, num_steps: int = 10) -> Sample:
+def ascended(
+    nets: Networks, *, steps: Count = 3, sign: bool = False, num_steps: Count = 10
+) -> Sample:
     """GradStep: gradient ascent on Q from the reference action; the weight is the step size.
 
     Zhou et al., 2026, Algorithm 2, after Mark et al., 2024; clipped to the box after each of `steps`.
@@ -150,7 +158,7 @@ def ascended(nets: Networks, *, steps: int = 3, sign: bool = False, num_steps: i
     return sample
 
 
-def conditioned(nets: Networks, *, num_steps: int = 10) -> Sample:
+def conditioned(nets: Networks, *, num_steps: Count = 10) -> Sample:
     """CFGRL: v(label 0) + weight * (v(label 1) - v(label 0)) (Frans et al., 2025)."""
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
@@ -179,7 +187,7 @@ def one_shot(nets: Networks) -> Sample:
     return sample
 
 
-def denoised(nets: Networks, *, posterior: bool = True, num_steps: int = 10) -> Sample:
+def denoised(nets: Networks, *, posterior: bool = True, num_steps: Count = 10) -> Sample:
     """A diffusion policy; `posterior=False` is the public code's chain, see `diffusion.sample`."""
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
@@ -196,7 +204,7 @@ def denoised(nets: Networks, *, posterior: bool = True, num_steps: int = 10) -> 
     return sample
 
 
-def steered(nets: Networks, *, noise_scale: float = 1.0, num_steps: int = 10) -> Sample:
+def steered(nets: Networks, *, noise_scale: Positive = 1.0, num_steps: Count = 10) -> Sample:
     """DSRL: the flow policy from a noise that an actor chose (Wagenmaker et al., 2025)."""
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
@@ -211,7 +219,7 @@ def steered(nets: Networks, *, noise_scale: float = 1.0, num_steps: int = 10) ->
     return sample
 
 
-def gaussian(nets: Networks, *, squash: bool = False, temperature: float = 0.0) -> Sample:
+def gaussian(nets: Networks, *, squash: bool = False, temperature: NonNegative = 0.0) -> Sample:
     """A Gaussian policy: its mean, or a draw with `temperature` times its standard deviation."""
 
     def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:

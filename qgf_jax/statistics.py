@@ -91,9 +91,10 @@ def _mean(tables: Sequence[np.ndarray]) -> float:
 
 def _variances(tables: Sequence[np.ndarray]) -> tuple[float, np.ndarray, float]:
     """The variance of the mean clustered by seed [], by episode of each task [T], and by neither []."""
+    counts = [np.sum(~np.isnan(table)) for table in tables]
     shares = [
-        np.nan_to_num(table - np.nanmean(table)) / (np.sum(~np.isnan(table)) * len(tables))
-        for table in tables
+        np.nan_to_num(table - np.nanmean(table)) / (n * len(tables))
+        for table, n in zip(tables, counts, strict=True)
     ]
     count = len(tables[0])
     by_seed = np.sum([share.sum(axis=1) for share in shares], axis=0)
@@ -102,7 +103,8 @@ def _variances(tables: Sequence[np.ndarray]) -> tuple[float, np.ndarray, float]:
         np.sum(share.sum(axis=0) ** 2) * share.shape[1] / max(share.shape[1] - 1, 1)
         for share in shares
     ]
-    return seeds, np.array(episodes), float(sum(np.sum(share**2) for share in shares))
+    single = [np.sum(x**2) * n / max(n - 1, 1) for x, n in zip(shares, counts, strict=True)]
+    return seeds, np.array(episodes), float(np.sum(single))
 
 
 def _t_half_width(tables: Sequence[np.ndarray]) -> float:

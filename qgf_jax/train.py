@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from qgf_jax import global_batch
@@ -48,6 +49,11 @@ class TrainState:
     """slow copies of the groups that a learner lists in `targets`"""
     opt_state: Any
     guard: Guard = flax.struct.field(default_factory=Guard.fresh)
+
+
+def seeds_of(config: Mapping[str, Any]) -> np.ndarray:
+    """[S] uint32: `seed`, `seed` + 1, … of a config, each below 2**32."""
+    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
 
 
 def init_state(

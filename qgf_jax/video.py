@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax import evaluate, policy
+from qgf_jax import children, evaluate, policy
 from qgf_jax.checkpoint import write_atomically
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
@@ -88,7 +88,7 @@ def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 
 def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     ogbench.require()
-    command = [sys.executable, "-m", "qgf_jax.video", world, str(seed), str(path)]
+    command = children.command("qgf_jax.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
         environment["MUJOCO_GL"] = os.environ["MUJOCO_GL"]
@@ -116,7 +116,10 @@ def _main(name: str, seed: str, path: str) -> None:
         world.step(action)
         if (i + 1) % every == 0 or i == len(actions) - 1:
             frames.append(Image.fromarray(np.asarray(env.render())))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0)
+    # The report shows whatever is called .gif, so a film is called so once it is whole.
+    partial = f"{path}.partial"
+    frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
+    os.replace(partial, path)
 
 
 if __name__ == "__main__":

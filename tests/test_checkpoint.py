@@ -134,7 +134,7 @@ def test_two_folders_with_one_descriptor_are_not_mixed_up(tmp_path):
 
 
 def altered(tree):
-    return tree | {"a": tree["a"] + np.float32(1e-7)}
+    return tree | {"a": np.nextafter(tree["a"], np.float32(np.inf))}
 
 
 @pytest.mark.parametrize(

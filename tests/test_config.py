@@ -9,28 +9,32 @@ from pathlib import Path
 
 import pytest
 
-from qgf_jax import algorithms
+from qgf_jax import algorithms, bounds
 from qgf_jax import config as configs
 from qgf_jax.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 
 
-def test_defaults_read_from_the_source_are_those_of_the_functions():
+def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
     from qgf_jax.critics import CRITICS
     from qgf_jax.guidance import RULES
     from qgf_jax.networks import build
     from qgf_jax.policies import POLICIES
     from qgf_jax.samplers import SAMPLERS
 
-    pairs = [(build, algorithms.factory_defaults("networks", "build"))]
-    pairs += [(f, algorithms.policy_defaults(name)) for name, f in POLICIES.items()]
-    pairs += [(f, algorithms.critic_defaults(name)) for name, f in CRITICS.items()]
+    pairs = [(build, algorithms.factory_fields("networks", "build"))]
+    pairs += [(f, algorithms.policy_fields(name)) for name, f in POLICIES.items()]
+    pairs += [(f, algorithms.critic_fields(name)) for name, f in CRITICS.items()]
     for module, registry in (("samplers", SAMPLERS), ("guidance", RULES)):
-        pairs += [(f, algorithms.factory_defaults(module, name)) for name, f in registry.items()]
+        pairs += [(f, algorithms.factory_fields(module, name)) for name, f in registry.items()]
     for function, found in pairs:
         real = inspect.signature(function).parameters.values()
-        assert found == {p.name: p.default for p in real if p.kind is p.KEYWORD_ONLY}, function
+        assert found == {
+            p.name: bounds.Field(p.default, bounds.of(p.annotation))
+            for p in real
+            if p.kind is p.KEYWORD_ONLY
+        }, function
 
 
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
@@ -44,7 +48,7 @@ def test_every_method_has_parts_that_exist(name):
     assert set(row.critics) <= set(CRITICS) and set(row.policies) <= set(POLICIES)
     assert row.sampler in SAMPLERS
     assert row.options.get("rule", "unguided") in RULES
-    assert row.options.keys() <= algorithms.sampler_defaults(name).keys()
+    assert row.options.keys() <= algorithms.sampler_fields(name).keys()
     assert name in algorithms.served_by(name)
     for critic in row.critics:
         for preset in configs.PRESETS:
@@ -90,14 +94,14 @@ def test_overrides_keep_types():
     ("overrides", "hint"),
     [
         ({"policy.tme_grid": "3"}, "did you mean 'policy.time_grid'"),
-        ({"train.steps": "many"}, "train.steps: 'many' is not a int"),
-        ({"train.steps": "0"}, "at least 1"),
-        ({"train.steps": "2.5"}, "not a int"),
-        ({"seed": "-1"}, "at least 0"),
+        ({"train.steps": "many"}, "train.steps is 'many'; it must be a whole number"),
+        ({"train.steps": "0"}, "from 1 to"),
+        ({"train.steps": "2.5"}, "is 2.5; it must be a whole number"),
+        ({"seed": "-1"}, "from 0 to"),
         ({"data.masks": "tasks"}, "did you mean 'task'"),
-        ({"data.discount": "1.5"}, r"in \(0, 1\]"),
+        ({"data.discount": "1.5"}, "above 0 and at most 1"),
         ({"env": ""}, "name an environment"),
-        ({"data.standardize": "maybe"}, "is not a bool"),
+        ({"data.standardize": "maybe"}, "is 'maybe'; it must be true or false"),
     ],
 )
 def test_wrong_overrides_are_explained(overrides, hint):
@@ -215,6 +219,8 @@ def test_a_config_survives_json(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(plain))
     assert configs.read(tmp_path / "config.json") == plain
     assert configs.changed(plain, plain) == []
+    moved = plain | {"data": plain["data"] | {"dir": "elsewhere/", "name": "renamed"}}
+    assert configs.changed(plain, moved) == []
 
 
 def test_configs_errors_and_environment_workers_need_no_jax():

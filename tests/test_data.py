@@ -129,7 +129,7 @@ def test_float64_that_float32_cannot_hold_is_named(tmp_path, capsys):
     """Only what rounding changes: float64 numbers that are float32 ones lose nothing."""
     noise = np.random.default_rng(0).normal(0, 1e-3, (1000, 1))
     moves, rounded = 3 + 100 * noise, 1e6 + noise
-    exact = (1e6 + noise).astype(np.float32).astype(np.float64)
+    exact = (1e6 + 1000 * noise).astype(np.float32).astype(np.float64)
     observations = np.concatenate([moves, rounded, exact, np.full_like(moves, 0.1)], axis=1)
     rows = {"actions": np.ones((1000, 1)), "terminals": np.arange(1000) == 999}
     for dtype, said in ((np.float64, 1), (np.float32, 0)):
@@ -259,3 +259,17 @@ def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
     ):
         with pytest.raises(UserError, match=r"a: its manifest\.json is missing: convert again"):
             call()
+
+
+@pytest.mark.parametrize(("chunk", "backup"), [(2, 4), (4, 2)])
+def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, backup):
+    rows = rows_of(LENGTHS)
+    ones = np.ones(len(rows.ends))
+    made = chunks.prepare(rows, ones, ones, chunk=chunk, discount=GAMMA, backup=backup)
+    left = np.concatenate([np.arange(n, 0, -1) for n in LENGTHS])
+    np.testing.assert_array_equal(made.weight, left >= backup)
+    np.testing.assert_array_equal(made.actor_weight, left >= chunk)
+    dataset, starts = jax.device_put(made), jnp.arange(sum(LENGTHS) - 3)
+    batch = sampling.gather(dataset, sampling.locate(dataset, starts), chunk=chunk, backup=backup)
+    np.testing.assert_array_equal(batch.weight, left[:-3] >= backup)
+    np.testing.assert_array_equal(batch.for_actor().weight, left[:-3] >= chunk)

@@ -54,3 +54,32 @@ def test_chain_with_the_exact_noise_draws_from_the_data():
 def test_public_chain_does_not():
     """It takes the clean action for the less noisy one, and loses the data's spread on the way."""
     assert abs(draws(posterior=False).std() - STD) > 0.05
+
+
+def towards(*cleans):
+    """The noise that makes the clean action of step k the k-th of these, or what a function says."""
+    product = jnp.asarray(diffusion.alphas(len(cleans))[1])
+
+    def noise(action, k):
+        wanted = jnp.stack([jnp.broadcast_to(c(action) if callable(c) else c, 2) for c in cleans])
+        return (action - jnp.sqrt(product[k]) * wanted[k - 1]) / jnp.sqrt(1 - product[k])
+
+    return noise
+
+
+def test_last_step_adds_no_noise():
+    """From step 1 the posterior's mean is the clean action itself."""
+    for key in jax.random.split(jax.random.key(0), 3):
+        found = diffusion.sample(towards(0.3, -0.2, 0.9), key, 2, num_steps=3)
+        np.testing.assert_allclose(found, 0.3, atol=1e-5)
+
+
+def test_clean_action_is_clipped_to_the_box_on_the_way():
+    """The last step shows a tenth of the action that came before."""
+
+    def end(clean):
+        noise = towards(lambda action: 0.1 * action, clean)
+        return np.asarray(diffusion.sample(noise, jax.random.key(1), 2, num_steps=2))
+
+    np.testing.assert_allclose(end(3.0), end(1.0), atol=1e-6)
+    assert np.abs(end(1.0) - end(0.5)).min() > 1e-3

@@ -242,6 +242,17 @@ def test_smooth_averages_jacobians_around_the_action():
     np.testing.assert_allclose(one, jacobian_at(ACTION, t).T @ slope, rtol=1e-3)
 
 
+def test_smooth_perturbs_in_opposite_pairs():
+    """The Jacobian of a square is linear, so over a pair its mean is that at the action."""
+    square = lambda a, t: a**2
+    t = jnp.float32(0.3)
+    _, exact = guidance.one_step_jacobian(square, wavy)(ACTION, t)
+    _, pair = guidance.smooth(square, wavy, samples=2, sigma=0.2)(ACTION, t)
+    _, one = guidance.smooth(square, wavy, samples=1, sigma=0.2)(ACTION, t)
+    np.testing.assert_allclose(pair, exact, rtol=1e-5)
+    assert np.abs(one - exact).max() > 0.02
+
+
 def test_noise_aware_rule_asks_the_critic_at_the_noisy_action_and_its_time():
     critic = lambda a, t: t * a.sum() - 0.5 * (a**2).sum()
     _, ours = guidance.noise_aware(bent, critic)(ACTION, jnp.float32(0.3))

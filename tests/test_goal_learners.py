@@ -225,6 +225,41 @@ def test_gcbc_gciql_and_gcivl_clone_with_the_policys_goal():
         check(loss_of(learner, "actor", params, target, b), expected.mean())
 
 
+def test_weight_of_an_advantage_has_a_cap():
+    """One that some examples meet and some do not."""
+    nets, learner, params, target = setup("gcivl", **{"policy.max_weight": 1.0})
+    b = goal_batch()
+    seen = b.for_actor()
+    mean, _ = jax.vmap(lambda o: nets.gaussian.apply(params["actor"], o))(seen.obs)
+    gain = mean_v(nets, params, seen.next_obs) - mean_v(nets, params, seen.obs)
+    assert gain.min() < 0 < gain.max()
+    expected = np.minimum(np.exp(10.0 * gain), 1.0) * unit_gaussian(mean, b.action)
+    check(loss_of(learner, "actor", params, target, b), expected.mean())
+
+
+def test_size_of_q_is_not_differentiated_where_a_gaussian_climbs():
+    nets, learner, params, target = setup("gciql")
+    seen = goal_batch().for_actor()
+
+    def parts(mine):
+        mean, _ = jax.vmap(lambda o: nets.gaussian.apply(mine, o))(seen.obs)
+        q = nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)).min(axis=0)
+        return 0.5 * jnp.sum((seen.action - mean) ** 2, axis=1), q
+
+    size = jnp.abs(parts(params["actor"])[1]).mean() + 1e-6
+
+    def expected(mine):
+        cloning, q = parts(mine)
+        return jnp.mean(0.3 * cloning - q / size)
+
+    def found(mine):
+        return learner.losses["actor"](params | {"actor": mine}, target, goal_batch(), KEY)[0]
+
+    slopes = [jax.tree.leaves(jax.jit(jax.grad(f))(params["actor"])) for f in (found, expected)]
+    for a, b in zip(*slopes, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+
+
 def test_hiql_clones_towards_waypoints_on_both_levels():
     nets, learner, params, target = setup("hiql")
     # Means far from 0, as they are not at the start: else no input of theirs shows in the loss.
@@ -288,6 +323,37 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
     assert found["q_std"].shape == (1,) and float(found["q_std"][0]) > 0
     assert found["vectors"].shape == (1, 6, 6)
+
+
+def test_a_relative_weight_is_measured_in_what_is_climbed():
+    """A weight over the spread of Q or of its logit is that weight of the slope, over the spread.
+
+    Where probabilities are near 0 the two spreads differ by far, as their slopes do.
+    """
+    from conftest import rows_of
+
+    from qgf_jax import calibrate
+    from qgf_jax.train import make_trainer
+
+    config = tiny("qgf", critic="dqc")
+    spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
+    state = make_trainer(algorithms.build_learner(config, spec), config, spec).init(np.arange(1))
+    critic = jax.tree.map(
+        lambda x: x - 3.0 if x.shape[-1] == 1 and x.ndim == 3 else x, state.target_params["critic"]
+    )  # biases of the last layer
+    target = {**state.target_params, "critic": critic}
+    data = jax.device_put(chunks.prepare_goals(rows_of([20, 20]), None))
+    constants = calibrate.measure(config, spec, state.replace(target_params=target), data)
+    params, target, constants = jax.tree.map(lambda x: x[0], (state.params, target, constants))
+    assert float(constants["logit_std"]) > 5 * float(constants["q_std"]) > 0
+    obs, weight = jnp.ones(4), 0.3
+    for scale, name in (("value", "q_std"), ("logit", "logit_std")):
+        act = lambda units, w, scale=scale: algorithms.build_sample(
+            config, spec, "qgf", options=(("scale", scale), ("units", units))
+        )(params, target | {"calibration": constants}, obs, KEY, jnp.float32(w))
+        expected = act("raw", weight / float(constants[name]))
+        np.testing.assert_allclose(act("spread", weight), expected, atol=1e-5)
+        assert np.abs(np.asarray(expected - act("raw", 0.0))).max() > 1e-3
 
 
 def test_mean_of_members_where_the_config_says_so():

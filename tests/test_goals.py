@@ -183,3 +183,26 @@ def test_feed_takes_the_actors_goals_from_the_kind_of_data():
         assert np.asarray(drawn.start).max() == 998 and not np.array_equal(
             drawn.goal, drawn.actor_goal
         )
+
+
+@pytest.mark.parametrize("whose", ["critic", "actor"])
+def test_feed_takes_the_goals_of_critics_and_of_the_policy_from_their_own_settings(whose):
+    """One of them has the current row or a geometric distance, the other has neither."""
+    from conftest import tiny
+
+    def feed(**changes):
+        config = tiny("gciql", **{"train.batch_size": 4000, "data.discount": 0.5, **changes})
+        made = sampling.build(config, Spec(4, 2, 2, goal_dim=2, backup=2))
+        drawn = jax.jit(made.draw)(dataset([500, 500]), jax.random.key(0))
+        mine, other = np.asarray(drawn.goal), np.asarray(drawn.actor_goal)
+        mine, other = (mine, other) if whose == "critic" else (other, mine)
+        return mine - np.asarray(drawn.row), other - np.asarray(drawn.row)
+
+    theirs = {"critic": "actor", "actor": "critic"}[whose]
+    mine, other = feed(**{f"goals.{whose}": (1.0, 0.0, 0.0), f"goals.{theirs}": (0.0, 1.0, 0.0)})
+    assert np.all(mine == 0) and (other > 0).mean() > 0.99
+    same = {"goals.critic": (0.0, 1.0, 0.0), "goals.actor": (0.0, 1.0, 0.0)}
+    geometric = {f"goals.{whose}_geometric": True, f"goals.{theirs}_geometric": False}
+    mine, other = feed(**same, **geometric)
+    assert mine.mean() == pytest.approx(2.0, abs=0.1)  # 1 / (1 - discount)
+    assert other.mean() > 100

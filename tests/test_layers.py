@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "samplers": PURE | MATHS | {"networks"},
     "algorithms": PURE | {"critics", "policies", "samplers", "networks"},
     "config": {"algorithms", "envs", "errors", "paths"},
-    "data": PURE | {"checkpoint", "data", "envs", "paths"},  # its seals and atomic writes
+    "data": PURE | {"checkpoint", "data", "envs", "faults", "paths"},  # its seals and atomic writes
     "envs": {"envs", "errors"},
     "faults": set(),
     "paths": {"errors"},

@@ -1,5 +1,7 @@
 """Critic and policy learners: what each loss is, and what it moves."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from conftest import tiny
 
 from qgf_jax import algorithms, losses
+from qgf_jax.critics.td import td
 from qgf_jax.types import Actor, Batch, Learner, Spec, merge
 
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
@@ -114,3 +117,27 @@ def test_merge_refuses_two_losses_for_one_group():
     one = Learner(lambda *_: {}, {"critic": loss})
     with pytest.raises(ValueError, match="critic"):
         merge(one, one)
+
+
+@pytest.mark.parametrize(
+    ("noise", "action", "expected"),
+    [
+        (0.0, 0.2, 0.04),
+        (0.1, 0.0, 0.01),  # the square of its standard deviation
+        (100.0, 0.0, 0.25),  # nearly all at the clip
+        (100.0, 0.8, (1.0**2 + 0.3**2) / 2),  # the box clips too
+    ],
+)
+def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
+    """Where Q is 0 and slow Q the action's first number, the loss is that number's mean square."""
+    n = 8000
+    nets = SimpleNamespace(apply_ensemble=lambda members, obs, a: members[:, None] * a[None, :, 0])
+    sample = lambda params, target, obs, key, weight: jnp.full(2, action)
+    learner = td(nets, sample, rho=0.0, noise=noise)
+    zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
+    batch = make_batch()._replace(
+        obs=zeros, action=zeros, next_obs=zeros, reward=0 * ones, discount=ones, weight=ones
+    )
+    params, target = {"critic": jnp.zeros(2)}, {"critic": jnp.ones(2)}
+    loss, _ = jax.jit(learner.losses["critic"])(params, target, batch, jax.random.key(0))
+    np.testing.assert_allclose(loss, expected, rtol=0.06)

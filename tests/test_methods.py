@@ -224,14 +224,14 @@ def test_methods_are_written_with_their_options(text, options):
         ("qgf:group=actor", "option of qgf"),
         ("qgf:endpoint=strait", "did you mean 'straight'"),
         ("qgf:units=zzz", "units of qgf"),
-        ("qgf:num_steps=0", "at least 1"),
-        ("qgf_smooth:samples=0", "at least 1"),
+        ("qgf:num_steps=0", "from 1 to"),
+        ("qgf_smooth:samples=0", "from 1 to"),
         ("reference:schedule=linear", "option of reference"),  # it would change nothing
         ("qfql:endpoint=learned", "option of qfql"),
         ("edp:units=variance", "option of edp"),
-        ("qgf_smooth:samples=x", "is not a int"),
+        ("qgf_smooth:samples=x", "is 'x'; it must be a whole number"),
         ("qgf:schedule", "no option=value"),
-        ("grad_step:sign=perhaps", "is not a bool"),
+        ("grad_step:sign=perhaps", "it must be true or false"),
     ],
 )
 def test_wrong_methods_and_options_are_explained(text, hint):
@@ -243,10 +243,18 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
 def test_names_of_options_are_those_of_the_registries():
     from qgf_jax.guidance import SCHEDULES
+    from qgf_jax.networks import ACTIVATIONS, AGGREGATES
     from qgf_jax.samplers import UNITS
 
-    assert algorithms.CHOICES["schedule"] == tuple(SCHEDULES)
-    assert algorithms.CHOICES["units"] == tuple(UNITS)
+    def words(fields, name):
+        return fields[name].bound.words
+
+    sampler = algorithms.factory_fields("samplers", "guided")
+    networks = algorithms.factory_fields("networks", "build")
+    assert words(sampler, "schedule") == tuple(SCHEDULES)
+    assert words(sampler, "units") == tuple(UNITS)
+    assert words(networks, "activation") == tuple(ACTIVATIONS)
+    assert words(networks, "aggregate") == tuple(AGGREGATES)
 
 
 def test_a_runs_own_options_are_not_those_of_other_methods():
@@ -268,6 +276,11 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     bare = restored._replace(target_params={"critic": restored.target_params["critic"]})
     with pytest.raises(UserError, match="no calibration for step 2"):
         policy.sampler(bare, "qgf_relative")
+    constants = {k: v for k, v in restored.target_params["calibration"].items() if k != "logit_std"}
+    old = restored._replace(target_params=restored.target_params | {"calibration": constants})
+    policy.sampler(old, "qgf_relative")  # a file of an earlier version serves what it holds
+    with pytest.raises(UserError, match="no spread of logits: remove it"):
+        policy.sampler(old, "qgf_relative", 1, (("scale", "logit"),))
     with pytest.raises(UserError, match="at least 1"):
         load_policy(folder, "qgf", best_of=0)
 

@@ -110,7 +110,11 @@ def test_observations_are_standardized_by_the_spec():
     )
 
 
-@pytest.mark.parametrize("option", [{"activation": "gelo"}, {"time_feature": "cosine"}])
-def test_unknown_options_are_named(option):
-    with pytest.raises(ValueError, match="did you mean|use one of|known"):
-        networks.build(CUBE_TRIPLE, **option)
+def test_log_standard_deviation_lies_between_minus_five_and_two():
+    gaussian = networks.build(Spec(2, 1, 1), policy_hidden=(4,)).gaussian
+    params = gaussian.init(jax.random.key(0), jnp.zeros(2))
+    for bias, expected in ((-100.0, -5.0), (100.0, 2.0), (-1.5, -1.5)):
+        moved = jax.tree.map(
+            lambda x, b=bias: jnp.full_like(x, b) if x.ndim == 1 else 0 * x, params
+        )
+        np.testing.assert_allclose(gaussian.apply(moved, jnp.zeros(2))[1], expected)

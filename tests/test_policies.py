@@ -72,15 +72,19 @@ def check(found, expected):
     assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("rho", [0.7, 1.0])
-def test_td_bootstraps_on_the_policys_own_action_with_pessimism(rho):
-    parts = Parts("fbrac", "td", **{"critics.td.rho": rho})
+@pytest.mark.parametrize(
+    ("name", "group", "rho"),
+    [("fbrac", "actor", 0.7), ("fbrac", "actor", 1.0), ("qgf", "policy", 0.7)],
+)
+def test_td_bootstraps_on_the_policys_own_action_with_pessimism(name, group, rho):
+    """Of a guided method it is the policy before any guidance."""
+    parts = Parts(name, "td", **{"critics.td.rho": rho})
     keys = jax.random.split(KEY, N)
     losses = []
     for i in range(N):
         obs = parts.batch.next_obs[i]
         noise = jax.random.normal(jax.random.split(keys[i])[0], (4,))
-        velocity = lambda a, t, o=obs: parts.nets.policy.apply(parts.params["actor"], o, a, t)
+        velocity = lambda a, t, o=obs: parts.nets.policy.apply(parts.params[group], o, a, t)
         action = jnp.clip(flow.integrate(velocity, noise, num_steps=STEPS), -1, 1)
         slow = np.asarray(parts.nets.apply_ensemble(parts.target["critic"], obs, action))
         pessimistic = slow.min() if rho == 1.0 else slow.mean() - rho * slow.std()
@@ -125,19 +129,21 @@ def test_cfgrl():
     check(parts.loss("actor"), parts.mean(losses))
 
 
-def test_fql():
-    parts = Parts("fql", **{"policy.alpha": 3.0})
+@pytest.mark.parametrize("normalized", [False, True])
+def test_fql(normalized):
+    parts = Parts("fql", **{"policy.alpha": 3.0, "policy.normalize_q": normalized})
     noise = np.asarray(jax.random.normal(KEY, (N, 4)))
-    losses = []
+    distances, values = [], []
     for i in range(N):
         action = np.asarray(
             parts.nets.one_step.apply(
                 parts.params["actor"], parts.batch.obs[i], noise[i], jnp.float32(0)
             )
         )
-        distance = np.mean((action - parts.end(i, noise[i])) ** 2)
-        losses.append(3.0 * distance - parts.q(i, np.clip(action, -1, 1), slow=False).mean())
-    check(parts.loss("actor"), parts.mean(losses))
+        distances.append(np.mean((action - parts.end(i, noise[i])) ** 2))
+        values.append(parts.q(i, np.clip(action, -1, 1), slow=False).mean())
+    size = np.mean(np.abs(values)) if normalized else 1.0
+    check(parts.loss("actor"), parts.mean(3.0 * np.array(distances) - np.array(values) / size))
 
 
 def test_fbrac():
@@ -224,9 +230,10 @@ def test_diffusion_losses(name):
     check(parts.loss("actor"), parts.mean(losses))
 
 
-def test_awr():
-    parts = Parts("iql", **{"policy.inverse_temperature": 2.0})
-    losses = []
+@pytest.mark.parametrize("cap", [100.0, 0.03])
+def test_awr(cap):
+    parts = Parts("iql", **{"policy.inverse_temperature": 2.0, "policy.max_weight": cap})
+    losses, weights = [], []
     for i in range(N):
         mean, log_std = map(
             np.asarray, parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
@@ -234,7 +241,9 @@ def test_awr():
         action, std = np.asarray(parts.batch.action[i]), np.exp(log_std)
         density = np.prod(np.exp(-0.5 * ((action - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)))
         advantage = parts.q(i, action, slow=True).min() - parts.value(i)
-        losses.append(-min(100.0, np.exp(2.0 * advantage)) * np.log(density))
+        weights.append(min(cap, np.exp(2.0 * advantage)))
+        losses.append(-weights[-1] * np.log(density))
+    assert cap > 1.0 or min(weights) < cap == max(weights)  # the cap is met, and not always
     check(parts.loss("actor"), parts.mean(losses))
 
 
@@ -251,8 +260,13 @@ def test_rebrac():
     check(parts.loss("actor"), parts.mean(losses))
 
 
-def test_dsrl():
-    parts = Parts("dsrl")
+@pytest.mark.parametrize(("scale", "weighted"), [(1.0, True), (1.7, False)])
+def test_dsrl(scale, weighted):
+    parts = Parts("dsrl", **{"policy.weighted": weighted, "sampler.noise_scale": scale})
+    mean_of = parts.mean if weighted else np.mean
+    # Larger values than at the start, of which the scale is a part that shows.
+    steeper = jax.tree.map(lambda x: 5.0 * x, parts.params["latent_critic"])
+    parts.params = parts.params | {"latent_critic": steeper}
     noise = np.asarray(jax.random.normal(KEY, (N, 4)))
     keys = jax.random.split(KEY, N)
     regressions, actors, densities = [], [], []
@@ -270,16 +284,22 @@ def test_dsrl():
         density = np.sum(-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi))
         density -= np.sum(np.log(1 - np.tanh(x) ** 2))
         densities.append(density)
-        actors.append(density - float(np.asarray(latent_q(np.tanh(x))).mean()))  # exp(0) = 1
-    check(parts.loss("latent_critic"), parts.mean(regressions))
-    check(parts.loss("actor"), parts.mean(actors))
+        actors.append(
+            density - float(np.asarray(latent_q(scale * np.tanh(x))).mean())
+        )  # exp(0) = 1
+    check(parts.loss("latent_critic"), mean_of(regressions))
+    check(parts.loss("actor"), mean_of(actors))
     check(parts.loss("temperature"), -np.mean(densities) - (-0.5 * 4))
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_qam(ahead):
-    """The path, the adjoint by explicit Jacobians, and the regression, for each example."""
-    parts = Parts("qam", **{"policy.inverse_temperature": 2.0, "policy.adjoint_ahead": ahead})
+    """The path, the adjoint by explicit Jacobians, and the regression, for each example.
+
+    With the adjoint ahead, as in the public code, spliced chunks count.
+    """
+    changes = {"policy.adjoint_ahead": ahead, "policy.adjoint_weighted": not ahead}
+    parts = Parts("qam", **{"policy.inverse_temperature": 2.0, **changes})
     h, losses = 1 / STEPS, []
     for i, key in enumerate(jax.random.split(KEY, N)):
         slow = lambda x, t, i=i: parts.nets.policy.apply(
@@ -311,7 +331,7 @@ def test_qam(ahead):
             tilt = fast(points[k], t) - np.asarray(slow(points[k], t))
             total += np.sum((2 / scale * tilt + scale * costate) ** 2)
         losses.append(total)
-    check(parts.loss("actor"), parts.mean(losses))
+    check(parts.loss("actor"), np.mean(losses) if ahead else parts.mean(losses))
 
 
 def slope_of(parts, group):
@@ -329,11 +349,20 @@ def check_slopes(found, expected):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
 
 
-def test_size_of_q_is_not_differentiated():
-    parts = Parts("rebrac", **{"policy.alpha": 0.5})
+@pytest.mark.parametrize("name", ["rebrac", "fql"])
+def test_size_of_q_is_not_differentiated(name):
+    changes = {"policy.normalize_q": True} if name == "fql" else {}
+    parts = Parts(name, **{"policy.alpha": 0.5, **changes})
     obs, data, weight = parts.batch.obs, parts.batch.action, parts.batch.weight
+    noise = jax.random.normal(KEY, (N, 4))
+    ends = jnp.stack([parts.end(i, noise[i]) for i in range(N)]) if name == "fql" else None
 
     def values(mine):
+        if name == "fql":
+            act = lambda o, z: parts.nets.one_step.apply(mine, o, z, z[0])
+            action = jax.vmap(act)(obs, noise)
+            q = parts.nets.apply_ensemble(parts.params["critic"], obs, jnp.clip(action, -1, 1))
+            return jnp.mean((action - ends) ** 2, axis=1), q.mean(axis=0)
         action = jnp.tanh(jax.vmap(lambda o: parts.nets.gaussian.apply(mine, o)[0])(obs))
         q = parts.nets.apply_ensemble(parts.params["critic"], obs, action).min(axis=0)
         return jnp.sum((action - data) ** 2, axis=1), q

@@ -12,7 +12,7 @@ from conftest import rows_of, tiny
 from qgf_jax import algorithms, train
 from qgf_jax.data import chunks
 from qgf_jax.train import TrainState, clip_groups, make_optimizer, make_trainer, train_step
-from qgf_jax.types import Spec
+from qgf_jax.types import Learner, Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
 
@@ -39,14 +39,14 @@ def test_each_loss_moves_its_own_group_alone():
     np.testing.assert_allclose([state.params["a"], state.params["b"]], [0.1, 2.8], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("lagged", "expected"), [(True, (0.0, 0.05)), (False, (0.05, 0.12))])
+@pytest.mark.parametrize(("lagged", "expected"), [(True, (0.0, 0.025)), (False, (0.025, 0.06625))])
 def test_slow_copy_moves_towards_the_old_or_the_new_parameters(lagged, expected):
-    """a: 0, 0.1, 0.19 by SGD; tau = 1/2. Lagged, the first update leaves the slow copy at 0."""
+    """a: 0, 0.1, 0.19 by SGD; tau = 1/4. Lagged, the first update leaves the slow copy at 0."""
     tx = optax.sgd(0.1)
     state, slow = state_of(tx, a=0.0), []
     for _ in range(2):
         state, _ = train_step(
-            state, None, losses={"a": quadratic("a")}, tx=tx, tau=0.5, lagged_target=lagged
+            state, None, losses={"a": quadratic("a")}, tx=tx, tau=0.25, lagged_target=lagged
         )
         slow.append(float(state.target_params["a"]))
     np.testing.assert_allclose(slow, expected, atol=1e-6)
@@ -123,6 +123,18 @@ def test_waiting_is_the_same_for_seeds_side_by_side_and_devices():
         for i in range(2):
             np.testing.assert_allclose(together["a"][i], alone["a"], rtol=1e-6)
             np.testing.assert_allclose(slow_together["a"][i], slow["a"], rtol=1e-6)
+
+
+def test_every_loss_and_every_step_draw_anew():
+    def noisy(params, target, batch, key):
+        return jax.random.uniform(key) + 0.0 * params["a"], {}
+
+    tx, seen = optax.sgd(0.1), []
+    state = state_of(tx, a=0.0, b=3.0)
+    for _ in range(3):
+        state, metrics = train_step(state, None, losses={"a": noisy, "b": noisy}, tx=tx, tau=0.5)
+        seen += [float(metrics["a/loss"]), float(metrics["b/loss"])]
+    assert len(set(seen)) == 6
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +287,19 @@ def test_gradients_are_clipped_group_by_group():
         s for s in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu")
     ]
     np.testing.assert_allclose(moments.mu["critic"]["a"], [0.06], rtol=1e-5)  # Adam saw 0.6
+
+
+def test_metrics_are_means_over_the_steps_that_count(dataset):
+    """About half of the updates are left out, and the others have loss 1."""
+
+    def loss(params, target, batch, key):
+        return jnp.where(jax.random.uniform(key) < 0.5, jnp.nan, 1.0) + 0.0 * params["a"], {}
+
+    learner = Learner(lambda *_: {"a": jnp.zeros(())}, {"a": loss})
+    trainer = make_trainer(learner, tiny(), SPEC)
+    state, metrics = trainer.run(trainer.init(np.array([0])), dataset, 12)
+    assert 0 < int(state.guard.skipped[0]) < 12
+    assert float(metrics["a/loss"][0]) == 1.0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

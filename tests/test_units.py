@@ -1,6 +1,7 @@
 """Guidance as the tilt of a distribution: exact for a Gaussian policy and a linear critic."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +137,26 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     vectors = np.asarray(found["vectors"])
     covariance = vectors @ np.diag(found["values"]) @ vectors.T
     np.testing.assert_allclose(covariance, expected, rtol=0.1, atol=0.02)
+
+
+def test_constants_of_actions_and_values_that_are_known(monkeypatch):
+    """Actions around (0.5, -0.3), and in a quarter of the states a critic a hundred times as steep."""
+    sample = lambda params, target, obs, key, weight: (
+        jnp.array([0.5, -0.3]) + 0.1 * jax.random.normal(key, (2,))
+    )
+    steep = lambda members, obs: lambda action: jnp.where(obs[0] > 0.5, 100.0, 1.0) * action[0]
+    monkeypatch.setattr(algorithms, "build_sample", lambda *_: sample)
+    monkeypatch.setattr(algorithms, "build_networks", lambda *_: SimpleNamespace(q_of=steep))
+    n = 1000
+    row = np.arange(n, dtype=np.int32)
+    dataset = Dataset(
+        obs=np.linspace(-1, 1, n, dtype=np.float32)[:, None],
+        action=np.zeros((n, 2), np.float32), row=row, next_row=row,
+        weight=np.ones(n, np.float32), reward=np.zeros(n, np.float32),
+        discount=np.zeros(n, np.float32),
+    )  # fmt: skip
+    nothing = {"critic": jnp.zeros(1)}
+    state = SimpleNamespace(params={}, target_params=nothing)
+    found = calibrate.measure(tiny(), SPEC, state, dataset)
+    np.testing.assert_allclose(found["q_std"], [0.1], rtol=0.1)  # the mean would be 2.6
+    np.testing.assert_allclose(found["values"], [[0.01, 0.01]], rtol=0.1)  # about 0: 0.35

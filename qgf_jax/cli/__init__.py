@@ -1,18 +1,21 @@
 """The `qgf` command: one short file a subcommand, flags in, one call out."""
 
 import argparse
+import errno
 import hashlib
 import importlib
 import importlib.metadata
+import io
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qgf_jax import paths
-from qgf_jax.errors import Stopped, UserError, say, unknown
+from qgf_jax import backend, bounds, paths
+from qgf_jax.errors import SaveError, Stopped, UserError, say, unknown
 
 COMMANDS = {
     "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
@@ -38,9 +41,26 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, where a value after a blank is the flag's even if it begins with -."""
+        return super().parse_known_args(_joined(args or []), namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raises what `main` prints."""
         raise UserError(f"{message}: see `{self.prog} --help`")
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--flag -1,0` as `--flag=-1,0`, and `--config.key value` as `--config.key=value`."""
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined else ""
+        waits = before.startswith("--") and "=" not in before
+        if waits and (before.startswith("--config.") or re.match(r"(?i)-(\d|\.\d|inf|nan)", word)):
+            joined[-1] = f"{before}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -50,15 +70,13 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Whatever a user can mend is one line on standard error, and its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_standard_streams()
+    backend.set_variables()
     keep_compiled()
     tune_for_cpu()
     try:
-        if not words or words[0] in ("-h", "--help"):
-            print(_help())
-        elif words[0] not in COMMANDS:
-            raise unknown("command", words[0], COMMANDS)
-        else:
-            importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
+        _run(words)
+        _write_out()
     except UserError as error:
         say(f"qgf: error: {error}")
         sys.exit(error.code)
@@ -70,6 +88,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough; not a success, and nobody is left to tell
         os._exit(141)
+    except OSError as error:
+        # Files of ours say where they are; what has no name is the standard output.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        say(f"qgf: error: {SaveError.at('standard output', error)}")
+        os._exit(SaveError.code)  # Python would try once more, and say so
+
+
+def _run(words: Sequence[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+    elif words[0] not in COMMANDS:
+        raise unknown("command", words[0], COMMANDS)
+    else:
+        importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
+
+
+def _open_standard_streams() -> None:
+    """What is closed leads nowhere, so that no file of a run takes its place; any text is printed."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _write_out() -> None:
+    """Writes what was printed, while an error can still be said: Python itself does so too late."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _help() -> str:
@@ -100,12 +150,13 @@ def keep_compiled() -> None:
     try:
         about = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
         kind = "\n".join(x for x in about.splitlines() if x.startswith(("model name", "flags")))
-        home = Path.home()
-    except (OSError, RuntimeError):
+        name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
+        python = ".".join(map(str, sys.version_info[:2]))
+        folder = Path.home() / ".cache" / "qgf_jax" / "compiled" / name / python
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a home that cannot be written: nothing is kept
         return
-    name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
-    python = ".".join(map(str, sys.version_info[:2]))
-    folder = home / ".cache" / "qgf_jax" / "compiled" / name / python
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
@@ -133,7 +184,9 @@ def tune_for_cpu(widest: int = 0) -> None:
 def add_cpu_threads(parser: Parser) -> None:
     """The flag --cpu_threads, for commands that run JAX."""
     parser.add_argument(
-        "--cpu_threads", type=int, help="threads of XLA on a CPU; 1 is best for small networks"
+        "--cpu_threads",
+        type=kind(bounds.Count),
+        help="threads of XLA on a CPU; 1 is best for small networks",
     )
 
 
@@ -156,11 +209,14 @@ def several_paths(text: str) -> list[Path]:
     return [path(one) for one in paths.split(text, ",")]
 
 
-def numbers(kind: type) -> Callable[[str], Any]:
-    """An argparse type: "1,3" as a tuple of `kind`."""
+def kind(annotation: Any) -> Callable[[str], Any]:
+    """An argparse type for a kind of `bounds`, such as `bounds.Count`."""
+    bound = bounds.of(annotation)
 
-    def parse(text: str) -> tuple[Any, ...]:
-        return tuple(kind(word) for word in text.split(",") if word)
+    def parse(text: str) -> Any:
+        try:
+            return bounds.read("the value", text, bound)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    parse.__name__ = f"comma-separated {kind.__name__}"
     return parse

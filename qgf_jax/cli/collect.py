@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser, path
+from qgf_jax.bounds import Count, Seed
+from qgf_jax.cli import Parser, kind, path
 from qgf_jax.errors import one_line, saving
 
 
@@ -17,10 +18,12 @@ def main(arguments: Sequence[str]) -> None:
         epilog="example: qgf collect --env=cube-single-play-v0 --episodes=250 --out=data",
     )
     parser.add_argument("--env", required=True, help="dataset to make, such as cube-single-play-v0")
-    parser.add_argument("--episodes", type=int, default=1000, help="episodes of the training file")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same file")
+    parser.add_argument(
+        "--episodes", type=kind(Count), default=1000, help="episodes of the training file"
+    )
+    parser.add_argument("--seed", type=kind(Seed), default=0, help="same seed, same file")
     parser.add_argument("--out", type=path, default="data", help="folder to write to")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
     flags = parser.parse_args(arguments)
     from qgf_jax.data.collect import collect
     from qgf_jax.envs import ogbench

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from qgf_jax import run
 from qgf_jax.algorithms import METHODS, parse, served_by
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, numbers, path
+from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
+from qgf_jax.cli import Parser, add_cpu_threads, kind, limit_cpu_threads, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
@@ -29,16 +30,20 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--methods", help=f"{', '.join(METHODS)}; else reference, best_of, qgf")
     parser.add_argument(
         "--weights",
-        type=numbers(float),
+        type=kind(Weights),
         help="guidance weights; else a method's own where its units are others, else the config's",
     )
     parser.add_argument(
-        "--best_of", type=numbers(int), help="candidates; else each method's own, and 32 with goals"
+        "--best_of", type=kind(Counts), help="candidates; else each method's own, and 32 with goals"
     )
-    parser.add_argument("--tasks", type=numbers(int), help="1 to 5; else the run's own")
-    parser.add_argument("--episodes", type=int, help="report episodes an arm; else the config's")
+    parser.add_argument("--tasks", type=kind(Counts), help="1 to 5; else the run's own")
     parser.add_argument(
-        "--selection_episodes", type=int, help="for choosing a weight; else as many as --episodes"
+        "--episodes", type=kind(EpisodesIfAny), help="report episodes an arm; else the config's"
+    )
+    parser.add_argument(
+        "--selection_episodes",
+        type=kind(EpisodesIfAny),
+        help="for choosing a weight; else as many as --episodes",
     )
     parser.add_argument(
         "--report_selected",
@@ -53,9 +58,11 @@ def main(arguments: Sequence[str]) -> None:
         help="environments at once; jax: on the device, an approximation, N for each seed "
         f"({JAX_ENVS}); else the config's",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--step", type=int, help="checkpoint; else the newest sound one")
-    parser.add_argument("--videos", type=int, default=0, help="report episodes an arm to film")
+    parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
+    parser.add_argument("--step", type=kind(Index), help="checkpoint; else the newest sound one")
+    parser.add_argument(
+        "--videos", type=kind(EpisodesIfAny), default=0, help="report episodes an arm to film"
+    )
     parser.add_argument(
         "--out",
         type=path,
@@ -120,9 +127,9 @@ def main(arguments: Sequence[str]) -> None:
 def _envs(text: str) -> tuple[str | None, int | None]:
     """An argparse type: "40" as (None, 40), "jax:40" as ("jax", 40), "jax" as ("jax", None)."""
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
-    if simulator not in ("", "jax") or (count and not (count.isdecimal() and int(count))):
+    if simulator not in ("", "jax"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
-    return simulator or None, int(count) if count else None
+    return simulator or None, kind(Count)(count) if count else None
 
 
 def _default(algorithm: str) -> str:

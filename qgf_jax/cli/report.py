@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
         type=several_paths,
         required=True,
         help="run folder, or several for one table",
-        metavar="WORKDIR[,…]",
+        metavar="WORKDIR,…",
     )
     parser.add_argument(
         "--out", type=path, help="where the table of several runs goes: OUT.md and OUT.csv"

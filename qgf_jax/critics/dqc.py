@@ -5,12 +5,17 @@ import jax.numpy as jnp
 import optax
 
 from qgf_jax import global_batch, losses
+from qgf_jax.bounds import OpenFraction
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
 
 def dqc(
-    nets: Networks, sample: Sample | None = None, *, kappa_b: float = 0.9, kappa_d: float = 0.5
+    nets: Networks,
+    sample: Sample | None = None,
+    *,
+    kappa_b: OpenFraction = 0.9,
+    kappa_d: OpenFraction = 0.5,
 ) -> Learner:
     """Three networks (Li et al., 2025, arXiv 2512.10926; Zhou et al., 2026, appendix F).
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import global_batch, losses
+from qgf_jax.bounds import OpenFraction
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
 
-def iql(nets: Networks, sample: Sample | None = None, *, expectile: float = 0.9) -> Learner:
+def iql(nets: Networks, sample: Sample | None = None, *, expectile: OpenFraction = 0.9) -> Learner:
     """Implicit Q-learning on chunks (Kostrikov et al., 2022; Zhou et al., 2026, Eqs. 11 and 12).
 
     Q regresses on reward + discount * V(next_obs), each member by itself; V on the upper expectile

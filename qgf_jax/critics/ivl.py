@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import losses
+from qgf_jax.bounds import OpenFraction
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
@@ -12,7 +13,7 @@ def ivl(
     nets: Networks,
     sample: Sample | None = None,
     *,
-    expectile: float = 0.9,
+    expectile: OpenFraction = 0.9,
     online_code: bool = False,
 ) -> Learner:
     """Goal-conditioned V by expectiles (Park et al., 2023, Eqs. 4 and 5; OGBench's GCIVL).

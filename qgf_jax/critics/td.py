@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import global_batch
+from qgf_jax.bounds import NonNegative
 from qgf_jax.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
 
-def td(nets: Networks, sample: Sample, *, rho: float = 0.5, noise: float = 0.0) -> Learner:
+def td(
+    nets: Networks, sample: Sample, *, rho: NonNegative = 0.5, noise: NonNegative = 0.0
+) -> Learner:
     """Temporal-difference learning with the policy's own actions.
 
     Q regresses on reward + discount * (mean - `rho` * standard deviation) of the slow members at

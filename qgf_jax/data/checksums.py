@@ -5,7 +5,7 @@ people. SHA-256 of a whole file would cost more than reading it.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,32 +68,30 @@ class CheckedFile(NamedTuple):
                 if self.sums is None:
                     file.seek(begin)
                     self._fill(file, out)
-                    return
-                for first, last in self._pieces(begin, begin + len(out), file):
-                    part = out[max(first - begin, 0) : last - begin]
-                    whole = (
-                        part if len(part) == last - first else memoryview(bytearray(last - first))
-                    )
-                    self._fill(file, whole)
-                    if xxhash.xxh3_64_intdigest(whole) != self.sums[first // self.piece]:
-                        raise UserError(
-                            f"{self.path}: bytes {first} to {last} were altered: convert again"
-                        )
-                    if whole is not part:
-                        skipped = max(begin - first, 0)
-                        part[:] = whole[skipped : skipped + len(part)]
+                else:
+                    self._read_pieces(file, out, begin, self.sums)
         except OSError as error:
             raise UserError(f"{self.path} could not be read: {error.strerror}") from error
 
-    def _pieces(self, begin: int, end: int, file: FileIO) -> Iterator[tuple[int, int]]:
-        """The bytes [first, last) of each piece that [begin, end) touches; `file` stands there."""
-        start = begin // self.piece * self.piece
-        file.seek(start)
-        for first in range(start, end, self.piece):
-            yield first, min(first + self.piece, self.size)
+    def _read_pieces(self, file: FileIO, out: memoryview, begin: int, sums: list[int]) -> None:
+        number, end = begin // self.piece, begin + len(out)
+        first = number * self.piece
+        file.seek(first)
+        while first < end:
+            last = min(first + self.piece, self.size)
+            part = out[max(first - begin, 0) : last - begin]
+            is_whole = len(part) == last - first
+            piece = part if is_whole else np.empty(last - first, np.uint8).data
+            self._fill(file, piece)
+            if xxhash.xxh3_64_intdigest(piece) != sums[number]:
+                raise UserError(f"{self.path}: bytes {first} to {last} were altered: convert again")
+            if not is_whole:
+                skipped = max(begin - first, 0)
+                part[:] = piece[skipped : skipped + len(part)]
+            number, first = number + 1, last
 
     def _fill(self, file: FileIO, left: memoryview) -> None:
-        while left:
-            if not (got := file.readinto(left)):
+        while (got := file.readinto(left)) < len(left):
+            if not got:
                 raise UserError(f"{self.path}: it ends too soon: convert again")
             left = left[got:]

@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import sys
+import threading
 import warnings
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from qgf_jax import bounds, children, faults
 from qgf_jax.data import experts
+from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
 
 _SPLITS = ("", "-val")
@@ -35,14 +38,12 @@ def collect(
     """
     scene, kind, version = parse(name)
     experts.check(scene, kind)
-    if episodes < 1:
-        raise UserError(f"--episodes is {episodes}; it must be at least 1")
+    bounds.check("--episodes", episodes, bounds.of(bounds.Count))
+    bounds.check("--seed", seed, bounds.of(bounds.Seed))
     out = Path(out)
     files = [out / f"{name}{suffix}.npz" for suffix in _SPLITS]
-    for file in files:
-        if file.exists():
-            raise UserError(f"{file} is there already: remove it or choose another --out")
     parts = out / f".{name}-seed{seed}.partial"
+    _refuse(files, parts)
     parts.mkdir(parents=True, exist_ok=True)
     counts = (episodes, max(1, episodes // 10))
     wanted = [
@@ -53,9 +54,24 @@ def collect(
     missing = [job for job in wanted if not job[2].exists()]
     _make(missing, len(wanted), scene, kind, version, seed, workers)
     for split, file in enumerate(files):
-        _assemble([path for s, _, path in wanted if s == split], file)
+        _assemble([path for s, _, path in wanted if s == split], parts / file.name)
+    faults.point("assembled")
+    for file in reversed(files):  # validation data first: the others say that both are there
+        (parts / file.name).replace(file)
+        faults.point("named")
     shutil.rmtree(parts)
     return files
+
+
+def _refuse(files: list[Path], parts: Path) -> None:
+    """Raises `UserError` if a file is there, unless a killed call left it beside `parts`."""
+    if files[0].exists():
+        shutil.rmtree(parts, ignore_errors=True)
+    elif parts.exists():
+        return
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is there already: remove it or choose another --out")
 
 
 def parse(name: str) -> tuple[str, str, str]:
@@ -80,14 +96,17 @@ def _make(
     """Makes the missing episodes, each into a file of its own."""
     if not jobs:
         return
+    count = min(len(jobs), workers or os.cpu_count() or 1)
     # Fresh interpreters: an environment that another one was forked from shares its generators.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(len(jobs), workers or os.cpu_count() or 1), multiprocessing.get_context("spawn")
-    )
+    fresh = multiprocessing.get_context("spawn")
     bar = tqdm(
         total=total, initial=total - len(jobs), unit="episode", disable=None, file=sys.stderr
     )
-    with bar, pool:
+    with (
+        bar,
+        children.safe_path(),
+        concurrent.futures.ProcessPoolExecutor(count, fresh, _watch, (os.getpid(),)) as pool,
+    ):
         futures = [
             pool.submit(_make_one, scene, kind, version, (seed, split, index), str(path))
             for split, index, path in jobs
@@ -99,6 +118,11 @@ def _make(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _watch(parent: int) -> None:
+    """Has this process end with the one that started it, which a kill gives no time to see to it."""
+    threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
 
 
 @functools.cache

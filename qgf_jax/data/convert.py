@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from qgf_jax import faults
 from qgf_jax.checkpoint import fingerprint, write_atomically
 from qgf_jax.data import checksums, formats, shards
 from qgf_jax.data.formats import MANIFEST, Rows
@@ -24,7 +25,8 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
     """Writes OUT/NAME, and OUT/NAME-val if there are validation data, from NAME.npz or a folder NAME.
 
     Slices are read one by one, with all checks of `formats.read_rows`. Raises `UserError` for a source
-    that will not do, or if there is such a folder already, whatever it holds.
+    that will not do, or if there is such a folder already, whatever it holds; but validation data from
+    the same source, which a killed call has left, stay and count.
     """
     source, out = Path(source), Path(out)
     if source.is_dir():
@@ -40,11 +42,23 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
     if twins:
         sums = {p.name: formats.peek(p).identity for p in twins}
         targets.append((out / f"{name}-val", twins, fingerprint(sums)))
-    for target, *_ in targets:
-        _refuse(target)
+    _refuse(targets[0][0])
+    for target, _, digest in targets[1:]:
+        if not _holds(target, digest):
+            _refuse(target)
     for target, files, digest in reversed(targets):  # validation data first: the others count
-        write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
+        if not _holds(target, digest):
+            write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
+            faults.point("converted")
     return [target for target, *_ in targets]
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether `folder` holds, whole, what a source of that SHA-256 is converted to."""
+    try:
+        return shards.read_manifest(folder)["source"] == digest and not shards.fault(folder)
+    except UserError:
+        return False
 
 
 def _refuse(folder: Path) -> None:

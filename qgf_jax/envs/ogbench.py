@@ -144,11 +144,26 @@ def require() -> None:
         )
 
 
+@contextlib.contextmanager
+def _unseen() -> Generator[None]:
+    """What is imported meanwhile looks for no screen and loads no renderer, whatever MUJOCO_GL says.
+
+    MuJoCo and dm_control do so as they are imported, and may take a process down that renders nothing.
+    """
+    with mock.patch.dict(os.environ, {"MUJOCO_GL": "disable"}):
+        yield
+
+
 def check(env_id: str) -> None:
     """Raises `UserError` unless `env_id` is one of OGBench's whose observations are states.
 
     Also where OGBench is not installed.
     """
+    with _unseen():
+        _check(env_id)
+
+
+def _check(env_id: str) -> None:
     ours = {i: spec for i, spec in _registry().items() if "ogbench" in str(spec.entry_point)}
     if env_id not in ours:
         if difflib.get_close_matches(env_id, ours, n=1, cutoff=0.5):
@@ -166,9 +181,6 @@ def check(env_id: str) -> None:
 
 def _registry() -> Any:
     require()
-    # Unless told otherwise before its import, MuJoCo looks for a screen and without one takes the
-    # process down. Whoever renders sets MUJOCO_GL=egl first.
-    os.environ.setdefault("MUJOCO_GL", "disable")
     import gymnasium
     import ogbench  # noqa: F401  (registers the environments)
 
@@ -177,10 +189,11 @@ def _registry() -> Any:
 
 def make(env_id: str, **options: Any) -> Any:
     """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
-    check(env_id)
-    import gymnasium
+    with contextlib.nullcontext() if "render_mode" in options else _unseen():
+        _check(env_id)
+        import gymnasium
 
-    return gymnasium.make(env_id, disable_env_checker=True, **options)
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
 
 
 def reset(env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:

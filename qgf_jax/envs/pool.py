@@ -4,12 +4,12 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax import children
 from qgf_jax.envs import wire
 from qgf_jax.errors import UserError, say
 
@@ -222,9 +222,9 @@ class EnvPool:
             self._processes[worker].wait()
         ours, theirs = socket.socketpair()
         ours.settimeout(self.timeout)
-        environment = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "disable"} | os.environ
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ
         places = len(range(worker, self.slots, count))
-        command = [sys.executable, "-m", self.module, str(theirs.fileno()), self.name, str(places)]
+        command = children.command(self.module, str(theirs.fileno()), self.name, str(places))
         with theirs:
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(),), env=environment, stdin=subprocess.DEVNULL

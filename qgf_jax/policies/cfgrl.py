@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import losses
+from qgf_jax.bounds import Finite, Index, Positive
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import draw, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -12,9 +13,9 @@ from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 def cfgrl(
     nets: Networks,
     *,
-    threshold: float = 0.0,
-    unconditional: float = 0.1,
-    time_grid: int = 0,
+    threshold: Finite = 0.0,
+    unconditional: Positive = 0.1,
+    time_grid: Index = 0,
     weighted: bool = True,
 ) -> Learner:
     """Flow matching with label 1 where Q(s, a) - V(s) > `threshold`, and with label 0 everywhere.

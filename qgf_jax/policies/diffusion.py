@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import diffusion, global_batch
+from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -14,9 +15,9 @@ from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 def qsm(
     nets: Networks,
     *,
-    inverse_temperature: float = 0.1,
-    bc_weight: float = 10.0,
-    num_steps: int = 10,
+    inverse_temperature: NonNegative = 0.1,
+    bc_weight: NonNegative = 10.0,
+    num_steps: Count = 10,
 ) -> Learner:
     """Q-score matching: the predicted noise is -inverse_temperature * dQ/da_k.
 
@@ -31,7 +32,7 @@ def qsm(
     return _learner(nets, loss, num_steps)
 
 
-def dac(nets: Networks, *, bc_weight: float = 100.0, num_steps: int = 10) -> Learner:
+def dac(nets: Networks, *, bc_weight: NonNegative = 100.0, num_steps: Count = 10) -> Learner:
     """Diffusion actor-critic: behavioural cloning, its noise tilted against dQ/da_k.
 
     Fang et al., 2025; Zhou et al., 2026, Eq. 22, as the public code has it: the least of the loss

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow, global_batch
+from qgf_jax.bounds import Count
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
-def distill(nets: Networks, *, num_steps: int = 10) -> Learner:
+def distill(nets: Networks, *, num_steps: Count = 10) -> Learner:
     """A network (obs, a_t, t) -> the end of the flow policy's own path from a_t.
 
     Zhou et al., 2026, appendix C, "Distill". a_t is drawn on paths from noise to data, at the times

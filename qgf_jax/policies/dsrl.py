@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow, global_batch
+from qgf_jax.bounds import Count, Finite, Positive
 from qgf_jax.networks import Networks
 from qgf_jax.policies.gaussian import log_density
 from qgf_jax.policies.matching import mean
@@ -21,10 +22,10 @@ def squashed(mean: Array, log_std: Array, key: Array) -> tuple[Array, Array]:
 def dsrl(
     nets: Networks,
     *,
-    noise_scale: float = 1.0,
-    target_entropy: float = -0.5,
+    noise_scale: Positive = 1.0,
+    target_entropy: Finite = -0.5,
     weighted: bool = True,
-    num_steps: int = 10,
+    num_steps: Count = 10,
 ) -> Learner:
     """Steers the flow policy by its noise: a squashed Gaussian over z, and a critic of z.
 

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow
+from qgf_jax.bounds import Index, NonNegative
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import draw, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
 def edp(
-    nets: Networks, *, bc_weight: float = 100.0, time_grid: int = 0, weighted: bool = True
+    nets: Networks, *, bc_weight: NonNegative = 100.0, time_grid: Index = 0, weighted: bool = True
 ) -> Learner:
     """`bc_weight` * flow matching - Q(endpoint), the clip of the endpoint differentiated.
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from qgf_jax.bounds import Index, NonNegative, Positive
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -11,9 +12,9 @@ from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 def fawac(
     nets: Networks,
     *,
-    inverse_temperature: float = 10.0,
-    max_weight: float = 100.0,
-    time_grid: int = 0,
+    inverse_temperature: NonNegative = 10.0,
+    max_weight: Positive = 100.0,
+    time_grid: Index = 0,
 ) -> Learner:
     """Flow matching weighted by exp(inverse_temperature * (Q - V)), at most `max_weight`.
 

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow, global_batch
+from qgf_jax.bounds import Count, Index, NonNegative
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
 def fbrac(
-    nets: Networks, *, alpha: float = 100.0, time_grid: int = 0, num_steps: int = 10
+    nets: Networks, *, alpha: NonNegative = 100.0, time_grid: Index = 0, num_steps: Count = 10
 ) -> Learner:
     """Flow matching - Q(end of the flow) / `alpha`, differentiated through the whole flow.
 

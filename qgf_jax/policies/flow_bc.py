@@ -1,11 +1,12 @@
 """The reference policy: behavioural cloning by flow matching."""
 
+from qgf_jax.bounds import Index
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import flow_matching, mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
-def flow_bc(nets: Networks, *, time_grid: int = 0, weighted: bool = True) -> Learner:
+def flow_bc(nets: Networks, *, time_grid: Index = 0, weighted: bool = True) -> Learner:
     """Conditional flow matching on the data's action chunks (Zhou et al., 2026, Eq. 2).
 
     `time_grid`: 0 draws t uniformly from [0, 1); N from {0, 1/N, …, 1}, as the public code does.

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import flow, global_batch
+from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 
 
 def fql(
-    nets: Networks, *, alpha: float = 300.0, normalize_q: bool = False, num_steps: int = 10
+    nets: Networks, *, alpha: NonNegative = 300.0, normalize_q: bool = False, num_steps: Count = 10
 ) -> Learner:
     """`alpha` * (actor - end of the flow from the same noise) ** 2 - Q(actor).
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import global_batch
+from qgf_jax.bounds import Count, NonNegative, Positive
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -39,7 +40,7 @@ def gaussian_bc(nets: Networks) -> Learner:
     return Learner(functools.partial(init, nets), {"actor": actor})
 
 
-def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
+def ddpg_bc(nets: Networks, *, alpha: NonNegative = 0.3) -> Learner:
     """- Q of the actor's mean over Q's size, + `alpha` times cloning (Fujimoto & Gu, 2021).
 
     As OGBench's GCIQL and CRL extract their policies; Q is of the critic's parameters of the moment.
@@ -60,7 +61,9 @@ def ddpg_bc(nets: Networks, *, alpha: float = 0.3) -> Learner:
     return Learner(functools.partial(init, nets), {"actor": actor})
 
 
-def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float = 100.0) -> Learner:
+def awr(
+    nets: Networks, *, inverse_temperature: NonNegative = 3.0, max_weight: Positive = 100.0
+) -> Learner:
     """IQL's own actor: log likelihood weighted by exp(inverse_temperature * (Q - V)).
 
     Kostrikov et al., 2022, Eq. 7; Q is the least of the slow critic. Needs a critic with a value.
@@ -83,7 +86,7 @@ def awr(nets: Networks, *, inverse_temperature: float = 3.0, max_weight: float =
     return Learner(functools.partial(init, nets), {"actor": actor})
 
 
-def rebrac(nets: Networks, *, alpha: float = 0.01, delay: int = 2) -> Learner:
+def rebrac(nets: Networks, *, alpha: NonNegative = 0.01, delay: Count = 2) -> Learner:
     """A deterministic actor tanh(mean): `alpha` * (actor - action) ** 2 summed, - Q over its size.
 
     Tarasov et al., 2023. Actor and slow copies move only in every `delay`-th update, the critic in each.

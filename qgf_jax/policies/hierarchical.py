@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from qgf_jax.bounds import NonNegative, Positive
 from qgf_jax.networks import Networks
 from qgf_jax.policies import gaussian
 from qgf_jax.policies.gaussian import imitation, log_density
@@ -22,7 +23,7 @@ def _weight(advantage: Array, inverse_temperature: float, max_weight: float) -> 
 
 
 def value_awr(
-    nets: Networks, *, inverse_temperature: float = 10.0, max_weight: float = 100.0
+    nets: Networks, *, inverse_temperature: NonNegative = 10.0, max_weight: Positive = 100.0
 ) -> Learner:
     """Cloning weighted by exp(inverse_temperature * (V(next_obs) - V(obs))), as OGBench's GCIVL."""
 
@@ -43,9 +44,9 @@ def value_awr(
 def hiql(
     nets: Networks,
     *,
-    low_inverse_temperature: float = 3.0,
-    high_inverse_temperature: float = 3.0,
-    max_weight: float = 100.0,
+    low_inverse_temperature: NonNegative = 3.0,
+    high_inverse_temperature: NonNegative = 3.0,
+    max_weight: Positive = 100.0,
 ) -> Learner:
     """Two policies of one V (Park et al., 2023, Eqs. 6 and 7).
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax import global_batch
 from qgf_jax.adjoint import lean_adjoint, memoryless_path, memoryless_scale
+from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.networks import Networks
 from qgf_jax.policies.matching import mean
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params
@@ -13,10 +14,10 @@ from qgf_jax.types import Array, Batch, Learner, Metrics, Params
 def qam(
     nets: Networks,
     *,
-    inverse_temperature: float = 1.0,
+    inverse_temperature: NonNegative = 1.0,
     adjoint_ahead: bool = False,
     adjoint_weighted: bool = True,
-    num_steps: int = 10,
+    num_steps: Count = 10,
 ) -> Learner:
     """A flow whose ends follow policy * exp(inverse_temperature * Q) (Li and Levine, 2026).
 

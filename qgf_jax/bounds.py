@@ -1,0 +1,300 @@
+"""What a number or a word that a user can set may be. Each kind is declared where the default is.
+
+A kind is a type for annotations, as in `expectile: OpenFraction = 0.9`. At run time it is `float`, and
+beside that it holds a `Bound`, which checks a value, reads it from text, and says what it accepts.
+No JAX here.
+"""
+
+import ast
+import dataclasses
+import math
+import numbers
+import struct
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args, get_origin
+
+from qgf_jax.errors import UserError, nearest
+
+
+class Bound(Protocol):
+    """A set of values."""
+
+    @property
+    def says(self) -> str:
+        """What the set holds, to follow "it must be"."""
+        ...
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of the set, by its type too."""
+        ...
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` writes, in the set or not. Raises `ValueError` if it writes none."""
+        ...
+
+
+class Field(NamedTuple):
+    """One value that a user can set."""
+
+    default: Any
+    bound: Bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Numbers between two ends. They must lie there as float32 too, since that is what computes."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    """Whether `low` itself is left out."""
+    below: bool = False
+    """Whether `high` itself is left out."""
+    whole: bool = False
+
+    @property
+    def says(self) -> str:
+        """ "a number above 0 and at most 1" """
+        infinite = math.isinf(self.low) or math.isinf(self.high)
+        noun = "whole " * self.whole or "finite " * infinite
+        if not (infinite or self.above or self.below):
+            return f"a {noun}number from {self.low} to {self.high}"
+        low = f"{'above' if self.above else 'of at least'} {self.low}"
+        high = f"{'below' if self.below else 'at most'} {self.high}"
+        ends = [low] * (not math.isinf(self.low)) + [high] * (not math.isinf(self.high))
+        return f"a {noun}number {' and '.join(ends)}".rstrip()
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number between the ends; True and False are none."""
+        kind = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind):
+            return False
+        if self.whole:
+            return self._between(value)
+        try:
+            single = struct.unpack("f", struct.pack("f", value))[0]
+        except OverflowError:
+            return False
+        return math.isfinite(single) and self._between(value) and self._between(single)
+
+    def _between(self, value: Any) -> bool:
+        over = value > self.low if self.above else value >= self.low
+        under = value < self.high if self.below else value <= self.high
+        return over and under
+
+    def parse(self, text: str) -> float:
+        """Whole numbers may be written 1e6 too."""
+        try:
+            return int(text) if self.whole else float(text)
+        except ValueError:
+            number = float(text)  # "1e6"; or not whole, which `holds` sees
+            return int(number) if number.is_integer() else number
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """Tuples whose entries are all `of` one bound."""
+
+    of: Interval
+    least: int = 1
+
+    @property
+    def says(self) -> str:
+        """ "one or more numbers, each …" """
+        return f"{'one or more' if self.least else 'any'} numbers, each {self.of.says}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a long enough tuple of such numbers; a list stands for a tuple."""
+        if not isinstance(value, (tuple, list)) or len(value) < self.least:
+            return False
+        return all(self.of.holds(entry) for entry in value)
+
+    def parse(self, text: str) -> tuple[float, ...]:
+        """ "1,3", "(1, 3)" or "[1, 3]"; one number alone is a tuple too."""
+        inner = text.strip()
+        if inner[:1] + inner[-1:] in ("()", "[]"):
+            inner = inner[1:-1]
+        *words, last = inner.split(",")
+        return tuple(self.of.parse(word) for word in [*words, *([last] if last.strip() else [])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Chances(Entries):
+    """Three probabilities of a goal, or, if `least` is 0, nothing."""
+
+    @property
+    def says(self) -> str:
+        """What each of the three is of."""
+        return (
+            "three probabilities that sum to 1: of the current row, of a later one of its "
+            "trajectory, of any"
+        )
+
+    def holds(self, value: Any) -> bool:
+        """Whether they sum to 1."""
+        if not Entries.holds(self, value):
+            return False
+        return not value or (len(value) == 3 and abs(sum(value) - 1) < 1e-6)
+
+    def parse(self, text: str) -> tuple[float, ...]:
+        """Where nothing is the default, whole numbers stay so: fingerprints of old runs have them."""
+        values = Entries.parse(self, text)
+        if self.least:
+            return values
+        return tuple(int(x) if x in (0, 1) and "." not in text else x for x in values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def says(self) -> str:
+        """All of them."""
+        return f"one of {', '.join(self.words)}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of them."""
+        return isinstance(value, str) and value in self.words
+
+    def parse(self, text: str) -> str:
+        """The word itself."""
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Any text, or, with a `least`, "all" or a whole number of at least that."""
+
+    least: int | None = None
+
+    @property
+    def says(self) -> str:
+        """What the text may be."""
+        return "a text" if self.least is None else f"all or a whole number of at least {self.least}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is such a text."""
+        if not isinstance(value, str) or self.least is None or value == "all":
+            return isinstance(value, str)
+        return value.isdecimal() and len(value) < 10 and int(value) >= self.least
+
+    def parse(self, text: str) -> str:
+        """The text itself."""
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch:
+    """True or False."""
+
+    says: str = "true or false"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is either."""
+        return isinstance(value, bool)
+
+    def parse(self, text: str) -> bool:
+        """Of true, false, 1 and 0, in any case."""
+        try:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        except KeyError:
+            raise ValueError(text) from None
+
+
+_LARGEST = 2**31 - 1  # of an int32, as steps and indices are
+MOST_EPISODES = 500_000
+"""Of a split: their seeds are distinct below a million episodes, see `evaluate.episode_seed`."""
+
+_INDEX = Interval(0, _LARGEST, whole=True)
+_COUNT = Interval(1, _LARGEST, whole=True)
+_FINITE = Interval()
+_FRACTION = Interval(0, 1)
+
+Finite = Annotated[float, _FINITE]
+Positive = Annotated[float, Interval(0, above=True)]
+NonNegative = Annotated[float, Interval(0)]
+Fraction = Annotated[float, _FRACTION]
+"""[0, 1]"""
+OpenFraction = Annotated[float, Interval(0, 1, above=True, below=True)]
+"""(0, 1)"""
+Share = Annotated[float, Interval(0, 1, above=True)]
+"""(0, 1]"""
+Margin = Annotated[float, Interval(0, 1, below=True)]
+"""[0, 1)"""
+Count = Annotated[int, _COUNT]
+"""At least 1."""
+Index = Annotated[int, _INDEX]
+"""At least 0; where 0 stands for something else, its comment says for what."""
+Episodes = Annotated[int, Interval(1, MOST_EPISODES, whole=True)]
+EpisodesIfAny = Annotated[int, Interval(0, MOST_EPISODES, whole=True)]
+Seed = Annotated[int, Interval(0, 2**32 - 1, whole=True)]
+"""What a random key is made of: larger seeds would repeat smaller ones."""
+Counts = Annotated[tuple[int, ...], Entries(_COUNT)]
+"""Not empty: widths of layers, numbers of candidates."""
+Weights = Annotated[tuple[float, ...], Entries(_FINITE)]
+"""Not empty; the sign is free, as guidance may be turned round."""
+Goals = Annotated[tuple[float, ...], Chances(_FRACTION)]
+OptionalGoals = Annotated[tuple[float, ...], Chances(_FRACTION, least=0)]
+Devices = Annotated[str, Text(least=1)]
+
+
+def of(annotation: Any) -> Bound:
+    """The bound of a kind, of `Literal[…]`, `bool` or `str`. Raises `LookupError` for any other type."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[1]
+    if get_origin(annotation) is Literal:
+        return Words(get_args(annotation))
+    if annotation is bool:
+        return Switch()
+    if annotation is str:
+        return Text()
+    raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
+
+
+def of_source(annotation: ast.expr | None) -> Bound:
+    """The same of an annotation that was parsed and not imported."""
+    if annotation is None:
+        return of(annotation)
+    name = ast.unparse(annotation)
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        words = ast.literal_eval(annotation.slice)
+        return Words(words if isinstance(words, tuple) else (words,))
+    return of({"bool": bool, "str": str}.get(name) or globals().get(name, name))
+
+
+def check(what: str, value: Any, bound: Bound) -> None:
+    """Raises `UserError` if `value` is not in `bound`. `what` says whose it is: "config key seed"."""
+    if bound.holds(value):
+        return
+    if isinstance(bound, Words):
+        raise UserError(f"{what} is {_short(value)!r}: {nearest(_short(value), bound.words)}")
+    raise UserError(f"{what} is {_short(value)}{_as_single(value)}; it must be {bound.says}")
+
+
+def read(what: str, text: str, bound: Bound) -> Any:
+    """The value that `text` writes. Raises `UserError` if it writes none, or one not in `bound`."""
+    try:
+        value = bound.parse(text)
+    except (ValueError, OverflowError):
+        raise UserError(f"{what} is {_short(text)!r}; it must be {bound.says}") from None
+    check(what, value, bound)
+    return value
+
+
+def _short(value: Any) -> str:
+    """A value in a message. Python refuses to write out the longest whole numbers."""
+    try:
+        text = str(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)"
+
+
+def _as_single(value: Any) -> str:
+    """What float32 makes of a number that is as good as another."""
+    if not isinstance(value, float) or not math.isfinite(value) or abs(value) > 3e38:
+        return ""
+    single = struct.unpack("f", struct.pack("f", value))[0]
+    return f" ({single} in float32)" * (single != value and single in (0.0, 1.0))
