@@ -97,9 +97,8 @@ def _methods(run: Run, rows: Sequence[Row]) -> Any:
     if not shown or (len({label(row) for row in shown}) <= _LEGIBLE and _swept(rows)):
         return None
     most = max(sum((r["env"], r["task"]) == task for r in shown) for task in tasks)
-    fig, panels = plt.subplots(
-        1, len(tasks), figsize=(6.4 * len(tasks), 0.6 + 0.27 * most), squeeze=False
-    )
+    height = max(1.6, 0.6 + 0.27 * most)  # title and axis alone take 1.2 inches
+    fig, panels = plt.subplots(1, len(tasks), figsize=(6.4 * len(tasks), height), squeeze=False)
     for ax, task in zip(panels[0], tasks, strict=True):
         here = [r for r in shown if (r["env"], r["task"]) == task]
         here.sort(key=lambda r: (r["success"]["mean"], r["return"]["mean"]))

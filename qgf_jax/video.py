@@ -116,10 +116,7 @@ def _main(name: str, seed: str, path: str) -> None:
         world.step(action)
         if (i + 1) % every == 0 or i == len(actions) - 1:
             frames.append(Image.fromarray(np.asarray(env.render())))
-    # The report shows whatever is called .gif, so a film is called so once it is whole.
-    partial = f"{path}.partial"
-    frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
-    os.replace(partial, path)
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -70,6 +71,7 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
 
     def run(command, *, env, **_):
         seen.update(command=command, env=env)
+        Path(command[-1]).write_bytes(b"film")
         return types.SimpleNamespace(returncode=0)
 
     monkeypatch.delenv("MUJOCO_GL", raising=False)
@@ -79,6 +81,7 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
     monkeypatch.setattr(video.subprocess, "run", run)
     video.render("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
     assert seen["env"] == os.environ | {"MUJOCO_GL": used} and "-P" in seen["command"]
+    assert (tmp_path / "x.gif").read_bytes() == b"film"
 
 
 @contextlib.contextmanager
