@@ -65,7 +65,8 @@ def failed(folder: Path, tests: list[str]) -> str:
     if run.returncode == 0:
         return ""
     found = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
-    return found[1] if found else f"pytest's exit code {run.returncode}: {run.stdout[-200:]}"
+    said = " ".join((run.stdout + run.stderr).split())[-200:]
+    return found[1] if found else f"pytest's exit code {run.returncode} ({said})"
 
 
 def kill(mutant: Mutant, folder: Path) -> str:
