@@ -146,7 +146,8 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     )
     steep = lambda members, obs: lambda action: jnp.where(obs[0] > 0.5, 100.0, 1.0) * action[0]
     monkeypatch.setattr(algorithms, "build_sample", lambda *_: sample)
-    monkeypatch.setattr(algorithms, "build_networks", lambda *_: SimpleNamespace(q_of=steep))
+    nets = SimpleNamespace(q_of=steep, bounded=False)
+    monkeypatch.setattr(algorithms, "build_networks", lambda *_: nets)
     n = 1000
     row = np.arange(n, dtype=np.int32)
     dataset = Dataset(

@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
 def _envs(text: str) -> tuple[str | None, int | None]:
     """An argparse type: "40" as (None, 40), "jax:40" as ("jax", 40), "jax" as ("jax", None)."""
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
-    if simulator not in ("", "jax"):
+    if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
     return simulator or None, kind(Count)(count) if count else None
 
