@@ -146,7 +146,8 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     )
     steep = lambda members, obs: lambda action: jnp.where(obs[0] > 0.5, 100.0, 1.0) * action[0]
     monkeypatch.setattr(algorithms, "build_sample", lambda *_: sample)
-    nets = SimpleNamespace(q_of=steep, bounded=False)
+    logit = lambda members, obs: lambda action: 10.0 * steep(members, obs)(action)
+    nets = SimpleNamespace(q_of=steep, q_logit_of=logit, bounded=True)
     monkeypatch.setattr(algorithms, "build_networks", lambda *_: nets)
     n = 1000
     row = np.arange(n, dtype=np.int32)
@@ -160,4 +161,5 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     state = SimpleNamespace(params={}, target_params=nothing)
     found = calibrate.measure(tiny(), SPEC, state, dataset)
     np.testing.assert_allclose(found["q_std"], [0.1], rtol=0.1)  # the mean would be 2.6
+    np.testing.assert_allclose(found["logit_std"], 10.0 * found["q_std"], rtol=1e-5)
     np.testing.assert_allclose(found["values"], [[0.01, 0.01]], rtol=0.1)  # about 0: 0.35
