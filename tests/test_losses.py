@@ -23,9 +23,9 @@ def test_flow_matching_compares_with_action_minus_noise_at_the_right_point():
 
     def velocity(a, time):
         seen.append((a, time))
-        return jnp.array([0.0, 0.0])
+        return jnp.array([1.0, -2.0])
 
     loss = losses.flow_matching(velocity, action, noise, t)
-    np.testing.assert_allclose(loss, ((-0.5) ** 2 + 1.0) / 2)
+    np.testing.assert_allclose(loss, ((1.0 + 0.5) ** 2 + (-2.0 - 1.0) ** 2) / 2)
     np.testing.assert_allclose(seen[0][0], [0.875, 0.25])
     assert seen[0][1] == 0.25
