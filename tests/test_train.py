@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import rows_of, tiny
+from conftest import AS_USERS, rows_of, tiny
 
 from qgf_jax import algorithms, train
 from qgf_jax.data import chunks
@@ -171,8 +171,7 @@ def test_any_cut_into_dispatches_gives_the_same_bits(dataset):
     """
     config = tiny()
     programs = train.make_programs(algorithms.build_learner(config, SPEC), config, SPEC)
-    as_users = {"xla_cpu_use_fusion_emitters": True}
-    run = jax.jit(programs.run, static_argnums=2, compiler_options=as_users)
+    run = jax.jit(programs.run, static_argnums=2, compiler_options=AS_USERS)
     start = jax.jit(programs.init)(np.array([0]))
     whole, parts = run(start, dataset, 6)[0], start
     for n in (1, 3, 2):
