@@ -44,7 +44,8 @@ class Method(NamedTuple):
     by_env: Mapping[str, Mapping[str, Any]] = {}
     """Config values that its authors chose by environment: key -> {pattern of the data's name: value}.
 
-    The first pattern that fits counts, unless the config file or the user sets the key."""
+    The first pattern that fits counts, unless the file says another value than the default of `make`,
+    or the command line sets the key."""
     goals: bool = False
     """Whether it needs an environment with goals."""
     paper: Mapping[str, Any] = {}

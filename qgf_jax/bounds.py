@@ -72,7 +72,7 @@ class Interval:
             return self._between(value)
         try:
             single = struct.unpack("f", struct.pack("f", value))[0]
-        except OverflowError:
+        except (OverflowError, struct.error):  # the latter for a whole number of hundreds of digits
             return False
         return math.isfinite(single) and self._between(value) and self._between(single)
 

@@ -28,15 +28,22 @@ def command(module: str, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def safe_path() -> Generator[None]:
     """The same for processes that `multiprocessing` starts meanwhile."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
+    with variable("PYTHONSAFEPATH", "1"):
+        yield
+
+
+@contextlib.contextmanager
+def variable(name: str, value: str) -> Generator[None]:
+    """Sets one variable of the environment for the block. Other threads see all others as they were."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            del os.environ["PYTHONSAFEPATH"]
+            os.environ.pop(name, None)
         else:
-            os.environ["PYTHONSAFEPATH"] = before
+            os.environ[name] = before
 
 
 def leave_working_folder_last() -> None:

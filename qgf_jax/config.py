@@ -43,11 +43,11 @@ _SINCE = {
 }
 """Keys that came later, and the values that stand for what was before: runs from then go on."""
 
-_PLACES = ("data.dir", "data.name")
+PLACES = ("data.dir", "data.name")
 """Where the data lie; what they are, their SHA-256 says."""
 
 _MAY_CHANGE = (
-    *_PLACES, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    *PLACES, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
     "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
@@ -127,8 +127,9 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     config = module.get_config(*([variant] if variant else []), **choice)
     for key, text in rest.items():
         _override(config, key, text)
+    if config.env:
+        _follow_env(config, rest)
     check(config)
-    _follow_env(config, rest)
     return config
 
 
@@ -217,18 +218,18 @@ def read(path: Path) -> dict[str, Any]:
 
 def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
     """An older run's config with the keys that came since, at the values that stand for the past."""
+    complete = dict(config)
     try:
         known = flatten(_sections(config["algorithm"], config["critic"]))
-    except (LookupError, TypeError, UserError):
+        for key in _SINCE.keys() & known.keys() - flatten(config).keys():
+            *sections, name = key.split(".")
+            inner = complete
+            for section in sections:
+                inner[section] = dict(inner.get(section, {}))
+                inner = inner[section]
+            inner[name] = _SINCE[key]
+    except (LookupError, TypeError, ValueError):
         return config  # an altered file, which who opens it will name
-    complete = dict(config)
-    for key in _SINCE.keys() & known.keys() - flatten(config).keys():
-        *sections, name = key.split(".")
-        inner = complete
-        for section in sections:
-            inner[section] = dict(inner.get(section, {}))
-            inner = inner[section]
-        inner[name] = _SINCE[key]
     return complete
 
 
@@ -248,7 +249,7 @@ def fixed(config: Mapping[str, Any], *, places: bool = False) -> dict[str, Any]:
 
     `places`: with the places of data, which older versions took for a part of it.
     """
-    free = [key for key in _MAY_CHANGE if not (places and key in _PLACES)]
+    free = [key for key in _MAY_CHANGE if not (places and key in PLACES)]
     return {
         key: value
         for key, value in flatten(config).items()

@@ -264,7 +264,7 @@ class Networks(NamedTuple):
     aggregation: str
     """How one Q is made of the members': a key of `AGGREGATES`"""
     ranking: str
-    """Which critic ranks candidates: one of `RANKINGS`"""
+    """Which critic ranks candidates: "slow" or "online", see `rank_of`"""
 
     @property
     def chunk_dim(self) -> int:

@@ -82,13 +82,13 @@ def _check_calibration(restored: Restored, method: str, scale: str) -> None:
     constants = restored.target_params.get("calibration")
     if constants is None:
         raise UserError(
-            f"{restored.run.workdir} has no calibration for step {restored.step}, which {method} "
+            f"{restored.run.trained_in} has no calibration for step {restored.step}, which {method} "
             "needs: it is measured when `qgf train` reaches its last step"
         )
     if scale == "logit" and "logit_std" not in constants:
         raise UserError(
-            f"{restored.run.workdir / 'calibration.npz'} is of an earlier version and has no spread of "
-            "logits: remove it and give the same `qgf train` again, which measures it"
+            f"{restored.run.trained_in / 'calibration.npz'} is of an earlier version and has no spread "
+            "of logits: remove it and give the same `qgf train` again, which measures it"
         )
 
 
@@ -136,6 +136,7 @@ def load_policy(
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.
     """
+    weight = float(weight)  # it may be an array's
     bounds.check("weight", weight, bounds.of(bounds.Finite))
     restored = restore(workdir, step)
     row = algorithms.method(method)

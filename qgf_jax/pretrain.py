@@ -37,9 +37,9 @@ def pretrain(
     """Trains to `train.steps`, from the newest sound checkpoint if there is one: the run folder.
 
     `config` is a resolved config of plain dicts (`config.plain`), and `loaded` its data if they were
-    read before. Randomness is a function of seed
-    and step, so a run that was stopped and resumed ends where an undisturbed one does. Of several
-    hosts (`parallel.join`) all call this, and the first one alone writes.
+    read before. Randomness is a function of seed and step, so a run that was stopped and resumed ends
+    where an undisturbed one does. Of several hosts (`parallel.join`) all call this, and the first one
+    alone writes.
 
     On SIGTERM or SIGINT the current step is saved and `Stopped` raised. Raises `UserError` for data or
     a folder that will not do, `NotFiniteError` after ten updates in a row that were left out.
@@ -78,7 +78,7 @@ def pretrain(
                 keeper = _Keeper(stack.enter_context(checkpoints), writer)
                 found = _restore(trainer, seeds, keeper, clock)
                 calibrated = bool(calibrate.read(Path(workdir), steps))
-        # Before there is any exchange between devices, whose patience is short.
+        # Before the exchanges between devices of the training itself, whose patience is short.
         parallel.meet({})
         start = _start(spread, trainer, seeds, found)
         calibrated = bool(spread.from_primary(np.int64(calibrated)))

@@ -253,7 +253,7 @@ def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
     Where the data lie may differ, and what the first alone makes use of.
     """
     flat = configs.flatten(config).items()
-    alone = ("data.dir", "wandb", "eval.")
+    alone = (*configs.PLACES, "wandb", "eval.")
     found = {f"config key {k}": v for k, v in flat if not k.startswith(alone)}
     keys = ("sha256", "mode", "layout")
     # As JSON has it, which knows lists alone.

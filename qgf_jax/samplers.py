@@ -1,7 +1,8 @@
 """Samplers: `factory(nets, *, options) -> sample(params, target_params, obs, key, weight)`.
 
 One observation in, one action chunk out, flattened and inside [-1, 1]. Batch with `jax.vmap`.
-Where a parameter group has a slow copy, the slow copy acts: what guides an action is what ranks it.
+Where a parameter group has a slow copy, the slow copy acts. What guides an action ranks it too,
+unless networks.ranking is online.
 """
 
 import functools

@@ -18,7 +18,7 @@ class Choice(NamedTuple):
     pairs: int
     """(Seed, episode) pairs that all ranked weights have played."""
     ranked: tuple[float, ...]
-    """The weights that were compared; one that shares no pair with the others is not."""
+    """The weights that were compared; one that shares too few pairs with the others is not."""
 
 
 def choose(candidates: Mapping[float, Played]) -> Choice:
@@ -44,21 +44,26 @@ def common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set],
     """What candidates have all played of each task, and the candidates of which that is true.
 
     `candidates[name][task]` is a set, of episodes for example. Candidates join in the order of how
-    much they have played, so that the odd one is left out: one that shares nothing with the others in
-    some task does not join.
+    much they have played, so that the odd one is left out: one with which the numbers that are
+    compared, candidates times what they share, would be fewer than without it, or none in some task.
     """
 
     def size(name: Any) -> tuple[int, Any]:
-        return -sum(map(len, candidates[name].values())), name
+        return -_count(candidates[name]), name
 
     first, *others = sorted(candidates, key=size)
     shared, joined = {task: set(played) for task, played in candidates[first].items()}, [first]
     for name in others:
         less = {task: played & candidates[name].get(task, set()) for task, played in shared.items()}
-        if all(less.values()):
+        enough = (len(joined) + 1) * _count(less) >= len(joined) * _count(shared)
+        if all(less.values()) and enough:
             shared = less
             joined.append(name)
     return shared, sorted(joined)
+
+
+def _count(parts: Mapping[int, Set]) -> int:
+    return sum(map(len, parts.values()))
 
 
 def _tables(played: Played, shared: Mapping[int, Set], name: str) -> list[np.ndarray]:
@@ -76,5 +81,8 @@ def _tables(played: Played, shared: Mapping[int, Set], name: str) -> list[np.nda
 
 
 def _ties(best: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    """Whether noise may be all that parts them; of a single pair nobody can say."""
+    if sum(np.sum(~np.isnan(table)) for table in best) < 2:
+        return True
     gap, error = statistics.mean_and_error([a - b for a, b in zip(best, other, strict=True)])
     return gap <= error

@@ -199,7 +199,7 @@ def gaps(rows: Sequence[Row]) -> list[str]:
                 found[f"{name}: without selection episodes{what} it cannot be selected"] = None
         if row["split"] == "selection" and row["missing"]:
             ranked = f"weights are ranked on the {row['ranked_on']} that all have"
-            alone = "it shares none with them and cannot be selected"
+            alone = "it shares too few with them and cannot be selected"
             found[
                 f"{name}: {row['missing']} selection episodes of other weights are missing, so "
                 + (ranked if row["ranked_on"] else alone)

@@ -334,6 +334,10 @@ def test_every_flag_of_a_command_reads_a_kind_or_a_text(command, monkeypatch):
         (["--weights=1", "-1"], ["--weights=1", "-1"]),
         (["--json", "--step", "3"], ["--json", "--step", "3"]),
         (["--config.a.b"], ["--config.a.b"]),
+        (["--config.a.b", "--workdir=x"], ["--config.a.b", "--workdir=x"]),
+        (["--rescue", "-1dir"], ["--rescue", "-1dir"]),
+        (["--rescue", "-info"], ["--rescue", "-info"]),
+        (["--", "-1"], ["--", "-1"]),
     ],
 )
 def test_value_after_a_blank_is_the_flags(words, joined):

@@ -189,21 +189,48 @@ def selected(lines):
     return {r["weight"] for r in tables.summarize(lines) if r["selected"]}
 
 
-MANY, FEW = [1, 1, 0, 1, 1, 1, 0, 1, 1, 1] * 5, [1, 1]
+MANY = [1, 1, 0, 1, 1, 1, 0, 1, 1, 1] * 5
 
 
 def test_only_episodes_that_all_weights_have_played_rank_them():
-    """Two episodes at 1.0 do not beat fifty at 0.8: on the two common ones both have 1.0."""
-    lines = lines_for("qgf", 1.0, MANY, [1]) + lines_for("qgf", 3.0, FEW, [1])
+    """Thirty episodes at 0.9 do not beat fifty at 0.8 where on the thirty common ones both have 0.9."""
+    first, rest = [1, 1, 1, 1, 1, 0, 1, 1, 1, 1] * 3, [1, 1, 0, 1, 0, 1, 0, 1, 1, 0] * 2
+    lines = lines_for("qgf", 1.0, first + rest, [1]) + lines_for("qgf", 3.0, first, [1])
     assert selected(lines) == {1.0}
     rows = tables.summarize(lines)
     few = find(rows, weight=3.0, split="selection")
-    assert (few["missing"], few["ranked_on"]) == (48, 2)
-    assert find(rows, weight=1.0, split="selection")["ranked_on"] == 2
+    assert (few["missing"], few["ranked_on"]) == (20, 30)
+    assert find(rows, weight=1.0, split="selection")["ranked_on"] == 30
     (line,) = tables.gaps(rows)
-    assert "weight 3: 48 selection episodes" in line and "ranked on the 2" in line
+    assert "weight 3: 20 selection episodes" in line and "ranked on the 30" in line
     assert line in tables.markdown(rows)
     assert tables.gaps(tables.summarize(LINES)) == []
+
+
+@pytest.mark.parametrize("played", [1, 2, 10])
+def test_a_few_lucky_episodes_neither_win_nor_hide_all_others(played):
+    """Where weight 9 has played, it succeeds and the others fail; they have fifty episodes each."""
+    unlucky = [0] * played + MANY[played:]
+    lines = [
+        *lines_for("qgf", 1.0, unlucky, [1]), *lines_for("qgf", 3.0, [0] * 50, [1]),
+        *lines_for("qgf", 9.0, [1] * played, [1]),
+    ]  # fmt: skip
+    assert selected(lines) == {1.0}
+    rows = tables.summarize(lines)
+    assert find(rows, weight=1.0, split="selection")["ranked_on"] == 50
+    assert any("weight 9" in gap and "too few" in gap for gap in tables.gaps(rows))
+
+
+def test_a_single_pair_parts_no_weights():
+    lines = lines_for("qgf", 1.0, [0], [1]) + lines_for("qgf", 3.0, [1], [1])
+    assert selected(lines) == {1.0}
+
+
+def test_a_seed_that_has_hardly_begun_does_not_hide_the_others():
+    lines = [x for seed in range(3) for x in lines_for("qgf", 1.0, [], MANY, seed=seed)]
+    lines += lines_for("qgf", 1.0, [], [1], seed=3)
+    row = find(tables.summarize(lines), split="report")
+    assert (row["seeds"], row["episodes"], row["left_out"]) == (3, 150, 1)
 
 
 def test_common_pairs_are_of_seed_and_episode():

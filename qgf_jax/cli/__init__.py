@@ -53,14 +53,19 @@ class Parser(argparse.ArgumentParser):
 def _joined(words: Sequence[str]) -> list[str]:
     """`--flag -1,0` as `--flag=-1,0`, and `--config.key value` as `--config.key=value`."""
     joined: list[str] = []
-    for word in words:
+    for i, word in enumerate(words):
         before = joined[-1] if joined else ""
-        waits = before.startswith("--") and "=" not in before
-        if waits and (before.startswith("--config.") or re.match(r"(?i)-(\d|\.\d|inf|nan)", word)):
+        if word == "--":  # what follows are no flags
+            return [*joined, *words[i:]]
+        waits = before.startswith("--") and "=" not in before and not word.startswith("--")
+        if waits and (before.startswith("--config.") or _NUMBERS.fullmatch(word)):
             joined[-1] = f"{before}={word}"
         else:
             joined.append(word)
     return joined
+
+
+_NUMBERS = re.compile(r"(?i)-(\d[\d.e+-]*|\.\d[\d.e+-]*|inf|nan)(,.*)?")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import importlib.metadata
 import importlib.util
-import os
 import random
 import re
 from collections.abc import Generator
@@ -13,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 
+from qgf_jax import children
 from qgf_jax.errors import UserError, unknown
 
 DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle-4x4": 4}
@@ -150,7 +150,7 @@ def _unseen() -> Generator[None]:
 
     MuJoCo and dm_control do so as they are imported, and may take a process down that renders nothing.
     """
-    with mock.patch.dict(os.environ, {"MUJOCO_GL": "disable"}):
+    with children.variable("MUJOCO_GL", "disable"):
         yield
 
 
