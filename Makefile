@@ -7,12 +7,12 @@ ENV := pointmaze-medium-navigate-v0
 .PHONY: install quickstart test lint tests oldest reliability mutants benchmark clean
 
 install: $(VENV)/installed
-	@test -z '$(PYTHON)' || test "$$($$(.ci/python $(PYTHON)) -V)" = "$$($(BIN)/python -V)" || \
+	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
 	{ echo '$(VENV) was made with another Python: add VENV=.venv-NAME, or make clean' >&2; exit 1; }
 
 # What pip cannot resolve by itself comes last, without its dependencies: see setup.cfg.
 $(VENV)/installed: setup.cfg pyproject.toml
-	@test -x $(BIN)/python || { python=$$(.ci/python $(PYTHON)) && $$python -m venv $(VENV); }
+	@test -x $(BIN)/python || { python=$$(.ci/python $(PYTHON)) && "$$python" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' $(LIMITS)
 	$(BIN)/python -c 'from qgf_jax.envs import ogbench; print(*ogbench.requirements())' > $(VENV)/ogbench
@@ -39,7 +39,7 @@ tests: install
 # Python and each dependency at the lowest version that setup.cfg allows.
 oldest:
 	mkdir -p .venv-oldest
-	$$(.ci/python) tests/oldest.py > .venv-oldest/constraints
+	"$$(.ci/python)" tests/oldest.py > .venv-oldest/constraints
 	$(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
 
 reliability: install

@@ -215,8 +215,6 @@ _FRACTION = Interval(0, 1)
 Finite = Annotated[float, _FINITE]
 Positive = Annotated[float, Interval(0, above=True)]
 NonNegative = Annotated[float, Interval(0)]
-Fraction = Annotated[float, _FRACTION]
-"""[0, 1]"""
 OpenFraction = Annotated[float, Interval(0, 1, above=True, below=True)]
 """(0, 1)"""
 Share = Annotated[float, Interval(0, 1, above=True)]

@@ -355,10 +355,13 @@ def check_tree(where: object, found: Mapping[str, str], wanted: Mapping[str, str
 
 def _state_digest(leaves: Iterable[tuple[str, Any]]) -> str:
     """SHA-256 of all numbers in a tree, by name: equal for two runs that are in the same state."""
+    import numpy as np
+
     digest = hashlib.sha256()
     for name, leaf in leaves:
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(leaf.tobytes())
+        # As a view of the numbers, hashing which leaves other threads to run; a copy would hold them.
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 

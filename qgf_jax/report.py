@@ -37,7 +37,7 @@ def write(workdir: str | os.PathLike) -> str:
     with saving(folder, _ELSEWHERE):
         folder.mkdir(exist_ok=True)
         figures = plots.draw(run, rows, folder, lines.records, metrics.records)
-    table = "\n".join([tables.markdown(rows), *notes])
+    table = "\n\n".join([tables.markdown(rows), *notes])
     summary = {
         "rows": rows,
         "optimistic": tables.optimistic(rows),
@@ -84,7 +84,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
             f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
         )
     rows.sort(key=lambda row: (row["env"], row["task"], -row["success"]["mean"]))
-    table = "\n".join([tables.markdown(rows), *notes])
+    table = "\n\n".join([tables.markdown(rows), *notes])
     write_atomically(Path(f"{out}.md"), table + "\n")
     write_atomically(Path(f"{out}.csv"), tables.as_csv(rows))
     return table
@@ -107,4 +107,5 @@ def _earlier(lines: Lines) -> int:
 
 def _warn(rows: Sequence[dict[str, Any]]) -> None:
     for line in tables.gaps(rows):
-        say(f"qgf: warning: {line}: the same `qgf evaluate` again plays what is missing")
+        again = ": the same `qgf evaluate` again plays them" * ("are missing" in line)
+        say(f"qgf: warning: {line}{again}")

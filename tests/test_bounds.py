@@ -236,7 +236,6 @@ def test_a_number_without_bounds_cannot_be_declared(annotation):
         (bounds.Finite, (0, -3e38, np.float32(2)), (math.inf, -math.inf, math.nan, 3.5e38, "1", None)),
         (bounds.Positive, (1e-45, 3e38), (0, -0.0, 1e-46, True)),
         (bounds.NonNegative, (0, -0.0, 1e-46), (-1e-46, -1)),
-        (bounds.Fraction, (0, 1), (-1e-9, 1 + 1e-9)),
         (bounds.OpenFraction, (1e-45, 1 - 6e-8), (0, 1, 1 - 1e-8)),
         (bounds.Share, (1, 1e-45), (0, 1 + 1e-6)),
         (bounds.Margin, (0, 1 - 6e-8), (1, 1 - 1e-9)),

@@ -122,3 +122,13 @@ def test_what_cannot_be_collected_is_explained(name, hint, tmp_path):
 def test_existing_file_is_not_overwritten(maze_data):
     with pytest.raises(UserError, match="already"):
         collect(MAZE, 6, maze_data)
+
+
+def test_validation_data_of_somebody_else_are_not_written_over(tmp_path):
+    """A killed call has left episodes; before the same one is given again, somebody puts a file there."""
+    (tmp_path / f".{MAZE}-seed0.partial").mkdir()
+    theirs = tmp_path / f"{MAZE}-val.npz"
+    theirs.write_bytes(b"mine")
+    with pytest.raises(UserError, match="is there already"):
+        collect(MAZE, 1, tmp_path)
+    assert theirs.read_bytes() == b"mine"

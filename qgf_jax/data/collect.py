@@ -64,10 +64,15 @@ def collect(
 
 
 def _refuse(files: list[Path], parts: Path) -> None:
-    """Raises `UserError` if a file is there, unless a killed call left it beside `parts`."""
+    """Raises `UserError` if a file is there, unless a killed call gave it its name.
+
+    `files` are those of training and of validation, which gets its name first; the other waits in
+    `parts`.
+    """
+    train, validation = (parts / file.name for file in files)
     if files[0].exists():
         shutil.rmtree(parts, ignore_errors=True)
-    elif parts.exists():
+    elif train.exists() and not validation.exists():
         return
     for file in files:
         if file.exists():
