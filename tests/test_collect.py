@@ -125,7 +125,7 @@ def test_existing_file_is_not_overwritten(maze_data):
 
 
 def test_validation_data_of_somebody_else_are_not_written_over(tmp_path):
-    """A killed call has left episodes; before the same one is given again, somebody puts a file there."""
+    """A killed call has left episodes, and somebody puts a file there before it is given again."""
     (tmp_path / f".{MAZE}-seed0.partial").mkdir()
     theirs = tmp_path / f"{MAZE}-val.npz"
     theirs.write_bytes(b"mine")
