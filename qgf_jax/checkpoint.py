@@ -361,7 +361,7 @@ def _state_digest(leaves: Iterable[tuple[str, Any]]) -> str:
     for name, leaf in leaves:
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         # As a view of the numbers, hashing which leaves other threads to run; a copy would hold them.
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
