@@ -17,6 +17,8 @@ _STANDARD: dict[str, Any] = {
     "default_prng_impl": "threefry2x32",
     "threefry_partitionable": True,
     "numpy_dtype_promotion": "standard",
+    "transfer_guard": "allow",
+    "disable_jit": False,
 }
 """Options of JAX, each a context manager `jax.NAME` and a variable `JAX_NAME`."""
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import json
 import os
 import sysconfig
@@ -121,6 +122,11 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
         raise unknown(f"variant of {path.name}", variant, variants)
+    if variant and not any(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in inspect.signature(module.get_config).parameters.values()
+    ):
+        raise UserError(f"{path} has no variants: leave :{variant} out")
     rest = dict(overrides or {})
     # These decide which sections there are, so the file has to know them first.
     choice = {key: rest.pop(key) for key in _CHOICES if key in rest}

@@ -138,6 +138,10 @@ def load_policy(
     """
     weight = float(weight)  # it may be an array's
     bounds.check("weight", weight, bounds.of(bounds.Finite))
+    for what, number in {"best_of": best_of, "seed": seed, "step": step}.items():
+        if number is not None:
+            kind = bounds.Count if what == "best_of" else bounds.Index
+            bounds.check(what, number, bounds.of(kind))
     restored = restore(workdir, step)
     row = algorithms.method(method)
     for name, value in options.items():

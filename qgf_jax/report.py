@@ -107,5 +107,7 @@ def _earlier(lines: Lines) -> int:
 
 def _warn(rows: Sequence[dict[str, Any]]) -> None:
     for line in tables.gaps(rows):
-        again = ": the same `qgf evaluate` again plays them" * ("are missing" in line)
+        again = ": `qgf evaluate` of all these weights together plays them" * (
+            "are missing" in line
+        )
         say(f"qgf: warning: {line}{again}")

@@ -96,10 +96,10 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     result = subprocess.run(command, input=data, capture_output=True, env=environment)
     if result.returncode:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise UserError(
-            f"no film of {world}: {last[0][:120]}: install libegl1 and libgl1-mesa-dri, "
-            "or set MUJOCO_GL=osmesa or glfw"
-        )
+        remedy = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa or glfw"
+        if (chosen := environment["MUJOCO_GL"]) != "egl":
+            remedy = f"MUJOCO_GL={chosen} does not draw here: unset it"
+        raise UserError(f"no film of {world}: {last[0][:120]}: {remedy}")
 
 
 def _main(name: str, seed: str, path: str) -> None:

@@ -364,5 +364,8 @@ def test_options_of_methods_and_policies_are_bounded(run_folder):
         assert line_of(algorithms.parse, text).startswith(line)
     weight = line_of(qgf_jax.load_policy, run_folder, weight=math.nan)
     assert weight == "weight is nan; it must be a finite number"
+    for wrong in ({"best_of": 2.5}, {"seed": 0.5}, {"step": -1}, {"best_of": 0}):
+        said = line_of(qgf_jax.load_policy, run_folder, **wrong)
+        assert said.startswith(f"{next(iter(wrong))} is {next(iter(wrong.values()))}; it must be a")
     samples = line_of(qgf_jax.load_policy, run_folder, "qgf_smooth", samples=True)
     assert samples == f"option samples of qgf_smooth is True; it must be {COUNT}"

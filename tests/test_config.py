@@ -207,7 +207,11 @@ def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic
 
 @pytest.mark.parametrize(
     ("reference", "hint"),
-    [("nowhere.py", "no config file"), (f"{CONFIGS}/ogbench.py:cube_singel_small", "cube_single")],
+    [
+        ("nowhere.py", "no config file"),
+        (f"{CONFIGS}/ogbench.py:cube_singel_small", "cube_single"),
+        (f"{CONFIGS}/quickstart.py:small", "has no variants: leave :small out"),
+    ],
 )
 def test_wrong_files_and_variants_are_explained(reference, hint):
     with pytest.raises(UserError, match=hint):

@@ -234,6 +234,7 @@ def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
     ("env", "hint"),
     [
         ("hopper-medium-v2", "'hopper-v2' is none of OGBench's .antmaze, "),
+        ("halfcheetah-medium-expert-v2", "'halfcheetah-medium-v2' is none of OGBench's"),
         ("cube-singel-play-v0", "did you mean 'cube-single-v0'"),
         (
             "visual-cube-single-play-v0",

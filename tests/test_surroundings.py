@@ -14,7 +14,7 @@ import pytest
 from conftest import LONG, MAZE, ROOT, tiny
 
 import qgf_jax
-from qgf_jax import children, pretrain, train, video
+from qgf_jax import children, cli, pretrain, train, video
 from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
@@ -149,11 +149,36 @@ def test_acting_is_the_same_whatever_jax_was_told(run_folder):
 
 
 def test_commands_fix_the_variables_of_jax_before_it_is_imported():
-    asked = "import jax; print(jax.config.jax_enable_x64, jax.config.jax_default_prng_impl)"
+    names = ("enable_x64", "default_prng_impl", "transfer_guard", "disable_jit")
+    asked = f"import jax; print(*(getattr(jax.config, f'jax_{{n}}') for n in {names}))"
     code = f"from qgf_jax import backend; backend.set_variables(); {asked}"
-    odd = os.environ | {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    odd = os.environ | {
+        "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_TRANSFER_GUARD": "disallow", "JAX_DISABLE_JIT": "1",
+    }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], env=odd, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "threefry2x32"], done.stderr
+    assert done.stdout.split() == ["False", "threefry2x32", "allow", "False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "memory does not suffice (no more is given): lower batch size, seeds"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), "(RESOURCE_EXHAUSTED: Out of memory)"),
+    ],
+)
+def test_too_little_memory_is_one_line(error, line, monkeypatch, capsys):
+    def full(words):
+        raise error
+
+    monkeypatch.setattr(cli, "_run", full)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and line in said and said.count("\n") == 1
+    monkeypatch.setattr(cli, "_run", lambda words: 1 / 0)  # and nothing else is taken for it
+    with pytest.raises(ZeroDivisionError):
+        cli.main([])
 
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to\ninitialize 'cpuu'")])

@@ -85,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         say(f"qgf: error: {error}")
         sys.exit(error.code)
+    except (MemoryError, RuntimeError) as error:  # JAX's own error of memory is one of the latter
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        cause = " ".join(str(error).split())[:100] or "no more is given"
+        say(f"qgf: error: the memory does not suffice ({cause}): lower batch size, seeds or widths")
+        sys.exit(UserError.code)
     except Stopped as stopped:
         say(f"qgf: stopped: {stopped}")
         sys.exit(stopped.code)

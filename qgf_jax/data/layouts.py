@@ -22,16 +22,17 @@ _EPISODES = "a layout with a column of episodes"
 _KEYS = {
     _REGULAR: ("next_observations", "next_observation", "next_obs", "next_states"),
     _COMPACT: ("valids", "valid"),
-    _D4RL: ("timeouts", "timeout"),
+    _D4RL: ("timeouts", "timeout", "infos/timeouts"),
     _GYMNASIUM: (
         "truncations", "truncation", "truncateds", "truncated",
         "terminations", "termination", "terminateds", "terminated",
     ),
-    _BUFFER: ("dones", "done", "dones_float", "not_done"),
+    _BUFFER: ("dones", "done", "dones_float", "done_bool", "not_done", "final_observations"),
     _STEPS: ("is_first", "is_last", "is_terminal"),
     _EPISODES: (
         "episode_ends", "episode_starts", "episode_ids", "episode_id", "episode_index",
-        "episode_lengths", "traj_ends", "traj_lengths", "trajectory_ids",
+        "episode_lengths", "episode", "episodes", "ends", "traj_ends", "traj_lengths", "traj_id",
+        "traj_ids", "trajectory_id", "trajectory_ids", "trajectory",
     ),
 }  # fmt: skip
 _LAYOUTS = {key: layout for layout, keys in _KEYS.items() for key in keys}

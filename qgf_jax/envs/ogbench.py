@@ -166,11 +166,12 @@ def check(env_id: str) -> None:
 def _check(env_id: str) -> None:
     ours = {i: spec for i, spec in _registry().items() if "ogbench" in str(spec.entry_point)}
     if env_id not in ours:
-        if difflib.get_close_matches(env_id, ours, n=1, cutoff=0.5):
+        families = sorted({i.split("-")[0] for i in ours})
+        if difflib.get_close_matches(env_id.split("-")[0], families, n=1, cutoff=0.8):
             raise unknown("environment", env_id, ours)
-        families = ", ".join(sorted({i.split("-")[0] for i in ours}))
         raise UserError(
-            f"environment {env_id!r} is none of OGBench's ({families}); only those can be used so far"
+            f"environment {env_id!r} is none of OGBench's ({', '.join(families)}); only those can be "
+            "used so far"
         )
     spec = ours[env_id]
     if spec.kwargs.get("ob_type") == "pixels" or "powderworld" in str(spec.entry_point):
