@@ -127,10 +127,10 @@ def test_a_policy_that_never_arrives_is_led_to_the_goal(tmp_path):
             "sampler.num_steps": 10,
             "optimizer.learning_rate": 1e-3,
             "train.batch_size": 128,
-            "train.steps": 15_000,
+            "train.steps": 30_000,
             "train.steps_per_dispatch": 500,
             "train.log_every": 5_000,
-            "train.save_every": 15_000,
+            "train.save_every": 30_000,
         }
     )
     run = pretrain(config, tmp_path / "run")
