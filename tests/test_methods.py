@@ -281,7 +281,7 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     policy.sampler(old, "qgf_relative")  # a file of an earlier version serves what it holds
     with pytest.raises(UserError, match="no spread of logits: remove it"):
         policy.sampler(old, "qgf_relative", 1, (("scale", "logit"),))
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="whole number from 1"):
         load_policy(folder, "qgf", best_of=0)
 
 
