@@ -53,6 +53,7 @@ def made_up_run(
     from qgf_jax.types import Spec
 
     config = configs.make("qgf")
+    config.env = "cube-single-play-singletask-task1-v0"
     hidden = (width,) * depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     config.train.batch_size = batch

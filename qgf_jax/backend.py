@@ -67,3 +67,10 @@ def devices(*, local: bool = False) -> list[Any]:
             f"{asked}: there is no such device here{f' ({cause})' * bool(cause)}: "
             "set JAX_PLATFORMS=cpu, or unset it"
         ) from None
+
+
+def launches() -> bool:
+    """Whether the devices here are accelerators, on which each operation is a launch that costs."""
+    import jax
+
+    return jax.default_backend() != "cpu"

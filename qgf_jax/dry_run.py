@@ -28,7 +28,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     part = config["train"]["batch_size"] // spread.count
     mine = {**config, "train": {**config["train"], "batch_size": part}}
     programs = train.make_programs(learner, mine, spec)
-    state, dataset = jax.eval_shape(programs.init, seeds), _dataset(spec)
+    state, dataset = jax.eval_shape(programs.init, seeds), dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()
     here = jax.devices()[0]
@@ -76,7 +76,9 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     return Spec(obs, action, data["chunk"], goal_dim=goal, backup=data["backup"])
 
 
-def _dataset(spec: Spec) -> Dataset | GoalDataset:
+def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
+    """A small dataset's arrays for compiling: their length changes no program."""
+
     def array(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct((_ROWS, *shape), dtype)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.bounds import Count, Counts, Index
-from qgf_jax.sums import row_sum, spread
+from qgf_jax.sums import layer_norm
 from qgf_jax.types import Array, Critic, Params, Spec, Velocity
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -36,7 +36,7 @@ def sinusoidal(t: Array, width: int = 16) -> Array:
 
 
 class LayerNorm(nn.Module):
-    """(x [D]) -> [D]: Flax's own layer norm (Ba et al., 2016) to rounding, with sums by `row_sum`."""
+    """(x [D]) -> [D]: Flax's own layer norm (Ba et al., 2016) to rounding, see `sums.layer_norm`."""
 
     dtype: Any = jnp.float32
 
@@ -45,11 +45,7 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        x = x.astype(jnp.float32)
-        mean = row_sum(x) / width
-        variance = jnp.maximum(0.0, row_sum(x * x) / width - mean * mean)
-        slope = spread(jax.lax.rsqrt(variance + 1e-6), width) * scale
-        return ((x - spread(mean, width)) * slope + bias).astype(self.dtype)
+        return layer_norm(x.astype(jnp.float32), scale, bias).astype(self.dtype)
 
 
 class MLP(nn.Module):

@@ -344,7 +344,13 @@ def _pmapped(
     spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec, blocks: int
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     programs = train.make_programs(
-        learner, config, spec, blocks=blocks, shards=spread.count, axis_name=_AXIS
+        learner,
+        config,
+        spec,
+        blocks=blocks,
+        shards=spread.count,
+        axis_name=_AXIS,
+        packed=backend.launches(),
     )
     return jax.pmap(
         programs.run,
@@ -367,7 +373,13 @@ def _jitted(
         return jax.lax.with_sharding_constraint(batch, split)
 
     programs = train.make_programs(
-        learner, config, spec, blocks=blocks, shards=spread.count, constrain=constrain
+        learner,
+        config,
+        spec,
+        blocks=blocks,
+        shards=spread.count,
+        constrain=constrain,
+        packed=backend.launches(),
     )
     return jax.jit(
         programs.run, out_shardings=(replicated, replicated), donate_argnums=0, static_argnums=2

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qgf_jax import global_batch
+from qgf_jax import backend, global_batch, vectors
 from qgf_jax.data import sampling
 from qgf_jax.sums import row_sum
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
@@ -68,6 +68,11 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))
 
 
+def step_key(state: TrainState, step: Array) -> Array:
+    """What the randomness of update number `step` is made of."""
+    return jax.random.fold_in(state.key, step)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -78,6 +83,7 @@ def train_step(
     lagged_target: bool = False,
     target_every: Mapping[str, int] = {},
     axis_name: str | None = None,
+    key: Array | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step: each loss moves its own parameter group and no other.
 
@@ -87,12 +93,13 @@ def train_step(
 
     `lagged_target` moves the slow copies towards the parameters from before the step, as the public
     QGF code and its ancestors do, instead of after. `target_every`: slow copies that move only in every
-    n-th update. Which groups do is up to `tx`, see `delayed`.
+    n-th update. Which groups do is up to `tx`, see `delayed`. `key` is `step_key` of the state, unless
+    it was made before.
 
     Where a loss or a gradient is not finite the state stays as it was but for `step` and `guard`, and
     the metrics are NaN.
     """
-    key, number = jax.random.fold_in(state.key, state.step), state.step + 1
+    key, number = step_key(state, state.step) if key is None else key, state.step + 1
 
     def total_loss(params: Params) -> tuple[Array, Metrics]:
         frozen = jax.lax.stop_gradient(params)
@@ -133,22 +140,40 @@ def if_finite(
     metrics: Metrics,
 ) -> tuple[TrainState, Metrics]:
     """The next state: updated, or as it was but for its number if one of `checked` is not finite."""
-    bad = jnp.stack([~_finite(one) for one in checked])
+    bad = ~jnp.isfinite(jnp.stack([_checksum(one) for one in checked]))
     sound = ~bad.any() & (old.guard.in_a_row < MOST_SKIPPED)
     guard = Guard(
         old.guard.skipped + ~sound,
         jnp.where(sound, 0, old.guard.in_a_row + 1),
         jnp.where(bad.any(), (bad << jnp.arange(len(bad))).sum(), old.guard.culprits),
     )
-    kept = jax.lax.cond(sound, update, lambda: (old.params, old.target_params, old.opt_state))
+    kept = _choose(sound, update, lambda: (old.params, old.target_params, old.opt_state))
     metrics = jax.tree.map(lambda x: jnp.where(sound, x, jnp.nan), metrics)
     return TrainState(old.step + 1, old.key, *kept, guard), metrics
 
 
-def _finite(tree: Any) -> Array:
-    """[] bool: no number is NaN or infinite, nor is the sum of a row, where there are rows."""
-    sums = [row_sum(x) if x.ndim > 1 else x for x in jax.tree.leaves(tree)]
-    return jnp.isfinite(jnp.concatenate([jnp.ravel(x) for x in sums])).all()
+def _choose(condition: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    """`yes()` or `no()`.
+
+    A CPU computes one of them. An accelerator computes both and selects: for a conditional the host
+    would wait in every update, and launch what is inside one operation at a time.
+    """
+    return jax.lax.platform_dependent(
+        condition,
+        cpu=lambda condition: jax.lax.cond(condition, yes, no),
+        default=lambda condition: _if(condition, yes(), no()),
+    )
+
+
+def _checksum(tree: Any) -> Array:
+    """[]: finite only if each number is, the sum of each row, and of a vector's squares.
+
+    Squares because Adam's moments must be finite too; and because XLA would take a plain sum over a
+    vector that is put together from layers apart, into one for each.
+    """
+    leaves = [x * x if x.ndim == 1 else x for x in jax.tree.leaves(tree)]
+    sums = [jnp.ravel(row_sum(x) if x.ndim else x) for x in leaves]
+    return jnp.concatenate(sums).sum()
 
 
 def clip_groups(grads: Any, norm: float) -> Any:
@@ -218,6 +243,7 @@ def make_programs(
     shards: int = 1,
     axis_name: str | None = None,
     constrain: Callable[[Batch], Batch] = lambda batch: batch,
+    packed: bool = False,
 ) -> Trainer:
     """The pure programs that train `learner` under a resolved config, not compiled.
 
@@ -225,12 +251,12 @@ def make_programs(
     `shards` equal parts, each from a piece of the dataset of its own: with `axis_name` each place on
     that axis runs this program on its own piece, without one the pieces are stacked on the leading
     axis of the dataset and `constrain` may say where the batch lies. The batches are the same. A
-    dataset, or each piece, is made of `blocks` of one shape.
+    dataset, or each piece, is made of `blocks` of one shape. `packed`: whether updates work on vectors
+    (see `vectors`), which what goes in and comes out never shows.
     """
     tx = delayed(make_optimizer(config), learner.every)
     step = functools.partial(
         train_step,
-        losses=learner.losses,
         tx=tx,
         tau=config["optimizer"]["tau"],
         lagged_target=config["optimizer"]["lagged_target"],
@@ -242,7 +268,7 @@ def make_programs(
 
     def key_of(state: TrainState, step: Array, stream: int) -> Array:
         # A step folds the number of each loss into the same key; a stream has a number of its own.
-        return jax.random.fold_in(jax.random.fold_in(state.key, step), stream)
+        return jax.random.fold_in(step_key(state, step), stream)
 
     def draw(dataset: Any, key: Array) -> Any:
         if shards == 1:
@@ -263,12 +289,22 @@ def make_programs(
         # kernels on a CPU, and costs the same for one step as for a hundred.
         steps = state.step + jnp.arange(num_steps)
         drawn = jax.vmap(lambda i: draw(dataset, key_of(state, i, _BATCH)))(steps)
+        keys = jax.vmap(lambda i: step_key(state, i))(steps)
+        losses, unpack = learner.losses, None
+        if packed:
+            state, trees, unpack = vectors.pack(state, tx)
+            losses = {g: vectors.on_vectors(loss, trees) for g, loss in losses.items()}
+        names: list[str] = []
 
-        def update(state: TrainState, drawn: Any) -> tuple[TrainState, Metrics]:
-            return step(state, gather(dataset, drawn))
+        def update(state: TrainState, mine: Any) -> tuple[TrainState, Array]:
+            drawn, key = mine
+            state, metrics = step(state, gather(dataset, drawn), losses=losses, key=key)
+            names[:] = metrics
+            return state, jnp.stack([*metrics.values()])
 
-        state, metrics = jax.lax.scan(update, state, drawn)
-        return state, jax.tree.map(lambda x: jnp.nanmean(x, axis=0), metrics)
+        state, metrics = jax.lax.scan(update, state, (drawn, keys))
+        means = jnp.nanmean(metrics, axis=0)
+        return unpack(state) if unpack else state, dict(zip(names, means, strict=True))
 
     def evaluate(state: TrainState, dataset: Any) -> Metrics:
         batch = whole.gather(dataset, whole.draw(dataset, key_of(state, state.step, _VALIDATION)))
@@ -292,7 +328,7 @@ def make_trainer(
     learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
 ) -> Trainer:
     """The programs compiled for one device; for several see `parallel.make_trainer`."""
-    programs = make_programs(learner, config, spec, blocks=blocks)
+    programs = make_programs(learner, config, spec, blocks=blocks, packed=backend.launches())
     return Trainer(
         init=jax.jit(programs.init),
         run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "pickled": set(),
     "official": PURE
     | {"algorithms", "backend", "checkpoint", "config", "envs", "pickled", "run", "train"},
-    "train": PURE | {"data", "global_batch", "sums"},  # never an algorithm
+    "vectors": PURE,
+    "train": PURE | {"backend", "data", "global_batch", "sums", "vectors"},  # never an algorithm
     "parallel": PURE | {"backend", "data", "signals", "train"},
     "flops": set(),
     "costs": {"algorithms", "config", "flops", "types"},

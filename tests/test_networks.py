@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from qgf_jax import networks
-from qgf_jax.sums import row_sum, spread
 from qgf_jax.types import Spec
 
 CUBE_TRIPLE = Spec(obs_dim=46, action_dim=5, chunk=5)
@@ -79,12 +78,6 @@ def test_an_accelerator_gets_plain_sums(platform):
     slope = jax.jit(jax.grad(lambda x: jnp.sin(module.apply(params, x)).sum()))
     program = jax.export.export(slope, platforms=[platform])(jnp.ones(8)).mlir_module()
     assert ("dot_general" in program) == (platform == "cpu")
-
-
-def test_both_forms_of_a_sum_agree():
-    x = jax.random.normal(jax.random.key(0), (3, 7))
-    np.testing.assert_allclose(row_sum(x), x.sum(axis=-1), rtol=1e-6)
-    np.testing.assert_allclose(spread(x[0, 0], 4), [x[0, 0]] * 4)
 
 
 def test_ensemble_members_are_independent_and_apply_alone_or_in_batches():

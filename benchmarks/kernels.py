@@ -1,0 +1,236 @@
+"""Kernels of an update, or of a guided action, compiled for a GPU on a machine that needs none.
+
+    make kernels                                                  # the table of docs/speed.md
+    python benchmarks/kernels.py --config=experiments/configs/paper.py:cube_triple --seeds 8
+    python benchmarks/kernels.py --act=qgf --config.networks.ensemble=10
+
+XLA's own compiler for GPUs runs ahead of time against a description of a card (`--card`); nothing is
+run. It needs `jax[cuda13]` and neither OGBench nor a simulator; `make kernels` installs that into an
+environment of its own. No autotuning happens, so tiles of products, and which library does them, are not those of a
+real run; fusions, kernels and command buffers are.
+
+A kernel inside a command buffer is launched with all others of that buffer; one outside costs the host a
+launch of its own, and for a conditional the host waits. `body` is one update, or one flow step.
+"""
+
+import argparse
+import collections
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # or JAX would look for a card
+
+import common
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--config", default="", help="FILE[:VARIANT]; empty: 4 x 512, batch 256")
+parser.add_argument("--act", default="", help="a test-time method: its action, not an update")
+parser.add_argument("--seeds", type=int, default=1)
+parser.add_argument("--batch", type=int, default=1, help="observations that act at once")
+parser.add_argument("--obs", type=int, default=46, help="width of an observation, without its goal")
+parser.add_argument("--goal", type=int, default=0, help="width of a goal; 0: a single task")
+parser.add_argument("--action", type=int, default=5, help="width of an action")
+parser.add_argument("--card", type=Path, default=Path(__file__).with_name("h100.txtpb"))
+parser.add_argument("--list", action="store_true", help="the kernels of the body by name too")
+parser.add_argument("--all", action="store_true", help="the cases of the table, one after another")
+
+_TRADES = (
+    ("LayerNorm", "layer norm"),
+    ("is_finite", "finite check"),
+    ("_checksum", "finite check"),
+    ("Dense", "bias and split-K sums"),
+    ("MLP", "activation"),
+    ("split", "slices of parameters"),
+    ("dynamic_update_slice", "metrics"),
+    ("gather", "gather"),
+    ("threefry", "random bits"),
+    ("random", "random bits"),
+)
+"""What a kernel is for, by the names that JAX has given its operations."""
+
+
+class Kernel(NamedTuple):
+    """A launch."""
+
+    name: str
+    trade: str
+    depth: int
+    """of loops around it"""
+    buffered: bool
+    """in a command buffer"""
+
+
+def compile_for(card: str, function: Any, *shapes: Any, static: tuple[Any, ...] = ()) -> Any:
+    """`function`, jitted, compiled for the card that the text describes; `shapes` are trees of them."""
+    import jax
+    from jax.experimental import topologies
+
+    described = topologies.get_topology_desc("", "cuda", target_config=card, topology="1x1x1")
+    mesh = jax.sharding.Mesh([described.devices[0]], ("x",))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def placed(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+    return function.lower(*jax.tree.map(placed, shapes), *static).compile()
+
+
+def names_of(text: str) -> dict[str, str]:
+    """{instruction: trade} of optimised HLO."""
+    found = {}
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+        if match := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(", line):
+            found[match[1]] = _trade(line, match[2])
+    return found
+
+
+def _trade(line: str, operation: str) -> str:
+    name = (re.search(r'op_name="([^"]*)"', line) or ["", ""])[1]
+    if operation in ("dot", "custom-call") or re.search(r"calls=%?gemm_fusion", line):
+        return "product"
+    for sign, trade in _TRADES:
+        if sign in name:
+            back = "transpose(jvp" in name and sign in ("LayerNorm", "Dense", "MLP")
+            return trade + " backward" * back
+    return "other"
+
+
+def kernels(dump: Path, trades: dict[str, str]) -> Iterator[Kernel]:
+    """The launches of the program whose thunks XLA has dumped in the folder."""
+    listed = max(dump.glob("*thunk_sequence_after_thunk_passes.txt"), key=os.path.getsize)
+    about = Path(str(listed).replace("thunk_sequence_after_thunk_passes", "thunk_metadata"))
+    pairs = re.findall(r'profile_annotation: "([^"]*)"\s+thunk_id: (\d+)', about.read_text())
+    instruction = {int(number): name for name, number in pairs}
+    around: list[tuple[int, str]] = []  # indentation and name of what a line is inside of
+    for line in listed.read_text().splitlines():
+        indent = len(line) - len(line.lstrip())
+        while around and around[-1][0] >= indent:
+            around.pop()
+        number, kind = re.findall(r"^\s*(?:(\d+): )?(\w*)", line)[0]
+        depth = sum(name == "body" for _, name in around)
+        if line.rstrip().endswith(":") or kind in ("kCommandBuffer", "kWhile", "kConditional"):
+            around.append((indent, kind))
+            if kind == "kConditional":
+                yield Kernel("conditional", kind, depth, False)
+        elif number:
+            name = instruction.get(int(number), "?")
+            inside = any(name == "kCommandBuffer" for _, name in around)
+            yield Kernel(name, trades.get(name, "other"), depth, inside)
+
+
+def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:
+    """(jitted training program, shapes, static arguments)."""
+    import jax
+    import numpy as np
+
+    from qgf_jax import algorithms, dry_run, train
+
+    programs = train.make_programs(
+        algorithms.build_learner(config, spec), config, spec, packed=True
+    )
+    state = jax.eval_shape(programs.init, np.arange(flags.seeds))
+    run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
+    return run, (state, dry_run.dataset_shapes(spec)), (100,)
+
+
+def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:
+    """(jitted actions, shapes, static arguments)."""
+    import jax
+    import jax.numpy as jnp
+
+    from qgf_jax import algorithms
+
+    method, options = algorithms.parse(flags.act)
+    n = algorithms.method(method).best_of[0]
+    sample = algorithms.build_sample(config, spec, method, n, options)
+    init = algorithms.build_learner(config, spec).init
+    params = jax.eval_shape(
+        init, jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim)
+    )
+
+    @jax.jit
+    def act(params: Any, obs: Any, key: Any, weight: Any) -> Any:
+        keys = jax.random.split(key, len(obs))
+        return jax.vmap(lambda o, k: sample(params, {}, o, k, weight))(obs, keys)
+
+    obs = jax.ShapeDtypeStruct((flags.batch, spec.obs_dim), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return act, (params, obs, key, jax.ShapeDtypeStruct((), jnp.float32)), ()
+
+
+def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> dict[str, Any]:
+    """Kernels of one program, by where they are and by trade."""
+    from qgf_jax import config as configs
+    from qgf_jax.types import Spec
+
+    base = {} if flags.config else _BASE
+    config = configs.plain(configs.load(flags.config or _CONFIG, base | overrides))
+    spec = Spec(
+        flags.obs + flags.goal, flags.action, config["data"]["chunk"], goal_dim=flags.goal,
+        backup=config["data"]["backup"],
+    )  # fmt: skip
+    for old in dump.rglob("*.txt"):
+        old.unlink()
+    build = action if flags.act else update
+    program, shapes, static = build(flags, config, spec)
+    begun = time.process_time()
+    compiled = compile_for(flags.card.read_text(), program, *shapes, static=static)
+    seconds = time.process_time() - begun
+    found = list(kernels(dump, names_of(compiled.as_text())))
+    deepest = max(kernel.depth for kernel in found)
+    body = [kernel for kernel in found if kernel.depth == deepest and deepest]
+    memory = compiled.memory_analysis()
+    return {
+        "what": f"action of {flags.act}" if flags.act else "update",
+        "options": overrides | {k: getattr(flags, k) for k in ("seeds", "goal", "batch")},
+        "body": len(body),
+        "body_by_trade": dict(collections.Counter(kernel.trade for kernel in body).most_common()),
+        "body_outside_command_buffers": sum(not kernel.buffered for kernel in body),
+        "conditionals": sum(kernel.trade == "kConditional" for kernel in found),
+        "outside_the_body": len(found) - len(body),
+        "work_bytes": getattr(memory, "temp_size_in_bytes", None),
+        "compile_cpu_seconds": round(seconds, 1),
+        **({"kernels": [k._asdict() for k in body]} if flags.list else {}),
+    }
+
+
+_CONFIG = "experiments/configs/ogbench.py"
+_WIDTHS = ("networks.policy_hidden", "networks.critic_hidden")
+_BASE = dict.fromkeys(_WIDTHS, "512,512,512,512")
+_PAPER = " ".join(f"--config.{key}=1024,1024,1024,1024" for key in _WIDTHS)
+CASES = (
+    "",
+    "--config.networks.ensemble=10",
+    "--seeds=8",
+    f"{_PAPER} --config.train.batch_size=1024",
+    "--config=experiments/configs/goal_conditioned.py:cube_single_small --goal=46",
+    *(f"--act={method}" for method in ("reference", "qgf", "qgf_jacobian", "bptt", "best_of")),
+    "--act=qgf --batch=50",
+)
+
+
+def main() -> None:
+    flags, rest = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as dump:
+        wanted = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {wanted}"
+        from qgf_jax.config import parse_overrides
+
+        results = []
+        for case in CASES if flags.all else (None,):
+            mine, more = (
+                parser.parse_known_args(case.split()) if case is not None else (flags, rest)
+            )
+            results.append(count(mine, parse_overrides(more), Path(dump)))
+        import jax
+
+        about = {"card": flags.card.name, "jax": jax.__version__}
+        common.show({"programs": results, **about} if flags.all else results[0] | about)
+
+
+main()
