@@ -16,6 +16,8 @@ _STANDARD: dict[str, Any] = {
     "enable_x64": False,
     "default_prng_impl": "threefry2x32",
     "threefry_partitionable": True,
+    # Of products that do not say; those of networks do, by the config key `precision`.
+    "default_matmul_precision": "highest",
     "numpy_dtype_promotion": "standard",
     "transfer_guard": "allow",
     "disable_jit": False,

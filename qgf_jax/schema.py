@@ -43,7 +43,7 @@ class Root:
     devices: Devices = "all"  # that share each batch, or how many of them
     parallel: Literal["pmap", "jit"] = "pmap"  # how they do: pmap, or jit with shardings
     # Of the networks' arithmetic; parameters are always float32.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
