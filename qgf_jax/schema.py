@@ -105,7 +105,7 @@ class Train:
 
     steps: Count = 1_000_000
     batch_size: Count = 256
-    steps_per_dispatch: Count = 100
+    steps_per_dispatch: Index = 0  # 0: by platform
     log_every: Count = 1000
     save_every: Count = 50_000
     keep: Count = 2
@@ -118,7 +118,7 @@ class Eval:
 
     weights: Weights = (0.0, 1.0)
     episodes: Episodes = 50
-    envs: Count = 10
+    envs: Index = 0  # at once; 0: by platform
     simulator: Literal["mujoco", "jax"] = "mujoco"  # jax: an approximation, on the device
 
 

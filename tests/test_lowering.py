@@ -162,7 +162,10 @@ def tpu():
         patch.setenv("TPU_SKIP_MDS_QUERY", "1")
         from jax.experimental import topologies
 
+        # What was compiled for a TPU cannot be read again without one.
+        jax.config.update("jax_enable_compilation_cache", False)
         yield tuple(topologies.get_topology_desc("v5e:2x2", "tpu").devices)
+        jax.config.update("jax_enable_compilation_cache", True)
 
 
 def compiled(program, arguments, *shardings):
