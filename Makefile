@@ -43,7 +43,7 @@ oldest:
 	$(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
 
 reliability: install
-	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py
+	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py tests/test_lowering.py
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos
 
 mutants: install

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qgf_jax import cli
+from qgf_jax import backend
 
 
 def limit_threads(count: int, widest: int = 0) -> None:
@@ -16,7 +16,7 @@ def limit_threads(count: int, widest: int = 0) -> None:
     Before JAX is imported.
     """
     os.environ["NPROC"] = str(count)
-    cli.tune_for_cpu(widest)
+    backend.tune(widest=widest)
 
 
 def machine() -> dict[str, Any]:

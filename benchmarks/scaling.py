@@ -17,7 +17,7 @@ parser.add_argument("--repeats", type=int, default=5)
 flags = parser.parse_args()
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("NPROC", "16")  # fewer threads than simulated devices dead-lock on JAX 0.10
-common.cli.tune_for_cpu()
+common.backend.tune()
 
 import jax
 import numpy as np

@@ -61,7 +61,8 @@ def measure(
         critic = (groups[0] | groups[1])["critic"]
         spreads = [jax.vmap(q(critic, obs))(actions).std(ddof=1) for q in scales]
         centred = actions - actions.mean(axis=0, keepdims=True)
-        return spreads, centred.T @ centred / (ACTIONS - 1)
+        products = jnp.matmul(centred.T, centred, precision="highest")
+        return spreads, products / (ACTIONS - 1)
 
     def one_seed(groups: tuple[Params, Params]) -> dict[str, Array]:
         keys = jax.random.split(jax.random.key(1), STATES)

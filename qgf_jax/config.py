@@ -47,8 +47,10 @@ _SINCE = {
 PLACES = ("data.dir", "data.name")
 """Where the data lie; what they are, their SHA-256 says."""
 
+DISPATCH = "train.steps_per_dispatch"
+
 _MAY_CHANGE = (
-    *PLACES, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
+    *PLACES, DISPATCH, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
     "train.check_replicas", "wandb", "eval", "devices", "parallel",
 )  # fmt: skip
 """Keys that may differ when a run is resumed; a section's name stands for all of it."""
@@ -250,12 +252,12 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def fixed(config: Mapping[str, Any], *, places: bool = False) -> dict[str, Any]:
+def fixed(config: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, Any]:
     """The part of a config that a run keeps for ever, flat.
 
-    `places`: with the places of data, which older versions took for a part of it.
+    `also`: with these keys, which older versions took for a part of it.
     """
-    free = [key for key in _MAY_CHANGE if not (places and key in PLACES)]
+    free = [key for key in _MAY_CHANGE if key not in also]
     return {
         key: value
         for key, value in flatten(config).items()

@@ -135,7 +135,7 @@ def evaluate(
     episodes: int = 50,
     selection_episodes: int | None = None,
     tasks: Sequence[int] = (),
-    envs: int = 10,
+    envs: int = 0,
     workers: int | None = None,
     step: int | None = None,
     report_selected: bool = False,
@@ -145,9 +145,9 @@ def evaluate(
     """Plays what is missing of `sweep` and appends it to the run's episodes.jsonl.
 
     `episodes` are for the report and as many, or `selection_episodes`, for selecting a weight, for
-    every arm, task and seed. `envs` environments are stepped at once, at least one for each seed;
-    results depend on neither that nor `workers`. Episodes that the file already has are not played
-    again.
+    every arm, task and seed. `envs` environments are stepped at once, at least one for each seed; 0 is
+    what `backend.choose` says. On a CPU results depend on neither that nor `workers`. Episodes that
+    the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
     `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
@@ -179,6 +179,7 @@ def evaluate(
 
     with records.only_writer(run) as log:
         restored = policy.restore(workdir, step)._replace(run=run)
+        envs = backend.choose("eval.envs" if maze is None else "--envs=jax", envs)
         write = functools.partial(_write, log, restored.step)
 
         def play_missing(arms: Sequence[Arm], indices: Sequence[int]) -> None:

@@ -145,7 +145,9 @@ def ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = flow.endpoint) -> 
         jacobian, v = jax.jacfwd(unclipped, has_aux=True)(action)
         gradient = jax.grad(q)(endpoint(action, t, v))
         u, _, vt = jnp.linalg.svd(jacobian)
-        return v, vt.T @ (u.T @ gradient)
+        # Small, so in full float32 whatever the precision of the networks.
+        turned = jnp.matmul(u.T, gradient, precision="highest")
+        return v, jnp.matmul(vt.T, turned, precision="highest")
 
     return slope
 

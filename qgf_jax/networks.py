@@ -23,6 +23,24 @@ AGGREGATES: dict[str, Callable[..., Array]] = {"min": jnp.min, "mean": jnp.mean}
 _GLOROT = nn.initializers.glorot_uniform()
 
 
+class Arithmetic(NamedTuple):
+    """What layers compute in. Parameters, inputs and outputs of a network are float32 in any case."""
+
+    dtype: Any
+    precision: jax.lax.Precision
+    """Of matrix products. It stands in the program, so no setting of JAX changes it, and gradients
+    have it too."""
+
+
+ARITHMETIC = {
+    "float32": Arithmetic(jnp.float32, jax.lax.Precision.HIGHEST),
+    # As the platform likes best: TF32 on NVIDIA's cards, one pass in bfloat16 on a TPU.
+    "tf32": Arithmetic(jnp.float32, jax.lax.Precision.DEFAULT),
+    "bfloat16": Arithmetic(jnp.bfloat16, jax.lax.Precision.DEFAULT),
+}
+_FLOAT32 = ARITHMETIC["float32"]
+
+
 def sinusoidal(t: Array, width: int = 16) -> Array:
     """[cos(10000 t f_k), sin(10000 t f_k)], f_k = 10000 ** (-2k / width): [width].
 
@@ -48,25 +66,29 @@ class LayerNorm(nn.Module):
         return layer_norm(x.astype(jnp.float32), scale, bias).astype(self.dtype)
 
 
+def _dense(width: int, arithmetic: Arithmetic, **options: Any) -> nn.Dense:
+    return nn.Dense(width, **arithmetic._asdict(), **options)
+
+
 class MLP(nn.Module):
     """Dense, layer norm, activation, for each width; never a layer norm after the last width.
 
-    The last width is linear unless `activate_last`, and then float32 whatever `dtype` is.
+    The last width is linear unless `activate_last`, and then float32 whatever `arithmetic` is.
     """
 
     widths: tuple[int, ...]
     activation: str
     layer_norm: bool
     activate_last: bool = False
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         last = len(self.widths) - 1
         for i, width in enumerate(self.widths):
-            x = nn.Dense(width, kernel_init=_GLOROT, dtype=self.dtype)(x)
+            x = _dense(width, self.arithmetic, kernel_init=_GLOROT)(x)
             if i < last and self.layer_norm:
-                x = LayerNorm(self.dtype)(x)
+                x = LayerNorm(self.arithmetic.dtype)(x)
             if i < last or self.activate_last:
                 x = ACTIVATIONS[self.activation](x)
         return x if self.activate_last else x.astype(jnp.float32)
@@ -104,7 +126,7 @@ class VelocityField(nn.Module):
     goal: bool
     time_feature: str
     labels: int = 0
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, t: Array, label: Array | None = None) -> Array:
@@ -112,9 +134,9 @@ class VelocityField(nn.Module):
         if label is not None:
             x.append(nn.Embed(self.labels, 32)(label))
         x = jnp.concatenate(x)
-        x = MLP(self.hidden, self.activation, self.layer_norm, True, self.dtype)(x)
+        x = MLP(self.hidden, self.activation, self.layer_norm, True, self.arithmetic)(x)
         # LeCun initialisation, unlike the layers before.
-        return nn.Dense(self.spec.chunk_dim, dtype=self.dtype)(x).astype(jnp.float32)
+        return _dense(self.spec.chunk_dim, self.arithmetic)(x).astype(jnp.float32)
 
 
 class FourierField(nn.Module):
@@ -126,13 +148,15 @@ class FourierField(nn.Module):
     spec: Spec
     hidden: tuple[int, ...]
     goal: bool
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, k: Array) -> Array:
         waves = self.param("waves", nn.initializers.normal(0.2), (32,))
         angle = 2.0 * jnp.pi * k * waves
-        network = functools.partial(MLP, activation="mish", layer_norm=False, dtype=self.dtype)
+        network = functools.partial(
+            MLP, activation="mish", layer_norm=False, arithmetic=self.arithmetic
+        )
         code = network(self.hidden)(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)]))
         x = jnp.concatenate([action, sight(self.spec, obs, self.goal), code])
         return network((*self.hidden, self.spec.chunk_dim))(x)
@@ -150,17 +174,17 @@ class Gaussian(nn.Module):
     layer_norm: bool
     goal: bool
     width: int = 0
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, obs: Array, code: Array | None = None) -> tuple[Array, Array]:
         x = sight(self.spec, obs, self.goal)
         x = x if code is None else jnp.concatenate([x, code])
-        x = MLP(self.hidden, self.activation, self.layer_norm, True, self.dtype)(x)
+        x = MLP(self.hidden, self.activation, self.layer_norm, True, self.arithmetic)(x)
         small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
         width = self.width or self.spec.chunk_dim
-        mean = nn.Dense(width, kernel_init=small, dtype=self.dtype)(x)
-        log_std = nn.Dense(width, kernel_init=small, dtype=self.dtype)(x)
+        mean = _dense(width, self.arithmetic, kernel_init=small)(x)
+        log_std = _dense(width, self.arithmetic, kernel_init=small)(x)
         return mean.astype(jnp.float32), jnp.clip(log_std.astype(jnp.float32), -5.0, 2.0)
 
 
@@ -171,12 +195,13 @@ class ScalarHead(nn.Module):
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, obs: Array, *inputs: Array) -> Array:
         x = jnp.concatenate([self.spec.standardize(obs), *inputs])
-        return MLP((*self.hidden, 1), self.activation, self.layer_norm, dtype=self.dtype)(x)[0]
+        shape = ((*self.hidden, 1), self.activation, self.layer_norm)
+        return MLP(*shape, arithmetic=self.arithmetic)(x)[0]
 
 
 class Bilinear(nn.Module):
@@ -186,16 +211,19 @@ class Bilinear(nn.Module):
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, apart: bool = False) -> Any:
         x, split = self.spec.standardize(obs), self.spec.obs_dim - self.spec.goal_dim
         shape = ((*self.hidden, self.hidden[-1]), self.activation, self.layer_norm)
         state = jnp.concatenate([x[:split], action])
-        phi = MLP(*shape, dtype=self.dtype, name="state")(state)
-        psi = MLP(*shape, dtype=self.dtype, name="goal")(x[split:])
-        return (phi, psi) if apart else phi @ psi / jnp.sqrt(jnp.float32(self.hidden[-1]))
+        phi = MLP(*shape, arithmetic=self.arithmetic, name="state")(state)
+        psi = MLP(*shape, arithmetic=self.arithmetic, name="goal")(x[split:])
+        if apart:
+            return phi, psi
+        product = jnp.matmul(phi, psi, precision=self.arithmetic.precision)
+        return product / jnp.sqrt(jnp.float32(self.hidden[-1]))
 
 
 class GoalValue(nn.Module):
@@ -210,13 +238,13 @@ class GoalValue(nn.Module):
     layer_norm: bool
     ensemble: int
     code: int
-    dtype: Any = jnp.float32
+    arithmetic: Arithmetic = _FLOAT32
 
     @nn.compact
     def __call__(self, obs: Array, coded: bool = False) -> Array:
         x = self.spec.standardize(obs)
         network = functools.partial(
-            MLP, activation=self.activation, layer_norm=self.layer_norm, dtype=self.dtype
+            MLP, activation=self.activation, layer_norm=self.layer_norm, arithmetic=self.arithmetic
         )
         if self.code:
             code = normalize_length(network((*self.hidden, self.code), name="code")(x))
@@ -261,6 +289,8 @@ class Networks(NamedTuple):
     """How one Q is made of the members': a key of `AGGREGATES`"""
     ranking: str
     """Which critic ranks candidates: "slow" or "online", see `rank_of`"""
+    precision: jax.lax.Precision
+    """Of matrix products outside the modules"""
 
     @property
     def chunk_dim(self) -> int:
@@ -357,29 +387,31 @@ def build(
     with "sigmoid", Q and V lie between 0 and 1. `aggregate`: of the members, "min" or "mean".
     `ranking`: whether best-of-N ranks by the "slow" critic's Q or the "online" critic's outputs.
     `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
-    `precision`: "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.
+    `precision`: "float32" is float32 on every platform, "tf32" lets that round what goes into a matrix
+    product, "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.
     """
-    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[precision]
+    arithmetic = ARITHMETIC[precision]
     actor = (spec, policy_hidden, activation, policy_layer_norm)
     critic = (spec, critic_hidden, activation, critic_layer_norm)
-    head = ScalarHead(*critic, dtype=dtype)
-    field = VelocityField(*actor, policy_goal, time_feature, dtype=dtype)
-    fourier = FourierField(spec, policy_hidden, policy_goal, dtype=dtype)
+    head = ScalarHead(*critic, arithmetic=arithmetic)
+    field = VelocityField(*actor, policy_goal, time_feature, arithmetic=arithmetic)
+    fourier = FourierField(spec, policy_hidden, policy_goal, arithmetic=arithmetic)
     return Networks(
         policy=field,
-        critic=head if critic_form == "mlp" else Bilinear(*critic, dtype=dtype),
+        critic=head if critic_form == "mlp" else Bilinear(*critic, arithmetic=arithmetic),
         value=head,
         noisy_critic=head,
-        one_step=VelocityField(*actor, policy_goal, "none", dtype=dtype),
-        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2, dtype=dtype),
+        one_step=VelocityField(*actor, policy_goal, "none", arithmetic=arithmetic),
+        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2, arithmetic=arithmetic),
         diffusion=field if diffusion_field == "shared" else fourier,
-        gaussian=Gaussian(*actor, policy_goal, dtype=dtype),
-        goal_value=GoalValue(*critic, ensemble, goal_code, dtype=dtype),
-        low=Gaussian(*actor, goal=False, dtype=dtype),
-        high=Gaussian(*actor, goal=True, width=goal_code, dtype=dtype),
+        gaussian=Gaussian(*actor, policy_goal, arithmetic=arithmetic),
+        goal_value=GoalValue(*critic, ensemble, goal_code, arithmetic=arithmetic),
+        low=Gaussian(*actor, goal=False, arithmetic=arithmetic),
+        high=Gaussian(*actor, goal=True, width=goal_code, arithmetic=arithmetic),
         ensemble=ensemble,
         spec=spec,
         bounded=critic_output == "sigmoid",
         aggregation=aggregate,
         ranking=ranking,
+        precision=arithmetic.precision,
     )

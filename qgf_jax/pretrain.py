@@ -85,7 +85,8 @@ def pretrain(
         if keeper and spread.count > 1:
             say(f"devices: {spread.describe()}")
         validation = jax.device_put(loaded.validation) if spread.primary else None
-        loop = _Loop(config, spread, tuple(learner.losses), trainer, keeper, clock, stop)
+        options = config["train"] | {"steps_per_dispatch": _dispatch(config, feed, keeper)}
+        loop = _Loop(options, spread, tuple(learner.losses), trainer, keeper, clock, stop)
         state = loop.run(start, feed, validation)
         if keeper:
             keeper.checkpoints.wait()
@@ -98,6 +99,16 @@ def pretrain(
                 calibrate.write(Path(workdir), config, spec, *mine, feed.blocks, stacked=stacked)
         clock.lap("calibrate")
     return Path(workdir)
+
+
+def _dispatch(config: Mapping[str, Any], feed: feeder.Feeder, keeper: "_Keeper | None") -> int:
+    """How many steps are dispatched at once; changes no result.
+
+    A stream cuts dispatches where its window changes, after hundreds of steps: others than hundreds
+    would be of several lengths, and each is compiled.
+    """
+    given = config["train"]["steps_per_dispatch"] or (100 if feed.every else 0)
+    return backend.choose("train.steps_per_dispatch", given, quiet=keeper is None)
 
 
 def _of_primary(spread: Spread, spec: Spec) -> Spec:
@@ -157,7 +168,8 @@ def _report(clock: Clock) -> None:
 class _Loop:
     """Dispatches, logs and saves until the last step."""
 
-    config: Mapping[str, Any]
+    options: Mapping[str, Any]
+    """The config's section `train`, nothing in it left to choose."""
     spread: Spread
     groups: Sequence[str]
     """Parameter groups, in the order of their losses."""
@@ -168,7 +180,7 @@ class _Loop:
 
     def run(self, start: Found, feed: feeder.Feeder, validation: Any) -> TrainState:
         """The state at the last step."""
-        options, step, state = self.config["train"], start.step, start.state
+        options, step, state = self.options, start.step, start.state
         pending: list[tuple[int, Metrics]] = [
             (n, {k: jnp.asarray(v) for k, v in metrics.items()}) for n, metrics in start.note
         ]
@@ -272,7 +284,7 @@ class _Loop:
         if quiet:
             return
         losses = " ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss"))
-        steps = self.config["train"]["steps"]
+        steps = self.options["steps"]
         say(f"step {step}/{steps} {rate:.0f}/s {losses}")
 
 

@@ -84,11 +84,13 @@ def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
 def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The former fingerprints of the config in a config.json.
 
-    One that does not say is of a version which took where the data lay for a part of the config.
+    Older versions took the steps of a dispatch for a part of the config, and one that says none of
+    its own where the data lay, too.
     """
-    if "former_fingerprints" in record:
-        return tuple(record["former_fingerprints"])
-    return (_config_fingerprint(configs.fixed(record["config"], places=True)),)
+    said = record.get("former_fingerprints")
+    once = (configs.DISPATCH,) if said is not None else (configs.DISPATCH, *configs.PLACES)
+    before = _config_fingerprint(configs.fixed(record["config"], also=once))
+    return tuple(dict.fromkeys((*(said or ()), before)))
 
 
 @contextlib.contextmanager

@@ -98,13 +98,18 @@ Calibration = Mapping[str, Array]
 
 def _variance(calibration: Calibration, slope: Array, t: Array) -> Array:
     del t
-    return (calibration["vectors"] ** 2 @ calibration["values"]) * slope / calibration["q_std"]
+    variance = _matmul(calibration["vectors"] ** 2, calibration["values"])
+    return variance * slope / calibration["q_std"]
 
 
 def _along(calibration: Calibration, slope: Array, factors: Array) -> Array:
     """`slope` [D] with each component along the covariance's axes times its factor [D]."""
     vectors = calibration["vectors"]
-    return vectors @ (factors * (slope @ vectors)) / calibration["q_std"]
+    return _matmul(vectors, factors * _matmul(slope, vectors)) / calibration["q_std"]
+
+
+# Small ones, in full float32 whatever the precision of the networks.
+_matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def _covariance(calibration: Calibration, slope: Array, t: Array) -> Array:

@@ -43,7 +43,7 @@ class Root:
     devices: Devices = "all"  # that share each batch, or how many of them
     parallel: Literal["pmap", "jit"] = "pmap"  # how they do: pmap, or jit with shardings
     # Of the networks' arithmetic; parameters are always float32.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Train:
 
     steps: Count = 1_000_000
     batch_size: Count = 256
-    steps_per_dispatch: Count = 100
+    steps_per_dispatch: Index = 0  # 0: by platform
     log_every: Count = 1000
     save_every: Count = 50_000
     keep: Count = 2
@@ -118,7 +118,7 @@ class Eval:
 
     weights: Weights = (0.0, 1.0)
     episodes: Episodes = 50
-    envs: Count = 10
+    envs: Index = 0  # at once; 0: by platform
     simulator: Literal["mujoco", "jax"] = "mujoco"  # jax: an approximation, on the device
 
 

@@ -166,29 +166,3 @@ def test_methods_as_json_has_names(capsys):
     cli.main(["methods", "--json"])
     names = [row["name"] for row in json.loads(capsys.readouterr().out)]
     assert names[:2] == ["reference", "best_of"] and {"qgf", "fql", "qam"} <= set(names)
-
-
-FLAG = "--xla_cpu_experimental_ynn_fusion_type="
-WIDE = "--xla_cpu_prefer_vector_width="
-
-
-@pytest.mark.parametrize(
-    "version, own, widest, expected",
-    [
-        ("0.12.0.1", "--a=1", 128, f"--a=1 {FLAG}individual_dot"),
-        ("0.12.0.1", "", 256, f"{FLAG}individual_dot {WIDE}512"),
-        ("0.13.0", "--a=1", 256, "--a=1"),  # XLA ends the process at a flag that it does not know
-        ("0.12.0.1", FLAG, 8, FLAG),
-        ("0.12.0.1", f"{WIDE}256", 512, f"{WIDE}256 {FLAG}individual_dot"),
-    ],
-)
-def test_flags_of_the_compiler_only_where_it_knows_them(
-    version, own, widest, expected, monkeypatch
-):
-    monkeypatch.delitem(sys.modules, "jax", raising=False)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
-    monkeypatch.setenv("XLA_FLAGS", own)
-    cli.tune_for_cpu(widest)
-    assert os.environ["XLA_FLAGS"] == expected
-    cli.tune_for_cpu()
-    assert os.environ["XLA_FLAGS"] == expected

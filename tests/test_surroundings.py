@@ -92,6 +92,7 @@ def odd_jax():
         jax.default_prng_impl("rbg"),
         jax.threefry_partitionable(False),
         jax.numpy_dtype_promotion("strict"),
+        jax.default_matmul_precision("bfloat16"),
     ):
         yield
 
@@ -150,14 +151,17 @@ def test_acting_is_the_same_whatever_jax_was_told(run_folder):
 
 def test_commands_fix_the_variables_of_jax_before_it_is_imported():
     names = ("enable_x64", "default_prng_impl", "transfer_guard", "disable_jit")
+    names += ("default_matmul_precision",)
     asked = f"import jax; print(*(getattr(jax.config, f'jax_{{n}}') for n in {names}))"
     code = f"from qgf_jax import backend; backend.set_variables(); {asked}"
     odd = os.environ | {
         "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg",
         "JAX_TRANSFER_GUARD": "disallow", "JAX_DISABLE_JIT": "1",
+        "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], env=odd, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "threefry2x32", "allow", "False"], done.stderr
+    wanted = ["False", "threefry2x32", "allow", "False", "highest"]
+    assert done.stdout.split() == wanted, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import argparse
 import errno
 import hashlib
 import importlib
-import importlib.metadata
 import io
 import os
 import platform
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_standard_streams()
     backend.set_variables()
     keep_compiled()
-    tune_for_cpu()
+    backend.tune(alone=words[:1] == ["train"])
     try:
         _run(words)
         _write_out()
@@ -170,26 +169,6 @@ def keep_compiled() -> None:
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
-def tune_for_cpu(widest: int = 0) -> None:
-    """Tells XLA how to compile for a CPU; before JAX is imported.
-
-    Its library of kernels does matrix products alone, as XLA's own loops do the rest quicker: an update
-    takes 0.8 of the time at width 8 and 0.96 at width 512. With layers of 256 units or more
-    (`widest`) these loops use the longest vectors, which saves another 2 %, while small ones lose by
-    it. An unknown flag ends the process, so only versions that have these get them; the same flags
-    in one's own `XLA_FLAGS` are heeded.
-    """
-    known = importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.", "0.12."))
-    if not known or "jax" in sys.modules:
-        return
-    wanted = {"--xla_cpu_experimental_ynn_fusion_type": "individual_dot"}
-    if widest >= 256:
-        wanted["--xla_cpu_prefer_vector_width"] = "512"
-    flags = os.environ.get("XLA_FLAGS", "")
-    missing = [f"{name}={value}" for name, value in wanted.items() if name not in flags]
-    os.environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()
 
 
 def add_cpu_threads(parser: Parser) -> None:

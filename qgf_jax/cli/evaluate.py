@@ -12,9 +12,6 @@ from qgf_jax.cli import Parser, add_cpu_threads, kind, limit_cpu_threads, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 
-JAX_ENVS = 64
-"""Episodes at once for each seed on the device, unless told otherwise."""
-
 
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`."""
@@ -55,8 +52,8 @@ def main(arguments: Sequence[str]) -> None:
         type=_envs,
         default=(None, None),
         metavar="N|jax[:N]",
-        help="environments at once; jax: on the device, an approximation, N for each seed "
-        f"({JAX_ENVS}); else the config's",
+        help="environments at once; jax: on the device, an approximation, N for each seed; else the "
+        "config's, else by platform",
     )
     parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=kind(Index), help="checkpoint; else the newest sound one")
@@ -77,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     if simulator == "jax":
         if flags.videos:
             raise UserError("--videos films the benchmark's simulator: leave --envs=jax out")
-        envs = envs or JAX_ENVS
+        envs = envs or 0
     names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
     for name in names:
         parse(name)
@@ -99,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
         episodes=options["episodes"] if flags.episodes is None else flags.episodes,
         selection_episodes=flags.selection_episodes,
         tasks=flags.tasks or (),
-        envs=envs or options["envs"],
+        envs=options["envs"] if envs is None else envs,
         simulator=simulator,
         workers=flags.workers,
         step=flags.step,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qgf_jax import backend, run
 from qgf_jax import config as configs
-from qgf_jax import run
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path, tune_for_cpu
+from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
 from qgf_jax.data.load import load
 
 
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     add_cpu_threads(parser)
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, configs.parse_overrides(rest))
-    tune_for_cpu(max((*config.networks.policy_hidden, *config.networks.critic_hidden), default=0))
+    widths = (*config.networks.policy_hidden, *config.networks.critic_hidden)
+    backend.tune(widest=max(widths, default=0))
     if flags.show:
         print("\n".join(f"--config.{k}={v}" for k, v in configs.flatten(config).items()))
         return

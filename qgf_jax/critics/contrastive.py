@@ -27,7 +27,9 @@ def contrastive(nets: Networks, sample: Sample | None = None) -> Learner:
             phi, psi = jax.vmap(lambda obs, action: nets.critic.apply(group, obs, action, True))(
                 batch.obs, batch.action
             )
-            return phi @ global_batch.gather(psi).T / jnp.sqrt(jnp.float32(phi.shape[1]))
+            goals = global_batch.gather(psi).T
+            product = jnp.matmul(phi, goals, precision=nets.precision)
+            return product / jnp.sqrt(jnp.float32(phi.shape[1]))
 
         logits = jax.vmap(member)(params["critic"])  # [E, B states, G goals of the global batch]
         goals = logits.shape[2]
