@@ -486,7 +486,9 @@ def play(
         started = time.perf_counter()
         chunks = act(obs[group], identity[group], weight[group])
         waited.policy += time.perf_counter() - started
-        by_slot = dict(zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True))
+        by_slot = dict(
+            zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True)
+        )
         return pool.ask_step(slots, np.stack([by_slot[slot] for slot in slots]))
 
     def ask(group: np.ndarray) -> tuple[Move | None, Move | None]:
