@@ -9,6 +9,7 @@ import pytest
 from conftest import LONG
 
 from qgf_jax import cli, evaluate, parallel, policy
+from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluate import Arm, Job
@@ -229,6 +230,16 @@ def test_groups_divide_the_environments_into_batches_of_one_shape():
     assert one.tolist() == [[0, 1, 2], [5, 6, 7]]
     assert other.tolist() == [[3, 4, 4], [8, 9, 9]]
     assert [g.tolist() for g in evaluate._groups(1, 4, 1)] == [[[0, 1, 2, 3]]]
+
+
+def test_the_summary_says_what_was_waited_for():
+    usage = evaluate.Usage(8, 6000, 10.0, 9.0, 12.0, 6.0, 3.0)
+    assert evaluate_command._summary(usage) == (
+        "8 episodes, 6000 environment steps, 600 a CPU-second, in 12.0 s; of these 50% waiting for the "
+        "simulator, 25% for the policy"
+    )
+    on_device = usage._replace(waited_for_simulator=0.0, waited_for_policy=0.0)
+    assert evaluate_command._summary(on_device).endswith("600 a CPU-second, in 12.0 s")
 
 
 def test_environments_take_turns_where_that_helps(monkeypatch):
