@@ -64,13 +64,13 @@ def colliders(model):
         slices = {
             "mesh_vert": (model.mesh_vertadr[i], model.mesh_vertnum[i]),
             "mesh_face": (model.mesh_faceadr[i], model.mesh_facenum[i]),
-            "mesh_polynormal": (model.mesh_polyadr[i], model.mesh_polynum[i]),
             "mesh_graph": (model.mesh_graphadr[i], 2),  # of the hull, begins with how many
             "bvh_aabb": (model.mesh_bvhadr[i], model.mesh_bvhnum[i]),
             "mesh_pos": (i, 1),
             "mesh_quat": (i, 1),
-            "mesh_extrema": (i, 1),
         }
+        if hasattr(model, "mesh_polyadr"):  # not of the oldest that is supported
+            slices["mesh_polynormal"] = (model.mesh_polyadr[i], model.mesh_polynum[i])
         vertices, faces = model.mesh_graph[slices["mesh_graph"][0] :][:2]
         slices["mesh_graph"] = (model.mesh_graphadr[i], 2 + 3 * vertices + 6 * faces)
         found[model.mesh(i).name] = [
@@ -107,9 +107,9 @@ SOLID = '<geom name="solid" type="mesh" mesh="m"/>'
 CORNERS = "0 0 0 1 0 0 0 1 0 0 0 1"
 
 
-def xml(geoms, more="", joint="<joint/>"):
+def xml(geoms, more=""):
     return (
-        f'<mujoco><asset><mesh name="m" vertex="{CORNERS}"/></asset><worldbody><body>{joint}'
+        f'<mujoco><asset><mesh name="m" vertex="{CORNERS}"/></asset><worldbody><body><joint/>'
         f"{geoms}</body></worldbody>{more}</mujoco>"
     )
 
@@ -120,10 +120,6 @@ def xml(geoms, more="", joint="<joint/>"):
         (xml(BOX + PICTURE), 0),
         (xml(BOX + PICTURE + SOLID), 1),
         (xml(BOX + PICTURE.replace('name="picture"', "")), 1),  # which of them it is, is not known
-        (
-            xml(BOX + PICTURE, joint="<freejoint/>"),
-            1,
-        ),  # without it the inertia would be a simpler one
         (xml(BOX + PICTURE, '<contact><pair geom1="box" geom2="picture"/></contact>'), 1),
         (xml(BOX + PICTURE, '<sensor><distance geom1="box" geom2="picture"/></sensor>'), 1),
         ("<mujoco/>", 0),
