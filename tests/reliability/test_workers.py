@@ -134,6 +134,17 @@ def test_an_episode_that_fails_twice_is_over_and_the_others_are_not(pool, tmp_pa
         np.testing.assert_array_equal(obs, expected[0][4][others])
 
 
+def test_an_episode_that_cannot_begin_is_over_at_its_first_step(pool, tmp_path):
+    expected = play(pool)
+    plan(tmp_path, "raise", SEEDS[4], 0, times=99)
+    first = pool.reset(range(6), SEEDS)
+    obs, results = pool.step(range(6), actions(0))
+    assert [bool(result.failed) for result in results] == [False] * 4 + [True, False]
+    others = [0, 1, 2, 3, 5]
+    np.testing.assert_array_equal(first[others], expected[0][0][others])
+    np.testing.assert_array_equal(obs[others], expected[0][1][others])
+
+
 def test_an_episode_that_fails_twice_while_others_are_under_way_is_over(pool, tmp_path):
     expected = in_turns(pool)
     plan(tmp_path, "raise", SEEDS[4], 2, times=99)
