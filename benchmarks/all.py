@@ -96,6 +96,12 @@ ROWS = (
         ("peak_gb_beyond_imports",),
         "1.2",
     ),
+    Row(
+        "memory of a further scene environment: MB",
+        "environments.py",
+        ("mb_of_a_further_environment",),
+        "40",
+    ),
 )
 
 

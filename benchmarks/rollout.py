@@ -63,18 +63,21 @@ class RecordingPool(pool.EnvPool):
 
     episodes: ClassVar[list[tuple[int, list[np.ndarray]]]] = []
 
-    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+    def ask_reset(self, slots: Sequence[int], seeds: Sequence[int]) -> pool.Move:
         begun: list[tuple[int, list[np.ndarray]]] = [(seed, []) for seed in seeds]
         self.episodes.extend(begun)
         self.playing = getattr(self, "playing", {}) | dict(zip(slots, begun, strict=True))
-        return super().reset(slots, seeds)
+        return super().ask_reset(slots, seeds)
 
-    def step(
-        self, slots: Sequence[int], chunks: np.ndarray
-    ) -> tuple[np.ndarray, list[pool.Played]]:
-        obs, played = super().step(slots, chunks)
-        for slot, chunk, result in zip(slots, chunks, played, strict=True):
-            self.playing[slot][1].append(chunk[: result.steps])
+    def ask_step(self, slots: Sequence[int], chunks: np.ndarray) -> pool.Move:
+        self.chunks = getattr(self, "chunks", {}) | dict(zip(slots, chunks, strict=True))
+        return super().ask_step(slots, chunks)
+
+    def answer(self, move: pool.Move) -> tuple[np.ndarray, list[pool.Played]]:
+        obs, played = super().answer(move)
+        for slot, result in zip(move.slots, played, strict=True):
+            if result.steps:
+                self.playing[slot][1].append(self.chunks[slot][: result.steps])
         return obs, played
 
 
@@ -123,6 +126,9 @@ def main() -> None:
             "simulator_steps_per_cpu_second": simulator,
             "ratio": rate / simulator,
             "share_of_cpu_in_workers": usage.simulator_cpu_seconds / usage.cpu_seconds,
+            "share_of_wall_waiting_for_simulator": usage.waited_for_simulator / usage.wall_seconds,
+            "share_of_wall_waiting_for_policy": usage.waited_for_policy / usage.wall_seconds,
+            "wall_seconds": usage.wall_seconds,
             "env_steps": usage.env_steps,
             "env": name.env_id,
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -24,7 +24,7 @@ from qgf_jax import episodes as records
 from qgf_jax import run as runs
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import PointMaze
-from qgf_jax.envs.pool import EnvPool, Played
+from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.episodes import SPLITS
 from qgf_jax.errors import UserError, unknown
 from qgf_jax.policy import Restored
@@ -78,6 +78,11 @@ class Usage(NamedTuple):
     """Of this process and of the workers."""
     simulator_cpu_seconds: float
     """Of the workers alone."""
+    wall_seconds: float
+    waited_for_simulator: float
+    """Seconds of these in which there was nothing to do until a worker answered; on the device, 0."""
+    waited_for_policy: float
+    """Seconds of these until there were actions; on the device, 0."""
 
 
 def arms(
@@ -174,7 +179,7 @@ def evaluate(
     if report_selected and rivals and not selection:
         raise UserError("no selection episodes to choose a weight on: give --selection_episodes")
     programs: dict[tuple[Any, ...], Any] = {}
-    parts = [Usage(0, 0, 0.0, 0.0)]
+    parts = [Usage(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)]
     names = [name.with_task(task) for task in tasks or name.tasks]
 
     with records.only_writer(run) as log:
@@ -264,21 +269,25 @@ def _evaluate_task(
     seeds = restored.run.config["seeds"]
     per_seed = max(1, envs // seeds)
     groups = _by_sampler(jobs)
-    env_steps = 0
+    env_steps, waited = 0, Waited()
     with EnvPool(name.full, seeds * per_seed, workers) as pool:
+        taking_turns = turns(pool.slots, per_seed, pool.workers)
         for key in groups.keys() - programs.keys():
-            programs[key] = compile_act(restored, key[0], key[1], per_seed, key[2])
-        cpu, pool_cpu = time.process_time(), pool.cpu_seconds
+            size = -(-per_seed // taking_turns)
+            programs[key] = compile_act(restored, key[0], key[1], size, key[2])
+        wall, cpu, pool_cpu = time.perf_counter(), time.process_time(), pool.cpu_seconds
         with _bar(jobs) as bar:
             for key, group in groups.items():
                 bar.set_description(_title(key))
-                for job, result in play(restored, programs[key], pool, group, per_seed):
+                played = play(restored, programs[key], pool, group, per_seed, taking_turns, waited)
+                for job, result in played:
                     env_steps += result["length"]
                     write(name, job, result)
                     bar.update()
         simulator = pool.cpu_seconds - pool_cpu
         cpu = time.process_time() - cpu + simulator
-    return Usage(len(jobs), env_steps, cpu, simulator)
+        wall = time.perf_counter() - wall
+    return Usage(len(jobs), env_steps, cpu, simulator, wall, waited.simulator, waited.policy)
 
 
 def _evaluate_on_device(
@@ -294,7 +303,7 @@ def _evaluate_on_device(
     place = parallel.for_seeds(restored.run.config["seeds"])
     for key in groups.keys() - programs.keys():
         programs[key] = evaluate_device.compile_play(restored, maze, envs, *key, place=place)
-    cpu = time.process_time()
+    wall, cpu = time.perf_counter(), time.process_time()
     with _bar(jobs) as bar:
         for key, group in groups.items():
             bar.set_description(_title(key))
@@ -314,7 +323,8 @@ def _evaluate_on_device(
                 env_steps += result["length"]
                 write(maze.name, group[i], result)
                 bar.update()
-    return Usage(len(jobs), env_steps, time.process_time() - cpu, 0.0)
+    cpu = time.process_time() - cpu
+    return Usage(len(jobs), env_steps, cpu, 0.0, time.perf_counter() - wall, 0.0, 0.0)
 
 
 _Sampler = tuple[str, int, algorithms.Options]
@@ -396,19 +406,48 @@ def compile_act(
     return lambda obs, identity, weight: np.asarray(program(groups, obs, identity, weight))
 
 
+def turns(envs: int, per_seed: int, workers: int) -> int:
+    """In how many groups the environments take turns: 2, or 1 where that would not help.
+
+    With two, workers play one group while the policy acts for the other. That is for accelerators: on
+    a CPU both want the same cores, and groups smaller than `_ROWS` leave more of the policy's rows idle
+    (with 32 on two cores, cubes took a tenth less of the wall time, point mazes a twentieth more CPU
+    time). With less than two environments a worker, a group would leave some workers idle.
+    """
+    if jax.default_backend() == "cpu" or per_seed < 2 or envs < 2 * workers:
+        return 1
+    return 2
+
+
+class Waited:
+    """Seconds that `play` spent waiting."""
+
+    def __init__(self) -> None:
+        self.simulator = 0.0
+        self.policy = 0.0
+
+
 def play(
     restored: Restored,
     act: Act,
     pool: EnvPool,
     jobs: Iterable[Job],
     per_seed: int,
+    groups: int = 1,
+    waited: Waited | None = None,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Plays `jobs` in a batch of fixed shape; a finished environment takes the next job at once."""
+    """Plays `jobs` in a batch of fixed shape; a finished environment takes the next job at once.
+
+    The `per_seed` environments of each seed are divided into `groups` that take turns: workers play
+    what they were asked to for one while `act`, compiled for as many as the largest has, decides for
+    the next. Adds to `waited`.
+    """
     spec, seeds = restored.spec, restored.run.config["seeds"]
     if pool.action_dim != spec.action_dim:
         raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
     if pool.obs_dim != spec.obs_dim:
         raise UserError(f"{pool.name} is seen as {pool.obs_dim} numbers, the run {spec.obs_dim}")
+    waited = waited or Waited()
     queues: list[collections.deque[Job]] = [collections.deque() for _ in range(seeds)]
     for job in jobs:
         queues[job.seed].append(job)
@@ -426,7 +465,8 @@ def play(
                 result.setdefault("goal", goal)
                 result.setdefault("path", []).append([round(float(x), 2) for x in obs[slot, :2]])
 
-    def fill(slots: Iterable[int]) -> None:
+    def begin(slots: Iterable[int]) -> Move | None:
+        """Gives free environments their next jobs, as far as there are any."""
         ready = []
         for slot in slots:
             if not (queue := queues[slot // per_seed]):
@@ -436,28 +476,62 @@ def play(
             live[slot] = (job, {"return": 0.0, "length": 0, "started": time.perf_counter()})
             identity[slot] = (job.task, job.episode, 0)
             weight[slot] = acts_as(job.arms[0]).weight
-        if ready:
-            played_next = (live[slot][0] for slot in ready)
-            obs[ready] = pool.reset(ready, [episode_seed(j.task, j.episode) for j in played_next])
-            note_paths(ready)
+        if not ready:
+            return None
+        begun = (live[slot][0] for slot in ready)
+        return pool.ask_reset(ready, [episode_seed(job.task, job.episode) for job in begun])
 
-    fill(range(seeds * per_seed))
-    while live:
-        chunks = act(
-            obs.reshape(seeds, per_seed, -1),
-            identity.reshape(seeds, per_seed, 3),
-            weight.reshape(seeds, per_seed),
-        ).reshape(seeds * per_seed, spec.chunk, spec.action_dim)
-        slots = sorted(live)
-        obs[slots], played = pool.step(slots, chunks[slots])
-        identity[slots, 2] += 1
-        note_paths(slots)
-        finished = []
-        for slot, chunk in zip(slots, played, strict=True):
-            if _add(live[slot][1], chunk):
-                yield live.pop(slot)
-                finished.append(slot)
-        fill(finished)
+    def go_on(slots: list[int], group: np.ndarray) -> Move | None:
+        """Decides for the environments `slots` of a group [S, B]."""
+        if not slots:
+            return None
+        started = time.perf_counter()
+        chunks = act(obs[group], identity[group], weight[group])
+        waited.policy += time.perf_counter() - started
+        by_slot = dict(
+            zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True)
+        )
+        return pool.ask_step(slots, np.stack([by_slot[slot] for slot in slots]))
+
+    def ask(group: np.ndarray) -> tuple[Move | None, Move | None]:
+        """What a group does next: free environments begin while there are actions for the others."""
+        slots = np.unique(group).tolist()
+        busy = [slot for slot in slots if slot in live]
+        return begin(slot for slot in slots if slot not in busy), go_on(busy, group)
+
+    def answer(move: Move) -> list[Played]:
+        started = time.perf_counter()
+        obs[move.slots], played = pool.answer(move)
+        waited.simulator += time.perf_counter() - started
+        return played
+
+    asked = collections.deque((group, ask(group)) for group in _groups(seeds, per_seed, groups))
+    while asked:
+        group, (begun, gone_on) = asked.popleft()
+        if begun:
+            answer(begun)
+            note_paths(begun.slots)
+        if gone_on:
+            played = answer(gone_on)
+            identity[gone_on.slots, 2] += 1
+            note_paths(gone_on.slots)
+            for slot, chunk in zip(gone_on.slots, played, strict=True):
+                if _add(live[slot][1], chunk):
+                    yield live.pop(slot)
+        if begun or gone_on:
+            asked.append((group, ask(group)))
+
+
+def _groups(seeds: int, per_seed: int, count: int) -> Iterator[np.ndarray]:
+    """Environments [S, B] of each group; the last of one that is smaller stands there repeatedly.
+
+    B is the same for all, so that one program acts for each. Neighbours are in one group, so that it
+    has environments of every worker.
+    """
+    size = -(-per_seed // count)
+    for first in range(0, per_seed, size):
+        places = np.minimum(np.arange(first, first + size), per_seed - 1)
+        yield np.arange(seeds)[:, None] * per_seed + places
 
 
 def _add(result: dict[str, Any], chunk: Played) -> bool:

@@ -1,6 +1,6 @@
 """A worker whose environment fails as the file FAULT says: {"kind", "seed", "step", "times"}.
 
-`times` is counted in the file FAULT.n over all processes, one byte a time.
+Step 0 is the reset. `times` is counted in the file FAULT.n over all processes, one byte a time.
 """
 
 import json
@@ -19,11 +19,13 @@ FAULT = Path(os.environ["FAULT"])
 class Slot(worker.Slot):
     def reset(self, seed):
         self.seed, self.played = seed, 0
-        return super().reset(seed)
+        return self.faulty(super().reset(seed), None)[0]
 
     def act(self, chunk):
-        obs, played = super().act(chunk)
         self.played += 1
+        return self.faulty(*super().act(chunk))
+
+    def faulty(self, obs, played):
         fault = json.loads(FAULT.read_text())
         if (self.seed, self.played) != (fault["seed"], fault["step"]):
             return obs, played

@@ -9,7 +9,8 @@ import pytest
 from conftest import LONG
 
 from qgf_jax import cli, evaluate, parallel, policy
-from qgf_jax.envs.pool import Played
+from qgf_jax.cli import evaluate as evaluate_command
+from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluate import Arm, Job
 from qgf_jax.metrics import read_lines
@@ -86,6 +87,8 @@ def test_every_arm_meets_the_same_episodes(evaluated):
     assert sorted(starts) == [0, 1, 3]
     assert all(len(s) == 1 for s in starts.values()) and len(set.union(*starts.values())) == 3
     assert usage.env_steps > 0 and usage.cpu_seconds >= usage.simulator_cpu_seconds > 0
+    waited = usage.waited_for_simulator, usage.waited_for_policy
+    assert min(waited) > 0 and usage.wall_seconds >= sum(waited) > usage.wall_seconds / 2
 
 
 def contents(folder):
@@ -155,21 +158,36 @@ class FakePool:
 
     def __init__(self):
         self.left = {}
+        self.asked = []
 
-    def reset(self, slots, seeds):
+    def ask_reset(self, slots, seeds):
         self.left |= {slot: 1 + seed % 7 for slot, seed in zip(slots, seeds, strict=True)}
-        return np.zeros((len(slots), 2), np.float32)
+        return self.ask(slots, 0)
 
-    def step(self, slots, chunks):
+    def ask_step(self, slots, chunks):
         assert all(self.left[slot] > 0 for slot in slots), "a finished episode was stepped"
         assert chunks.shape == (len(slots), 3, 2)
-        for slot in slots:
-            self.left[slot] -= 1
-        played = [Played(-3.0, 3, self.left[slot] == 0, 1.0) for slot in slots]
-        return np.zeros((len(slots), 2), np.float32), played
+        return self.ask(slots, 1)
+
+    def ask(self, slots, steps):
+        assert not {slot for move, _ in self.asked for slot in move.slots} & set(slots)
+        move = Move(slots, {})
+        self.asked.append((move, steps))
+        return move
+
+    def answer(self, move):
+        oldest, steps = self.asked.pop(0)
+        assert move is oldest
+        for slot in move.slots:
+            self.left[slot] -= steps
+        played = [Played(-3.0, 3 * steps, self.left[slot] == 0, 1.0) for slot in move.slots]
+        return np.zeros((len(move.slots), 2), np.float32), played
 
 
-def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(run_folder, monkeypatch):
+@pytest.mark.parametrize("groups", [1, 2])
+def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(
+    run_folder, monkeypatch, groups
+):
     restored = policy.restore(run_folder)
     traces = []
     real = policy.sampler
@@ -184,18 +202,52 @@ def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(run_folder
         return counted
 
     monkeypatch.setattr(policy, "sampler", counting)
-    act = evaluate.compile_act(restored, "qgf", 1, 3)
+    pool, busy = FakePool(), []
+    compiled = evaluate.compile_act(restored, "qgf", 1, -(-3 // groups))
+
+    def act(*args):
+        busy.append({slot for move, _ in pool.asked for slot in move.slots})
+        return compiled(*args)
+
     jobs = [
         Job((Arm("qgf", weight, 1),), seed, 1, episode)
         for weight in (0.1, 0.5, 2.0) for seed in (0, 1) for episode in range(9)
     ]  # fmt: skip
     with jax.log_compiles(False):
-        results = list(evaluate.play(restored, act, FakePool(), jobs, 3))
+        results = list(evaluate.play(restored, act, pool, jobs, 3, groups))
     assert len(traces) == 1
     assert sorted(job for job, _ in results) == sorted(jobs)
     for job, result in results:
         assert result["length"] == 3 * (1 + evaluate.episode_seed(1, job.episode) % 7)
         assert result["return"] == -result["length"] and result["success"] == 1.0
+    # While the policy acts for one group the other plays, until there is nothing left for it.
+    share = sum(map(bool, busy)) / len(busy)
+    assert share > 0.9 if groups == 2 else share < 0.7  # environments of its own group may begin
+
+
+def test_groups_divide_the_environments_into_batches_of_one_shape():
+    one, other = evaluate._groups(2, 5, 2)
+    assert one.tolist() == [[0, 1, 2], [5, 6, 7]]
+    assert other.tolist() == [[3, 4, 4], [8, 9, 9]]
+    assert [g.tolist() for g in evaluate._groups(1, 4, 1)] == [[[0, 1, 2, 3]]]
+
+
+def test_the_summary_says_what_was_waited_for():
+    usage = evaluate.Usage(8, 6000, 10.0, 9.0, 12.0, 6.0, 3.0)
+    assert evaluate_command._summary(usage) == (
+        "8 episodes, 6000 environment steps, 600 a CPU-second, in 12.0 s; of these 50% waiting for the "
+        "simulator, 25% for the policy"
+    )
+    on_device = usage._replace(waited_for_simulator=0.0, waited_for_policy=0.0)
+    assert evaluate_command._summary(on_device).endswith("600 a CPU-second, in 12.0 s")
+
+
+def test_environments_take_turns_where_that_helps(monkeypatch):
+    assert evaluate.turns(40, 40, 2) == 1  # this is a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert evaluate.turns(40, 40, 16) == evaluate.turns(32, 4, 16) == 2
+    assert evaluate.turns(31, 31, 16) == 1  # a group would leave a worker idle
+    assert evaluate.turns(8, 1, 2) == 1  # a seed's environment cannot be divided
 
 
 def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
@@ -225,12 +277,16 @@ def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
 
 
 @pytest.mark.parametrize(
-    ("envs", "workers"), [(2, 1), (4, 3), (10, 2), (20, 1)] if LONG else [(20, 3)]
+    ("envs", "workers", "groups"),
+    [(2, 1, 1), (4, 3, 2), (10, 2, 1), (10, 2, 2), (20, 1, 2), (20, 3, 1)]
+    if LONG
+    else [(20, 3, 2)],
 )
 def test_episodes_are_the_same_to_the_last_bit_however_many_run_at_once(
-    evaluated, run_folder, tmp_path, envs, workers
+    evaluated, run_folder, tmp_path, monkeypatch, envs, workers, groups
 ):
-    """Two seeds, so 1, 2, 5 and 10 environments of each; the first was 4 and 2."""
+    """Two seeds, so 1, 2, 5 and 10 environments of each; the first was 4 and 2, in one group."""
+    monkeypatch.setattr(evaluate, "turns", lambda *_: groups)
     expected = {identity(line): line for line in lines_of(evaluated[0])}
     folder = shutil.copytree(run_folder, tmp_path / "run")
     sweep = evaluate.arms(["reference", "best_of", "qgf"][:: 1 if envs % 4 else -1], [0.5, 0.0])

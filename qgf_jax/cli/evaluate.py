@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qgf_jax import run
 from qgf_jax.algorithms import METHODS, parse, served_by
@@ -11,6 +12,9 @@ from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser, add_cpu_threads, kind, limit_cpu_threads, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from qgf_jax.evaluate import Usage
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,12 +108,7 @@ def main(arguments: Sequence[str]) -> None:
         out=flags.out,
     )
     if usage.episodes:
-        rate = usage.env_steps / max(usage.cpu_seconds, 1e-9)
-        print(
-            f"{usage.episodes} episodes, {usage.env_steps} environment steps, "
-            f"{rate:.0f} a CPU-second",
-            file=sys.stderr,
-        )
+        print(_summary(usage), file=sys.stderr)
     if flags.videos:
         video.film(
             flags.workdir,
@@ -119,6 +118,20 @@ def main(arguments: Sequence[str]) -> None:
             step=flags.step,
             out=flags.out,
         )
+
+
+def _summary(usage: "Usage") -> str:
+    rate = usage.env_steps / max(usage.cpu_seconds, 1e-9)
+    seconds = max(usage.wall_seconds, 1e-9)
+    waits = (
+        f"; of these {usage.waited_for_simulator / seconds:.0%} waiting for the simulator, "
+        f"{usage.waited_for_policy / seconds:.0%} for the policy"
+    )
+    on_device = not usage.waited_for_policy  # one program, whose parts are not told apart
+    return (
+        f"{usage.episodes} episodes, {usage.env_steps} environment steps, {rate:.0f} a CPU-second, "
+        f"in {seconds:.1f} s{'' if on_device else waits}"
+    )
 
 
 def _envs(text: str) -> tuple[str | None, int | None]:

@@ -145,7 +145,7 @@ def require() -> None:
 
 
 @contextlib.contextmanager
-def _unseen() -> Generator[None]:
+def unseen() -> Generator[None]:
     """What is imported meanwhile looks for no screen and loads no renderer, whatever MUJOCO_GL says.
 
     MuJoCo and dm_control do so as they are imported, and may take a process down that renders nothing.
@@ -159,7 +159,7 @@ def check(env_id: str) -> None:
 
     Also where OGBench is not installed.
     """
-    with _unseen():
+    with unseen():
         _check(env_id)
 
 
@@ -190,7 +190,7 @@ def _registry() -> Any:
 
 def make(env_id: str, **options: Any) -> Any:
     """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
-    with contextlib.nullcontext() if "render_mode" in options else _unseen():
+    with contextlib.nullcontext() if "render_mode" in options else unseen():
         _check(env_id)
         import gymnasium
 

@@ -1,5 +1,6 @@
 """Many environments in worker processes, stepped a chunk at a time. No JAX."""
 
+import collections
 import contextlib
 import os
 import socket
@@ -45,6 +46,16 @@ class _Episode(NamedTuple):
 _Answer = tuple[np.ndarray, Played | None]
 
 
+class Move:
+    """Something that episodes were asked to do, and what has been heard of it."""
+
+    def __init__(self, slots: Sequence[int], waiting: dict[int, list[int]]):
+        self.slots = slots
+        self.waiting = waiting
+        """Slots by the worker that has yet to answer for them."""
+        self.answers: dict[int, _Answer] = {}
+
+
 class EnvPool:
     """`slots` environments of one name over `workers` processes; a context manager.
 
@@ -52,6 +63,9 @@ class EnvPool:
     actions alone: not on the slot, the process, or what was played before. So a worker that dies, is
     silent for `timeout` seconds or says what is no observation is replaced, and its episodes are played
     again up to where they were. An episode that fails twice is over, and `Played.failed` says why.
+
+    `ask_reset` and `ask_step` do not wait, so that some environments play while others are decided
+    for; `answer` does, and takes the oldest first. An environment plays one move at a time.
     """
 
     def __init__(
@@ -65,7 +79,7 @@ class EnvPool:
         module: str = "qgf_jax.envs.worker",
     ):
         count = max(1, min(slots, workers or os.cpu_count() or 1))
-        self.name, self.slots, self.module = name, slots, module
+        self.name, self.slots, self.workers, self.module = name, slots, count, module
         self.timeout, self.start_timeout = timeout, start_timeout
         self.goal: list[float] | None = None
         self.cpu_seconds = 0.0
@@ -75,6 +89,9 @@ class EnvPool:
         self._episodes: dict[int, _Episode] = {}
         self._faults: dict[int, int] = {}
         self._failed: dict[int, str] = {}
+        self._asked: collections.deque[Move] = collections.deque()
+        self._lost: dict[int, _Broken] = {}
+        """Workers to which nothing can be sent, until they are replaced."""
         try:
             for worker in range(count):
                 self._launch(worker, count)
@@ -88,55 +105,73 @@ class EnvPool:
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """First observations [n, O] of the episodes `seeds`, in the environments `slots`."""
+        return self.answer(self.ask_reset(slots, seeds))[0]
+
+    def step(self, slots: Sequence[int], chunks: np.ndarray) -> tuple[np.ndarray, list[Played]]:
+        """Plays `chunks` [n, H, A] open loop: observations [n, O] after them, and what they did."""
+        return self.answer(self.ask_step(slots, chunks))
+
+    def ask_reset(self, slots: Sequence[int], seeds: Sequence[int]) -> Move:
+        """Begins the episodes `seeds` in the environments `slots`."""
         for slot, seed in zip(slots, seeds, strict=True):
             self._episodes[slot] = _Episode(seed, [])
             self._faults[slot] = 0
             self._failed.pop(slot, None)
-        answers = self._play(slots, 0)
-        return np.stack([answers[slot][0] for slot in slots])
+        return self._ask(slots, 0)
 
-    def step(self, slots: Sequence[int], chunks: np.ndarray) -> tuple[np.ndarray, list[Played]]:
-        """Plays `chunks` [n, H, A] open loop: observations [n, O] after them, and what they did."""
+    def ask_step(self, slots: Sequence[int], chunks: np.ndarray) -> Move:
+        """Plays `chunks` [n, H, A] open loop in the environments `slots`."""
         for slot, chunk in zip(slots, chunks, strict=True):
             self._episodes[slot].chunks.append(np.array(chunk, np.float32))
-        answers = self._play(slots, -1)
-        played = [answers[slot][1] or Played(0.0, 0, False, 0.0) for slot in slots]
-        for slot, result in zip(slots, played, strict=True):
-            if result.done:
-                del self._episodes[slot]
-        return np.stack([answers[slot][0] for slot in slots]), played
+        return self._ask(slots, -1)
 
-    def _play(self, slots: Sequence[int], number: int) -> dict[int, _Answer]:
-        """A move of each of the episodes in `slots`, all workers at the same time; see `_send`."""
+    def answer(self, move: Move) -> tuple[np.ndarray, list[Played]]:
+        """Observations [n, O] after the oldest move that is not answered, and what it did."""
+        if not self._asked or self._asked[0] is not move:
+            raise ValueError("moves are answered in the order in which they were asked for")
+        broken: dict[int, _Broken] = {}
+        for worker, slots in list(move.waiting.items()):
+            try:
+                if worker in self._lost:
+                    raise self._lost[worker]
+                move.answers |= self._receive(worker, slots)
+                del move.waiting[worker]
+            except _Broken as cause:
+                broken[worker] = cause
+        for worker, cause in broken.items():
+            self._replace(worker, cause)
+        self._asked.popleft()
+        nothing = np.zeros(self._obs_shape, np.float32)
+        for slot in move.slots:
+            if slot in self._failed:
+                move.answers[slot] = (nothing, Played(0.0, 0, True, 0.0, self._failed[slot]))
+        played = [move.answers[slot][1] or Played(0.0, 0, False, 0.0) for slot in move.slots]
+        for slot, result in zip(move.slots, played, strict=True):
+            if result.done and self._episodes[slot].chunks:  # else a step will say that it failed
+                del self._episodes[slot]
+        return np.stack([move.answers[slot][0] for slot in move.slots]), played
+
+    def _ask(self, slots: Sequence[int], number: int) -> Move:
+        """Asks all workers for a move of each of the episodes in `slots`; see `_send`."""
         count = len(self._channels)
         mine = {
             w: [s for s in slots if s % count == w and s not in self._failed] for w in range(count)
         }
-        answers: dict[int, _Answer] = {}
-        broken: dict[int, _Broken] = {}
-        for worker in filter(mine.get, mine):
+        move = Move(slots, {worker: some for worker, some in mine.items() if some})
+        for worker, some in move.waiting.items():
             try:
-                self._send(worker, mine[worker], number)
+                if worker not in self._lost:
+                    self._send(worker, some, number)
             except _Broken as cause:
-                broken[worker] = cause
-        for worker in filter(mine.get, mine):
-            try:
-                if worker not in broken:
-                    answers |= self._receive(worker, mine[worker])
-            except _Broken as cause:
-                broken[worker] = cause
-        for worker, cause in broken.items():
-            answers |= self._replace(worker, cause)
-        nothing = np.zeros(self._obs_shape, np.float32)
-        for slot in slots:
-            if slot in self._failed:
-                answers[slot] = (nothing, Played(0.0, 0, True, 0.0, self._failed[slot]))
-        return answers
+                self._lost[worker] = cause
+        self._asked.append(move)
+        return move
 
-    def _replace(self, worker: int, cause: _Broken) -> dict[int, _Answer]:
-        """A new process in the place of a broken one, and its episodes as far as they had come.
+    def _replace(self, worker: int, cause: _Broken) -> None:
+        """A new process in the place of a broken one, and its episodes as far as they were asked to go.
 
-        They are played one by one, so that it is seen whose fault it was; only that counts.
+        They are played one by one, so that it is seen whose fault it was; only that counts. This
+        answers all moves for which the broken one was waited for.
         """
         while True:
             say(
@@ -161,7 +196,11 @@ class EnvPool:
                     break
                 self._faults[slot] = 0
             else:
-                return answers
+                break
+        self._lost.pop(worker, None)
+        for move in self._asked:
+            slots = move.waiting.pop(worker, ())
+            move.answers |= {slot: answers[slot] for slot in slots if slot in answers}
 
     def _again(self, worker: int, slot: int) -> _Answer:
         """An episode from its first move to its last."""

@@ -6,6 +6,7 @@ interpreter, not a fork: its parent runs JAX, whose threads do not survive forki
 
 import contextlib
 import os
+import queue
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
-from qgf_jax.envs import ogbench, wire
+from qgf_jax.envs import ogbench, unrendered, wire
 from qgf_jax.errors import UserError
 
 
@@ -29,6 +30,7 @@ class Slot:
         self.obs_dim = len(
             self.reset(0)
         )  # the first reset compiles the model, which must not look like stepping
+        unrendered.forget_files(self.world.env)
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
@@ -48,17 +50,37 @@ class Slot:
         return obs, {"reward": total, "steps": steps, "done": done, "success": success}
 
 
-def serve(channel: socket.socket, name: str, count: int) -> None:
-    """Answers until the channel closes."""
+_Request = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]) -> None:
+    """Takes requests off the channel as they come, and None when it closes.
+
+    So the other side can always send the next one, however long it is: it must not wait for a worker
+    that plays, and then waits itself for its answer to be read.
+    """
     try:
-        slots = [Slot(name) for _ in range(count)]
+        while True:
+            requests.put(wire.receive(channel))
+    except (EOFError, OSError):
+        requests.put(None)
+
+
+def serve(channel: socket.socket, name: str, count: int) -> None:
+    """Answers requests one after the other until the channel closes."""
+    try:
+        ogbench.require()
+        with ogbench.unseen(), unrendered.models():
+            slots = [Slot(name) for _ in range(count)]
     except UserError as error:
         wire.send(channel, {"refused": str(error)})
         return
     space = slots[0].world.env.action_space
     wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_dim": slots[0].obs_dim})
-    while True:
-        header, arrays = wire.receive(channel)
+    requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(channel, requests), daemon=True).start()
+    while (request := requests.get()) is not None:
+        header, arrays = request
         started = time.process_time()
         reply: dict[str, Any]
         obs: list[np.ndarray] = []
@@ -97,7 +119,7 @@ def main() -> None:
     threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     channel = socket.socket(fileno=int(sys.argv[1]))
     # The parent is gone or closing: that is how this ends.
-    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+    with contextlib.suppress(ConnectionError, KeyboardInterrupt):
         serve(channel, sys.argv[2], int(sys.argv[3]))
 
 

@@ -3,12 +3,16 @@
 import json
 import os
 import signal
+import socket
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import LONG, ROOT
 
+from qgf_jax.envs import wire, worker
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 
@@ -50,6 +54,24 @@ def play(pool, between=None):
     return np.stack(seen), played
 
 
+def in_turns(pool, between=None):
+    """The same, each half asked to go on while the other is under way."""
+    halves = (range(3), range(3, 6))
+    asked = [(half, pool.ask_reset(half, SEEDS[half.start : half.stop])) for half in halves]
+    seen, played = np.zeros((6, 6, pool.obs_dim), np.float32), [[] for _ in range(5)]
+    for step in range(6):
+        if between and step == 4:
+            between()
+        for half, move in asked[:]:
+            seen[step, half], results = pool.answer(move)
+            if step:
+                played[step - 1] += [result[:4] for result in results]
+            asked.remove((half, move))
+            if step < 5:
+                asked.append((half, pool.ask_step(half, actions(step)[half])))
+    return seen, played
+
+
 def same(one, other):
     np.testing.assert_array_equal(one[0], other[0])
     assert one[1] == other[1]
@@ -59,23 +81,42 @@ def test_each_failure_is_named_and_its_episodes_end_as_they_would_have(pool, tmp
     """Every kind, in a first, middle or last worker, in the middle of an episode."""
     expected = play(pool)
     for number, kind in enumerate(KINDS):
-        for worker in range(3) if LONG else [number % 3]:
-            plan(tmp_path, kind, SEEDS[worker + 3 * (number % 2)], 3)
-            started = time.perf_counter()
-            same(play(pool), expected)
-            assert time.perf_counter() - started < TIMEOUT + 5.0
-            said = capfd.readouterr().err
-            assert said.count("warning") == 1
-            assert f"environment worker {worker} of {NAME}" in said
+        for place in range(3) if LONG else [number % 3]:
+            for how in (play, in_turns) if LONG or kind in ("raise", "SIGKILL", "nan") else (play,):
+                plan(tmp_path, kind, SEEDS[place + 3 * (number % 2)], 3)
+                started = time.perf_counter()
+                same(how(pool), expected)
+                assert time.perf_counter() - started < TIMEOUT + 5.0
+                said = capfd.readouterr().err
+                assert said.count("warning") == 1
+                assert f"environment worker {place} of {NAME}" in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_lost_between_two_steps_is_replaced(pool, capfd, how):
     expected = play(pool)
-    for worker in range(3):
-        victim = pool._processes[worker].pid
-        same(play(pool, between=lambda victim=victim: os.kill(victim, how)), expected)
-        assert f"environment worker {worker} of" in capfd.readouterr().err
+    for place in range(3):
+        playing = in_turns if place == 1 or (LONG and place) else play
+        victim = pool._processes[place].pid
+        same(playing(pool, between=lambda victim=victim: os.kill(victim, how)), expected)
+        said = capfd.readouterr().err
+        assert said.count("warning") == 1 and f"environment worker {place} of" in said
+
+
+def test_a_worker_that_is_found_dead_when_it_is_asked_is_replaced(pool, capfd):
+    """Nothing of the first half's move was heard before the second half's could not be sent."""
+    expected = play(pool)
+    first = pool.ask_reset(range(3), SEEDS[:3])
+    pool._processes[1].kill()
+    pool._processes[1].wait()
+    second = pool.ask_reset(range(3, 6), SEEDS[3:])
+    assert list(pool._lost) == [1]
+    with pytest.raises(ValueError, match="in the order"):
+        pool.answer(second)
+    seen = np.concatenate([pool.answer(first)[0], pool.answer(second)[0]])
+    np.testing.assert_array_equal(seen, expected[0][0])
+    assert capfd.readouterr().err.count("warning") == 1 and not pool._lost
+    np.testing.assert_array_equal(pool.step(range(6), actions(0))[0], expected[0][1])
 
 
 def test_an_episode_that_fails_twice_is_over_and_the_others_are_not(pool, tmp_path):
@@ -91,6 +132,56 @@ def test_an_episode_that_fails_twice_is_over_and_the_others_are_not(pool, tmp_pa
         np.testing.assert_array_equal(obs[others], expected[0][3][others])
         obs, results = pool.step(others, actions(3)[others])
         np.testing.assert_array_equal(obs, expected[0][4][others])
+
+
+def test_an_episode_that_cannot_begin_is_over_at_its_first_step(pool, tmp_path):
+    expected = play(pool)
+    plan(tmp_path, "raise", SEEDS[4], 0, times=99)
+    first = pool.reset(range(6), SEEDS)
+    obs, results = pool.step(range(6), actions(0))
+    assert [bool(result.failed) for result in results] == [False] * 4 + [True, False]
+    others = [0, 1, 2, 3, 5]
+    np.testing.assert_array_equal(first[others], expected[0][0][others])
+    np.testing.assert_array_equal(obs[others], expected[0][1][others])
+
+
+def test_an_episode_that_fails_twice_while_others_are_under_way_is_over(pool, tmp_path):
+    expected = in_turns(pool)
+    plan(tmp_path, "raise", SEEDS[4], 2, times=99)
+    pool.reset(range(6), SEEDS)
+    for step in range(2):
+        asked = [pool.ask_step(half, actions(step)[half]) for half in (range(3), range(3, 6))]
+        (one, first), (other, second) = (pool.answer(move) for move in asked)
+    assert [bool(result.failed) for result in first + second] == [False] * 4 + [True, False]
+    others = [0, 1, 2, 3, 5]
+    np.testing.assert_array_equal(np.concatenate([one, other])[others], expected[0][2][others])
+
+
+def test_a_worker_takes_requests_while_it_plays(monkeypatch):
+    """Else two sides that each wait for the other to read could wait forever."""
+    released = threading.Event()
+
+    class Slow:
+        obs_dim, world = 2, SimpleNamespace(env=SimpleNamespace(action_space=np.zeros(2)))
+
+        def __init__(self, name):
+            pass
+
+        def act(self, chunk):
+            released.wait(30.0)
+            return chunk[0], {"reward": 0.0, "steps": 1, "done": False, "success": 0.0}
+
+    monkeypatch.setattr(worker, "Slot", Slow)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10.0)
+    threading.Thread(target=worker.serve, args=(theirs, "slow", 1), daemon=True).start()
+    assert wire.receive(ours)[0] == {"action_dim": 2, "obs_dim": 2}
+    chunks = [np.full((1, 500_000, 2), i, np.float32) for i in range(3)]
+    for actions in chunks:
+        wire.send(ours, {"op": "step", "slots": [0]}, actions=actions)
+    released.set()
+    assert [wire.receive(ours)[1]["obs"][0, 0] for _ in chunks] == [0.0, 1.0, 2.0]
+    ours.close()
 
 
 def test_closing_is_quick_and_leaves_nobody(pool):

@@ -1,0 +1,165 @@
+"""Models without what only a camera sees: textures, and meshes that touch nothing. No JAX.
+
+An environment of OGBench's manipulation holds two models, of 61 and 30 MB, and the 33 MB of files
+they were made from; the simulator reads 11 MB of that. What is never rendered is made within
+`models`. Mazes have no such meshes and stay as they are, at 2 MB each.
+"""
+
+import contextlib
+import copy
+import ctypes
+import gc
+import importlib
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+from unittest import mock
+from xml.etree import ElementTree
+
+import numpy as np
+
+_PICTURES = ("geom_type", "geom_dataid", "mat_texid")
+"""Arrays of a model that say which mesh and texture to draw."""
+_PARTS = ("mesh_", "tex_", "bvh_", "name", "path")
+"""Arrays of meshes, of textures, of the boxes around a mesh's faces, and of the names of all that."""
+_SIZES = ("nmesh", "ntex", "nbvh", "nname", "npath", "npolygonmax", "nbuffer", "signature")
+"""Numbers of a model that follow from how much there is of `_PARTS`."""
+
+
+@contextlib.contextmanager
+def models() -> Generator[None]:
+    """Models that MuJoCo compiles from a string meanwhile are `unrendered`, each compiled once.
+
+    Whoever asks for the same again gets a copy. At the end all memory that compiling took is given
+    back.
+    """
+    mujoco = _mujoco()
+    compiled: dict[str, Any] = {}
+    whole = mujoco.MjModel.from_xml_string
+
+    def from_xml_string(xml: str, assets: Mapping[str, bytes] | None = None) -> Any:
+        if xml not in compiled:
+            compiled[xml] = unrendered(xml, assets or {}, whole)
+        return copy.copy(compiled[xml])
+
+    _return_large_blocks()
+    with mock.patch.object(mujoco.MjModel, "from_xml_string", from_xml_string):
+        try:
+            yield
+        finally:
+            compiled.clear()
+            gc.unfreeze()
+            _give_back(whole)
+
+
+def unrendered(
+    xml: str, assets: Mapping[str, bytes], whole: Callable[[str, Mapping[str, bytes]], Any]
+) -> Any:
+    """The `MjModel` of `xml`, which moves as `whole(xml, assets)` does, to the last bit.
+
+    Geoms that collide with nothing are balls in place of meshes. What a mesh contributes beside its
+    picture (masses, inertias, extents) is copied from the whole model. The whole model is what comes
+    back if something other than a camera may ask for such a geom, or if the two differ in anything
+    else, as those of a later MuJoCo might.
+    """
+    full = whole(xml, assets)
+    root = ElementTree.fromstring(xml)  # noqa: S314 - made by dm_control in this process
+    if full.npair or full.nsensor or not _take_pictures_out(root, full):
+        return full
+    try:
+        lean = whole(ElementTree.tostring(root, encoding="unicode"), assets)
+    except ValueError:  # MuJoCo's word for a model that it does not understand
+        return full
+    return lean if _complete(lean, full) else full
+
+
+def _take_pictures_out(root: ElementTree.Element, full: Any) -> bool:
+    """Takes textures, and meshes of geoms that collide with nothing, out; false if there are none."""
+    mesh_type = int(_mujoco().mjtGeom.mjGEOM_MESH)
+    world, asset = root.find("worldbody"), root.find("asset")
+    if world is None or asset is None:
+        return False
+    kept = set()
+    for geom in world.iter("geom"):
+        if (mesh := geom.get("mesh")) is None:
+            continue
+        found = full.geom(geom.get("name")) if geom.get("name") else None
+        if (
+            found is not None
+            and found.type[0] == mesh_type
+            and not (found.contype[0] or found.conaffinity[0])
+        ):
+            del geom.attrib["mesh"]
+            geom.set("type", "sphere")
+            geom.set("size", "1")
+        else:
+            kept.add(mesh)
+    gone = [
+        part
+        for part in asset
+        if part.tag == "texture" or (part.tag == "mesh" and part.get("name") not in kept)
+    ]
+    for part in gone:
+        asset.remove(part)
+    for material in asset.iter("material"):
+        material.attrib.pop("texture", None)
+    return bool(gone)
+
+
+def _complete(lean: Any, full: Any) -> bool:
+    """Gives `lean` all numbers of `full` but those of pictures; false if they do not fit."""
+    for name in _numbers(full):
+        theirs, ours = getattr(full, name), getattr(lean, name)
+        if not isinstance(theirs, np.ndarray):
+            if theirs != ours and not name.startswith(_SIZES):
+                return False
+        elif name.startswith("bvh_"):  # boxes around the geoms of bodies come first
+            boxes = int(full.body_bvhnum.sum())
+            ours[:boxes] = theirs[:boxes]
+        elif name not in _PICTURES and not name.startswith(_PARTS):
+            if ours.shape != theirs.shape:
+                return False
+            ours[...] = theirs
+    for name in _numbers(full.stat):
+        setattr(lean.stat, name, getattr(full.stat, name))
+    return True
+
+
+def _numbers(struct: Any) -> list[str]:
+    """Names of the numbers and arrays in one of MuJoCo's structs."""
+    names = [name for name in dir(struct) if not name.startswith("_")]
+    return [n for n in names if isinstance(getattr(struct, n), int | float | np.ndarray)]
+
+
+def forget_files(env: Any) -> None:
+    """Within `models`: empties the files of an environment's description, now that it is compiled."""
+    description: Any = getattr(env.unwrapped, "mjcf_model", None)
+    for tag in ("mesh", "texture") if description is not None else ():
+        for part in description.find_all(tag):
+            if part.file is not None:
+                part.file.contents = b""
+    gc.collect()  # descriptions are circular, and one that is no longer used holds files too
+    gc.freeze()  # the next collection need not go through this environment again
+
+
+def _return_large_blocks() -> None:
+    """Blocks above 128 kB go back to the system when they are freed, of which glibc alone must be told.
+
+    It raises the limit to 32 MB as it meets larger ones, and what compiling leaves is full of holes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-3, 128 * 1024)
+
+
+def _give_back(whole: Callable[[str], Any]) -> None:
+    """Returns to the system what MuJoCo keeps of compiling, up to 110 MB, and holes of the heap."""
+    mujoco = _mujoco()
+    whole("<mujoco/>")  # in place of the last description, which it keeps for who might save it
+    if hasattr(mujoco, "mj_clearCache"):  # older ones have no cache, or none that can be reached
+        mujoco.mj_clearCache(mujoco.mj_getCache())
+    with contextlib.suppress(OSError, AttributeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mujoco() -> Any:
+    """The module, imported on first use; its stubs know too little for a type checker."""
+    return importlib.import_module("mujoco")
