@@ -120,7 +120,10 @@ def main(words: list[str]) -> int:
             continue
         if start_stage(mine, limit, flags) == _NO_ACCELERATOR:
             flags.out.unlink()
-            return refuse("JAX sees a CPU alone: --dry tries all of it there in tiny sizes")
+            return refuse(
+                "JAX sees a CPU alone: --dry tries all of it there in tiny sizes; for a card "
+                "install jax[cuda13], for a TPU requirements-tpu.txt"
+            )
     results.note(seconds=time.monotonic() - started)
     return tell(results)
 
