@@ -69,7 +69,7 @@ class Results:
 
 
 class Deadline:
-    """When a stage must have ended. It begins nothing that would not fit."""
+    """When a stage must have ended."""
 
     def __init__(self, seconds: float):
         self._end = time.monotonic() + seconds
@@ -78,16 +78,19 @@ class Deadline:
         """Seconds."""
         return self._end - time.monotonic()
 
-    def take(self, plan: Iterable[Any], results: Results, name: str) -> Generator[Any]:
-        """Those of `plan` for which there is time, judged by the longest so far.
+    def take(
+        self, plan: Iterable[Any], results: Results, name: str, *, alike: bool = True
+    ) -> Generator[Any]:
+        """Those of `plan` for which there is time; the others are written under `name`.
 
-        The others are written under `name` as what was left out.
+        Of what is `alike` none begins that would not end if it took as long as the longest so far.
         """
         longest, rest = 0.0, list(plan)
         while rest and self.left() > longest:
             started = time.monotonic()
             yield rest.pop(0)
-            longest = max(longest, time.monotonic() - started)
+            if alike:
+                longest = max(longest, time.monotonic() - started)
         if rest:
             results.put(name, [str(one) for one in rest])
 

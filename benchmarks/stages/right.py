@@ -51,14 +51,17 @@ def run(results: Results, deadline: Deadline, *, dry: bool) -> None:
     """All checks, the most telling first; each is a line of its own in the file."""
     device = describe_device(results, dry=dry)
     with tempfile.TemporaryDirectory() as folder:
+        first, *others = precisions(dry=dry)
         checks: dict[str, Callable[[], None]] = {
             "losses and gradients": lambda: losses_and_gradients(results, device, dry=dry),
             "ten updates": lambda: ten_updates(results, device, dry=dry),
             "twice the same": lambda: twice(results, dry=dry),
+            f"actions, {first}": lambda: actions(results, device, first, dry=dry),
             "kill, resume, restore": lambda: kill_and_restore(results, Path(folder), dry=dry),
-            "actions": lambda: actions(results, device, dry=dry),
         }
-        for name in deadline.take(checks, results, "left_out"):
+        for name in others:
+            checks[f"actions, {name}"] = functools.partial(actions, results, device, name, dry=dry)
+        for name in deadline.take(checks, results, "left_out", alike=False):
             with results.attempt(name):
                 checks[name]()
 
@@ -214,47 +217,36 @@ def movement(found: Any, expected: Any, begin: Any) -> dict[str, Any]:
     }
 
 
-def actions(results: Results, device: Any, *, dry: bool) -> None:
+def actions(results: Results, device: Any, precision: str, *, dry: bool) -> None:
     """Of every test-time method over one policy and critic, each from the same noise."""
+    expected = _actions("float32", cpu(), dry)
+    share = 1.0 if precision == "float32" else NINE_IN_TEN
+    allowed = TOLERANCES[precision]["actions"]
+    for name, action in _actions(precision, device, dry).items():
+        compared = compare(action, expected[name], allowed, share=share)
+        results.put(f"actions of {name}, {precision}", compared)
+
+
+@functools.cache
+def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
+    """{method: actions [N, D]}. The programs are compiled several at a time."""
     made, params, slow, _ = _begin(dry)
-    width = made.spec.chunk_dim
+    width, count = made.spec.chunk_dim, 8 if dry else 64
     constants = {"q_std": 1.0, "logit_std": 1.0, "values": np.ones(width), "vectors": np.eye(width)}
     slow = slow | {"calibration": jax.tree.map(np.float32, constants)}
-    count = 8 if dry else 64
     obs = np.random.default_rng(1).standard_normal((count, made.spec.obs_dim)).astype(np.float32)
-    arguments = (params, slow, obs, jax.random.split(jax.random.key(5), count), np.float32(1.0))
-    methods = [
-        (name, n) for name in algorithms.served_by("qgf") for n in algorithms.METHODS[name].best_of
-    ]
-    methods = [x for x in methods if not dry or x[0] in _DRY_METHODS]
-
-    def jitted(precision: str) -> dict[str, Any]:
-        acts = {}
-        with programs.with_precision(made.config, precision) as config:
-            for name, n in methods:
-                sample = algorithms.build_sample(config, made.spec, name, n)
-                acts[acting.label(name, n)] = jax.jit(
-                    jax.vmap(sample, in_axes=(None, None, 0, 0, None))
-                )
-        return acts
-
-    def results_of(acts: dict[str, Any], precision: str, where: Any) -> dict[str, Any]:
-        placed = jax.device_put(arguments, where)
-        with programs.with_precision(made.config, precision):
-            lowered = [act.lower(*placed) for act in acts.values()]
-        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            compiled = list(pool.map(lambda one: one.compile(), lowered))
-        return {name: np.asarray(act(*placed)) for name, act in zip(acts, compiled, strict=True)}
-
-    for precision in precisions(dry=dry):
-        acts = jitted(precision)
-        if precision == "float32":
-            expected = results_of(acts, precision, cpu())
-        share = 1.0 if precision == "float32" else NINE_IN_TEN
-        allowed = TOLERANCES[precision]["actions"]
-        for name, action in results_of(acts, precision, device).items():
-            compared = compare(action, expected[name], allowed, share=share)
-            results.put(f"actions of {name}, {precision}", compared)
+    keys, lowered = jax.random.split(jax.random.key(5), count), {}
+    placed = jax.device_put((params, slow, obs, keys, np.float32(1.0)), where)
+    with programs.with_precision(made.config, precision) as config:
+        for name in algorithms.served_by("qgf"):
+            for n in algorithms.METHODS[name].best_of:
+                if not dry or name in _DRY_METHODS:
+                    sample = algorithms.build_sample(config, made.spec, name, n)
+                    act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+                    lowered[acting.label(name, n)] = act.lower(*placed)
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        compiled = pool.map(lambda one: one.compile(), lowered.values())
+    return {name: np.asarray(act(*placed)) for name, act in zip(lowered, compiled, strict=True)}
 
 
 def twice(results: Results, *, dry: bool) -> None:
