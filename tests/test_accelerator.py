@@ -16,7 +16,7 @@ from qgf_jax import flops
 
 sys.path.append(str(ROOT / "benchmarks"))
 import accelerator
-from stages import fast, limits, public, record, right, trace
+from stages import compared, fast, limits, public, record, right, trace
 from stages.record import Deadline, Results
 
 AGENT = """
@@ -132,27 +132,31 @@ def test_each_key_of_the_file_is_documented(content):
 def test_a_difference_beyond_the_tolerance_is_not_ok():
     a = {"x": np.ones((4, 3)), "y": np.full(5, -100.0)}
     near = {**a, "x": a["x"] + 9e-4}
-    assert right.compare(near, a, 1e-5) == {
+    assert compared.compare(near, a, 1e-5) == {
         "ok": True, "difference": pytest.approx(9e-6), "tolerance": 1e-5, "scale": 100.0,
     }  # fmt: skip
-    assert not right.compare(near, a, 8e-6)["ok"]
+    assert not compared.compare(near, a, 8e-6)["ok"]
     broken = {**a, "y": a["y"] * [1, 1, np.nan, 1, 1]}
-    assert right.compare(broken, a, 1e9) == {
+    assert compared.compare(broken, a, 1e9) == {
         "ok": False, "difference": None, "tolerance": 1e9, "scale": 100.0,
     }  # fmt: skip
-    assert not right.compare({**a, "x": a["x"][:3]}, a, 1e9)["ok"]
+    assert not compared.compare({**a, "x": a["x"][:3]}, a, 1e9)["ok"]
     one_off = np.ones((20, 2))
     one_off[3] = -1.0
-    assert right.compare(one_off, np.ones((20, 2)), 1e-5, share=0.9)["ok"]
-    assert not right.compare(one_off, np.ones((20, 2)), 1e-5)["ok"]
+    assert compared.compare(one_off, np.ones((20, 2)), 1e-5, share=0.9)["ok"]
+    assert not compared.compare(one_off, np.ones((20, 2)), 1e-5)["ok"]
 
 
 def test_movement_is_measured_by_its_own_length():
     begin, end = {"g": {"w": np.zeros(4)}}, {"g": {"w": np.full(4, 1e-3)}}
-    assert right.movement(end, end, begin)["ok"]
+    assert compared.movement(end, end, begin)["ok"]
     twice = {"g": {"w": np.full(4, 2e-3)}}  # as with a gradient that is twice too large
-    assert right.movement(twice, end, begin) == {"ok": False, "difference": 1.0, "tolerance": 0.02}
-    assert not right.movement({"g": {"w": np.full(4, np.nan)}}, end, begin)["ok"]
+    assert compared.movement(twice, end, begin) == {
+        "ok": False,
+        "difference": 1.0,
+        "tolerance": 0.02,
+    }
+    assert not compared.movement({"g": {"w": np.full(4, np.nan)}}, end, begin)["ok"]
 
 
 def test_updates_that_do_not_repeat_are_told_with_where_they_began(tmp_path, monkeypatch):
@@ -171,6 +175,7 @@ def test_updates_that_do_not_repeat_are_told_with_where_they_began(tmp_path, mon
     assert verdict["ok"] is False and verdict["differs_within_update"] == 200
     assert verdict["suspects"] == ["jit(run)/gather_of_rows"]
     assert verdict["with --xla_gpu_deterministic_ops=true"] == {"same": True}
+    assert any("1,000 updates twice: not ok" in line for line in accelerator.wrong(results.read()))
 
 
 def results_of(folder, stage="b"):

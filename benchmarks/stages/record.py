@@ -165,3 +165,12 @@ def python(*words: str, env: dict[str, str] | None = None) -> tuple[list[str], d
     places = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(filter(None, places))
     return [sys.executable, *words], {**os.environ, "PYTHONPATH": path, **(env or {})}
+
+
+def said(command: list[str], env: dict[str, str]) -> str:
+    """What a process of its own says; its last line is the cause if it fails."""
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(f"left with {done.returncode}: {' '.join(last)}")
+    return done.stdout.strip()

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Sequence
@@ -18,33 +17,17 @@ import numpy as np
 import optax
 
 from qgf_jax import algorithms, train
-from qgf_jax import config as configs
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data import sampling
-from qgf_jax.data.collect import collect
-from qgf_jax.policy import load_policy
-from qgf_jax.pretrain import pretrain
-from qgf_jax.run import open_run
 from qgf_jax.train import TrainState, train_step
-from stages import acting, programs
-from stages.record import ROOT, Deadline, Results, describe_device, python
+from stages import acting, programs, resume
+from stages.compared import TOLERANCES, compare, movement
+from stages.record import Deadline, Results, describe_device, python, said
 
-TOLERANCES = {
-    # Of the largest number: losses, gradients of a group, its parameters after ten updates. Of
-    # actions, which are at most 1.
-    "float32": {"losses": 1e-5, "gradients": 1e-5, "ten updates": 1e-5, "actions": 2e-5},
-    "tf32": {"losses": 5e-3, "gradients": 2e-2, "ten updates": 2e-3, "actions": 1e-2},
-    "bfloat16": {"losses": 3e-2, "gradients": 1e-1, "ten updates": 1e-2, "actions": 1e-1},
-}
-MOVEMENT = 2e-2
-"""Of ten updates by Adam, in L2 of how far they went: where a gradient is next to nothing, rounding
-decides its sign, and Adam makes a whole step of that."""
 NINE_IN_TEN = 0.9
 """Share of observations whose action must be within the tolerance where products are rounded: of two
 candidates that the critic likes alike another one may win."""
 _SIZE = "4x512 batch 256"
 _DRY_METHODS = ("best_of", "qgf")
-_MAZE = "pointmaze-medium-stitch"
 
 
 def run(results: Results, deadline: Deadline, *, dry: bool) -> None:
@@ -57,34 +40,15 @@ def run(results: Results, deadline: Deadline, *, dry: bool) -> None:
             "ten updates": lambda: ten_updates(results, device, dry=dry),
             "twice the same": lambda: twice(results, dry=dry),
             f"actions, {first}": lambda: actions(results, device, first, dry=dry),
-            "kill, resume, restore": lambda: kill_and_restore(results, Path(folder), dry=dry),
+            "kill, resume, restore": lambda: resume.kill_and_restore(
+                results, Path(folder), dry=dry
+            ),
         }
         for name in others:
             checks[f"actions, {name}"] = functools.partial(actions, results, device, name, dry=dry)
         for name in deadline.take(checks, results, "left_out", alike=False):
             with results.attempt(name):
                 checks[name]()
-
-
-def compare(found: Any, expected: Any, tolerance: float, *, share: float = 1.0) -> dict[str, Any]:
-    """The largest difference of two trees, as a share of the largest number that was expected.
-
-    With `share` below 1 rows of arrays count one by one, and so many of them must be within.
-    """
-    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
-    wide = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]
-    if any(a.shape != b.shape for a, b in wide):
-        return {"ok": False, "difference": None, "tolerance": tolerance, "cause": "other shapes"}
-    scale = max(float(np.abs(b).max(initial=0.0)) for _, b in wide) or 1.0
-    away = [np.abs(a - b).reshape(len(a) if share < 1 else 1, -1).max(axis=1) for a, b in wide]
-    difference = float(np.quantile(np.concatenate(away), share)) / scale
-    sound = bool(np.isfinite(difference))
-    return {
-        "ok": sound and difference <= tolerance,
-        "difference": difference if sound else None,
-        "tolerance": tolerance,
-        "scale": scale,
-    }
 
 
 def on(device: Any, jitted: Callable[..., Any], *arguments: Any) -> Any:
@@ -168,7 +132,7 @@ def losses_and_gradients(results: Results, device: Any, *, dry: bool) -> None:
 def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
     """By plain gradient descent, of the same batches; and by Adam as training does them."""
     made, params, slow, batches = _begin(dry)
-    tx = optax.sgd(0.05)
+    tx = optax.sgd(1e-3)  # with ten times as much the critic's loss rises
 
     def of_descent(config: Any) -> Callable[..., Any]:
         learner = algorithms.build_learner(config, made.spec)
@@ -199,22 +163,6 @@ def _ten_by_adam(trainer: train.Trainer, made: programs.Made, where: Any, dry: b
     state = programs.repeated(programs.host_state(_SIZE, dry=dry), 1)
     state, _ = trainer.run(*jax.device_put((state, made.data), where), 10)
     return jax.tree.map(lambda x: x[0], jax.device_get(state.params))
-
-
-def movement(found: Any, expected: Any, begin: Any) -> dict[str, Any]:
-    """How far two ends of one way lie apart, as a share of its length, in L2; the worst group."""
-
-    def far(a: Any, b: Any) -> float:
-        leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        return float(np.sqrt(sum(((x.astype(np.float64) - y) ** 2).sum() for x, y in leaves)))
-
-    apart = max(far(found[g], expected[g]) / far(expected[g], begin[g]) for g in expected)
-    sound = bool(np.isfinite(apart))
-    return {
-        "ok": sound and apart <= MOVEMENT,
-        "difference": apart if sound else None,
-        "tolerance": MOVEMENT,
-    }
 
 
 def actions(results: Results, device: Any, precision: str, *, dry: bool) -> None:
@@ -298,87 +246,14 @@ def suspects(text: str) -> list[str]:
 def _deterministic(dry: bool) -> Any:
     """Whether the flag makes it repeat: two processes of their own, as flags are read on start."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    words = ["-m", "stages.right", "digest", str(int(dry))]
-    said = [_run(*python(*words, env={"XLA_FLAGS": flags})) for _ in range(2)]
-    return {"same": said[0] == said[1]}
-
-
-def kill_and_restore(results: Results, folder: Path, *, dry: bool) -> None:
-    """A run that was killed ends where an undisturbed one does; a CPU acts as the device does."""
-    collect(f"{_MAZE}-v0", 4 if dry else 50, folder, simulator="jax")
-    words = [
-        f"--config={ROOT}/experiments/configs/quickstart.py",
-        f"--config.env={_MAZE}-singletask-task1-v0",
-        f"--config.data.dir={folder}",
-        "--config.devices=1",
-    ]
-    every = 4 if dry else 200
-    values = {"steps": 3 * every, "log_every": every, "save_every": every}
-    values |= {"steps_per_dispatch": 2, "batch_size": 16} if dry else {}
-    words += [f"--config.train.{k}={v}" for k, v in values.items()]
-    widths = "16" if dry else "256,256,256"
-    words += [f"--config.networks.{k}_hidden={widths}" for k in ("policy", "critic")]
-    words += ["--config.sampler.num_steps=3"] * dry
-    command = [
-        *python("-m", "qgf_jax", "train", *words[:1], f"--workdir={folder}/killed", *words[1:])
-    ]
-    overrides = configs.parse_overrides(words[1:])
-    config = configs.plain(configs.load(words[0].removeprefix("--config="), overrides))
-    whole = pretrain(config, folder / "whole")
-    # Dies in the middle of its second save, as by a kill: nothing is flushed or closed.
-    died = subprocess.run(
-        command[0],
-        env={**command[1], "QGF_CRASH_AT": "write:2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if died.returncode != 137:
-        raise RuntimeError(f"no death: {died.stderr.strip().splitlines()[-1:]}")
-    left = _states(folder / "killed")
-    pretrain(config, folder / "killed")
-    ends = [_states(folder / name)[3 * every] for name in ("whole", "killed")]
-    results.put(
-        "killed and resumed",
-        {"ok": ends[0] == ends[1], "resumed_from": max(left), "digests": ends},
-    )
-    out = folder / "cpu.npz"
-    _run(*python("-m", "stages.right", "act", str(whole), str(out), env={"JAX_PLATFORMS": "cpu"}))
-    with np.load(out, allow_pickle=False) as file, jax.default_matmul_precision("highest"):
-        expected = {key: file[key] for key in file.files}
-        compared = compare(_act(whole), expected, TOLERANCES["float32"]["actions"])
-    results.put("restored on a CPU", compared)
-
-
-def _states(workdir: Path) -> dict[int, str]:
-    """The digests of a run's checkpoints, as `qgf verify` says them."""
-    run_of = open_run(workdir)
-    checkpoints = Checkpoints(run_of.trained_in, identity=run_of.identity)
-    return {step: checkpoints.digest(step) for step in checkpoints.steps()}
-
-
-def _act(workdir: Path) -> dict[str, np.ndarray]:
-    """Actions of a run in a few places."""
-    obs = np.random.default_rng(2).uniform(0, 20, (16, 2)).astype(np.float32)
-    policy = load_policy(workdir, "qgf", 1.0)
-    return {"qgf": np.asarray(policy(obs, jax.random.key(0)))}
-
-
-def _run(command: list[str], env: dict[str, str]) -> str:
-    """What a process of its own says; its last line is the cause if it fails."""
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise RuntimeError(f"left with {done.returncode}: {' '.join(last)}")
-    return done.stdout.strip()
+    words = ["-m", "stages.right", str(int(dry))]
+    heard = [said(*python(*words, env={"XLA_FLAGS": flags})) for _ in range(2)]
+    return {"same": heard[0] == heard[1]}
 
 
 def main(words: Sequence[str]) -> None:
-    """Parts that need a process of their own: `act RUN FILE.npz` and `digest DRY`."""
-    if words[0] == "act":
-        np.savez(words[2], allow_pickle=False, **_act(Path(words[1])))
-    else:
-        print(_digests(*_updates(bool(int(words[1])))[:2]))
+    """The part that needs a process of its own, whether DRY or not: prints its digests."""
+    print(_digests(*_updates(bool(int(words[0])))[:2]))
 
 
 if __name__ == "__main__":
