@@ -2,9 +2,11 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+MINUTES ?= 8
+OUT ?= accelerator.json
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest reliability mutants benchmark clean
+.PHONY: install quickstart test lint tests oldest reliability mutants benchmark accelerator clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -51,6 +53,12 @@ mutants: install
 
 benchmark: install
 	$(BIN)/python benchmarks/all.py
+
+# Where the packages are there already, `python benchmarks/accelerator.py` alone does it.
+accelerator: install
+	@! command -v nvidia-smi > /dev/null || $(BIN)/python -c 'import jax_cuda13_plugin' 2> /dev/null || \
+	$(BIN)/python -m pip install --quiet -e '.[cuda]' $(LIMITS)
+	$(BIN)/python benchmarks/accelerator.py --minutes=$(MINUTES) --out=$(OUT) $(FLAGS)
 
 clean:
 	rm -rf .venv .venv-* build *.egg-info

@@ -45,11 +45,8 @@ def made_up_run(
 ) -> tuple[dict[str, Any], Any, Any]:
     """(config, spec, dataset on the device) of QGF's learners on random data."""
     import jax
-    import numpy as np
 
     from qgf_jax import config as configs
-    from qgf_jax.data import chunks
-    from qgf_jax.data.formats import Rows
     from qgf_jax.types import Spec
 
     config = configs.make("qgf")
@@ -58,14 +55,27 @@ def made_up_run(
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     config.train.batch_size = batch
     configs.update(config, {"data.chunk": chunk, **changes})
+    spec = Spec(obs, action, chunk)
+    return configs.plain(config), spec, jax.device_put(made_up_data(spec, rows))
+
+
+def made_up_data(spec: Any, rows: int, discount: float = 0.99) -> Any:
+    """Random rows of the widths of `spec` in trajectories of 1000, prepared; with its goals, if any."""
+    import numpy as np
+
+    from qgf_jax.data import chunks
+    from qgf_jax.data.formats import Rows
+
     rng = np.random.default_rng(0)
     ends = np.arange(rows) % 1001 == 1000
     ends[-1] = True
-    observations = rng.standard_normal((rows, obs), np.float32)
-    actions = rng.uniform(-1, 1, (rows, action)).astype(np.float32)
+    observations = rng.standard_normal((rows, spec.obs_dim - spec.goal_dim), np.float32)
+    actions = rng.uniform(-1, 1, (rows, spec.action_dim)).astype(np.float32)
     made = Rows(observations, actions, ends, {})
-    dataset = chunks.prepare(made, -np.ones(rows), np.ones(rows), chunk=chunk, discount=0.99)
-    return configs.plain(config), Spec(obs, action, chunk), jax.device_put(dataset)
+    if spec.goal_dim:
+        return chunks.prepare_goals(made, rng.standard_normal((rows, spec.goal_dim), np.float32))
+    lengths = {"chunk": spec.chunk, "backup": spec.backup, "discount": discount}
+    return chunks.prepare(made, -np.ones(rows), np.ones(rows), **lengths)
 
 
 def least_cpu_seconds(call: Callable[[], Any], repeats: int) -> float:

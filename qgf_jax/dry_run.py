@@ -9,7 +9,7 @@ import numpy as np
 from qgf_jax import algorithms, backend, flops, parallel, train
 from qgf_jax.checkpoint import tree_bytes
 from qgf_jax.data.chunks import Dataset, GoalDataset
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import mazes, ogbench
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
@@ -67,6 +67,10 @@ def _without_keys(leaf: Any) -> Any:
 def spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment says; observations are not standardised."""
     name, data = ogbench.parse(config["env"]), config["data"]
+    if mazes.maze(name.scene, name.version):
+        obs, action = mazes.WIDTHS
+        goal = obs if name.goals else 0
+        return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["backup"])
     world = ogbench.World(name.with_task(name.tasks[0]))
     width = int(np.prod(world.env.observation_space.shape))
     obs = len(world.reset(0))

@@ -31,8 +31,6 @@ from qgf_jax.policy import Restored
 from qgf_jax.train import over_seeds
 from qgf_jax.types import Array
 
-SIMULATORS = ("mujoco", ogbench.ON_DEVICE)
-"""The benchmark's own, and the approximation that runs where the policy does."""
 _ROWS = 16
 """Observations of each seed that act together on a CPU; more are cut up, fewer filled up with idle ones.
 
@@ -155,13 +153,13 @@ def evaluate(
     the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
-    `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
-    beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
+    `simulator`: one of `ogbench.SIMULATORS`. "jax" plays on the device, in an approximation that lines
+    name beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
     `out` is another folder for the lines, see `run.create_beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
-    if simulator not in SIMULATORS:
-        raise unknown("simulator", simulator, SIMULATORS)
+    if simulator not in ogbench.SIMULATORS:
+        raise unknown("simulator", simulator, ogbench.SIMULATORS)
     run = runs.open_run(workdir)
     if out is not None:
         run = runs.create_beside(run, out)

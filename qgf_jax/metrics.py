@@ -177,15 +177,19 @@ class Writer:
     """Writes scalars of a run. A step that is already there is not written again."""
 
     def __init__(self, path: Path, tracker: Tracker):
-        from tensorboardX import SummaryWriter
-
         self.path = path
         lines = read_metrics(path)
         lines.warn()
         self.last = max((line["step"] for line in lines.records), default=-1)
         self._tensorboard: Any = None
-        with contextlib.suppress(OSError):
+        try:
+            from tensorboardX import SummaryWriter
+
             self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"))
+        except ModuleNotFoundError as error:
+            say(f"qgf: {error.name} is not installed: no events for TensorBoard are written")
+        except OSError:
+            pass  # metrics.jsonl will say what the disk lacks
         self._tracker = tracker
 
     def write(self, step: int, scalars: Mapping[str, float], **other: float) -> None:

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import mazes, ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.run import Run
 from qgf_jax.tables import ALL_TASKS, label, task_label, unique
@@ -255,7 +255,10 @@ class _Maze:
 
 
 def _maze(run: Run) -> _Maze:
-    env = ogbench.make(ogbench.parse(run.config["env"]).env_id).unwrapped
+    name = ogbench.parse(run.config["env"])
+    if known := mazes.maze(name.scene, name.version):
+        return _Maze(known.free, mazes.UNIT, (mazes.OFFSET[0], mazes.OFFSET[1]))
+    env = ogbench.make(name.env_id).unwrapped
     return _Maze(env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y))
 
 

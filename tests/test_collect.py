@@ -5,8 +5,9 @@ import pytest
 from conftest import MAZE
 
 from qgf_jax.data import collect as collecting
-from qgf_jax.data import experts, formats
+from qgf_jax.data import formats
 from qgf_jax.data.collect import collect
+from qgf_jax.envs import mazes
 from qgf_jax.errors import UserError
 
 
@@ -99,8 +100,7 @@ def test_stopped_collection_goes_on_and_leaves_no_half_file(maze_data, tmp_path,
 
 
 def test_vertices_are_not_straight_corridors():
-    env = experts.make_env("pointmaze-medium", "navigate", "v0")
-    vertices = experts._vertices(env)
+    vertices = mazes.vertices(mazes.MAZES["pointmaze-medium"].free)
     assert (3, 3) not in vertices and (5, 1) not in vertices  # between left and right, up and down
     assert (1, 1) in vertices and (6, 5) in vertices  # a corner, a dead end
 

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "schema": {"algorithms", "bounds", "envs", "errors"},
     "config": {"algorithms", "bounds", "envs", "errors", "paths", "schema"},
     # Of checkpoints its seals and atomic writes.
-    "data": PURE | {"bounds", "checkpoint", "children", "data", "envs", "faults", "paths"},
+    "data": PURE
+    | {"backend", "bounds", "checkpoint", "children", "data", "envs", "faults", "paths"},
     "children": set(),
     "envs": {"children", "envs", "errors"},
     "backend": {"errors"},
@@ -116,6 +117,20 @@ def test_imports_go_one_way(path):
     layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     extra = imports_of(path) - MAY_IMPORT[layer]
     assert not extra, f"{layer} must not import {sorted(extra)}"
+
+
+def test_the_benchmark_is_imported_where_it_is_needed_and_not_before():
+    """Training, acting and the point maze on the device do without it."""
+    optional = {"ogbench", "mujoco", "gymnasium", "dm_control"}
+    for path in PACKAGE.rglob("*.py"):
+        nodes: list = [ast.parse(path.read_text())]
+        while nodes:
+            node = nodes.pop()
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not optional & {name.split(".")[0] for name in names}, path
+            if not isinstance(node, ast.FunctionDef):
+                nodes += ast.iter_child_nodes(node)
 
 
 def test_nothing_unpickles_evaluates_or_starts_a_shell():

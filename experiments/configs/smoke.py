@@ -2,8 +2,9 @@
 
     qgf train --config=experiments/configs/smoke.py --workdir=runs/smoke
 
-The data, twenty short episodes, are collected first if they are not there. It learns nothing to speak
-of; it shows that everything is wired.
+The data, twenty short episodes, are collected first if they are not there; where OGBench is not
+installed, in the simulator on the device. It learns nothing to speak of; it shows that everything is
+wired.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
+from qgf_jax.envs import ogbench
 
 DATA = "data/smoke"
 NAME = "pointmaze-medium-stitch-v0"
@@ -19,7 +21,7 @@ NAME = "pointmaze-medium-stitch-v0"
 
 def get_config(**choice: str) -> ConfigDict:
     if not Path(DATA, f"{NAME}-val.npz").exists():
-        collect(NAME, 20, DATA)
+        collect(NAME, 20, DATA, simulator="jax" if ogbench.missing() else "mujoco")
     config = configs.make(**choice)
     config.env = "pointmaze-medium-stitch-singletask-task1-v0"
     config.data.update(dir=DATA, chunk=5, standardize=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from qgf_jax.bounds import Count, Seed
 from qgf_jax.cli import Parser, kind, path
+from qgf_jax.envs import ogbench
 from qgf_jax.errors import one_line, saving
 
 
@@ -24,11 +25,23 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=kind(Seed), default=0, help="same seed, same file")
     parser.add_argument("--out", type=path, default="data", help="folder to write to")
     parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--simulator",
+        default="mujoco",
+        choices=ogbench.SIMULATORS,
+        help="jax: pointmaze-* on the device in seconds, an approximation that needs no OGBench",
+    )
     flags = parser.parse_args(arguments)
     from qgf_jax.data.collect import collect
-    from qgf_jax.envs import ogbench
 
     name = ogbench.parse(flags.env).dataset
     with saving(flags.out):
-        files = collect(name, flags.episodes, flags.out, seed=flags.seed, workers=flags.workers)
+        files = collect(
+            name,
+            flags.episodes,
+            flags.out,
+            seed=flags.seed,
+            workers=flags.workers,
+            simulator=flags.simulator,
+        )
     print("\n".join(one_line(str(file)) for file in files))

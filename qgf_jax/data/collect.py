@@ -1,4 +1,7 @@
-"""Makes OGBench-format datasets with the benchmark's scripted experts. No JAX."""
+"""Makes OGBench-format datasets with the benchmark's scripted experts.
+
+No JAX but for the simulator on the device.
+"""
 
 import concurrent.futures
 import functools
@@ -16,6 +19,7 @@ from tqdm import tqdm
 
 from qgf_jax import bounds, children, faults
 from qgf_jax.data import experts
+from qgf_jax.envs import ogbench
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
 
@@ -29,38 +33,67 @@ def collect(
     *,
     seed: int = 0,
     workers: int | None = None,
+    simulator: str = "mujoco",
 ) -> list[Path]:
     """Writes `name`.npz with `episodes` episodes and `name`-val.npz with a tenth as many.
 
     Every episode is a function of (seed, split, index), so the files do not depend on `workers`.
     Episodes that a stopped call has finished are kept and not made again; the files themselves
-    appear whole or not at all. Raises `UserError` if a file is there already.
+    appear whole or not at all. `simulator`: one of `ogbench.SIMULATORS`; "jax" makes all episodes of
+    a point maze at once on the device, in an approximation. Raises `UserError` if a file is there
+    already.
     """
     scene, kind, version = parse(name)
-    experts.check(scene, kind)
+    experts.check(scene, kind, simulator)
     bounds.check("--episodes", episodes, bounds.of(bounds.Count))
     bounds.check("--seed", seed, bounds.of(bounds.Seed))
     out = Path(out)
     files = [out / f"{name}{suffix}.npz" for suffix in _SPLITS]
-    parts = out / f".{name}-seed{seed}.partial"
+    on_device = simulator == ogbench.ON_DEVICE
+    parts = out / f".{name}-seed{seed}{'-device' * on_device}.partial"
     _refuse(files, parts)
     parts.mkdir(parents=True, exist_ok=True)
     counts = (episodes, max(1, episodes // 10))
-    wanted = [
-        (split, index, parts / f"{split}-{index:06d}.npz")
-        for split, count in enumerate(counts)
-        for index in range(count)
-    ]
-    missing = [job for job in wanted if not job[2].exists()]
-    _make(missing, len(wanted), scene, kind, version, seed, workers)
-    for split, file in enumerate(files):
-        _assemble([path for s, _, path in wanted if s == split], parts / file.name)
+    if on_device:
+        _make_on_device(files, parts, counts, (scene, kind, version), seed)
+    else:
+        _make_in_workers(files, parts, counts, (scene, kind, version), seed, workers)
     faults.point("assembled")
     for file in reversed(files):  # validation data first: the others say that both are there
         (parts / file.name).replace(file)
         faults.point("named")
     shutil.rmtree(parts)
     return files
+
+
+def _make_on_device(
+    files: list[Path], parts: Path, counts: tuple[int, int], name: tuple[str, str, str], seed: int
+) -> None:
+    from qgf_jax.data import collect_device
+
+    for split, (file, count) in enumerate(zip(files, counts, strict=True)):
+        rows = collect_device.episodes(*name, seed=seed, split=split, count=count)
+        _save(parts / file.name, rows, compress=True)
+
+
+def _make_in_workers(
+    files: list[Path],
+    parts: Path,
+    counts: tuple[int, int],
+    name: tuple[str, str, str],
+    seed: int,
+    workers: int | None,
+) -> None:
+    """One file for each episode, and then the files themselves of these."""
+    wanted = [
+        (split, index, parts / f"{split}-{index:06d}.npz")
+        for split, count in enumerate(counts)
+        for index in range(count)
+    ]
+    missing = [job for job in wanted if not job[2].exists()]
+    _make(missing, len(wanted), *name, seed, workers)
+    for split, file in enumerate(files):
+        _assemble([path for s, _, path in wanted if s == split], parts / file.name)
 
 
 def _refuse(files: list[Path], parts: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import mazes, ogbench
 from qgf_jax.errors import UserError, unknown
 
-MAZES = ("pointmaze-medium", "pointmaze-large", "pointmaze-giant", "pointmaze-teleport")
+MAZES = tuple(mazes.MAZES)
 STACKING = {  # scene -> range of the chance that a new target is on top of another cube
     "cube-single": (0.0, 0.0),
     "cube-double": (0.0, 0.25),
@@ -27,15 +27,22 @@ STACKING = {  # scene -> range of the chance that a new target is on top of anot
 }
 NOT_SCRIPTED = ("antmaze", "humanoidmaze", "antsoccer")
 """Published by OGBench, and walked by policies that it does not ship."""
+NOISE = 0.5
+"""Standard deviation of what is added to an expert's action in a maze."""
+STRAIGHT = 10
+"""Steps in one direction, in a maze of kind explore."""
 KINDS = {"maze": ("navigate", "stitch", "explore"), "manipulation": ("play", "noisy")}
 
 Rows = dict[str, np.ndarray]
 Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
 
 
-def check(scene: str, kind: str) -> None:
-    """Raises `UserError` unless there is an expert for `scene` and `kind`, and OGBench for both."""
-    scenes = (*MAZES, *STACKING)
+def check(scene: str, kind: str, simulator: str = "mujoco") -> None:
+    """Raises `UserError` unless there is an expert for `scene` and `kind`, and the simulator for it."""
+    if simulator not in ogbench.SIMULATORS:
+        raise unknown("simulator", simulator, ogbench.SIMULATORS)
+    on_device = simulator == ogbench.ON_DEVICE
+    scenes = MAZES if on_device else (*MAZES, *STACKING)
     if scene.startswith("visual-"):
         raise UserError(
             f"{scene} has pixels for observations, which are not supported: no data made"
@@ -49,13 +56,14 @@ def check(scene: str, kind: str) -> None:
     kinds = KINDS["maze" if scene in MAZES else "manipulation"]
     if kind not in kinds:
         raise unknown(f"kind of {scene} data", kind, kinds)
-    ogbench.require()
+    if not on_device:
+        ogbench.require()
 
 
 def make_env(scene: str, kind: str, version: str) -> Any:
     """The environment that data is collected in."""
     if scene in MAZES:
-        rows = 201 if kind == "stitch" else 2001 if scene == "pointmaze-giant" else 1001
+        rows = rows_of(scene, kind)
         return ogbench.make(f"{scene}-{version}", terminate_at_goal=False, max_episode_steps=rows)
     return ogbench.make(
         f"{scene}-{version}",
@@ -161,17 +169,23 @@ def _out_of_sight(qpos: np.ndarray) -> bool:
     return bool(np.any((y >= 0.29) | ((y <= -0.3) & ((z < 0.06) | (z > 0.08)))))
 
 
+def rows_of(scene: str, kind: str) -> int:
+    """Of an episode in a maze."""
+    return 201 if kind == "stitch" else 2001 if scene == "pointmaze-giant" else 1001
+
+
+def stitched(free: np.ndarray, start: mazes.Cell) -> list[mazes.Cell]:
+    """The goals of an episode of kind stitch that begins in `start`: squares four steps away."""
+    away = mazes.distances(free, start)
+    return [cell for cell in mazes.cells(free) if away[cell] == 4]
+
+
 def _maze_task(env: Any, kind: str, rng: np.random.Generator) -> dict[str, Any]:
     """Where an episode starts, and where it first heads."""
-    cells = _free_cells(env)
+    free = env.unwrapped.maze_map == 0
+    cells = mazes.cells(free)
     start = cells[rng.integers(len(cells))]
-    if kind == "stitch":
-        maze = env.unwrapped
-        xy = maze.ij_to_xy(start)
-        distance = maze.get_oracle_subgoal(xy, xy)[1]
-        goals = [cell for cell in cells if distance[cell] == 4]
-    else:
-        goals = _vertices(env)
+    goals = stitched(free, start) if kind == "stitch" else mazes.vertices(free)
     goal = goals[rng.integers(len(goals))]
     return {"task_info": {"init_ij": start, "goal_ij": goal}}
 
@@ -179,31 +193,17 @@ def _maze_task(env: Any, kind: str, rng: np.random.Generator) -> dict[str, Any]:
 def _maze(
     env: Any, scene: str, kind: str, rng: np.random.Generator, obs: np.ndarray, info: dict
 ) -> Steps:
-    maze, vertices, step = env.unwrapped, _vertices(env), 0
+    maze, step = env.unwrapped, 0
+    vertices = mazes.vertices(maze.maze_map == 0)
     direction = np.zeros(2)
     while True:
         if kind != "explore":
             xy = maze.get_xy()
             direction = maze.get_oracle_subgoal(xy, maze.cur_goal_xy)[0] - xy
-        elif step % 10 == 0:
+        elif step % STRAIGHT == 0:
             direction = rng.normal(size=2)
         direction = direction / (np.linalg.norm(direction) + 1e-6)
-        _, info = yield direction + rng.normal(0.0, 0.5, size=2)
+        _, info = yield direction + rng.normal(0.0, NOISE, size=2)
         step += 1
         if kind == "navigate" and info["success"]:
             maze.set_goal(goal_ij=vertices[rng.integers(len(vertices))])
-
-
-def _free_cells(env: Any) -> list[tuple[int, int]]:
-    return [(int(i), int(j)) for i, j in np.argwhere(env.unwrapped.maze_map == 0)]
-
-
-def _vertices(env: Any) -> list[tuple[int, int]]:
-    """Free cells that are not in the middle of a straight corridor."""
-    free = env.unwrapped.maze_map == 0
-
-    def straight(i: int, j: int) -> bool:
-        rows, columns = free[i - 1, j] + free[i + 1, j] * 2, free[i, j - 1] + free[i, j + 1] * 2
-        return (rows, columns) in ((3, 0), (0, 3))
-
-    return [cell for cell in _free_cells(env) if not straight(*cell)]

@@ -2,8 +2,9 @@
 
 The real simulator moves a ball by a fifth of the action and then lets MuJoCo push it out of walls, for
 0.1 s of soft contact. Here the push has a closed form, exact to rounding with one contact and close with
-more: `_push`. Everything else, from the walls to the noise of the start, is read from the installed
-environment, and the episode of a seed starts where the real one does, to the same numbers.
+more: `_push`. Everything else, from the walls to the noise of the start, is as in the real one
+(`mazes`), and the episode of a seed starts where that does, to the same numbers. Neither OGBench nor
+MuJoCo need be installed.
 """
 
 from typing import Any, NamedTuple
@@ -12,15 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import mazes, ogbench
 from qgf_jax.errors import UserError
 
 Array = jax.Array
 
-SCENES = ("pointmaze-medium", "pointmaze-large", "pointmaze-giant", "pointmaze-teleport")
+SCENES = tuple(mazes.MAZES)
 
-_SPEED = 0.2  # a constant in PointEnv.step
-_REACH = 1.5  # of a teleport's entrance, in its radii; a constant in MazeEnv.step
 _EXITS = 128  # drawn for an episode: from an exit it is 9 steps to the nearest entrance
 
 # Measured in MuJoCo 3.17 (`benchmarks/jax_pointmaze.py` says what is left): shares of a depth.
@@ -62,28 +61,25 @@ class PointMaze:
 
     def __init__(self, name: str | ogbench.Name):
         self.name = ogbench.parse(name) if isinstance(name, str) else name
-        if self.name.scene not in SCENES:
+        maze = mazes.maze(self.name.scene, self.name.version)
+        if maze is None:
             raise UserError(
-                f"{self.name.scene} has no simulator on the device, only {', '.join(SCENES)} have: "
-                "leave --envs=jax out"
+                f"{self.name.scene}-{self.name.version} has no simulator on the device, only "
+                f"{', '.join(SCENES)} have: leave --envs=jax out"
             )
-        env = ogbench.make(self.name.with_task(self.name.tasks[0]).env_id)
-        maze = env.unwrapped
-        self.limit: int = env.spec.max_episode_steps
+        self.maze = maze
+        self.limit = mazes.LIMIT
         """Steps of an episode at most."""
         self.obs_dim = 4 if self.name.goals else 2
-        self._walls = np.asarray(maze.maze_map) == 1
-        self._unit, self._offset = maze._maze_unit, np.array([maze._offset_x, maze._offset_y])
-        self._radius = float(maze.model.geom("pointbody").size[0])
-        self._tolerance, self._terminates = maze._goal_tol, maze._terminate_at_goal
-        self._before, self._penalty = maze._success_timing == "pre", 0.0 if self.name.goals else 1.0
-        self._tasks = np.array([(info["init_xy"], info["goal_xy"]) for info in maze.task_infos])
-        spread = maze._noise * maze._maze_unit / 4
-        self._spread = np.array([[spread], [spread if maze._add_noise_to_goal else 0.0]])
-        info: dict[str, Any] = maze._teleport_info or {}
-        self._entrances = np.array(info.get("teleport_in_xys", []), np.float32).reshape(-1, 2)
-        self._doors = np.array(info.get("teleport_out_xys", []), np.float32).reshape(-1, 2)
-        self._reach = _REACH * info.get("teleport_radius", 0.0)
+        self._walls = ~maze.free
+        # A single task ends when the state before a step was at the goal, as its rewards say.
+        self._before, self._penalty = not self.name.goals, 0.0 if self.name.goals else 1.0
+        self._tasks = mazes.centre(np.array(maze.tasks))  # [5, 2, 2]
+        self._spread = np.array([[mazes.SPREAD], [mazes.SPREAD if self.name.goals else 0.0]])
+        self._entrances, self._doors = (
+            mazes.centre(np.array(some).reshape(-1, 2)).astype(np.float32)
+            for some in (maze.entrances, maze.exits)
+        )
 
     def start(self, task: int, seed: int) -> Start:
         """The episode `seed` of a task as `ogbench.reset` starts it. Not on the device.
@@ -121,10 +117,10 @@ class PointMaze:
         `action` [2] lies in [-1, 1]. As in the real environment the observation of a step into a
         teleport is the entrance: only the next one starts from the exit.
         """
-        xy = self._push(state.xy + _SPEED * action)
-        success = _distance(state.xy if self._before else xy, state.goal) <= self._tolerance
+        xy = self._push(state.xy + mazes.SPEED * action)
+        success = _distance(state.xy if self._before else xy, state.goal) <= mazes.TOLERANCE
         state = state._replace(xy=xy, steps=state.steps + 1)
-        done = (success & self._terminates) | (state.steps >= self.limit)
+        done = success | (state.steps >= self.limit)
         reward = success.astype(jnp.float32) - self._penalty
         return self._teleport(state), self._observe(state), reward, done, success
 
@@ -135,7 +131,7 @@ class PointMaze:
         if not len(self._doors):
             return state
         near = jax.vmap(lambda entrance: _distance(state.xy, entrance))(self._entrances)
-        inside = (near <= self._reach).any()
+        inside = (near <= mazes.REACH * mazes.TELEPORT_RADIUS).any()
         way_out = jnp.asarray(self._doors)[state.exits[state.teleports % _EXITS]]
         return state._replace(
             xy=jnp.where(inside, way_out, state.xy),
@@ -149,10 +145,10 @@ class PointMaze:
         them, with a corner. A contact takes back `_GAIN` of its depth, along its normal. Of two faces
         the deeper does as if alone; a corner counts little beside one face, not at all between two.
         """
-        walls, cell = jnp.asarray(self._walls), jnp.round((xy + self._offset) / self._unit)
-        inward = xy - (cell * self._unit - self._offset)
+        walls, cell = jnp.asarray(self._walls), jnp.round((xy + mazes.OFFSET) / mazes.UNIT)
+        inward = xy - (cell * mazes.UNIT - mazes.OFFSET)
         away = jnp.where(inward >= 0, -1, 1)
-        gap = self._unit / 2 - jnp.abs(inward)
+        gap = mazes.UNIT / 2 - jnp.abs(inward)
         (column, row), (x, y) = cell.astype(int), cell.astype(int) - away
         depth = self._depth(gap, jnp.stack([walls[row, x], walls[y, column]]))
         deeper, own, most = _INNER
@@ -167,7 +163,7 @@ class PointMaze:
         return xy + away * (face + corner)
 
     def _depth(self, gap: Array, wall: Array) -> Array:
-        return jnp.where(wall, jnp.maximum(self._radius - gap, 0.0), 0.0)
+        return jnp.where(wall, jnp.maximum(mazes.RADIUS - gap, 0.0), 0.0)
 
 
 def _distance(a: Array, b: Any) -> Array:

@@ -25,8 +25,14 @@ TASKS = (1, 2, 3, 4, 5)
 ON_DEVICE = "jax"
 """`Name.simulator` of what is played in `envs.jax_pointmaze`."""
 
+SIMULATORS = ("mujoco", ON_DEVICE)
+"""The benchmark's own, and the approximation that runs where the policy does."""
+
 PACKAGES = ("ogbench", "dm_control")
 """Distributions and modules: the benchmark, and what its manipulation is made with."""
+
+SIMULATOR = ("mujoco", "gymnasium")
+"""What pip installs with this package, unless somebody has left it out."""
 
 
 class Name(NamedTuple):
@@ -133,15 +139,27 @@ def requirements() -> list[str]:
     return [ranges.get(name, name).split(";")[0].strip() for name in PACKAGES]
 
 
+def missing() -> list[str]:
+    """Packages that OGBench's environments need and that are not installed."""
+    needed = (*PACKAGES, *SIMULATOR)
+    return [name for name in needed if importlib.util.find_spec(name) is None]
+
+
 def require() -> None:
-    """Raises `UserError`, with the remedy, where OGBench is not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        words = " ".join(f"'{requirement}'" for requirement in requirements())
+    """Raises `UserError`, with the remedy, where OGBench or its simulator is not installed."""
+    lacking = missing()
+    if not lacking:
+        return
+    words = " ".join(f"'{requirement}'" for requirement in requirements())
+    if set(lacking) & set(SIMULATOR):
         raise UserError(
-            f"OGBench's environments need {' and '.join(missing)}, which pip does not install by "
-            f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
+            f"OGBench's environments need {', '.join(lacking)}, which are not installed: run `make "
+            "install`; point mazes alone do without (--simulator=jax to collect, --envs=jax to evaluate)"
         )
+    raise UserError(
+        f"OGBench's environments need {' and '.join(lacking)}, which pip does not install by "
+        f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
+    )
 
 
 @contextlib.contextmanager
