@@ -6,8 +6,8 @@
 
 XLA's own compiler for GPUs runs ahead of time against a description of a card (`--card`); nothing is
 run. It needs `jax[cuda13]` and neither OGBench nor a simulator; `make kernels` installs that into an
-environment of its own. No autotuning happens, so tiles of products, and which library does them, are not those of a
-real run; fusions, kernels and command buffers are.
+environment of its own. There is no autotuning, so tiles of products, and which library does them, are
+not those of a real run; fusions, kernels and command buffers are.
 
 A kernel inside a command buffer is launched with all others of that buffer; one outside costs the host a
 launch of its own, and for a conditional the host waits. `body` is one update, or one flow step.

@@ -4,6 +4,9 @@ XLA's own sums over the last axis take about three times as long on a CPU as a p
 accelerator gets the plain sum, which it fuses with what is around it.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -12,6 +15,21 @@ import jax.numpy as jnp
 from qgf_jax.types import Array
 
 _EPSILON = 1e-6
+_TRAINING: contextvars.ContextVar[bool] = contextvars.ContextVar("training", default=False)
+
+
+@contextlib.contextmanager
+def for_training() -> Generator[None]:
+    """Layer norms traced inside are made for large batches and for gradients of all that they take.
+
+    On an accelerator that is 20 kernels an update less than what serves single actions best, and for
+    these 11 of 43 more in each step of QGF's flow (`benchmarks/kernels.py`).
+    """
+    token = _TRAINING.set(True)
+    try:
+        yield
+    finally:
+        _TRAINING.reset(token)
 
 
 def row_sum(x: Array) -> Array:
@@ -23,7 +41,8 @@ def row_sum(x: Array) -> Array:
 
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """Layer norm (Ba et al., 2016) of `x` [N] with `scale` and `bias` [N]: Flax's to rounding."""
-    return jax.lax.platform_dependent(x, scale, bias, cpu=_by_products, default=_by_sums)
+    default = _in_training if _TRAINING.get() else _by_sums
+    return jax.lax.platform_dependent(x, scale, bias, cpu=_by_products, default=default)
 
 
 def _by_products(x: Array, scale: Array, bias: Array) -> Array:
@@ -36,13 +55,21 @@ def _by_products(x: Array, scale: Array, bias: Array) -> Array:
     def spread(x: Array) -> Array:
         return x[None] @ jnp.ones((1, width), x.dtype)
 
-    mean = total(x) / width
-    variance = jnp.maximum(0.0, total(x * x) / width - mean * mean)
+    return _one_pass(x, scale, bias, total, spread)
+
+
+def _by_sums(x: Array, scale: Array, bias: Array) -> Array:
+    return _one_pass(x, scale, bias, jnp.sum, lambda x: x)
+
+
+def _one_pass(x: Array, scale: Array, bias: Array, total: Any, spread: Any) -> Array:
+    mean = total(x) / x.shape[-1]
+    variance = jnp.maximum(0.0, total(x * x) / x.shape[-1] - mean * mean)
     slope = spread(jax.lax.rsqrt(variance + _EPSILON)) * scale
     return (x - spread(mean)) * slope + bias
 
 
-def _by_sums(x: Array, scale: Array, bias: Array) -> Array:
+def _in_training(x: Array, scale: Array, bias: Array) -> Array:
     return _normalized(x) * scale + bias
 
 
@@ -51,10 +78,9 @@ def _two_passes(x: Array) -> tuple[Array, Array]:
 
     The mean is taken off before squares are summed: more exact, and what XLA makes one kernel of.
     """
-    sums = jnp.stack([x, x * x]).sum(axis=-1) / x.shape[-1]
-    variance = jnp.maximum(0.0, sums[1] - sums[0] * sums[0])
-    slope = jax.lax.rsqrt(variance + _EPSILON)
-    return (x - sums[0]) * slope, slope
+    centred = x - x.mean()
+    slope = jax.lax.rsqrt((centred * centred).mean() + _EPSILON)
+    return centred * slope, slope
 
 
 @jax.custom_jvp

@@ -12,7 +12,7 @@ import optax
 
 from qgf_jax import backend, global_batch, vectors
 from qgf_jax.data import sampling
-from qgf_jax.sums import row_sum
+from qgf_jax.sums import for_training, row_sum
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
 
 
@@ -106,7 +106,7 @@ def train_step(
         total, metrics = jnp.zeros(()), {}
         for i, (group, loss) in enumerate(losses.items()):
             visible, loss_key = frozen | {group: params[group]}, jax.random.fold_in(key, i)
-            with global_batch.divided_over(axis_name):
+            with global_batch.divided_over(axis_name), for_training():
                 value, info = loss(visible, state.target_params, batch, loss_key)
             total += value
             metrics |= {f"{group}/{name}": x for name, x in ({"loss": value} | info).items()}

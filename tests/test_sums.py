@@ -33,11 +33,26 @@ def derivatives(norm):
     return total(x, scale, bias), pulled, forward, jax.grad(slope)(x)
 
 
-def test_both_forms_of_a_layer_norm_have_the_same_derivatives():
-    found, wanted = (
-        jax.jit(derivatives, static_argnums=0)(f) for f in (sums._by_sums, sums._by_products)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, wanted)
+def test_all_forms_of_a_layer_norm_have_the_same_derivatives():
+    forms = (sums._by_products, sums._by_sums, sums._in_training)
+    wanted, *others = (jax.jit(derivatives, static_argnums=0)(form) for form in forms)
+    for found in others:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, wanted
+        )
+
+
+def test_training_alone_gets_the_form_for_large_batches():
+    def program():
+        norm = jax.jit(jax.vmap(sums.layer_norm, in_axes=(0, None, None)))
+        shapes = (jnp.ones((2, 8)), jnp.ones(8), jnp.ones(8))
+        return norm.trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+
+    acting = program()
+    with sums.for_training():
+        training = program()
+    assert acting != training
+    assert program() == acting
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e3])
@@ -45,5 +60,5 @@ def test_two_passes_keep_their_digits_far_from_zero(shift):
     """One pass takes the square of the mean off the mean of squares, which far out are nearly equal."""
     x = np.linspace(-1.0, 1.0, 32) + shift
     wanted = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
-    found = sums._by_sums(jnp.asarray(x, jnp.float32), jnp.ones(32), jnp.zeros(32))
+    found = sums._in_training(jnp.asarray(x, jnp.float32), jnp.ones(32), jnp.zeros(32))
     np.testing.assert_allclose(found, wanted, atol=1e-5 if shift == 0.0 else 1e-3)
