@@ -6,7 +6,7 @@ MINUTES ?= 8
 OUT ?= accelerator.json
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest reliability mutants benchmark accelerator clean
+.PHONY: install quickstart test lint tests oldest reliability mutants benchmark accelerator kernels clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -47,6 +47,12 @@ oldest:
 reliability: install
 	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py tests/test_lowering.py
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos
+
+# CUDA's libraries are large, so in an environment of their own; no card is needed.
+kernels:
+	$(MAKE) --no-print-directory install PYTHON=3.12 VENV=.venv-kernels
+	.venv-kernels/bin/python -m pip install --quiet -e '.[cuda]'
+	.venv-kernels/bin/python benchmarks/kernels.py --all
 
 mutants: install
 	$(BIN)/python tests/mutants.py

@@ -76,16 +76,16 @@ def measure(plan: Plan, device: Any, *, dry: bool) -> dict[str, Any]:
     made = programs.make(plan.size, dry=dry, seeds=plan.seeds)
     initial = programs.host_state(plan.size, dry=dry)
     data = jax.device_put(made.data)
-    with programs.with_precision(made.config, plan.precision) as config:
-        learner = algorithms.build_learner(config, made.spec)
-        run = train.make_trainer(learner, config, made.spec).run
-        state = programs.repeated(initial, plan.seeds)
-        size, started = tree_bytes(state.replace(key=None)), time.perf_counter()
-        trace_of = run.trace(state, data, plan.steps)
-        lowered = trace_of.lower()
-        traced = time.perf_counter()
-        compiled = lowered.compile()
-        done = time.perf_counter()
+    config = made.config | {"precision": plan.precision}
+    learner = algorithms.build_learner(config, made.spec)
+    run = train.make_trainer(learner, config, made.spec).run
+    state = programs.repeated(initial, plan.seeds)
+    size, started = tree_bytes(state.replace(key=None)), time.perf_counter()
+    trace_of = run.trace(state, data, plan.steps)
+    lowered = trace_of.lower()
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    done = time.perf_counter()
     flops = limits.flops(trace_of.jaxpr) / plan.steps
     state, timed = _time(compiled, state, data, plan, dry)
     memory = compiled.memory_analysis()

@@ -1,8 +1,7 @@
 """Configs, data and states of the sizes that are measured. Data and initial numbers are made up."""
 
-import contextlib
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import common
@@ -10,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, bounds, schema, train
+from qgf_jax import algorithms, train
 from qgf_jax import config as configs
-from qgf_jax.errors import UserError
 from qgf_jax.types import Spec
 from stages.record import ROOT
 
@@ -76,25 +74,6 @@ def make(name: str, *, dry: bool = False, seeds: int = 1, steps: int = 10) -> Ma
     spec = Spec(46 + size.goal, 5, config.data.chunk, goal_dim=size.goal, backup=config.data.backup)
     data = common.made_up_data(spec, size.rows, config.data.discount)
     return Made(configs.plain(config), spec, data)
-
-
-@contextlib.contextmanager
-def with_precision(config: Mapping[str, Any], name: str) -> Generator[dict[str, Any]]:
-    """The config under which programs that are lowered in the block have one of `PRECISIONS`.
-
-    The only place that knows how: by the config where that can say so, and else by JAX's own option,
-    whose default is TF32 on a GPU that has it.
-    """
-    bound = schema.fields(config["algorithm"], config["critic"])["precision"].bound
-    try:
-        bounds.check("precision", "tf32", bound)
-    except UserError:
-        products = "highest" if name == "float32" else "default"
-        with jax.default_matmul_precision(products):
-            networks = "bfloat16" if name == "bfloat16" else "float32"
-            yield {**config, "precision": networks}
-    else:
-        yield {**config, "precision": name}
 
 
 @functools.cache

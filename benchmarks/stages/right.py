@@ -79,11 +79,8 @@ def _each_precision(
     """(precision, on the device, on the CPU at the highest) of what `make(config)` computes."""
     config = programs.make(_SIZE, dry=dry).config
     for precision in precisions(dry=dry):
-        with (
-            results.attempt(f"{what}, {precision}"),
-            programs.with_precision(config, precision) as mine,
-        ):
-            jitted = jax.jit(make(mine))
+        with results.attempt(f"{what}, {precision}"):
+            jitted = jax.jit(make(config | {"precision": precision}))
             if precision == "float32":  # comes first
                 expected = on(cpu(), jitted, *arguments)
             yield precision, on(device, jitted, *arguments), expected
@@ -151,10 +148,10 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
     ):
         compared = compare(found, expected, TOLERANCES[precision]["ten updates"])
         results.put(f"ten updates by descent, {precision}", compared)
-    with programs.with_precision(made.config, "float32") as config:
-        learner = algorithms.build_learner(config, made.spec)
-        trainer = train.make_trainer(learner, config, made.spec)
-        found, expected = (_ten_by_adam(trainer, made, where, dry) for where in (device, cpu()))
+    config = made.config | {"precision": "float32"}
+    learner = algorithms.build_learner(config, made.spec)
+    trainer = train.make_trainer(learner, config, made.spec)
+    found, expected = (_ten_by_adam(trainer, made, where, dry) for where in (device, cpu()))
     results.put("ten updates by Adam, float32", movement(found, expected, params))
 
 
@@ -185,13 +182,13 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     obs = np.random.default_rng(1).standard_normal((count, made.spec.obs_dim)).astype(np.float32)
     keys, lowered = jax.random.split(jax.random.key(5), count), {}
     placed = jax.device_put((params, slow, obs, keys, np.float32(1.0)), where)
-    with programs.with_precision(made.config, precision) as config:
-        for name in algorithms.served_by("qgf"):
-            for n in algorithms.METHODS[name].best_of:
-                if not dry or name in _DRY_METHODS:
-                    sample = algorithms.build_sample(config, made.spec, name, n)
-                    act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
-                    lowered[acting.label(name, n)] = act.lower(*placed)
+    config = made.config | {"precision": precision}
+    for name in algorithms.served_by("qgf"):
+        for n in algorithms.METHODS[name].best_of:
+            if not dry or name in _DRY_METHODS:
+                sample = algorithms.build_sample(config, made.spec, name, n)
+                act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+                lowered[acting.label(name, n)] = act.lower(*placed)
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         compiled = pool.map(lambda one: one.compile(), lowered.values())
     return {name: np.asarray(act(*placed)) for name, act in zip(lowered, compiled, strict=True)}
@@ -218,10 +215,10 @@ def _updates(dry: bool) -> tuple[Any, Callable[[], Any], int]:
     def begin() -> Any:
         return programs.repeated(programs.host_state(_SIZE, dry=dry), 1), data
 
-    with programs.with_precision(made.config, "tf32") as config:
-        learner = algorithms.build_learner(config, made.spec)
-        trainer = train.make_trainer(learner, config, made.spec)
-        return trainer.run.lower(*begin(), steps).compile(), begin, steps
+    config = made.config | {"precision": "tf32"}
+    learner = algorithms.build_learner(config, made.spec)
+    trainer = train.make_trainer(learner, config, made.spec)
+    return trainer.run.lower(*begin(), steps).compile(), begin, steps
 
 
 def _digests(compiled: Any, begin: Callable[[], Any]) -> list[str]:

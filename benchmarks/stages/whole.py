@@ -96,7 +96,8 @@ def paper(folder: Path, seconds: float, *, dry: bool) -> dict[str, Any]:
     watcher = threading.Thread(target=stop, daemon=True)
     watcher.start()
     try:
-        with programs.with_precision(made.config, "tf32") as config, contextlib.suppress(Stopped):
+        config = made.config | {"precision": "tf32"}
+        with contextlib.suppress(Stopped):
             pretrain({**config, "train": {**config["train"], **options}}, folder / "run", loaded)
     finally:
         done.set()
