@@ -200,7 +200,7 @@ def run_stage(flags: argparse.Namespace) -> int:
     backend.set_variables()
     if flags.stage in ("a", "d"):
         cli.keep_compiled()
-    cli.tune_for_cpu()
+    backend.tune()
     results, deadline = Results(flags.out, flags.stage), Deadline(flags.seconds)
     options = {"folder": flags.public} if flags.stage == "e" else {}
     try:

@@ -177,7 +177,7 @@ def create(
         "git_commit": git_commit(),
     }
     _write(workdir, record)
-    return Run(workdir, dict(config), dict(spec), dict(data), former)
+    return Run(workdir, dict(config), dict(spec), dict(data), _former(record))
 
 
 def recorded_spec(

@@ -60,11 +60,14 @@ def test_what_is_packed_comes_back_bit_for_bit():
     tx = train.delayed(train.make_optimizer(config), learner.every)
     state = train.init_state(jnp.uint32(0), learner, tx, SPEC)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
+    moved = jax.tree.map(lambda x: x + 1, state.target_params)
     packed = vectors.pack(state, tx)
     assert all(x.ndim == 1 for x in packed.state.params.values())
-    back = packed.unpack(packed.state)
+    later = {name: x + 1 for name, x in packed.state.target_params.items()}
+    back = packed.unpack(packed.state.replace(target_params=later))
     assert jax.tree.structure(back) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, back.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, back.target_params, moved)
     jax.tree.map(np.testing.assert_array_equal, back.opt_state, state.opt_state)
     jax.tree.map(np.testing.assert_array_equal, packed.trees(packed.state.params), state.params)
 
