@@ -91,7 +91,7 @@ def names_of(text: str) -> dict[str, str]:
 
 def _trade(line: str, operation: str) -> str:
     name = (re.search(r'op_name="([^"]*)"', line) or ["", ""])[1]
-    if operation in ("dot", "custom-call") or re.search(r"calls=%?gemm_fusion", line):
+    if operation in ("dot", "custom-call") or re.search(r"calls=%?[\w.]*gemm_fusion", line):
         return "product"
     for sign, trade in _TRADES:
         if sign in name:
