@@ -34,6 +34,7 @@ NEEDED = (
 _GRACE = 10.0
 """Seconds for a stage to end by itself, before it is ended."""
 _NO_ACCELERATOR = 3
+_NO_TIME = "no time was left"
 _QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
 """Flags with which XLA compiles in a fraction of the time."""
 
@@ -66,7 +67,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--minutes", type=_minutes, default=8.0, help="for all of it (8)")
-    parser.add_argument("--out", type=Path, default=Path("accelerator.json"), help="result file")
+    parser.add_argument("--out", type=Path, default=Path("accelerator.json"), help="a new file")
     parser.add_argument(
         "--dry", action="store_true", help="tiny sizes, on a CPU too: does it run at all"
     )
@@ -78,7 +79,10 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def _minutes(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no time")
     return value
@@ -102,13 +106,20 @@ def main(words: list[str]) -> int:
         )
     if flags.public and not (flags.public / "agents" / "qgf.py").is_file():
         return refuse(f"{flags.public} is no checkout of the public code: it has no agents/qgf.py")
+    if flags.stages == ["e"] and not flags.public:
+        return refuse("stage e needs --public=FOLDER, a checkout of the public code")
+    if flags.out.exists():
+        return refuse(f"{flags.out} is there already: choose another --out")
+    flags.out = flags.out.resolve()  # a stage may change its folder
     results = Results(flags.out)
     try:
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         results.write(opening(words, flags.minutes, dry=flags.dry))
-    except OSError as error:
-        return refuse(f"{flags.out} could not be written: {error.strerror}")
-    signal.signal(signal.SIGTERM, _leave)
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        return refuse(f"{flags.out} could not be written: {cause}")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # HUP: a lost connection
+        signal.signal(number, _leave)
     started = time.monotonic()
     for name in flags.stages:
         mine = Results(flags.out, name)
@@ -118,7 +129,7 @@ def main(words: list[str]) -> int:
         left = 60 * flags.minutes - (time.monotonic() - started)
         limit = share_of(left, name, flags)
         if limit < 1:
-            mine.of_stage(title=STAGES[name].title, state="not run", cause="no time was left")
+            mine.of_stage(title=STAGES[name].title, state="not run", cause=_NO_TIME)
             continue
         if start_stage(mine, limit, flags) == _NO_ACCELERATOR:
             flags.out.unlink()
@@ -220,8 +231,8 @@ def refuse(line: str) -> int:
     return 2
 
 
-def _leave(*_: Any) -> None:
-    raise SystemExit(143)
+def _leave(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 def wrong(content: dict[str, Any]) -> list[str]:
@@ -230,6 +241,10 @@ def wrong(content: dict[str, Any]) -> list[str]:
     for name, stage in content["stages"].items():
         if stage["state"] not in ("done", "not run"):
             found.append(f"{name} {stage['title']}: {stage['state']}: {stage['cause']}")
+        if stage["cause"] == _NO_TIME:
+            found.append(f"{name} {stage['title']}: not run: {_NO_TIME}")
+        if name == "a" and (rest := stage["results"].get("left_out")):
+            found.append(f"a right: no time for {', '.join(rest)}")
         for what, value in stage["results"].items():
             if isinstance(value, dict) and value.get("ok") is False:
                 found.append(f"{name} {what}: not ok: {json.dumps(value)[:160]}")

@@ -17,6 +17,7 @@ import argparse
 import collections
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -70,7 +71,10 @@ def compile_for(card: str, function: Any, *shapes: Any, static: tuple[Any, ...] 
     import jax
     from jax.experimental import topologies
 
-    described = topologies.get_topology_desc("", "cuda", target_config=card, topology="1x1x1")
+    try:
+        described = topologies.get_topology_desc("", "cuda", target_config=card, topology="1x1x1")
+    except NotImplementedError:
+        sys.exit("kernels.py: error: jax[cuda13] is not installed: make kernels does it")
     mesh = jax.sharding.Mesh([described.devices[0]], ("x",))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -169,7 +173,7 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     from qgf_jax.types import Spec
 
     base = {} if flags.config else _BASE
-    config = configs.plain(configs.load(flags.config or _CONFIG, base | overrides))
+    config = configs.plain(configs.load(flags.config or f"{_CONFIGS}/ogbench.py", base | overrides))
     spec = Spec(
         flags.obs + flags.goal, flags.action, config["data"]["chunk"], goal_dim=flags.goal,
         backup=config["data"]["backup"],
@@ -199,7 +203,7 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     }
 
 
-_CONFIG = "experiments/configs/ogbench.py"
+_CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 _WIDTHS = ("networks.policy_hidden", "networks.critic_hidden")
 _BASE = dict.fromkeys(_WIDTHS, "512,512,512,512")
 _PAPER = " ".join(f"--config.{key}=1024,1024,1024,1024" for key in _WIDTHS)
@@ -208,7 +212,7 @@ CASES = (
     "--config.networks.ensemble=10",
     "--seeds=8",
     f"{_PAPER} --config.train.batch_size=1024",
-    "--config=experiments/configs/goal_conditioned.py:cube_single_small --goal=46",
+    f"--config={_CONFIGS}/goal_conditioned.py:cube_single_small --goal=46",
     *(f"--act={method}" for method in ("reference", "qgf", "qgf_jacobian", "bptt", "best_of")),
     "--act=qgf --batch=50",
 )

@@ -2,9 +2,9 @@
 
 A run's bits are a function of its config, so what changes numbers is fixed here, whatever the variables
 of the surroundings or a caller say: 32 bits, the precision of products, and the generator of random
-numbers that all runs have used. What changes speed and memory alone is chosen here too: variables
-by `tune`, before JAX is imported, and numbers that nobody has given by `choose`. JAX is imported on
-first use.
+numbers that all runs have used. What changes speed and memory, and results by rounding at most, is
+chosen here too: variables by `tune`, before JAX is imported, and numbers that nobody has given by
+`choose`. JAX is imported on first use.
 """
 
 import contextlib

@@ -102,7 +102,7 @@ def pretrain(
 
 
 def _dispatch(config: Mapping[str, Any], feed: feeder.Feeder, keeper: "_Keeper | None") -> int:
-    """How many steps are dispatched at once; changes no result.
+    """How many steps are dispatched at once; results change by rounding, as each length is a program.
 
     A stream cuts dispatches where its window changes, after hundreds of steps: others than hundreds
     would be of several lengths, and each is compiled.

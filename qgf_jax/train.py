@@ -169,7 +169,9 @@ def _checksum(tree: Any) -> Array:
     """[]: finite only if each number is, the sum of each row, and of a vector's squares.
 
     Squares because Adam's moments must be finite too; and because XLA would take a plain sum over a
-    vector that is put together from layers apart, into one for each.
+    vector that is put together from layers apart, into one for each. Matrices are summed as they are:
+    on a CPU squares would cost a pass over each. So where updates are not on vectors, a gradient
+    between 1e19 and 1e38 counts as finite.
     """
     leaves = [x * x if x.ndim == 1 else x for x in jax.tree.leaves(tree)]
     sums = [jnp.ravel(row_sum(x) if x.ndim else x) for x in leaves]
@@ -252,7 +254,7 @@ def make_programs(
     that axis runs this program on its own piece, without one the pieces are stacked on the leading
     axis of the dataset and `constrain` may say where the batch lies. The batches are the same. A
     dataset, or each piece, is made of `blocks` of one shape. `packed`: whether updates work on vectors
-    (see `vectors`), which what goes in and comes out never shows.
+    (see `vectors`), which changes neither what goes in nor the form of what comes out.
     """
     tx = delayed(make_optimizer(config), learner.every)
     step = functools.partial(

@@ -233,11 +233,37 @@ def test_a_cpu_is_not_measured_unless_asked(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "new.json").exists()
 
 
+def test_what_there_was_no_time_for_is_not_right():
+    stages = {
+        "a": {"title": "right", "state": "done", "cause": "", "results": {"left_out": ["x"]}},
+        "b": {"title": "fast", "state": "not run", "cause": accelerator._NO_TIME, "results": {}},
+        "e": {"title": "public", "state": "not run", "cause": "no --public=FOLDER", "results": {}},
+    }
+    assert accelerator.wrong({"stages": stages}) == [
+        "a right: no time for x",
+        "b fast: not run: no time was left",
+    ]
+
+
+def test_a_result_file_may_be_given_relative_to_where_one_is(tmp_path, monkeypatch):
+    """Stage e works in the folder of the public code."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        accelerator, "start_stage", lambda results, *_: seen.append(results.path) or 0
+    )
+    accelerator.main(["--out=x.json", "--stages=b"])
+    assert seen == [tmp_path / "x.json"]
+
+
 def test_what_cannot_begin_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     for words, hint in (
         ([f"--public={tmp_path}"], "has no agents/qgf.py"),
+        (["--stages=e"], "needs --public"),
+        (["--out="], "is there already"),
         ([f"--out={tmp_path}/file/out.json"], "could not be written"),
+        ([f"--out={tmp_path}/file"], "is there already: choose another --out"),
     ):
         assert accelerator.main(words) == 2
         assert hint in capsys.readouterr().err

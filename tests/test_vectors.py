@@ -54,6 +54,41 @@ def test_updates_on_vectors_are_those_on_trees(dataset, changes):
     assert all(any(jax.tree.leaves(group)) for group in moved.values())
 
 
+@pytest.fixture
+def as_an_accelerator(monkeypatch):
+    """What is for a CPU alone is not taken."""
+    jax.clear_caches()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *xs, default, **_: default(*xs))
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("changes", CASES, ids=["plain", "clipped", "delayed"])
+def test_an_accelerator_s_updates_are_those_of_a_cpu(dataset, changes, request):
+    seeds = np.arange(changes.get("seeds", 1))
+    start = jax.jit(programs_of(False, **changes).init)(seeds)
+    wanted, _ = jax.jit(programs_of(False, **changes).run, static_argnums=2)(start, dataset, 5)
+    request.getfixturevalue("as_an_accelerator")
+    found, _ = jax.jit(programs_of(True, **changes).run, static_argnums=2)(start, dataset, 5)
+    assert int(found.guard.skipped[0]) == 0
+    for part in ("params", "target_params"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5),
+            getattr(found, part), getattr(wanted, part),
+        )  # fmt: skip
+
+
+def test_an_accelerator_leaves_out_what_is_not_finite(dataset, as_an_accelerator):
+    start = jax.jit(programs_of(True).init)(np.arange(1))
+    run = jax.jit(programs_of(True).run, static_argnums=2)
+    bad = dataset._replace(reward=jnp.full_like(dataset.reward, jnp.nan))
+    state, metrics = run(start, bad, 3)
+    assert int(state.guard.skipped[0]) == 3
+    jax.tree.map(np.testing.assert_array_equal, state.params, start.params)
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, start.opt_state)
+    assert np.isnan(metrics["critic/loss"]).all()
+
+
 def test_what_is_packed_comes_back_bit_for_bit():
     config = tiny(algorithm="rebrac", critic="td")
     learner = algorithms.build_learner(config, SPEC)

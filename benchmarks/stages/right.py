@@ -18,6 +18,7 @@ import optax
 
 from qgf_jax import algorithms, train
 from qgf_jax.data import sampling
+from qgf_jax.sums import for_training
 from qgf_jax.train import TrainState, train_step
 from stages import acting, programs, resume
 from stages.compared import TOLERANCES, compare, movement
@@ -103,6 +104,7 @@ def losses_and_gradients(results: Results, device: Any, *, dry: bool) -> None:
             found = {}
             for i, (group, loss) in enumerate(learner.losses.items()):
 
+                @for_training()  # the form of layer norms that training has
                 def own(mine: Any, group: str = group, loss: Any = loss, i: int = i) -> Any:
                     key_of = jax.random.fold_in(key, i)
                     return loss({**params, group: mine}, slow, batch, key_of)[0]

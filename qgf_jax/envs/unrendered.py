@@ -82,7 +82,10 @@ def _take_pictures_out(root: ElementTree.Element, full: Any) -> bool:
     for geom in world.iter("geom"):
         if (mesh := geom.get("mesh")) is None:
             continue
-        found = full.geom(geom.get("name")) if geom.get("name") else None
+        try:
+            found = full.geom(geom.get("name")) if geom.get("name") else None
+        except KeyError:  # compiled under another name, as what is replicated
+            found = None
         if (
             found is not None
             and found.type[0] == mesh_type
@@ -114,6 +117,8 @@ def _complete(lean: Any, full: Any) -> bool:
                 return False
         elif name.startswith("bvh_"):  # boxes around the geoms of bodies come first
             boxes = int(full.body_bvhnum.sum())
+            if len(ours) < boxes:
+                return False
             ours[:boxes] = theirs[:boxes]
         elif name not in _PICTURES and not name.startswith(_PARTS):
             if ours.shape != theirs.shape:
