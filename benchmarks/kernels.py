@@ -191,7 +191,8 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     memory = compiled.memory_analysis()
     return {
         "what": f"action of {flags.act}" if flags.act else "update",
-        "options": overrides | {k: getattr(flags, k) for k in ("seeds", "goal", "batch")},
+        "options": overrides
+        | {k: getattr(flags, k) for k in (("batch",) if flags.act else ("seeds", "goal"))},
         "body": len(body),
         "body_by_trade": dict(collections.Counter(kernel.trade for kernel in body).most_common()),
         "body_outside_command_buffers": sum(not kernel.buffered for kernel in body),
