@@ -73,6 +73,11 @@ def step_key(state: TrainState, step: Array) -> Array:
     return jax.random.fold_in(state.key, step)
 
 
+def loss_keys(state: TrainState, step: Array, losses: int) -> Array:
+    """[L] keys of that update's losses."""
+    return jax.vmap(lambda i: jax.random.fold_in(step_key(state, step), i))(jnp.arange(losses))
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -83,7 +88,7 @@ def train_step(
     lagged_target: bool = False,
     target_every: Mapping[str, int] = {},
     axis_name: str | None = None,
-    key: Array | None = None,
+    keys: Array | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step: each loss moves its own parameter group and no other.
 
@@ -93,21 +98,22 @@ def train_step(
 
     `lagged_target` moves the slow copies towards the parameters from before the step, as the public
     QGF code and its ancestors do, instead of after. `target_every`: slow copies that move only in every
-    n-th update. Which groups do is up to `tx`, see `delayed`. `key` is `step_key` of the state, unless
-    it was made before.
+    n-th update. Which groups do is up to `tx`, see `delayed`. `keys` are `loss_keys` of the state,
+    unless they were made before.
 
     Where a loss or a gradient is not finite the state stays as it was but for `step` and `guard`, and
     the metrics are NaN.
     """
-    key, number = step_key(state, state.step) if key is None else key, state.step + 1
+    number = state.step + 1
+    keys = loss_keys(state, state.step, len(losses)) if keys is None else keys
 
     def total_loss(params: Params) -> tuple[Array, Metrics]:
         frozen = jax.lax.stop_gradient(params)
         total, metrics = jnp.zeros(()), {}
         for i, (group, loss) in enumerate(losses.items()):
-            visible, loss_key = frozen | {group: params[group]}, jax.random.fold_in(key, i)
+            visible = frozen | {group: params[group]}
             with global_batch.divided_over(axis_name), for_training():
-                value, info = loss(visible, state.target_params, batch, loss_key)
+                value, info = loss(visible, state.target_params, batch, keys[i])
             total += value
             metrics |= {f"{group}/{name}": x for name, x in ({"loss": value} | info).items()}
         return total, metrics
@@ -291,7 +297,7 @@ def make_programs(
         # kernels on a CPU, and costs the same for one step as for a hundred.
         steps = state.step + jnp.arange(num_steps)
         drawn = jax.vmap(lambda i: draw(dataset, key_of(state, i, _BATCH)))(steps)
-        keys = jax.vmap(lambda i: step_key(state, i))(steps)
+        keys = jax.vmap(lambda i: loss_keys(state, i, len(learner.losses)))(steps)
         losses, unpack = learner.losses, None
         if packed:
             state, trees, unpack = vectors.pack(state, tx)
@@ -299,8 +305,8 @@ def make_programs(
         names: list[str] = []
 
         def update(state: TrainState, mine: Any) -> tuple[TrainState, Array]:
-            drawn, key = mine
-            state, metrics = step(state, gather(dataset, drawn), losses=losses, key=key)
+            drawn, keys = mine
+            state, metrics = step(state, gather(dataset, drawn), losses=losses, keys=keys)
             names[:] = metrics
             return state, jnp.stack([*metrics.values()])
 
