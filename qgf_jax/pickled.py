@@ -32,7 +32,8 @@ _ARRAY, _EMPTY, _DTYPE, _ON_DEVICE = (
     _Name("numpy.dtype"),
     _Name("jax._src.array._reconstruct_array"),
 )
-_NAMES = (_ARRAY, _EMPTY, _DTYPE, _ON_DEVICE)
+_FROM_BUFFER = _Name("numpy._core.numeric._frombuffer")  # protocol 5, Python's own since 3.14
+_NAMES = (_ARRAY, _EMPTY, _DTYPE, _ON_DEVICE, _FROM_BUFFER)
 
 
 def _named(module: Any, name: Any) -> _Name:
@@ -46,13 +47,18 @@ def _named(module: Any, name: Any) -> _Name:
 
 
 def _call(function: Any, arguments: Any) -> Made:
-    """What a call of one of the four names would give, in our own terms."""
+    """What a call of one of `_NAMES` would give, in our own terms."""
     if function == _EMPTY and arguments == (_ARRAY, (0,), b"b"):
         return Made("array")
     if function == _DTYPE and arguments[1:] == (False, True):
         if not re.fullmatch(r"[fiu][1248]|b1", arguments[0]):
             raise ValueError(f"it holds numbers of type {short(arguments[0])}")
         return Made("type", arguments[0])
+    if function == _FROM_BUFFER and len(arguments) == 4 and arguments[3] in ("C", "F"):
+        raw, kind, shape, order = arguments
+        made = Made("array")
+        _fill(made, (1, shape, kind, order == "F", raw))
+        return made
     if function == _ON_DEVICE and len(arguments) == 4 and arguments[0] == _EMPTY:
         made = _call(_EMPTY, arguments[1])
         _fill(made, arguments[2])
@@ -151,6 +157,7 @@ _NEW: dict[str, Callable[[], Any]] = {
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _OTHERS: dict[str, Callable[[_Machine, Any], None]] = {
+    "BYTEARRAY8": lambda machine, raw: machine.stack.append(bytes(raw)),
     "PROTO": lambda machine, argument: None,
     "FRAME": lambda machine, argument: None,
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),

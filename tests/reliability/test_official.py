@@ -317,7 +317,7 @@ def test_the_machine_reads_what_pickle_writes():
         "a": {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "c": 3, "d": None, "e": True},
         "f": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     }
-    for protocol in (3, 4):
+    for protocol in (3, 4, 5):
         found = pickled.load(pickle.dumps(content, protocol=protocol))
         np.testing.assert_array_equal(found["a"]["b"].value, content["a"]["b"])
         np.testing.assert_array_equal(found["f"].value, content["f"])
