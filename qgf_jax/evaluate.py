@@ -492,10 +492,19 @@ def play(
         return pool.ask_step(slots, np.stack([by_slot[slot] for slot in slots]))
 
     def ask(group: np.ndarray) -> tuple[Move | None, Move | None]:
-        """What a group does next: free environments begin while there are actions for the others."""
+        """What a group does next: free environments begin while there are actions for the others.
+
+        Where one group is all they act with the others at once, as a round without them costs the
+        policy as much.
+        """
         slots = np.unique(group).tolist()
         busy = [slot for slot in slots if slot in live]
-        return begin(slot for slot in slots if slot not in busy), go_on(busy, group)
+        begun = begin(slot for slot in slots if slot not in busy)
+        if begun and groups == 1:
+            answer(begun)
+            note_paths(begun.slots)
+            return None, go_on([slot for slot in slots if slot in live], group)
+        return begun, go_on(busy, group)
 
     def answer(move: Move) -> list[Played]:
         started = time.perf_counter()
