@@ -182,7 +182,7 @@ def default(name: str, platform: str, cores: int) -> int:
     on_cpu, on_accelerator = {
         # A dispatch costs the host about as much as an update of a small network an accelerator.
         "train.steps_per_dispatch": (100, 1000),
-        # As many as keep the cores busy while others act, in 100 MB each.
+        # As many as keep the cores busy while others act, in 25 MB each.
         "eval.envs": (min(max(10, 4 * cores), 100), 64),
         # Of each seed, in the simulator on the device.
         "--envs=jax": (64, 1024),

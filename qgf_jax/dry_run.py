@@ -27,7 +27,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     seeds = train.seeds_of(config)
     part = config["train"]["batch_size"] // spread.count
     mine = {**config, "train": {**config["train"], "batch_size": part}}
-    programs = train.make_programs(learner, mine, spec, packed=backend.launches())
+    programs = train.make_programs(learner, mine, spec)
     state, dataset = jax.eval_shape(programs.init, seeds), dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()

@@ -7,6 +7,7 @@ averaged over an axis, and `jit` with explicit shardings, where XLA does the ave
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -336,24 +337,18 @@ def make_trainer(
     alone = train.make_trainer(learner, config, spec, blocks=blocks)
     if spread.count == 1:
         return alone
+    programs = functools.partial(
+        train.make_programs, learner, config, spec, blocks=blocks, shards=spread.count
+    )
     form = {"pmap": _pmapped, "jit": _jitted}[spread.form]
-    return alone._replace(run=form(spread, learner, config, spec, blocks))
+    return alone._replace(run=form(spread, programs))
 
 
 def _pmapped(
-    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec, blocks: int
+    spread: Spread, programs: Callable[..., Trainer]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    programs = train.make_programs(
-        learner,
-        config,
-        spec,
-        blocks=blocks,
-        shards=spread.count,
-        axis_name=_AXIS,
-        packed=backend.launches(),
-    )
     return jax.pmap(
-        programs.run,
+        programs(axis_name=_AXIS).run,
         axis_name=_AXIS,
         # None is replicated: no axis of devices is ever seen.
         in_axes=(None, 0, None),
@@ -365,24 +360,18 @@ def _pmapped(
 
 
 def _jitted(
-    spread: Spread, learner: Learner, config: Mapping[str, Any], spec: Spec, blocks: int
+    spread: Spread, programs: Callable[..., Trainer]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     split, replicated = spread._sharding(_AXIS), spread._sharding()
 
     def constrain(batch: Batch) -> Batch:
         return jax.lax.with_sharding_constraint(batch, split)
 
-    programs = train.make_programs(
-        learner,
-        config,
-        spec,
-        blocks=blocks,
-        shards=spread.count,
-        constrain=constrain,
-        packed=backend.launches(),
-    )
     return jax.jit(
-        programs.run, out_shardings=(replicated, replicated), donate_argnums=0, static_argnums=2
+        programs(constrain=constrain).run,
+        out_shardings=(replicated, replicated),
+        donate_argnums=0,
+        static_argnums=2,
     )
 
 

@@ -251,7 +251,7 @@ def make_programs(
     shards: int = 1,
     axis_name: str | None = None,
     constrain: Callable[[Batch], Batch] = lambda batch: batch,
-    packed: bool = False,
+    packed: bool | None = None,
 ) -> Trainer:
     """The pure programs that train `learner` under a resolved config, not compiled.
 
@@ -260,7 +260,8 @@ def make_programs(
     that axis runs this program on its own piece, without one the pieces are stacked on the leading
     axis of the dataset and `constrain` may say where the batch lies. The batches are the same. A
     dataset, or each piece, is made of `blocks` of one shape. `packed`: whether updates work on vectors
-    (see `vectors`), which changes neither what goes in nor the form of what comes out.
+    (see `vectors`), which changes neither what goes in nor the form of what comes out; `None`: where
+    the devices are accelerators.
     """
     tx = delayed(make_optimizer(config), learner.every)
     step = functools.partial(
@@ -299,7 +300,7 @@ def make_programs(
         drawn = jax.vmap(lambda i: draw(dataset, key_of(state, i, _BATCH)))(steps)
         keys = jax.vmap(lambda i: loss_keys(state, i, len(learner.losses)))(steps)
         losses, unpack = learner.losses, None
-        if packed:
+        if backend.launches() if packed is None else packed:
             state, trees, unpack = vectors.pack(state, tx)
             losses = {g: vectors.on_vectors(loss, trees) for g, loss in losses.items()}
         names: list[str] = []
@@ -336,7 +337,7 @@ def make_trainer(
     learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
 ) -> Trainer:
     """The programs compiled for one device; for several see `parallel.make_trainer`."""
-    programs = make_programs(learner, config, spec, blocks=blocks, packed=backend.launches())
+    programs = make_programs(learner, config, spec, blocks=blocks)
     return Trainer(
         init=jax.jit(programs.init),
         run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
