@@ -22,7 +22,7 @@ _TRAINING: contextvars.ContextVar[bool] = contextvars.ContextVar("training", def
 def for_training() -> Generator[None]:
     """Layer norms traced inside are made for large batches and for gradients of all that they take.
 
-    On an accelerator that is 20 kernels an update less than what serves single actions best, and for
+    On an accelerator that is 17 kernels an update less than what serves single actions best, and for
     these 11 of 43 more in each step of QGF's flow (`benchmarks/kernels.py`).
     """
     token = _TRAINING.set(True)
