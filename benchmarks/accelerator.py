@@ -205,7 +205,8 @@ def end(process: subprocess.Popen) -> None:
 
 def run_stage(flags: argparse.Namespace) -> int:
     """The stage itself, in its own process."""
-    from qgf_jax import backend, cli
+    from qgf_jax import cli
+    from qgf_jax.runtime import backend
 
     # As `qgf train` begins. Where compile time is measured nothing is taken from the user's cache.
     backend.set_variables()

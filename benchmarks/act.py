@@ -30,8 +30,8 @@ common.limit_threads(flags.threads)
 import jax
 import jax.numpy as jnp
 
-from qgf_jax import algorithms
 from qgf_jax import config as configs
+from qgf_jax.methods import table as algorithms
 from qgf_jax.types import Spec
 
 

@@ -26,7 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, flops, train
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runtime import flops
+from qgf_jax.training import step as train
 
 
 def product() -> tuple[float, float]:

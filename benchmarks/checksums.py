@@ -34,9 +34,9 @@ def make(folder: Path) -> None:
     """One with checksums and one without, of the same files."""
     import numpy as np
 
-    from qgf_jax.checkpoint import fingerprint
     from qgf_jax.data import convert
     from qgf_jax.data.formats import MANIFEST, Rows
+    from qgf_jax.runs.checkpoint import fingerprint
 
     rng, n = np.random.default_rng(0), flags.rows
     ends = np.arange(n) % 1001 == 1000

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qgf_jax import backend
+from qgf_jax.runtime import backend
 
 
 def limit_threads(count: int, widest: int = 0) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qgf_jax import statistics
+from qgf_jax.evaluation import statistics
 
 
 class Case(NamedTuple):

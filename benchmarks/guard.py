@@ -26,8 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, train
 from qgf_jax import config as configs
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import step as train
 from qgf_jax.types import Actor, Batch, Spec
 
 SPEC = Spec(28, 5, 5)

@@ -34,12 +34,12 @@ import jax
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax import evaluate
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
-from qgf_jax.metrics import read_lines
-from qgf_jax.pretrain import pretrain
+from qgf_jax.evaluation import evaluate
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training.loop import pretrain
 
 
 def walk(scene: str, steps: int) -> tuple[np.ndarray, ...]:

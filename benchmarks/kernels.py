@@ -132,7 +132,9 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     import jax
     import numpy as np
 
-    from qgf_jax import algorithms, dry_run, train
+    from qgf_jax.methods import table as algorithms
+    from qgf_jax.training import dry_run
+    from qgf_jax.training import step as train
 
     programs = train.make_programs(
         algorithms.build_learner(config, spec), config, spec, packed=True
@@ -147,7 +149,7 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     import jax
     import jax.numpy as jnp
 
-    from qgf_jax import algorithms
+    from qgf_jax.methods import table as algorithms
 
     method, options = algorithms.parse(flags.act)
     n = algorithms.method(method).best_of[0]

@@ -54,9 +54,10 @@ def measure(folder: Path) -> dict[str, float]:
     import jax
 
     from qgf_jax import config as configs
-    from qgf_jax import parallel, pretrain
     from qgf_jax.data.load import load
     from qgf_jax.envs import ogbench
+    from qgf_jax.training import loop as pretrain
+    from qgf_jax.training import parallel
 
     config = configs.make("qgf")
     config.env = "cube-double-play-singletask-task1-v0"
@@ -66,7 +67,7 @@ def measure(folder: Path) -> dict[str, float]:
         batch_size=flags.batch, steps=flags.steps, log_every=100, save_every=flags.steps
     )
     config = configs.plain(config)
-    ogbench.World(config["env"]).reset(0)
+    ogbench.OGBenchEnv(config["env"]).reset(0)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     imported = peak()
     loaded = load(config, parallel.make(config).room)

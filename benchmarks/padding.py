@@ -28,14 +28,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, evaluate
 from qgf_jax import config as configs
-from qgf_jax.policy import Restored
-from qgf_jax.run import Run
+from qgf_jax.evaluation import evaluate
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.policy import LoadedRun
+from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
 
-def made_up() -> Restored:
+def made_up() -> LoadedRun:
     """A run that was never trained."""
     config = configs.make("qgf")
     hidden = (flags.width,) * flags.depth
@@ -45,7 +46,7 @@ def made_up() -> Restored:
     init = functools.partial(learner.init, obs=jnp.zeros(46), action=jnp.zeros(spec.chunk_dim))
     params = jax.jit(lambda key: jax.tree.map(lambda x: x[None], init(key)))(jax.random.key(0))
     run = Run(Path(), plain, spec._asdict(), {})
-    return Restored(run, spec, 0, params, {group: params[group] for group in learner.targets})
+    return LoadedRun(run, spec, 0, params, {group: params[group] for group in learner.targets})
 
 
 def seconds_of(act: evaluate.Act, envs: int) -> float:
@@ -55,7 +56,7 @@ def seconds_of(act: evaluate.Act, envs: int) -> float:
     return common.least_cpu_seconds(lambda: act(obs, identity, weight), flags.repeats)
 
 
-def compiled(restored: Restored, rows: int, envs: int) -> evaluate.Act:
+def compiled(restored: LoadedRun, rows: int, envs: int) -> evaluate.Act:
     evaluate._ROWS = rows
     return evaluate.compile_act(restored, "qgf", 1, envs)
 

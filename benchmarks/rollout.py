@@ -35,10 +35,10 @@ common.limit_threads(flags.threads)
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax import evaluate
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench, pool
-from qgf_jax.pretrain import pretrain
+from qgf_jax.evaluation import evaluate
+from qgf_jax.training.loop import pretrain
 
 BARE = """
 import sys, time

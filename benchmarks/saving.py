@@ -24,12 +24,13 @@ common.limit_threads(flags.threads)
 
 import numpy as np
 
-from qgf_jax import checkpoint, pretrain
 from qgf_jax import config as configs
 from qgf_jax.data import chunks
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.load import Loaded
-from qgf_jax.metrics import Clock
+from qgf_jax.runs import checkpoint
+from qgf_jax.runs.metrics import Clock
+from qgf_jax.training import loop as pretrain
 
 ROWS, OBS, ACTION, CHUNK = 20_000, 28, 5, 5
 

@@ -22,8 +22,9 @@ common.backend.tune()
 import jax
 import numpy as np
 
-from qgf_jax import algorithms, parallel
 from qgf_jax.data import chunks
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import parallel
 
 BASE = {"batch": 256, "width": 128, "ensemble": 2, "seeds": 1, "devices": 1}
 CHANGES = {

@@ -22,7 +22,8 @@ started = time.process_time()
 import jax
 import numpy as np
 import common
-from qgf_jax import algorithms, train
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import step as train
 imported = time.process_time()
 width = int(sys.argv[1])
 config, spec, dataset = common.made_up_run(width=width, depth=3, batch=256, chunk=10, rows=20_000)

@@ -70,9 +70,10 @@ def train() -> None:
     import numpy as np
 
     warnings.filterwarnings("ignore", module="gymnasium")
-    from qgf_jax import algorithms, train
     from qgf_jax import config as configs
     from qgf_jax.data import feeder, load
+    from qgf_jax.methods import table as algorithms
+    from qgf_jax.training import step as train
     from qgf_jax.types import Spec
 
     config = configs.make("qgf")
@@ -91,7 +92,7 @@ def train() -> None:
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     from qgf_jax.envs import ogbench
 
-    ogbench.World(ENV).reset(0)  # imports the simulator
+    ogbench.OGBenchEnv(ENV).reset(0)  # imports the simulator
     imported = peak()
     loaded = load.load(config)
     loading = peak()

@@ -37,8 +37,10 @@ common.limit_threads(flags.threads, flags.width)
 import jax
 import numpy as np
 
-from qgf_jax import algorithms, pretrain, train
 from qgf_jax.data.load import Loaded
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import loop as pretrain
+from qgf_jax.training import step as train
 
 
 def loop(plain: dict[str, Any], spec: Any, dataset: Any) -> float:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from qgf_jax.algorithms import METHODS
+    from qgf_jax.core.flow import endpoint, integrate
+    from qgf_jax.core.guidance import RULES, guide
     from qgf_jax.errors import UserError
-    from qgf_jax.flow import endpoint, integrate
-    from qgf_jax.guidance import RULES, guide
-    from qgf_jax.policy import load_policy
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.methods.table import METHODS
+    from qgf_jax.runs.policy import load_policy
+    from qgf_jax.training.loop import pretrain
 
 _HOMES = {
-    "METHODS": "algorithms",
-    "RULES": "guidance",
+    "METHODS": "methods.table",
+    "RULES": "core.guidance",
     "UserError": "errors",
-    "endpoint": "flow",
-    "guide": "guidance",
-    "integrate": "flow",
-    "load_policy": "policy",
-    "pretrain": "pretrain",
+    "endpoint": "core.flow",
+    "guide": "core.guidance",
+    "integrate": "core.flow",
+    "load_policy": "runs.policy",
+    "pretrain": "training.loop",
 }
 
 __all__ = [

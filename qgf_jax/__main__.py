@@ -1,6 +1,6 @@
 """`python -m qgf_jax`, the same as the `qgf` command."""
 
-from qgf_jax import children
+from qgf_jax.runtime import children
 
 children.leave_working_folder_last()
 

@@ -7,6 +7,7 @@ No JAX here.
 
 import ast
 import dataclasses
+import inspect
 import math
 import numbers
 import struct
@@ -37,6 +38,17 @@ class Field(NamedTuple):
 
     default: Any
     bound: Bound
+    help: str = ""
+    """One clause: what the value is, with its unit."""
+    may_change: bool = False
+    """Whether a resumed run may have another value."""
+
+
+class _MayChange:
+    """Marks a field that a resumed run may change."""
+
+
+MAY_CHANGE = _MayChange()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +253,9 @@ Devices = Annotated[str, Text(least=1)]
 def of(annotation: Any) -> Bound:
     """The bound of a kind, of `Literal[…]`, `bool` or `str`. Raises `LookupError` for any other type."""
     if get_origin(annotation) is Annotated:
-        return get_args(annotation)[1]
+        kind, *notes = get_args(annotation)
+        own = [x for x in notes if not isinstance(x, (str, _MayChange))]
+        return own[0] if own else of(kind)
     if get_origin(annotation) is Literal:
         return Words(get_args(annotation))
     if annotation is bool:
@@ -249,6 +263,27 @@ def of(annotation: Any) -> Bound:
     if annotation is str:
         return Text()
     raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
+
+
+def fields(declaration: Any) -> dict[str, Field]:
+    """What a user can set: the fields of a dataclass, or a function's keyword-only arguments.
+
+    Annotations are kinds of this module, with help: `expectile: Annotated[OpenFraction, "level of V"]`.
+    `MAY_CHANGE` in an annotation marks what a resumed run may change. Raises `LookupError` for an
+    annotation without bounds.
+    """
+    if dataclasses.is_dataclass(declaration):
+        pairs = [(f.name, f.type, f.default) for f in dataclasses.fields(declaration)]
+    else:
+        parameters = inspect.signature(declaration).parameters.values()
+        pairs = [(p.name, p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return {name: _field(annotation, default) for name, annotation, default in pairs}
+
+
+def _field(annotation: Any, default: Any) -> Field:
+    notes = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    words = [note for note in notes if isinstance(note, str)]
+    return Field(default, of(annotation), " ".join(words), MAY_CHANGE in notes)
 
 
 def of_source(annotation: ast.expr | None) -> Bound:

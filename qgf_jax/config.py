@@ -13,10 +13,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qgf_jax import bounds, paths, schema
-from qgf_jax.algorithms import CRITIC_SETTINGS, METHODS, method
+from qgf_jax import bounds, schema
 from qgf_jax.envs import ogbench
-from qgf_jax.errors import UserError, unknown
+from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.methods.table import CRITIC_SETTINGS, METHODS, method
+from qgf_jax.runtime import paths
 
 PRESETS: dict[str, dict[str, Any]] = {
     # What we would defend; the defaults below and in the factories are these.
@@ -65,10 +66,10 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     """
     row = method(algorithm)
     if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
+        raise unknown_name_error("preset", preset, PRESETS)
     critic = critic or row.critics[0]
     if critic not in row.critics:
-        raise unknown(f"critic of {algorithm}", critic, row.critics)
+        raise unknown_name_error(f"critic of {algorithm}", critic, row.critics)
     config = _sections(algorithm, critic)
     config.preset = preset
     update(config, CRITIC_SETTINGS.get(critic, {}))
@@ -104,7 +105,7 @@ def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if key in mine:
             config.update_from_flattened_dict({key: value})
         elif key not in _known_keys():
-            raise unknown("config key", key, _known_keys())
+            raise unknown_name_error("config key", key, _known_keys())
 
 
 def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -123,7 +124,7 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     module_spec.loader.exec_module(module)
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
-        raise unknown(f"variant of {path.name}", variant, variants)
+        raise unknown_name_error(f"variant of {path.name}", variant, variants)
     if variant and not any(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(module.get_config).parameters.values()
@@ -167,7 +168,7 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     """Sets one value from the command line."""
     fields = schema.fields(config.algorithm, config.critic)
     if key not in fields:
-        raise unknown("config key", key, fields)
+        raise unknown_name_error("config key", key, fields)
     value = bounds.read(f"config key {key}", text, fields[key].bound)
     config.update_from_flattened_dict({key: value})
 
@@ -180,11 +181,11 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     flat = flatten(config)
     row = method(flat["algorithm"])
     if flat["critic"] not in row.critics:
-        raise unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
+        raise unknown_name_error(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
         if key not in fields:
-            raise unknown("config key", key, fields)
+            raise unknown_name_error("config key", key, fields)
         bounds.check(f"config key {key}", value, fields[key].bound)
     if lacking := fields.keys() - flat.keys() - _SINCE.keys():
         raise UserError(f"config key {min(lacking)} is missing: start from config.make")

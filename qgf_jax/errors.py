@@ -114,7 +114,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
         self.code = 128 + signum
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """A line on standard error, if anybody still reads that: training goes on when nobody does."""
     with contextlib.suppress(OSError, ValueError):
         print(one_line(line), file=sys.stderr, flush=True)
@@ -126,12 +126,12 @@ def one_line(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=1000)
-def say_once(line: str) -> None:
+def log_once(line: str) -> None:
     """`say`, but for a line that this process has said before."""
-    say(line)
+    log(line)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UserError:
     """`name` is none of `known`: an error with the nearest good spelling, or with all of them."""
     return UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from qgf_jax import bounds
-from qgf_jax.algorithms import METHODS, critic_fields, factory_fields, free_options, policy_fields
 from qgf_jax.bounds import (
     Count,
     Devices,
@@ -29,6 +28,13 @@ from qgf_jax.bounds import (
 )
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
+from qgf_jax.methods.table import (
+    METHODS,
+    critic_fields,
+    factory_fields,
+    free_options,
+    policy_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hindsight:
+class GoalDistribution:
     """The section `goals`: which rows are goals, where the environment has goals.
 
     Probabilities of the current row, of a later one of the trajectory, of any.
@@ -132,7 +138,7 @@ class Tracking:
 
 _SECTIONS = {
     "data": Data,
-    "goals": Hindsight,
+    "goals": GoalDistribution,
     "optimizer": Optimizer,
     "train": Train,
     "eval": Eval,
@@ -148,7 +154,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     policy = {k: v for name in row.policies for k, v in policy_fields(name).items()}
     sections = {
         **{name: _declared(section) for name, section in _SECTIONS.items()},
-        "networks": factory_fields("networks", "build"),
+        "networks": factory_fields("core.networks", "build"),
         f"critics.{critic}": critic_fields(critic),
         "policy": {k: v for k, v in policy.items() if k not in sampler},
         "sampler": sampler,
@@ -189,7 +195,7 @@ def check_together(flat: Mapping[str, Any]) -> None:
         )
 
 
-def _check_critic(flat: Mapping[str, Any], name: ogbench.Name) -> None:
+def _check_critic(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
     """Critics that are for goals alone, or for values between 0 and 1."""
     critic, sigmoid = flat["critic"], flat["networks.critic_output"] == "sigmoid"
     needs = f"algorithm {flat['algorithm']!r}" * METHODS[flat["algorithm"]].goals
@@ -208,7 +214,7 @@ def _check_critic(flat: Mapping[str, Any], name: ogbench.Name) -> None:
         raise UserError("networks.critic_form=bilinear belongs to critic=contrastive, and it alone")
 
 
-def _check_hierarchy(flat: Mapping[str, Any], name: ogbench.Name) -> None:
+def _check_hierarchy(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
     """What two-level policies need."""
     algorithm = flat["algorithm"]
     if "hiql" not in METHODS[algorithm].policies:

@@ -27,7 +27,7 @@ Sample = Callable[[Params, Params, Array, Array, Array], Array]
 
 
 class Spec(NamedTuple):
-    """What a run must know of its data, long after the data is out of sight. Hashable."""
+    """What a run must know of its data, long after the data is out of network_input. Hashable."""
 
     obs_dim: int
     """O, the goal's numbers among them: a goal is the last `goal_dim` of an observation."""

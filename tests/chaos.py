@@ -30,9 +30,9 @@ os.environ.update({k: v for k, v in CACHE.items() if k not in os.environ})
 
 from processes import Server
 
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data.collect import collect
-from qgf_jax.metrics import read_lines
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.metrics import read_lines
 
 DATA = "pointmaze-medium-stitch-v0"
 

@@ -58,7 +58,7 @@ def tiny(algorithm: str = "qgf", preset: str = "default", critic: str = "", **ch
 @pytest.fixture(scope="session")
 def run_folder(maze_data, tmp_path_factory) -> Path:
     """A trained run with two seeds."""
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.training.loop import pretrain
 
     config = tiny(**{"data.dir": str(maze_data), "seeds": 2})
     return pretrain(config, tmp_path_factory.mktemp("runs") / "tiny")

@@ -113,8 +113,8 @@ def main():
     import orbax.checkpoint  # noqa: F401
 
     import qgf_jax.cli.train
-    import qgf_jax.evaluate
-    import qgf_jax.pretrain  # noqa: F401
+    import qgf_jax.evaluation.evaluate
+    import qgf_jax.training.loop  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from qgf_jax import flops
+from qgf_jax.runtime import flops
 
 sys.path.append(str(ROOT / "benchmarks"))
 import accelerator

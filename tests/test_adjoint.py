@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import adjoint
+from qgf_jax.core import adjoint
 
 STEPS, WIDTH = 8, 3
 MATRIX = 0.5 * np.random.default_rng(0).normal(size=(WIDTH, WIDTH)).astype(np.float32)

@@ -9,11 +9,12 @@ import types
 import pytest
 from conftest import ROOT, tiny
 
-from qgf_jax import backend, cli
+from qgf_jax import cli
 from qgf_jax import config as configs
-from qgf_jax import run as runs
-from qgf_jax.checkpoint import Checkpoints, fingerprint
-from qgf_jax.pretrain import pretrain
+from qgf_jax.runs import run as runs
+from qgf_jax.runs.checkpoint import Checkpoints, fingerprint
+from qgf_jax.runtime import backend
+from qgf_jax.training.loop import pretrain
 
 FLAG, WIDE = "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_prefer_vector_width="
 KNOWN = [word for flag in backend._FLAGS for word in flag.words]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from conftest import MAZE, tiny
 
-from qgf_jax import algorithms, bounds, cli, schema
+from qgf_jax import bounds, cli, schema
 from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table as algorithms
 
 HUGE = 10**400
 INDEX, COUNT = "a whole number from 0 to 2147483647", "a whole number from 1 to 2147483647"
@@ -159,7 +160,7 @@ def test_sound_values_at_the_edges_are_taken():
 
 
 def test_a_run_that_python_begins_is_checked_before_it_has_a_folder(tmp_path):
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.training.loop import pretrain
 
     config = tiny(**{"optimizer.tau": 1.0})
     config["optimizer"]["tau"] = 5.0

@@ -11,9 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from qgf_jax import array_files, cli, policy
-from qgf_jax.checkpoint import UNMERGED, Checkpoints, _digests
+from qgf_jax import cli
 from qgf_jax.errors import SaveError, UserError
+from qgf_jax.runs import array_files, policy
+from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints, _digests
 
 
 def state_of(value):
@@ -191,7 +192,7 @@ def test_a_rescue_that_was_killed_is_done_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("qgf_jax.faults.point", killed)
+        patch.setattr("qgf_jax.runs.failpoints.point", killed)
         found.rescue(2)
     assert found.fault(2) == UNMERGED
     found.rescue(2)

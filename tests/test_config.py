@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from qgf_jax import algorithms, bounds
+from qgf_jax import bounds
 from qgf_jax import config as configs
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table as algorithms
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 
 
 def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
-    from qgf_jax.critics import CRITICS
-    from qgf_jax.guidance import RULES
-    from qgf_jax.networks import build
-    from qgf_jax.policies import POLICIES
-    from qgf_jax.samplers import SAMPLERS
+    from qgf_jax.core.guidance import RULES
+    from qgf_jax.core.networks import build
+    from qgf_jax.methods.critics import CRITICS
+    from qgf_jax.methods.policies import POLICIES
+    from qgf_jax.methods.samplers import SAMPLERS
 
     pairs = [(build, algorithms.factory_fields("networks", "build"))]
     pairs += [(f, algorithms.policy_fields(name)) for name, f in POLICIES.items()]
@@ -39,10 +40,10 @@ def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
 
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
 def test_every_method_has_parts_that_exist(name):
-    from qgf_jax.critics import CRITICS
-    from qgf_jax.guidance import RULES
-    from qgf_jax.policies import POLICIES
-    from qgf_jax.samplers import SAMPLERS
+    from qgf_jax.core.guidance import RULES
+    from qgf_jax.methods.critics import CRITICS
+    from qgf_jax.methods.policies import POLICIES
+    from qgf_jax.methods.samplers import SAMPLERS
 
     row = algorithms.METHODS[name]
     assert set(row.critics) <= set(CRITICS) and set(row.policies) <= set(POLICIES)
@@ -184,7 +185,7 @@ def test_what_follows_the_environment_is_a_key_of_its_method():
 )
 def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic, key, past):
     """It is read with the value of the past, and to go on with another is refused by name."""
-    from qgf_jax.run import Run
+    from qgf_jax.runs.run import Run
 
     new = configs.plain(configs.make(algorithm, critic=critic))
     *sections, name = key.split(".")
@@ -230,7 +231,7 @@ def test_a_config_survives_json(tmp_path):
 def test_configs_errors_and_environment_workers_need_no_jax():
     """A mistake must not wait for JAX, and a worker process must not carry it."""
     code = (
-        "import sys, qgf_jax.cli.train, qgf_jax.envs.worker, qgf_jax.data.collect, qgf_jax.run\n"
+        "import sys, qgf_jax.cli.train, qgf_jax.envs.worker, qgf_jax.data.collect, qgf_jax.runs.run\n"
         "from qgf_jax import config\n"
         f"config.load({QUICKSTART!r})\n"
         "sys.exit('jax' in sys.modules)"

@@ -8,11 +8,11 @@ import pytest
 from conftest import MAZE
 
 from qgf_jax import cli
-from qgf_jax.checkpoint import fingerprint
 from qgf_jax.data import checksums, formats, shards
 from qgf_jax.data import convert as converting
 from qgf_jax.data.convert import convert
 from qgf_jax.errors import UserError
+from qgf_jax.runs.checkpoint import fingerprint
 
 
 def digests(folder):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_jax import diffusion
+from qgf_jax.core import diffusion
 
 STEPS = 10
 

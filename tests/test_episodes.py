@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import MAZE, tiny
 
-from qgf_jax import cli, episodes, evaluate, metrics, report
-from qgf_jax import run as runs
-from qgf_jax.checkpoint import write_atomically
+from qgf_jax import cli
 from qgf_jax.errors import SaveError, UserError, remedy
+from qgf_jax.evaluation import episodes, evaluate
+from qgf_jax.report import report
+from qgf_jax.runs import metrics
+from qgf_jax.runs import run as runs
+from qgf_jax.runs.checkpoint import write_atomically
 
 LINE = {
     "method": "qgf", "weight": 0.5, "best_of": 1, "options": {"schedule": "linear", "cap": 3.0},

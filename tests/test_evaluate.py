@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from conftest import LONG
 
-from qgf_jax import cli, evaluate, parallel, policy
+from qgf_jax import cli
 from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
-from qgf_jax.evaluate import Arm, Job
-from qgf_jax.metrics import read_lines
+from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation.evaluate import Arm, Job
+from qgf_jax.runs import policy
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training import parallel
 
 
 @pytest.fixture
@@ -299,7 +302,7 @@ def test_episodes_are_the_same_to_the_last_bit_however_many_run_at_once(
 
 
 def test_other_learners_methods_are_refused(run_folder, monkeypatch):
-    from qgf_jax import algorithms
+    from qgf_jax.methods import table as algorithms
 
     restored = policy.restore(run_folder)
     strange = algorithms.METHODS["qgf"]._replace(policies=("other",))
@@ -309,7 +312,7 @@ def test_other_learners_methods_are_refused(run_folder, monkeypatch):
 
 
 def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
-    from qgf_jax import tables
+    from qgf_jax.report import tables
 
     folder = shutil.copytree(run_folder, tmp_path / "run")
     sweep = evaluate.arms(["reference", "qgf", "qgf:schedule=linear"], [0.5, 1.0])

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qgf_jax import algorithms, costs, flops
-from qgf_jax.sums import row_sum
+from qgf_jax.core.reductions import fast_sum
+from qgf_jax.methods import costs
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runtime import flops
 
 W = jnp.ones((16, 16))
 PRODUCT = 2 * 8 * 16 * 16
@@ -30,10 +32,10 @@ def test_products_loops_and_branches_are_counted():
 
 
 def test_sums_are_no_products():
-    both = lambda x: row_sum(jnp.tanh(x @ W) ** 2)
+    both = lambda x: fast_sum(jnp.tanh(x @ W) ** 2)
     assert flops.count(compiled(both)) == PRODUCT
     members = jnp.ones((3, 16, 16))
-    each = lambda x: jax.vmap(lambda w: row_sum(x @ w))(members)
+    each = lambda x: jax.vmap(lambda w: fast_sum(x @ w))(members)
     assert flops.count(compiled(each)) == 3 * PRODUCT
     alone = jax.jit(both).lower(jnp.ones((1, 16))).compile()
     assert flops.count(alone) == PRODUCT / 8
@@ -46,7 +48,7 @@ def test_unknown_numbers_of_turns_are_refused():
 
 
 def test_costs_that_are_shown_are_those_of_the_code():
-    """`python -m qgf_jax.costs` writes the file again; one method of each kind is counted here."""
+    """`python -m qgf_jax.methods.costs` writes the file; one method of each kind is counted here."""
     shown = costs.read()
     assert list(shown) == list(algorithms.METHODS)
     unit = costs.count("qgf")["flops"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from qgf_jax import flow, guidance
+from qgf_jax.core import flow, guidance
 from qgf_jax.errors import UserError
 
 DATA, BEST = np.array([[0.3, -0.2], [0.5, 0.1]], np.float32)
@@ -169,7 +169,7 @@ def rest_of(action, k):
 
 
 ACTION = jnp.array([0.1, -0.2, 0.05])
-REST = flow.rest(bent, num_steps=STEPS)
+REST = flow.flow_endpoint(bent, num_steps=STEPS)
 
 
 @pytest.mark.parametrize("k", range(STEPS))
@@ -328,7 +328,7 @@ def test_critic_is_asked_inside_the_box_that_was_asked_for(kind, options, expect
     end = flow.endpoint
     if kind == "rest":
         box = {k: v for k, v in options.items() if k != "clip"}
-        end = flow.rest(velocity, num_steps=1, **box)
+        end = flow.flow_endpoint(velocity, num_steps=1, **box)
         options = {k: v for k, v in options.items() if k == "clip"}
     field = guidance.guide(
         velocity, lambda a: (a**2).sum(), weight=0.5, endpoint=functools.partial(end, **options)
@@ -371,7 +371,7 @@ def test_velocities_weights_and_steps_of_a_wrong_kind_are_refused():
         with pytest.raises(UserError, match="whole number from 1"):
             flow.integrate(bent, ACTION, num_steps=wrong)
     with pytest.raises(UserError, match="whole number from 1"):
-        flow.rest(bent, num_steps=0)
+        flow.flow_endpoint(bent, num_steps=0)
     steps = lambda n: flow.integrate(bent, ACTION, num_steps=n)
     with pytest.raises(UserError, match="num_steps is traced.*static_argnames"):
         jax.jit(steps)(3)

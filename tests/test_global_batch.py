@@ -14,9 +14,11 @@ from test_learners import make_batch
 from test_methods import GOALS, METHODS, SPEC, with_goals
 
 import qgf_jax
-from qgf_jax import algorithms, global_batch, parallel, train
-from qgf_jax.critics import CRITICS
-from qgf_jax.policies import POLICIES
+from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.critics import CRITICS
+from qgf_jax.methods.policies import POLICIES
+from qgf_jax.training import global_batch, parallel
+from qgf_jax.training import step as train
 
 # A method for each learner, and the critics spread over them.
 CASES = {
@@ -108,7 +110,7 @@ def pmapped(step, state, batch, count):
 
 
 def jitted(step, state, batch, count):
-    spread = parallel.Spread(tuple(jax.devices()[:count]), "jit")
+    spread = parallel.DeviceLayout(tuple(jax.devices()[:count]), "jit")
     return jax.jit(step)(
         spread.replicate(state), jax.device_put(batch, spread._sharding("devices"))
     )

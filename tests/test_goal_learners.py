@@ -9,9 +9,9 @@ import pytest
 from conftest import tiny
 from test_learners import N, make_batch
 
-from qgf_jax import algorithms
+from qgf_jax.core.networks import normalize_length
 from qgf_jax.data import chunks
-from qgf_jax.networks import normalize_length
+from qgf_jax.methods import table as algorithms
 from qgf_jax.types import Actor, Spec
 
 SPEC = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
@@ -313,8 +313,8 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     """And with the goals that the policy is trained for."""
     from conftest import rows_of
 
-    from qgf_jax import calibrate
-    from qgf_jax.train import make_trainer
+    from qgf_jax.training import calibration as calibrate
+    from qgf_jax.training.step import make_trainer
 
     config = tiny("qgf", critic="contrastive")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
@@ -332,8 +332,8 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     """
     from conftest import rows_of
 
-    from qgf_jax import calibrate
-    from qgf_jax.train import make_trainer
+    from qgf_jax.training import calibration as calibrate
+    from qgf_jax.training.step import make_trainer
 
     config = tiny("qgf", critic="dqc")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)

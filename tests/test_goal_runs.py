@@ -8,14 +8,17 @@ import pytest
 from conftest import tiny
 
 from qgf_jax import config as configs
-from qgf_jax import evaluate, load_policy, policy, report, tables
+from qgf_jax import load_policy
 from qgf_jax.data import labels
 from qgf_jax.data.formats import read_rows
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
-from qgf_jax.metrics import read_lines
-from qgf_jax.pretrain import pretrain
+from qgf_jax.evaluation import evaluate
+from qgf_jax.report import report, tables
+from qgf_jax.runs import policy
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training.loop import pretrain
 
 TASKS = (1, 3)
 
@@ -100,7 +103,7 @@ def test_names_with_goals(text, env_id, label):
 
 
 def test_observations_end_with_the_environments_goal_and_repeat():
-    world = ogbench.World("cube-single-play-task2-v0")
+    world = ogbench.OGBenchEnv("cube-single-play-task2-v0")
     first = world.reset(3)
     size = world.env.observation_space.shape[0]
     assert first.shape == (2 * size,)
@@ -115,7 +118,7 @@ def test_observations_end_with_the_environments_goal_and_repeat():
 def test_every_task_has_its_own_goal(name):
     goals = []
     for task in (1, 2, 3):
-        world = ogbench.World(f"{name}-task{task}-v0")
+        world = ogbench.OGBenchEnv(f"{name}-task{task}-v0")
         obs = world.reset(0)
         assert world.env.unwrapped.cur_task_id == task
         goals.append(obs[world.env.observation_space.shape[0] :].round(1).tolist())
@@ -124,7 +127,7 @@ def test_every_task_has_its_own_goal(name):
 
 def test_oracle_goals_of_the_data_are_those_of_the_environment():
     """The simulator's own representation of a state, against that computed from the file."""
-    world = ogbench.World("cube-single-play-oraclerep-task2-v0")
+    world = ogbench.OGBenchEnv("cube-single-play-oraclerep-task2-v0")
     obs = world.reset(0)
     env = world.env.unwrapped
     goal = env.compute_oracle_observation()

@@ -7,7 +7,7 @@ import pytest
 from conftest import rows_of
 
 from qgf_jax.data import chunks, goals, sampling
-from qgf_jax.data.goals import Draw, Hindsight
+from qgf_jax.data.goals import Draw, GoalDistribution
 from qgf_jax.types import Spec
 
 GAMMA = 0.9
@@ -120,7 +120,9 @@ def test_goals_may_be_other_numbers_than_observations():
 def draws(how, lengths, start, n=40_000, discount=GAMMA):
     data = dataset(lengths)
     row, end = (jnp.full(n, x[start], jnp.int32) for x in (data.row, data.end))
-    found = goals.draw_goals(data, row, end, jax.random.key(3), Hindsight(*how), discount=discount)
+    found = goals.draw_goals(
+        data, row, end, jax.random.key(3), GoalDistribution(*how), discount=discount
+    )
     return np.bincount(np.asarray(found), minlength=len(rows_of(lengths).ends)) / n
 
 
@@ -161,7 +163,7 @@ def test_distance_is_exact_far_into_large_data():
         jnp.zeros((1, 1)), jnp.zeros((3, 1)),
         jnp.array([base, base + 1, base + 2], jnp.int32), jnp.full(3, base + 3, jnp.int32),
     )  # fmt: skip
-    how = Hindsight(0, 1, 0, False)
+    how = GoalDistribution(0, 1, 0, False)
     row, end = (jnp.full(1000, x[0], jnp.int32) for x in (data.row, data.end))
     found = goals.draw_goals(data, row, end, jax.random.key(0), how, discount=GAMMA)
     assert set(np.asarray(found).tolist()) == {base + 1, base + 2}

@@ -7,17 +7,21 @@ import jax
 import numpy as np
 import pytest
 
-from qgf_jax import cli, evaluate, evaluate_device, parallel, policy, tables
+from qgf_jax import cli
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.errors import UserError
-from qgf_jax.metrics import read_lines
+from qgf_jax.evaluation import evaluate, evaluate_device
+from qgf_jax.report import tables
+from qgf_jax.runs import policy
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training import parallel
 
 
 def pair(name):
     """The real environment and the one on the device, its step compiled."""
     maze = PointMaze(name)
-    return ogbench.World(maze.name), maze, jax.jit(maze.step)
+    return ogbench.OGBenchEnv(maze.name), maze, jax.jit(maze.step)
 
 
 def wander(world, steps, rng):
@@ -61,7 +65,7 @@ def test_one_step_is_exact_in_free_space_and_close_in_contact(scene):
 def test_episodes_start_where_the_real_ones_do(name):
     maze = PointMaze(f"pointmaze-{name}-v0")
     for task in ogbench.TASKS:
-        world = ogbench.World(maze.name.with_task(task))
+        world = ogbench.OGBenchEnv(maze.name.with_task(task))
         for episode in (0, 7):
             seed = evaluate.episode_seed(task, episode)
             real = world.reset(seed)

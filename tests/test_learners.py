@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax import algorithms, losses
-from qgf_jax.critics.td import td
+from qgf_jax.core import losses
+from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.critics.td import td
 from qgf_jax.types import Actor, Batch, Learner, Spec, merge
 
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)

@@ -7,12 +7,13 @@ import pytest
 from conftest import LONG, tiny
 from scipy.sparse.csgraph import shortest_path
 
-from qgf_jax import algorithms, evaluate
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.envs.jax_pointmaze import PointMaze
-from qgf_jax.metrics import read_lines
-from qgf_jax.pretrain import pretrain
-from qgf_jax.train import make_trainer
+from qgf_jax.evaluation import evaluate
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training.loop import pretrain
+from qgf_jax.training.step import make_trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)

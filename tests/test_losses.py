@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import losses
+from qgf_jax.core import losses
 
 
 def test_expectile_weighs_targets_above_the_prediction():

@@ -12,10 +12,14 @@ import pytest
 from conftest import LONG, tiny
 from test_learners import make_batch
 
-from qgf_jax import algorithms, backend, calibrate, dry_run, parallel, train
-from qgf_jax.algorithms import METHODS
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import PointMaze
+from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.table import METHODS
+from qgf_jax.runtime import backend
+from qgf_jax.training import calibration as calibrate
+from qgf_jax.training import dry_run, parallel
+from qgf_jax.training import step as train
 from qgf_jax.types import Spec
 
 PLATFORMS = ("cuda", "tpu")
@@ -46,7 +50,7 @@ def training(config, devices=(), form="pmap"):
     """(the program of two updates, its arguments without values)."""
     spec = spec_of(config)
     learner = algorithms.build_learner(config, spec)
-    spread = parallel.Spread(tuple(devices or jax.devices()[:1]), form)
+    spread = parallel.DeviceLayout(tuple(devices or jax.devices()[:1]), form)
     trainer = parallel.make_trainer(spread, learner, config, spec)
     program = trainer.run
     if not hasattr(program, "trace"):  # JAX lowers a pmap for what is here alone
@@ -214,7 +218,7 @@ def test_programs_are_compiled_for_a_tpu(method, tpu):
 @needs_compiler
 @pytest.mark.parametrize("form", parallel.FORMS)
 def test_training_on_several_devices_is_compiled_for_a_tpu(form, tpu):
-    spread = parallel.Spread(tpu, form)
+    spread = parallel.DeviceLayout(tpu, form)
     program, arguments = training(tiny(), tpu, form)
     text = compiled(program, arguments, spread._sharding(), spread._sharding("devices"))
     assert "all-reduce" in text

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, tiny
 
-from qgf_jax import cli, dry_run
+from qgf_jax import cli
 from qgf_jax.data import formats, labels
 from qgf_jax.data.collect import collect
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.load import load
 from qgf_jax.envs import mazes, ogbench, worker
 from qgf_jax.errors import UserError
+from qgf_jax.training import dry_run
 
 NEEDED = ("ogbench", "mujoco", "gymnasium", "dm_control")
 NAME = "pointmaze-medium-stitch-v0"
@@ -208,7 +209,7 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
     ):
         spec, world = (
             dry_run.spec_of(tiny(env=name)),
-            ogbench.World(ogbench.parse(name).with_task(1)),
+            ogbench.OGBenchEnv(ogbench.parse(name).with_task(1)),
         )
         assert spec.obs_dim == len(world.reset(0))
         assert spec.action_dim == world.env.action_space.shape[0]

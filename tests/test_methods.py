@@ -14,10 +14,13 @@ import pytest
 from conftest import MAZE, tiny
 from test_learners import make_batch
 
-from qgf_jax import algorithms, evaluate, load_policy, policy
-from qgf_jax.metrics import read_lines
-from qgf_jax.pretrain import pretrain
-from qgf_jax.train import TrainState, make_optimizer, train_step
+from qgf_jax import load_policy
+from qgf_jax.evaluation import evaluate
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs import policy
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training.loop import pretrain
+from qgf_jax.training.step import TrainState, make_optimizer, train_step
 from qgf_jax.types import Spec
 
 METHODS = algorithms.METHODS
@@ -75,7 +78,7 @@ def trained(maze_data, tmp_path_factory):
     data = folder / "data"  # without the validation file, whose losses would be compiled every time
     data.mkdir()
     shutil.copy(maze_data / f"{MAZE}.npz", data)
-    from qgf_jax import calibrate
+    from qgf_jax.training import calibration as calibrate
 
     real = calibrate.write
 
@@ -242,9 +245,9 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
 
 def test_names_of_options_are_those_of_the_registries():
-    from qgf_jax.guidance import SCHEDULES
-    from qgf_jax.networks import ACTIVATIONS, AGGREGATES
-    from qgf_jax.samplers import UNITS
+    from qgf_jax.core.guidance import SCHEDULES
+    from qgf_jax.core.networks import ACTIVATIONS, AGGREGATES
+    from qgf_jax.methods.samplers import UNITS
 
     def words(fields, name):
         return fields[name].bound.words

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_jax import networks
+from qgf_jax.core import networks
 from qgf_jax.types import Spec
 
 CUBE_TRIPLE = Spec(obs_dim=46, action_dim=5, chunk=5)

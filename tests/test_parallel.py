@@ -10,9 +10,11 @@ import optax
 import pytest
 from conftest import LONG, rows_of, tiny
 
-from qgf_jax import algorithms, parallel, train
 from qgf_jax.data import chunks
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import parallel
+from qgf_jax.training import step as train
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
@@ -121,7 +123,7 @@ def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
 
 def test_replicas_that_differ_are_noticed():
     devices = jax.devices()[:4]
-    spread = parallel.Spread(tuple(devices), "jit")
+    spread = parallel.DeviceLayout(tuple(devices), "jit")
     sound = {"a": np.arange(3.0), "key": jax.random.key(0)}
     spread.check_replicas(spread.replicate(sound))
     parts = [jax.device_put(np.arange(3.0) + 1e-7 * (i == 2), d) for i, d in enumerate(devices)]
@@ -143,8 +145,8 @@ def test_room_is_that_of_the_devices_that_train():
             return {"bytes_limit": 1000, "bytes_in_use": self.used}
 
     devices = tuple(Accelerator(used) for used in (100, 400, 0))
-    assert parallel.Spread(devices, "pmap").room() == 3 * 600
-    assert parallel.Spread((jax.devices()[0],), "pmap").room() > 10**6
+    assert parallel.DeviceLayout(devices, "pmap").room() == 3 * 600
+    assert parallel.DeviceLayout((jax.devices()[0],), "pmap").room() > 10**6
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import pytest
 from conftest import MAZE, ROOT
 from public_agent import public_agent
 
-from qgf_jax import cli, paths, policy
+from qgf_jax import cli
 from qgf_jax import config as configs
 from qgf_jax.data import formats
 from qgf_jax.errors import UserError, one_line
+from qgf_jax.runs import policy
+from qgf_jax.runtime import paths
 
 HARD = Path(
     "a b[c]*?", "{d}!$(e);&|'\"", "\\n%s~", "new\nline\r\u2028\tand tab", "-h", "lr=1,seed:0",

@@ -9,8 +9,9 @@ import pytest
 from conftest import tiny
 from test_learners import SPEC, N, make_batch
 
-from qgf_jax import adjoint, algorithms, diffusion, flow
-from qgf_jax.networks import sinusoidal
+from qgf_jax.core import adjoint, diffusion, flow
+from qgf_jax.core.networks import sinusoidal
+from qgf_jax.methods import table as algorithms
 
 KEY = jax.random.key(3)
 STEPS = 3  # of `tiny`

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import qgf_jax
-from qgf_jax import algorithms, policy
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs import policy
 
 
 def test_restored_policy_is_what_was_trained(run_folder):

@@ -9,14 +9,14 @@ import pytest
 from conftest import tiny
 
 from qgf_jax import config as configs
-from qgf_jax import pretrain as pretraining
-from qgf_jax.algorithms import build_learner
-from qgf_jax.checkpoint import Checkpoints, fingerprint
 from qgf_jax.errors import UserError
-from qgf_jax.metrics import read_lines
-from qgf_jax.pretrain import pretrain
-from qgf_jax.run import _is_alike, open_run
-from qgf_jax.train import make_trainer
+from qgf_jax.methods.table import build_learner
+from qgf_jax.runs.checkpoint import Checkpoints, fingerprint
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.run import _is_alike, open_run
+from qgf_jax.training import loop as pretraining
+from qgf_jax.training.loop import pretrain
+from qgf_jax.training.step import make_trainer
 from qgf_jax.types import Spec
 
 

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from qgf_jax import cli, evaluate
+from qgf_jax import cli
+from qgf_jax.evaluation import evaluate
 
 
 def test_runs_are_compared_in_one_table(run_folder, tmp_path, capsys):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax import algorithms, samplers
+from qgf_jax.methods import samplers
+from qgf_jax.methods import table as algorithms
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)

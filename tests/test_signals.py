@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from qgf_jax.errors import Stopped
-from qgf_jax.signals import StopRequest
+from qgf_jax.runs.signals import StopRequest
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qgf_jax import statistics
+from qgf_jax.evaluation import statistics
 
 _SPEC = importlib.util.spec_from_file_location(
     "coverage_of_intervals", Path(__file__).parent.parent / "benchmarks" / "coverage.py"

@@ -9,14 +9,14 @@ import pytest
 from conftest import LONG, MAZE, rows_of, tiny
 from test_pretrain import final_state, scalars
 
-from qgf_jax import pretrain as pretraining
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data import chunks, feeder, goals, sampling, shards, stream
 from qgf_jax.data.convert import convert
 from qgf_jax.data.load import load
 from qgf_jax.data.stream import Stream
 from qgf_jax.errors import UserError
-from qgf_jax.pretrain import pretrain
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.training import loop as pretraining
+from qgf_jax.training.loop import pretrain
 
 LENGTHS = [5, 1, 4, 3, 7, 2]
 N = sum(LENGTHS)

@@ -14,13 +14,17 @@ import pytest
 from conftest import LONG, MAZE, ROOT, tiny
 
 import qgf_jax
-from qgf_jax import children, cli, pretrain, train, video
-from qgf_jax.checkpoint import Checkpoints
+from qgf_jax import cli
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
-from qgf_jax.tracking import Tracker
+from qgf_jax.report import video
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.tracking import Tracker
+from qgf_jax.runtime import children
+from qgf_jax.training import loop as pretrain
+from qgf_jax.training import step as train
 
 STANDARD = ("random", "socket", "selectors", "numpy", "tempfile")
 

@@ -6,8 +6,10 @@ import io
 import numpy as np
 import pytest
 
-from qgf_jax import page, statistics, tables
-from qgf_jax.run import Run
+from qgf_jax.evaluation import statistics
+from qgf_jax.report import html as page
+from qgf_jax.report import tables
+from qgf_jax.runs.run import Run
 
 
 def lines_for(method, weight, selection, report, *, seed=0, best_of=1, step=10, length=5):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax import algorithms
 from qgf_jax.data.chunks import Dataset
-from qgf_jax.train import make_trainer
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training.step import make_trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
@@ -99,7 +99,7 @@ def trained():
         )
         constants = {}
         if policies == algorithms.METHODS["qgf_relative"].policies:
-            from qgf_jax import calibrate
+            from qgf_jax.training import calibration as calibrate
 
             constants = {"calibration": calibrate.measure(config, SPEC, state, bandit())}
         return config, state.params, state.target_params | constants

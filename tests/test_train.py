@@ -9,9 +9,10 @@ import optax
 import pytest
 from conftest import AS_USERS, rows_of, tiny
 
-from qgf_jax import algorithms, train
 from qgf_jax.data import chunks
-from qgf_jax.train import TrainState, clip_groups, make_optimizer, make_trainer, train_step
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import step as train
+from qgf_jax.training.step import TrainState, clip_groups, make_optimizer, make_trainer, train_step
 from qgf_jax.types import Learner, Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)

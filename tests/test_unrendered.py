@@ -27,7 +27,7 @@ PARTS = ("mesh_", "tex_", "bvh_", "name", "path")
 
 def world(name, smaller):
     with unrendered.models() if smaller else contextlib.nullcontext():
-        found = ogbench.World(ogbench.parse(name).with_task(2))
+        found = ogbench.OGBenchEnv(ogbench.parse(name).with_task(2))
         found.reset(0)
         if smaller:
             unrendered.forget_files(found.env)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import rows_of, tiny
 
-from qgf_jax import algorithms, train, vectors
 from qgf_jax.data import chunks
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import step as train
+from qgf_jax.training import vectors
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
-from qgf_jax.algorithms import METHODS
+from qgf_jax.methods.table import METHODS
 
 
 def get_config(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> ConfigDict:

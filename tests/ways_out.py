@@ -5,8 +5,8 @@ import json
 import resource
 import sys
 
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.errors import SaveError
+from qgf_jax.runs.checkpoint import Checkpoints
 
 
 def leave(arguments):
@@ -86,9 +86,9 @@ def move(arguments):
     import jax
     import numpy as np
 
-    from qgf_jax import run
-    from qgf_jax.algorithms import build_learner
-    from qgf_jax.train import make_trainer
+    from qgf_jax.methods.table import build_learner
+    from qgf_jax.runs import run
+    from qgf_jax.training.step import make_trainer
     from qgf_jax.types import Spec
 
     source, target, count = arguments

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import algorithms, evaluate_device
 from qgf_jax import config as configs
 from qgf_jax.envs.jax_pointmaze import PointMaze
-from qgf_jax.policy import Restored
-from qgf_jax.run import Run
+from qgf_jax.evaluation import evaluate_device
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.policy import LoadedRun
+from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 from stages import programs
 from stages.record import Deadline, Results, describe_device
@@ -131,7 +132,7 @@ def maze_rate(method: str, *, dry: bool) -> dict[str, Any]:
     }
 
 
-def _restored(maze: PointMaze, dry: bool) -> Restored:
+def _restored(maze: PointMaze, dry: bool) -> LoadedRun:
     """An untrained policy as if from a run."""
     config = configs.make("qgf")
     hidden = (16, 16) if dry else (512,) * 4
@@ -140,4 +141,4 @@ def _restored(maze: PointMaze, dry: bool) -> Restored:
     plain, spec = configs.plain(config), Spec(maze.obs_dim, maze.action_dim, 10)
     state = jax.tree.map(jnp.asarray, programs.initial(plain, spec))
     run = Run(Path(), plain, spec._asdict(), {})
-    return Restored(run, spec, 0, state.params, state.target_params)
+    return LoadedRun(run, spec, 0, state.params, state.target_params)

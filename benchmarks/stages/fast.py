@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from qgf_jax import algorithms, train
-from qgf_jax.checkpoint import tree_bytes
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.checkpoint import tree_bytes
+from qgf_jax.training import step as train
 from stages import limits, programs, trace
 from stages.record import Deadline, Results, describe_device
 

@@ -58,9 +58,9 @@ def adam_bytes(params: Any, targets: Any) -> int:
 def flops(traced: Any) -> float:
     """Of all matrix products of a `ClosedJaxpr`; 2 for a multiply and an add.
 
-    Counted before compilation, so that it is known on any device; `qgf_jax.flops` counts in a program
-    that is compiled for a CPU. Loops count once a turn, branches their mean, and products with one
-    column nothing, which are sums.
+    Counted before compilation, so that it is known on any device; `qgf_jax.runtime.flops` counts in
+    a program that is compiled for a CPU. Loops count once a turn, branches their mean, and products with
+    one column nothing, which are sums.
     """
     return _of_jaxpr(traced.jaxpr)
 

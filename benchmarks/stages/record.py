@@ -140,7 +140,7 @@ def describe_device(results: Results, *, dry: bool) -> Any:
     """The device that is measured, written down once. Raises `NotAnAcceleratorError` on a CPU."""
     import jax
 
-    from qgf_jax.run import versions
+    from qgf_jax.runs.run import versions
     from stages.limits import peaks
 
     device = jax.devices()[0]

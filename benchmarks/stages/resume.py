@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data.collect import collect
-from qgf_jax.policy import load_policy
-from qgf_jax.pretrain import pretrain
-from qgf_jax.run import open_run
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.policy import load_policy
+from qgf_jax.runs.run import open_run
+from qgf_jax.training.loop import pretrain
 from stages.compared import TOLERANCES, compare
 from stages.record import ROOT, Results, python, said
 

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qgf_jax import algorithms, train
+from qgf_jax.core.reductions import for_training
 from qgf_jax.data import sampling
-from qgf_jax.sums import for_training
-from qgf_jax.train import TrainState, train_step
+from qgf_jax.methods import table as algorithms
+from qgf_jax.training import step as train
+from qgf_jax.training.step import TrainState, train_step
 from stages import acting, programs, resume
 from stages.compared import TOLERANCES, compare, movement
 from stages.record import Deadline, Results, describe_device, python, said

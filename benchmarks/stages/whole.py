@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax import config as configs
-from qgf_jax import evaluate, report
 from qgf_jax.data.collect import collect
 from qgf_jax.data.load import Loaded
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import Stopped
-from qgf_jax.metrics import read_lines
-from qgf_jax.pretrain import pretrain
+from qgf_jax.evaluation import evaluate
+from qgf_jax.report import report
+from qgf_jax.runs.metrics import read_lines
+from qgf_jax.training.loop import pretrain
 from stages import programs
 from stages.record import ROOT, Deadline, Results, describe_device
 

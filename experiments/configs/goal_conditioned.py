@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
-from qgf_jax.algorithms import method
+from qgf_jax.methods.table import method
 
 _PAPER: dict[str, Any] = {
     "data.chunk": 5,

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qgf_jax import backend, bounds, paths
-from qgf_jax.errors import SaveError, Stopped, UserError, say, unknown
+from qgf_jax import bounds
+from qgf_jax.errors import SaveError, Stopped, UserError, log, unknown_name_error
+from qgf_jax.runtime import backend, paths
 
 COMMANDS = {
     "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
@@ -82,19 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(words)
         _write_out()
     except UserError as error:
-        say(f"qgf: error: {error}")
+        log(f"qgf: error: {error}")
         sys.exit(error.code)
     except (MemoryError, RuntimeError) as error:  # JAX's own error of memory is one of the latter
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         cause = " ".join(str(error).split())[:100] or "no more is given"
-        say(f"qgf: error: the memory does not suffice ({cause}): lower batch size, seeds or widths")
+        log(f"qgf: error: the memory does not suffice ({cause}): lower batch size, seeds or widths")
         sys.exit(UserError.code)
     except Stopped as stopped:
-        say(f"qgf: stopped: {stopped}")
+        log(f"qgf: stopped: {stopped}")
         sys.exit(stopped.code)
     except KeyboardInterrupt:
-        say("qgf: stopped; the same command goes on with what is left")
+        log("qgf: stopped; the same command goes on with what is left")
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough; not a success, and nobody is left to tell
         os._exit(141)
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Files of ours say where they are; what has no name is the standard output.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
-        say(f"qgf: error: {SaveError.at('standard output', error)}")
+        log(f"qgf: error: {SaveError.at('standard output', error)}")
         os._exit(SaveError.code)  # Python would try once more, and say so
 
 
@@ -110,7 +111,7 @@ def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
     elif words[0] not in COMMANDS:
-        raise unknown("command", words[0], COMMANDS)
+        raise unknown_name_error("command", words[0], COMMANDS)
     else:
         importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
 

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qgf_jax import run
-from qgf_jax.algorithms import METHODS, parse, served_by
 from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser, add_cpu_threads, kind, limit_cpu_threads, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
+from qgf_jax.methods.table import METHODS, parse, served_by
+from qgf_jax.runs import run
 
 if TYPE_CHECKING:
-    from qgf_jax.evaluate import Usage
+    from qgf_jax.evaluation.evaluate import Usage
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -84,7 +84,8 @@ def main(arguments: Sequence[str]) -> None:
         parse(name)
     run.check_free(flags.out or flags.workdir, run.EVALUATION)
     limit_cpu_threads(flags.cpu_threads)
-    from qgf_jax import evaluate, video
+    from qgf_jax.evaluation import evaluate
+    from qgf_jax.report import video
 
     sweep = evaluate.arms(
         names,

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 
 from qgf_jax import config as configs
-from qgf_jax import official, run
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
+from qgf_jax.interop import import_official as official
+from qgf_jax.runs import run
 
 
 def main(arguments: Sequence[str]) -> None:

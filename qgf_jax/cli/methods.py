@@ -3,9 +3,9 @@
 import json
 from collections.abc import Sequence
 
-from qgf_jax import costs
-from qgf_jax.algorithms import METHODS, served_by
 from qgf_jax.cli import Parser
+from qgf_jax.methods import costs
+from qgf_jax.methods.table import METHODS, served_by
 
 
 def main(arguments: Sequence[str]) -> None:

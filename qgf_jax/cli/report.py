@@ -27,6 +27,6 @@ def main(arguments: Sequence[str]) -> None:
     workdirs = flags.workdir
     if len(workdirs) > 1 and not flags.out:
         parser.error("several run folders need --out")
-    from qgf_jax import report
+    from qgf_jax.report import report
 
     print(report.compare(workdirs, flags.out) if flags.out else report.write(*workdirs))

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qgf_jax import backend, run
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
 from qgf_jax.data.load import load
+from qgf_jax.runs import run
+from qgf_jax.runtime import backend
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     if flags.dry_run:
         limit_cpu_threads(flags.cpu_threads)
-        from qgf_jax import parallel
-        from qgf_jax.dry_run import describe
+        from qgf_jax.training import parallel
+        from qgf_jax.training.dry_run import describe
 
         parallel.parse_hosts(flags.hosts or "auto")
         print(json.dumps(describe(configs.plain(config)), indent=1))
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     # All that can be wrong with folder, config and data is found before JAX is imported.
     _check(resolved, workdir)
     loaded = load(resolved, lambda: _room(resolved))
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.training.loop import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
 
@@ -71,17 +72,17 @@ def _check(config: Mapping[str, Any], workdir: Path) -> None:
 
 def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> None:
     """As one of several processes, of which the first alone writes and speaks."""
-    from qgf_jax import parallel
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.training import parallel
+    from qgf_jax.training.loop import pretrain
 
-    first = parallel.join(hosts)
+    first = parallel.initialize(hosts)
     done = pretrain(config, workdir)
     if first:
         print(json.dumps({"workdir": str(done)}))
-    parallel.leave()
+    parallel.shutdown()
 
 
 def _room(config: Mapping[str, Any]) -> int:
-    from qgf_jax import parallel
+    from qgf_jax.training import parallel
 
     return parallel.make(config).room()

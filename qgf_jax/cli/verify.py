@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax import run
-from qgf_jax.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.cli import Parser, path
 from qgf_jax.data import shards
 from qgf_jax.data.formats import MANIFEST
 from qgf_jax.errors import UserError
+from qgf_jax.runs import run
+from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 
 
 def main(arguments: Sequence[str]) -> None:

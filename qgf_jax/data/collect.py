@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import bounds, children, faults
+from qgf_jax import bounds
 from qgf_jax.data import experts
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
+from qgf_jax.runs import failpoints
+from qgf_jax.runtime import children
 
 _SPLITS = ("", "-val")
 
@@ -58,10 +60,10 @@ def collect(
         _make_on_device(files, parts, counts, (scene, kind, version), seed)
     else:
         _make_in_workers(files, parts, counts, (scene, kind, version), seed, workers)
-    faults.point("assembled")
+    failpoints.failpoint("assembled")
     for file in reversed(files):  # validation data first: the others say that both are there
         (parts / file.name).replace(file)
-        faults.point("named")
+        failpoints.failpoint("named")
     shutil.rmtree(parts)
     return files
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax import backend
 from qgf_jax.data import experts
 from qgf_jax.envs import mazes
 from qgf_jax.envs.jax_pointmaze import PointMaze, Start
+from qgf_jax.runtime import backend
 from qgf_jax.types import Array
 
 _AT_ONCE = 256

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from qgf_jax import faults
-from qgf_jax.checkpoint import fingerprint, write_atomically
 from qgf_jax.data import checksums, formats, shards
 from qgf_jax.data.formats import MANIFEST, Rows
 from qgf_jax.data.summary import Summary
-from qgf_jax.errors import SaveError, UserError, say
+from qgf_jax.errors import SaveError, UserError, log
+from qgf_jax.runs import failpoints
+from qgf_jax.runs.checkpoint import fingerprint, write_atomically
 
 _INFO = ("qpos", "button_states")
 """What rewards and goals are computed from; kept in the file's own types."""
@@ -37,7 +37,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
         if not source.is_file():
             raise UserError(f"{source}: no such file or folder")
         paths, name, identity = [source], source.stem, _sha256(source)
-        twins = [twin] if (twin := shards.twin(source)) else []
+        twins = [twin] if (twin := shards.validation_path(source)) else []
     targets = [(out / name, paths, identity)]
     if twins:
         sums = {p.name: formats.peek(p).identity for p in twins}
@@ -49,7 +49,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
     for target, files, digest in reversed(targets):  # validation data first: the others count
         if not _holds(target, digest):
             write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
-            faults.point("converted")
+            failpoints.failpoint("converted")
     return [target for target, *_ in targets]
 
 
@@ -108,7 +108,7 @@ def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str, title:
         counts[name] = len(rows.ends)
         found = Summary.of(rows)
         summary = found if summary is None else summary.merge(found)
-        say(f"{title}: {name}, {len(rows.ends)} rows")
+        log(f"{title}: {name}, {len(rows.ends)} rows")
     if summary is None:
         raise UserError(f"{folder}: there is nothing to write")
     fields = {key: writer.finish() for key, writer in writers.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qgf_jax.envs import mazes, ogbench
-from qgf_jax.errors import UserError, unknown
+from qgf_jax.errors import UserError, unknown_name_error
 
 MAZES = tuple(mazes.MAZES)
 STACKING = {  # scene -> range of the chance that a new target is on top of another cube
@@ -40,7 +40,7 @@ Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
 def check(scene: str, kind: str, simulator: str = "mujoco") -> None:
     """Raises `UserError` unless there is an expert for `scene` and `kind`, and the simulator for it."""
     if simulator not in ogbench.SIMULATORS:
-        raise unknown("simulator", simulator, ogbench.SIMULATORS)
+        raise unknown_name_error("simulator", simulator, ogbench.SIMULATORS)
     on_device = simulator == ogbench.ON_DEVICE
     scenes = MAZES if on_device else (*MAZES, *STACKING)
     if scene.startswith("visual-"):
@@ -52,10 +52,10 @@ def check(scene: str, kind: str, simulator: str = "mujoco") -> None:
             f"{scene} needs a trained low-level policy that no package ships: it cannot be collected"
         )
     if scene not in scenes:
-        raise unknown("environment to collect from", scene, scenes)
+        raise unknown_name_error("environment to collect from", scene, scenes)
     kinds = KINDS["maze" if scene in MAZES else "manipulation"]
     if kind not in kinds:
-        raise unknown(f"kind of {scene} data", kind, kinds)
+        raise unknown_name_error(f"kind of {scene} data", kind, kinds)
     if not on_device:
         ogbench.require()
 

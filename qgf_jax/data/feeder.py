@@ -36,7 +36,7 @@ def replace(window: Any, block: Any, slot: Any) -> Any:
     return window._replace(**changes)
 
 
-class Lanes(NamedTuple):
+class DevicePlacement(NamedTuple):
     """How datasets go to devices, one lane each; `mine` are those of this process."""
 
     put: Callable[[list[Any]], Any]
@@ -49,19 +49,19 @@ class Lanes(NamedTuple):
     total: int = 1
 
 
-def one_device(device: Any = None) -> Lanes:
+def one_device(device: Any = None) -> DevicePlacement:
     """All data on one device, the default one unless it is named."""
-    return Lanes(
+    return DevicePlacement(
         put=lambda blocks: jax.device_put(blocks[0], device),
         empty=jax.jit(empty, static_argnums=1),
         swap=jax.jit(replace, donate_argnums=0),
     )
 
 
-class Feeder:
+class DatasetFeed:
     """Gives the dataset of a step. A resident one never changes."""
 
-    def __init__(self, loaded: Loaded, lanes: Lanes, steps: int):
+    def __init__(self, loaded: Loaded, lanes: DevicePlacement, steps: int):
         """Takes the data from `loaded`; `steps` are those that a start needs."""
         self.blocks = 1
         """K, of which a dataset on a device is made"""
@@ -142,6 +142,6 @@ class Feeder:
             self._coming = None
 
 
-def make(loaded: Loaded, steps: int, lanes: Lanes | None = None) -> Feeder:
+def make(loaded: Loaded, steps: int, lanes: DevicePlacement | None = None) -> DatasetFeed:
     """The feeder of a run's data, which it takes from `loaded`."""
-    return Feeder(loaded, lanes or one_device(), steps)
+    return DatasetFeed(loaded, lanes or one_device(), steps)

@@ -12,10 +12,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax import paths
 from qgf_jax.data import layouts, scale
 from qgf_jax.data.missing import missing
-from qgf_jax.errors import UserError, say_once
+from qgf_jax.errors import UserError, log_once
+from qgf_jax.runtime import paths
 
 SEARCH_PATH = ("data", "~/.ogbench/data")
 """Where a dataset is looked for when the config names no place."""
@@ -208,7 +208,7 @@ def _check_others(path: Path, file: zipfile.ZipFile, rows: int) -> None:
                 columns.append(key)
     layouts.check_columns(path, columns)
     if columns:
-        say_once(f"data: {path.parent}: columns that are not read: {', '.join(sorted(columns))}")
+        log_once(f"data: {path.parent}: columns that are not read: {', '.join(sorted(columns))}")
 
 
 def _check_declared(

@@ -13,7 +13,7 @@ from qgf_jax.data.chunks import GoalDataset, nth_start, rows_at, starts_of
 from qgf_jax.types import Actor, Array, Batch
 
 
-class Hindsight(NamedTuple):
+class GoalDistribution(NamedTuple):
     """How goals are drawn: the current row, a later one of the trajectory, or any, by probability."""
 
     current: float
@@ -36,7 +36,13 @@ class Draw(NamedTuple):
 
 
 def draw_goals(
-    dataset: GoalDataset, row: Array, end: Array, key: Array, how: Hindsight, *, discount: float
+    dataset: GoalDataset,
+    row: Array,
+    end: Array,
+    key: Array,
+    how: GoalDistribution,
+    *,
+    discount: float,
 ) -> Array:
     """Rows [B] of goals for the transitions of the rows `row` [B], whose trajectories end with `end`."""
     keys = jax.random.split(key, 4)
@@ -62,8 +68,8 @@ def draw(
     *,
     batch_size: int,
     steps: int,
-    critic: Hindsight,
-    actor: Hindsight,
+    critic: GoalDistribution,
+    actor: GoalDistribution,
     discount: float,
     blocks: int = 1,
 ) -> Draw:

@@ -11,7 +11,9 @@ from qgf_jax.envs import mazes, ogbench
 from qgf_jax.errors import UserError
 
 
-def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.ndarray, np.ndarray]:
+def relabel(
+    rows: Rows, path: Path, env: Any, name: ogbench.EnvName
+) -> tuple[np.ndarray, np.ndarray]:
     """Rewards and task masks [R] of the environment's task, by OGBench's own rule.
 
     It works in float64, so rows go to it a few at a time, and the task is set once. Of a point maze,
@@ -39,7 +41,7 @@ def relabel(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> tuple[np.nd
 _AT_ONCE = 8192
 
 
-def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> np.ndarray:
+def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.EnvName) -> np.ndarray:
     """What a row is as a goal [R, G], by OGBench's own rule, for the names with -oraclerep-."""
     labelled = _state(rows, path, env, name, "the goals come")
     if isinstance(env, mazes.Maze):  # where the ball is
@@ -54,7 +56,7 @@ def oracle_goals(rows: Rows, path: Path, env: Any, name: ogbench.Name) -> np.nda
 
 
 def _state(
-    rows: Rows, path: Path, env: Any, name: ogbench.Name, what: str
+    rows: Rows, path: Path, env: Any, name: ogbench.EnvName, what: str
 ) -> dict[str, np.ndarray]:
     """The simulator's state, as OGBench's functions take and extend it."""
     needs = ["qpos"] + ["button_states"] * name.scene.startswith(("scene", "puzzle"))

@@ -18,7 +18,7 @@ from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream, streams
 from qgf_jax.data.summary import Summary, check_alike
 from qgf_jax.envs import mazes, ogbench
-from qgf_jax.errors import UserError, say
+from qgf_jax.errors import UserError, log
 
 Prepare = Callable[[Rows], Dataset | GoalDataset]
 
@@ -55,7 +55,7 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     if simulated:
         ogbench.check(name.env_id)
     source = shards.open_source(formats.find(options["name"] or name.dataset, options["dir"]))
-    env: Any = ogbench.World(name).env if simulated else mazes.maze(name.scene, name.version)
+    env: Any = ogbench.OGBenchEnv(name).env if simulated else mazes.maze(name.scene, name.version)
     prepare = functools.partial(_prepare, path=source.path, env=env, name=name, options=options)
     steps = starts.check_longest(source.path, source.ends, options)
     sample = prepare(source.read(0, int(source.ends[0]) + 1))
@@ -70,7 +70,7 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
             summary = _survey(source, prepare)
     _check_starts(source, dataset, steps, options)
     validation = None
-    if val_path := shards.twin(source.path):
+    if val_path := shards.validation_path(source.path):
         val = shards.open_source(val_path)
         rows = val.read(0, int(val.slices[1]))
         validation = _prepare(rows, val_path, env, name, options)
@@ -84,7 +84,7 @@ def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Lo
     return Loaded(dataset, validation, _spec(sample, summary, options), fingerprint)
 
 
-def _needs_simulator(name: ogbench.Name) -> bool:
+def _needs_simulator(name: ogbench.EnvName) -> bool:
     """Whether the benchmark must be asked what rows are worth, or whether they are its own.
 
     Point mazes are known here. Where goals are observations rows say all that is learned from, so
@@ -93,7 +93,7 @@ def _needs_simulator(name: ogbench.Name) -> bool:
     if mazes.maze(name.scene, name.version):
         return False
     if name.goals == "observation" and ogbench.missing():
-        say(f"data: without OGBench nobody checks that the rows are those of {name.env_id}")
+        log(f"data: without OGBench nobody checks that the rows are those of {name.env_id}")
         return False
     return True
 
@@ -134,7 +134,7 @@ def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> d
         scales = [moments.scale() for moments in seen]
         for noun, moments in zip(("observation", "goal"), seen, strict=False):
             if still := np.flatnonzero(moments.still()).tolist():
-                say(
+                log(
                     f"data: {listed(noun, still)}: too little spread beside the size for "
                     "data.standardize, which subtracts the mean alone"
                 )
@@ -194,7 +194,7 @@ def _room_for(source: Source, piece: Any) -> Any:
 
 def _survey(source: Source, prepare: Prepare) -> Summary:
     """Reads all once, for mean and spread."""
-    say(f"data: reading all of {source.path} once, for data.standardize")
+    log(f"data: reading all of {source.path} once, for data.standardize")
     found = []
     for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
@@ -210,7 +210,7 @@ def _widths(env: Any) -> tuple[int, int]:
 
 
 def _prepare(
-    rows: Rows, path: Path, env: Any, name: ogbench.Name, options: Mapping[str, Any]
+    rows: Rows, path: Path, env: Any, name: ogbench.EnvName, options: Mapping[str, Any]
 ) -> Dataset | GoalDataset:
     """The rows may stop within a trajectory: the last one has no successor here, whatever it was."""
     widths = _widths(env) if env else [array.shape[1] for array in rows[:2]]

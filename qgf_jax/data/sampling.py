@@ -20,7 +20,7 @@ class Starts(NamedTuple):
     next_row: Array
 
 
-class Feed(NamedTuple):
+class BatchSampler(NamedTuple):
     """How batches come from a dataset. Both parts are pure, and run on the device."""
 
     draw: Callable[[Any, Array], Any]
@@ -31,7 +31,7 @@ class Feed(NamedTuple):
 
 def build(
     config: Mapping[str, Any], spec: Spec, batch_size: int | None = None, *, blocks: int = 1
-) -> Feed:
+) -> BatchSampler:
     """The feed of a resolved config; `batch_size` other than the config's, if given.
 
     `blocks`: how many of one shape a dataset is made of, as a window over a stream is.
@@ -40,15 +40,15 @@ def build(
     backup = spec.backup or spec.chunk
     steps = max(backup, spec.chunk)
     if not spec.goal_dim:
-        return Feed(
+        return BatchSampler(
             functools.partial(draw_starts, steps=steps, batch_size=size, blocks=blocks),
             functools.partial(gather, chunk=spec.chunk, backup=backup),
         )
     how = config["goals"]
     by_actor = how["actor"] or ogbench.actor_goals(ogbench.parse(config["env"]).kind)
-    critic = goals.Hindsight(*how["critic"], how["critic_geometric"])
-    actor = goals.Hindsight(*by_actor, how["actor_geometric"])
-    return Feed(
+    critic = goals.GoalDistribution(*how["critic"], how["critic_geometric"])
+    actor = goals.GoalDistribution(*by_actor, how["actor_geometric"])
+    return BatchSampler(
         functools.partial(
             goals.draw,
             batch_size=size,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.errors import say_once
+from qgf_jax.errors import log_once
 
 _STEPS = 128
 """of float32, at the largest magnitude of a dimension; a smaller spread is mostly rounding and noise"""
@@ -36,7 +36,7 @@ def name_rounded(path: Path, observations: np.ndarray) -> None:
         if little and (column != column.astype(np.float32)).any():
             lost.append(i)
     if lost:
-        say_once(
+        log_once(
             f"qgf: warning: {path}: {listed('observation', lost)}: too little spread beside the size "
             "for float32, to which they are rounded: subtract a constant in the file"
         )

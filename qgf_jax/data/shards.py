@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.checkpoint import fingerprint
 from qgf_jax.data import formats
 from qgf_jax.data.checksums import CheckedFile
 from qgf_jax.data.chunks import room
 from qgf_jax.data.formats import MANIFEST, Rows
 from qgf_jax.data.summary import Summary, describe_ends
-from qgf_jax.errors import UserError, say
+from qgf_jax.errors import UserError, log
+from qgf_jax.runs.checkpoint import fingerprint
 
 
 class Source(NamedTuple):
@@ -59,7 +59,7 @@ def open_source(path: Path) -> Source:
     return _open_folder(path) if path.is_dir() else _open_file(path)
 
 
-def twin(path: Path) -> Path | None:
+def validation_path(path: Path) -> Path | None:
     """The validation data of `path`; of a folder of slices those of the first."""
     if path.is_dir() and not (path / MANIFEST).is_file():
         first = slice_paths(path)[0]
@@ -172,7 +172,7 @@ def _open_converted(folder: Path) -> Source:
     record = read_manifest(folder)
     checksums = record.get("checksums")
     if checksums is None:
-        say(
+        log(
             f"data: {folder} was converted before there were checksums, so damage is not noticed as it "
             f"is read: `qgf verify {folder}` reads all of it, or convert again"
         )

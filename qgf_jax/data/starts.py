@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.errors import UserError, say
+from qgf_jax.errors import UserError, log
 
 
 def check_longest(path: Path, ends: np.ndarray, data: Mapping[str, Any]) -> int:
@@ -46,7 +46,7 @@ def check_drawn(
             f"data.{key}, or data.schedule=uniform"
         )
     if 2 * count < total:
-        say(
+        log(
             f"qgf: warning: {path}: {1 - count / total:.0%} of all starts weigh 0, as their "
             f"trajectories end within data.{key}={steps} steps: a smaller one learns from more data"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from qgf_jax.data import chunks
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
-from qgf_jax.errors import UserError, say
+from qgf_jax.errors import UserError, log
 
 _SHARE = 0.8
 """Of the memory that is there a resident dataset may take so much: states and programs need some."""
@@ -140,11 +140,11 @@ def _block_size(path: Path, parts: list[tuple[int, int]], wanted: int) -> int:
     least, largest = min(n for _, n in parts), max(n for _, n in parts)
     if not wanted:
         if least < largest:
-            say(f"qgf: warning: {path}: of longer slices the starts after {least} are left out")
+            log(f"qgf: warning: {path}: of longer slices the starts after {least} are left out")
         return least
     equal = max(-(-n // -(-n // wanted)) for _, n in parts)
     if least < equal:
-        say(
+        log(
             f"qgf: warning: {path}: its shortest slice has {least} starts, so no block has more than "
             "that: `qgf convert` it, or put slices together"
         )
@@ -201,7 +201,7 @@ def streams(
     )
     there = min([memory(), *([room()] if room else [])])
     streamed = needed > _SHARE * there
-    say(
+    log(
         f"data: {source.path.name} takes {needed / 2**30:.2f} GB on the device, where "
         f"{there / 2**30:.2f} GB are free: {'streamed' if streamed else 'resident'} (data.mode)"
     )

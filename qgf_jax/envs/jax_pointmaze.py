@@ -59,7 +59,7 @@ class PointMaze:
 
     action_dim = 2
 
-    def __init__(self, name: str | ogbench.Name):
+    def __init__(self, name: str | ogbench.EnvName):
         self.name = ogbench.parse(name) if isinstance(name, str) else name
         maze = mazes.maze(self.name.scene, self.name.version)
         if maze is None:

@@ -12,8 +12,8 @@ from unittest import mock
 
 import numpy as np
 
-from qgf_jax import children
-from qgf_jax.errors import UserError, unknown
+from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.runtime import children
 
 DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle-4x4": 4}
 """The task of a name without one; everything else has 1 or is in `default_task`."""
@@ -35,7 +35,7 @@ SIMULATOR = ("mujoco", "gymnasium")
 """What pip installs with this package, unless somebody has left it out."""
 
 
-class Name(NamedTuple):
+class EnvName(NamedTuple):
     """The parts of a name such as pointmaze-medium-navigate-singletask-task1-v0.
 
     Without "singletask" the environment has goals: pointmaze-medium-navigate-v0 means all five tasks,
@@ -88,7 +88,7 @@ class Name(NamedTuple):
     def _words(self) -> list[str]:
         return {"": ["singletask"], "observation": [], "oraclerep": ["oraclerep"]}[self.goals]
 
-    def with_task(self, task: int) -> "Name":
+    def with_task(self, task: int) -> "EnvName":
         """The same environment and data with another task."""
         if task not in TASKS:
             raise UserError(f"{self.scene} has tasks 1 to 5, not {task}")
@@ -111,7 +111,7 @@ def default_task(scene: str) -> int:
     return 2 if scene.startswith("puzzle") else 1
 
 
-def parse(name: str) -> Name:
+def parse(name: str) -> EnvName:
     """Takes a name apart, with or without its task."""
     found = re.fullmatch(r"(.+?)-([a-z]+)(-singletask|-oraclerep)?(?:-task(\d+))?-(v\d+)", name)
     if not found or found[2] in ("singletask", "oraclerep"):
@@ -121,8 +121,10 @@ def parse(name: str) -> Name:
         )
     scene, kind, word, task, version = found.groups()
     if word == "-singletask":
-        return Name(scene, kind, 1, version).with_task(int(task) if task else default_task(scene))
-    parsed = Name(scene, kind, 0, version, "oraclerep" if word else "observation")
+        return EnvName(scene, kind, 1, version).with_task(
+            int(task) if task else default_task(scene)
+        )
+    parsed = EnvName(scene, kind, 0, version, "oraclerep" if word else "observation")
     return parsed.with_task(int(task)) if task else parsed
 
 
@@ -186,7 +188,7 @@ def _check(env_id: str) -> None:
     if env_id not in ours:
         families = sorted({i.split("-")[0] for i in ours})
         if difflib.get_close_matches(env_id.split("-")[0], families, n=1, cutoff=0.8):
-            raise unknown("environment", env_id, ours)
+            raise unknown_name_error("environment", env_id, ours)
         raise UserError(
             f"environment {env_id!r} is none of OGBench's ({', '.join(families)}); only those can be "
             "used so far"
@@ -242,10 +244,10 @@ def _seeded_action_spaces(seed: int) -> Generator[None]:
         yield
 
 
-class World:
+class OGBenchEnv:
     """The environment of a name, seeded; where it has goals, they are the end of an observation."""
 
-    def __init__(self, name: str | Name, **options: Any):
+    def __init__(self, name: str | EnvName, **options: Any):
         self.name = parse(name) if isinstance(name, str) else name
         if self.name.goals == "oraclerep":
             options["use_oracle_rep"] = True

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax import children
 from qgf_jax.envs import wire
-from qgf_jax.errors import UserError, say
+from qgf_jax.errors import UserError, log
+from qgf_jax.runtime import children
 
 
 class Played(NamedTuple):
@@ -174,7 +174,7 @@ class EnvPool:
         answers all moves for which the broken one was waited for.
         """
         while True:
-            say(
+            log(
                 f"qgf: warning: environment worker {worker} of {self.name} {cause}: replaced, "
                 "its episodes are played again"
             )

@@ -25,7 +25,7 @@ class Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
     def __init__(self, name: str):
-        self.world = ogbench.World(name)
+        self.world = ogbench.OGBenchEnv(name)
         self.bits = np.random.MT19937()
         self.obs_dim = len(
             self.reset(0)

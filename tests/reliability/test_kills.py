@@ -16,9 +16,9 @@ from PIL import Image
 from processes import Server
 from public_agent import public_agent
 
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.data import shards
-from qgf_jax.metrics import read_lines
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.metrics import read_lines
 
 CONFIG = f"--config={ROOT / 'tests' / 'tiny_config.py'}"
 COUNTS = ("--episodes=2", "--selection_episodes=2", "--envs=2", "--workers=1")

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 from processes import Server
 
-from qgf_jax import calibrate
 from qgf_jax.errors import UserError
+from qgf_jax.training import calibration as calibrate
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen"}

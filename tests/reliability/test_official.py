@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from conftest import MAZE, ROOT, tiny
 
-from qgf_jax import cli, evaluate, official, pickled, policy
-from qgf_jax.checkpoint import Checkpoints
+from qgf_jax import cli
 from qgf_jax.errors import UserError
-from qgf_jax.metrics import read_lines
+from qgf_jax.evaluation import evaluate
+from qgf_jax.interop import import_official as official
+from qgf_jax.interop import pickled
+from qgf_jax.runs import policy
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.metrics import read_lines
 
 FILE = ROOT / "tests" / "data" / "parity.npz"
 WIDE = {"networks.policy_hidden": (64,) * 3, "networks.critic_hidden": (64,) * 3}
@@ -133,7 +137,7 @@ def test_an_imported_run_is_evaluated_and_cannot_be_trained_on(maze_data, tmp_pa
     evaluate.evaluate(workdir, sweep, episodes=1, selection_episodes=0, envs=2, workers=1)
     (line,) = read_lines(workdir / "episodes.jsonl")
     assert line["step"] == 10 and line["length"] > 0
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.training.loop import pretrain
 
     with pytest.raises(UserError, match=f"was trained on other data than {MAZE}.npz is now"):
         pretrain(config, workdir)

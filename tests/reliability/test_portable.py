@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import LONG, ROOT
 from processes import Server
 
-from qgf_jax.checkpoint import Checkpoints
-from qgf_jax.metrics import read_lines
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.metrics import read_lines
 
 GOLDEN = ROOT / "tests" / "data" / "golden.zip"
 
@@ -51,7 +51,7 @@ def actions(workdir):
 
 
 def test_a_run_of_the_first_version_is_restored_and_acts_as_it_did(golden, tmp_path):
-    from qgf_jax import policy
+    from qgf_jax.runs import policy
 
     restored = policy.restore(golden)
     checkpoints = Checkpoints(golden, identity=restored.run.identity)
@@ -107,7 +107,7 @@ def make():
     from conftest import MAZE, tiny
 
     from qgf_jax.data.collect import collect
-    from qgf_jax.pretrain import pretrain
+    from qgf_jax.training.loop import pretrain
 
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         collect(MAZE, 6, Path("data"), workers=2)

@@ -12,8 +12,8 @@ import pytest
 from conftest import LONG, ROOT
 from processes import Server
 
-from qgf_jax.checkpoint import Checkpoints
-from qgf_jax.metrics import read_lines
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.metrics import read_lines
 
 STEPS = 1200
 POINTS = (

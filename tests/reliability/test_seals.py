@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import LONG
 
-from qgf_jax.checkpoint import Checkpoints
 from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, UserError
+from qgf_jax.runs.checkpoint import Checkpoints
 
 IDENTITY = {"config": "a", "normalisation": "b", "dataset": "c"}
 

@@ -1,0 +1,1 @@
+"""Pure mathematics of one state and one action."""

@@ -1,0 +1,141 @@
+"""Straight-line flows on actions. Everywhere, time runs from t = 0 (noise) to t = 1 (data).
+
+A velocity u of a flow that runs the other way (openpi and LeRobot: t = 1 is noise there) is
+`lambda action, t: -u(action, 1 - t)` here.
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax.errors import UserError
+from qgf_jax.types import Array, Endpoint, Velocity
+
+
+def interpolate(noise: Array, action: Array, t: Array) -> tuple[Array, Array]:
+    """The path's point at time t, and the path's velocity: both [D] (Lipman et al., 2023)."""
+    return (1.0 - t) * noise + t * action, action - noise
+
+
+def endpoint(
+    action: Array,
+    t: Array,
+    velocity: Array,
+    *,
+    clip: bool = True,
+    low: Array | float = -1.0,
+    high: Array | float = 1.0,
+) -> Array:
+    """Where one straight step from `action` [D] at time t lands at t = 1, clipped to the box.
+
+    Zhou et al., 2026, Eq. 7. The box is from `low` to `high`, [] or [D]. Actions that have none, such
+    as z-scored ones, need `clip=False`, as `functools.partial` gives it to `guidance.guide`.
+    """
+    end = action + (1.0 - t) * velocity
+    return jnp.clip(end, low, high) if clip else end
+
+
+def flow_endpoint(
+    velocity: Velocity,
+    *,
+    num_steps: int,
+    low: Array | float = -1.0,
+    high: Array | float = 1.0,
+) -> Endpoint:
+    """The endpoint where the rest of the flow ends, step by step, clipped to the box.
+
+    How many steps are left depends on t, so t has to be a number when the program is traced:
+    integrate with `unroll=True`. Raises `TypeError` otherwise. `low`, `high`: as of `endpoint`.
+    """
+    num_steps = _count(num_steps)
+
+    def end(action: Array, t: Array, first: Array, *, clip: bool = True) -> Array:
+        if isinstance(t, jax.core.Tracer):
+            raise TypeError("flow.flow_endpoint needs a concrete t: use integrate(…, unroll=True)")
+        done = round(float(t) * num_steps) + 1
+        action = action + first / num_steps
+
+        # Differentiated, a scan stacks up all that a step keeps. Keeping the matrix products alone and
+        # computing activations again halves the time on a CPU: 3.1 instead of 6.2 times QGF.
+        @functools.partial(
+            jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False
+        )
+        def euler(action: Array, t: Array) -> tuple[Array, None]:
+            return action + velocity(action, t) / num_steps, None
+
+        times = jnp.arange(done, num_steps, dtype=action.dtype) / num_steps
+        action = jax.lax.scan(euler, action, times)[0]
+        return jnp.clip(action, low, high) if clip else action
+
+    return end
+
+
+def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool = False) -> Array:
+    """Euler-integrates da/dt = velocity(a, t) from `noise` [D] at t = 0 to an action [D] at t = 1.
+
+    The result is not clipped. One `lax.scan`: whatever `velocity` holds (a network, a critic's
+    gradient) is one body for XLA to fuse, and compile time does not grow with `num_steps`.
+    `unroll` writes the steps out one by one, each with a t that is known at compile time.
+    Raises `UserError` if `num_steps` is traced or no whole number from 1, or if `velocity` returns
+    another shape than that of `noise`.
+    """
+    num_steps = _count(num_steps)
+
+    def step(action: Array, t: Any) -> Array:
+        return action + check_shape(velocity(action, t), action) / num_steps
+
+    if unroll:
+        action = noise
+        for k in range(num_steps):
+            t: Any = np.float32(k) / np.float32(num_steps)
+            action = step(action, t)
+        return action
+
+    def euler(action, t):
+        return step(action, t), None
+
+    # Dividing, not adding up steps: t = k / num_steps to the last bit, and fast time features see it.
+    times = jnp.arange(num_steps, dtype=noise.dtype) / num_steps
+    return jax.lax.scan(euler, noise, times)[0]
+
+
+def _count(num_steps: Any) -> int:
+    """A number of steps: the length of a loop, so known when the program is traced."""
+    if isinstance(num_steps, jax.core.Tracer):
+        raise UserError(
+            "num_steps is traced, and it is the length of a loop: give a Python number, under jax.jit "
+            'with static_argnames="num_steps"'
+        )
+    try:
+        count = operator.index(num_steps)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise UserError(f"num_steps is {num_steps!r}: give a whole number from 1")
+    return count
+
+
+def check_shape(velocity: Array, action: Array) -> Array:
+    """The velocity. Raises `UserError` if its shape is not the action's."""
+    if jnp.shape(velocity) != jnp.shape(action):
+        raise UserError(
+            f"velocity returned shape {jnp.shape(velocity)} for an action of shape "
+            f"{jnp.shape(action)}: give one that returns the action's shape"
+        )
+    return velocity
+
+
+def sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:
+    """Times to train at: uniform on [0, 1) if `grid` is 0, else on {0, 1/grid, …, 1}.
+
+    The public QGF code uses the grid of its integrator; at its last point, t = 1, the target is
+    noise that nothing can predict and that no integrator asks for.
+    """
+    if grid:
+        return jax.random.randint(key, shape, 0, grid + 1) / grid
+    return jax.random.uniform(key, shape)

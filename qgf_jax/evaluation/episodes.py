@@ -1,0 +1,126 @@
+"""A run's episodes.jsonl: what a line says, who may write one, and which lines count. No JAX."""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+from qgf_jax.envs import ogbench
+from qgf_jax.runs import run as runs
+from qgf_jax.runs.metrics import Lines, append_line, is_count, is_number, scan
+from qgf_jax.runs.run import Run
+
+SPLITS = ("selection", "report")
+"""Of an episode, by its index modulo 2."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+def _is_success(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
+
+
+def _are_options(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(one, str | bool) or is_number(one) for one in value.values()
+    )
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_point, value))
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "method": (_is_text, "a name"),
+    "weight": (is_number, "a number"),
+    "best_of": (_is_positive, "a whole number from 1"),
+    "options": (_are_options, "an object of numbers, names and truth values"),
+    "env": (_is_text, "a name"),
+    "task": (_is_positive, "a whole number from 1"),
+    "episode": (is_count, "a whole number from 0"),
+    "split": (SPLITS.__contains__, " or ".join(SPLITS)),
+    "seed": (is_count, "a whole number from 0"),
+    "step": (is_count, "a whole number from 0"),
+    "return": (is_number, "a number"),
+    "length": (is_count, "a whole number from 0"),
+    "success": (_is_success, "a number from 0 to 1"),
+}
+_MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "goal": (_is_point, "a point"),
+    "path": (_is_path, "a list of points"),
+    "seconds": (is_number, "a number"),
+    "failed": (_is_text, "a reason"),
+}
+"""Those that not every line has."""
+
+
+def fault(line: Mapping[str, Any]) -> str:
+    """What keeps an object from being an episode, with the name of the field; empty if nothing does."""
+    for name, (is_sound, what) in {**_FIELDS, **_MORE_FIELDS}.items():
+        if name not in line:
+            if name in _FIELDS:
+                return f"{name} is missing"
+        elif not is_sound(line[name]):
+            return f"{name} is {_short(line[name])}, not {what}"
+    if line["split"] != SPLITS[line["episode"] % 2]:
+        return f"split is {line['split']} for episode {line['episode']}"
+    if ("path" in line) != ("goal" in line):
+        return "path and goal go together"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 30 else f"{text[:27]}..."
+
+
+def read(run: Run) -> Lines:
+    """The episodes of a run, and the lines of its file that are none. Raises `UserError`.
+
+    An episode is of the run's own environment, or of that in the simulator on the device, and of one
+    of its seeds.
+    """
+    name = ogbench.parse(run.config["env"])
+    labels = (name.label, name._replace(simulator=ogbench.ON_DEVICE).label)
+
+    def why(line: Mapping[str, Any]) -> str:
+        if found := fault(line):
+            return found
+        if line["env"] not in labels:
+            return f"of {_short(line['env'])}, not of {name.label}"
+        if line["seed"] >= run.config["seeds"]:
+            return f"seed {line['seed']} of a run with {run.config['seeds']}"
+        return ""
+
+    return scan(run.episodes, why)
+
+
+class Log:
+    """What a run's file held when it was opened, and what was added since."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        found = read(run)
+        found.warn()
+        self.lines = found.records
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Writes an episode at once. Raises `SaveError` if that cannot be done."""
+        append_line(self._run.episodes, line, runs.EVALUATION.elsewhere)
+        self.lines.append(line)
+
+
+@contextlib.contextmanager
+def only_writer(run: Run) -> Generator[Log]:
+    """The run's episodes, for one process alone. Raises `UserError` if another one writes them."""
+    with runs.only_writer(run.workdir, runs.EVALUATION):
+        yield Log(run)

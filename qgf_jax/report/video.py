@@ -1,0 +1,125 @@
+"""Films of evaluated episodes, played again in a process that renders.
+
+Same initial state, same noise; but one episode at a time is another batch shape than the table's,
+whose rounding may differ in the last bits, and a long episode may end differently for it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.pool import EnvPool
+from qgf_jax.errors import UserError, saving
+from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation.evaluate import Arm, Job
+from qgf_jax.runs import policy
+from qgf_jax.runs.checkpoint import write_atomically
+from qgf_jax.runtime import children
+
+SIZE = 240
+FRAMES = 60
+"""At most, in one film; longer episodes are shown faster."""
+
+
+def film(
+    workdir: str | os.PathLike,
+    arms: Sequence[Arm],
+    episodes: int,
+    *,
+    tasks: Sequence[int] = (),
+    step: int | None = None,
+    out: str | os.PathLike | None = None,
+) -> list[Path]:
+    """Writes report/videos/METHOD_…_episodeN.gif for the first `episodes` report episodes an arm.
+
+    In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
+    """
+    restored = policy.restore(workdir, step)
+    name = ogbench.parse(restored.run.config["env"])
+    folder = Path(workdir if out is None else out) / "report" / "videos"
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written, programs = [], {}
+    for task in tasks or name.tasks:
+        world = name.with_task(task).full
+        with EnvPool(world, restored.run.config["seeds"], 1) as pool:
+            for arm in arms:
+                real = evaluate.acts_as(arm)
+                key = (real.method, real.best_of, real.options)
+                if key not in programs:  # the weight and the task are data to it
+                    programs[key] = evaluate.compile_act(restored, *key[:2], 1, key[2])
+                act = programs[key]
+                for episode in (2 * i + 1 for i in range(episodes)):
+                    kept: list[np.ndarray] = []
+
+                    def recording(*args: np.ndarray, act=act, kept=kept) -> np.ndarray:
+                        chunks = act(*args)
+                        kept.append(chunks[0, 0])
+                        return chunks
+
+                    job = Job((arm,), 0, task, episode)
+                    _, result = next(evaluate.play(restored, recording, pool, [job], 1))
+                    actions = np.concatenate(kept)[: result["length"]]
+                    weight = f"_weight{arm.weight:g}" if arm.weight else ""
+                    n = f"_of{arm.best_of}" if arm.best_of > 1 else ""
+                    chosen = "".join(f"_{k}{v}" for k, v in arm.options)
+                    path = (
+                        folder / f"task{task}_{arm.method}{chosen}{n}{weight}_episode{episode}.gif"
+                    )
+                    render(world, evaluate.episode_seed(task, episode), actions, path)
+                    written.append(path)
+    return written
+
+
+def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
+    """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process.
+
+    Raises `UserError` if nothing can be drawn, `SaveError` if the file cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "film.gif"
+        _render(world, seed, actions, film)
+        write_atomically(path, film.read_bytes())
+
+
+def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
+    ogbench.require()
+    command = children.command("qgf_jax.report.video", world, str(seed), str(path))
+    environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
+    if os.environ.get("MUJOCO_GL") not in (None, "disable"):
+        environment["MUJOCO_GL"] = os.environ["MUJOCO_GL"]
+    data = actions.astype("<f4").tobytes()
+    result = subprocess.run(command, input=data, capture_output=True, env=environment)
+    if result.returncode:
+        last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        remedy = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa or glfw"
+        if (chosen := environment["MUJOCO_GL"]) != "egl":
+            remedy = f"MUJOCO_GL={chosen} does not draw here: unset it"
+        raise UserError(f"no film of {world}: {last[0][:120]}: {remedy}")
+
+
+def _main(name: str, seed: str, path: str) -> None:
+    from PIL import Image
+
+    size = {"width": SIZE, "height": SIZE, "render_mode": "rgb_array"}
+    world = ogbench.OGBenchEnv(name, **size)
+    env = world.env
+    actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, *env.action_space.shape)
+    world.reset(int(seed))
+    every = max(1, -(-len(actions) // FRAMES))
+    frames = [Image.fromarray(np.asarray(env.render()))]
+    for i, action in enumerate(actions):
+        world.step(action)
+        if (i + 1) % every == 0 or i == len(actions) - 1:
+            frames.append(Image.fromarray(np.asarray(env.render())))
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The platform: JAX's settings, processes and paths."""

@@ -1,0 +1,190 @@
+"""How this package wants JAX to be, and what it chooses by platform.
+
+A run's bits are a function of its config, so what changes numbers is fixed here, whatever the variables
+of the surroundings or a caller say: 32 bits, the precision of products, and the generator of random
+numbers that all runs have used. What changes speed and memory, and results by rounding at most, is
+chosen here too: variables by `tune`, before JAX is imported, and numbers that nobody has given by
+`choose`. JAX is imported on first use.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import mmap
+import os
+import sys
+from collections.abc import Callable, Collection, Generator
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from qgf_jax.errors import UserError, log
+
+_STANDARD: dict[str, Any] = {
+    "enable_x64": False,
+    "default_prng_impl": "threefry2x32",
+    "threefry_partitionable": True,
+    # Of products that do not say; those of networks do, by the config key `precision`.
+    "default_matmul_precision": "highest",
+    "numpy_dtype_promotion": "standard",
+    "transfer_guard": "allow",
+    "disable_jit": False,
+}
+"""Options of JAX, each a context manager `jax.NAME` and a variable `JAX_NAME`."""
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def set_variables() -> None:
+    """Fixes the options for this process and its children; before JAX is imported."""
+    os.environ.update({f"JAX_{name.upper()}": str(value) for name, value in _STANDARD.items()})
+
+
+@contextlib.contextmanager
+def standard() -> Generator[None]:
+    """Fixes the options for a while, in a program that may have chosen others."""
+    import jax
+
+    with contextlib.ExitStack() as stack:
+        for name, value in _STANDARD.items():
+            stack.enter_context(getattr(jax, name)(value))
+        yield
+
+
+def standardized(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """`call` under `standard`."""
+
+    @functools.wraps(call)
+    def wrapper(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        with standard():
+            return call(*args, **kwargs)
+
+    return wrapper
+
+
+def devices(*, local: bool = False) -> list[Any]:
+    """All devices, or this host's. Raises `UserError` if the platform that was asked for has none."""
+    import jax
+
+    try:
+        return jax.local_devices() if local else jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{asked}: there is no such device here{f' ({cause})' * bool(cause)}: "
+            "set JAX_PLATFORMS=cpu, or unset it"
+        ) from None
+
+
+def launches() -> bool:
+    """Whether the devices here are accelerators, on which each operation is a launch that costs."""
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+class _Flag(NamedTuple):
+    """One of XLA's, that is worth having."""
+
+    name: str
+    value: str
+    widest: int
+    """Units of the widest layer from which on it is."""
+    words: tuple[bytes, ...]
+    """What a library has in it that knows the flag and its value."""
+
+
+_FLAGS = (
+    # For a CPU. Its library of kernels does matrix products alone, as XLA's own loops do the rest
+    # quicker: an update takes 0.8 of the time at width 8 and 0.96 at width 512.
+    _Flag(
+        "xla_cpu_experimental_ynn_fusion_type",
+        "individual_dot",
+        0,
+        (b"xla_cpu_experimental_ynn_fusion_type\0", b"LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"),
+    ),
+    # With wide layers these loops use the longest vectors: another 2 %; small ones lose by it.
+    _Flag("xla_cpu_prefer_vector_width", "512", 256, (b"xla_cpu_prefer_vector_width\0",)),
+)
+
+
+def tune(*, widest: int = 0, alone: bool = True) -> None:
+    """Tells XLA how to compile, and how much of a card to take; before JAX is imported.
+
+    `widest`: units of the widest layer, where that is known. A process that is not `alone` takes
+    memory as it needs it, and not three quarters of the card at once as JAX does: a training or a
+    simulator that draws may be beside it. Variables of one's own are heeded.
+    """
+    if "jax" in sys.modules:
+        return
+    given = os.environ.get("XLA_FLAGS", "")
+    wanted = [f for f in _FLAGS if widest >= f.widest and f"--{f.name}" not in given]
+    known = [f"--{flag.name}={flag.value}" for flag in wanted if _is_known(flag)]
+    os.environ["XLA_FLAGS"] = " ".join([given, *known]).strip()
+    if not alone and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+        os.environ.setdefault(_PREALLOCATE, "false")
+
+
+_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+
+
+def _is_known(flag: _Flag) -> bool:
+    """Whether all libraries here know the flag, each of which ends the process if it does not.
+
+    JAX has no list of flags, and to ask a process that may end takes a second. The strings are in the
+    files of the libraries, and found in milliseconds if they are.
+    """
+    libraries = _libraries()
+    return bool(libraries) and all(_holds(library, flag.words) for library in libraries)
+
+
+def _libraries() -> list[Path]:
+    """Those that read XLA_FLAGS: jaxlib's own and the plug-ins for other platforms."""
+    patterns = {"jaxlib": "libjax_common.*", "jax_plugins": "*/*.so", "libtpu": "libtpu.so"}
+    found = []
+    for package, pattern in patterns.items():
+        spec = importlib.util.find_spec(package)
+        places = (spec.submodule_search_locations if spec else None) or ()
+        found += [path for place in places for path in sorted(Path(place).glob(pattern))]
+    return found
+
+
+def _holds(library: Path, words: Collection[bytes]) -> bool:
+    try:
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return all(data.find(word) >= 0 for word in words)
+    except (OSError, ValueError):
+        return False
+
+
+def choose(name: str, given: int, *, quiet: bool = False) -> int:
+    """`given`, or where that is 0 what suits the platform; one line says all that is in use."""
+    device, cores = devices()[0], os.cpu_count() or 1
+    value = given or default(name, device.platform, cores)
+    variables = ("XLA_FLAGS", _PREALLOCATE) if device.platform != "cpu" else ("XLA_FLAGS",)
+    also = "".join(f" {v}='{os.environ[v]}'" for v in variables if os.environ.get(v))
+    if not quiet:
+        log(f"platform: {device.device_kind}, {cores} cores: {name}={value}{also}")
+    return value
+
+
+def default(name: str, platform: str, cores: int) -> int:
+    """A number where config and flags have 0, for a platform of JAX's and so many cores of the host.
+
+    How many act at once may change the last bits of an action, on an accelerator and in the maze on the
+    device: there it does not depend on the host.
+    """
+    on_cpu, on_accelerator = {
+        # A dispatch costs the host about as much as an update of a small network an accelerator.
+        "train.steps_per_dispatch": (100, 1000),
+        # As many as keep the cores busy while others act, in 25 MB each.
+        "eval.envs": (min(max(10, 4 * cores), 100), 64),
+        # Of each seed, in the simulator on the device.
+        "--envs=jax": (64, 1024),
+    }[name]
+    return on_cpu if platform == "cpu" else on_accelerator

@@ -1,0 +1,1 @@
+"""From a config to a trained run: the step, the loop, devices and hosts."""
