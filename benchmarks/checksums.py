@@ -36,7 +36,7 @@ def make(folder: Path) -> None:
 
     from qgf_jax.data import convert
     from qgf_jax.data.formats import MANIFEST, Rows
-    from qgf_jax.runs.checkpoint import fingerprint
+    from qgf_jax.runs.files import fingerprint
 
     rng, n = np.random.default_rng(0), flags.rows
     ends = np.arange(n) % 1001 == 1000

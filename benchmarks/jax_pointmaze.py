@@ -38,7 +38,7 @@ from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.evaluation import evaluate
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
 
 

@@ -57,7 +57,7 @@ def measure(folder: Path) -> dict[str, float]:
     from qgf_jax.data.load import load
     from qgf_jax.envs import ogbench
     from qgf_jax.training import loop as pretrain
-    from qgf_jax.training import parallel
+    from qgf_jax.training.parallel import DeviceLayout
 
     config = configs.make("qgf")
     config.env = "cube-double-play-singletask-task1-v0"
@@ -70,7 +70,7 @@ def measure(folder: Path) -> dict[str, float]:
     ogbench.OGBenchEnv(config["env"]).reset(0)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     imported = peak()
-    loaded = load(config, parallel.make(config).room)
+    loaded = load(config, DeviceLayout.of(config).free_bytes)
     dataset = loaded.dataset
     arrays = [array for array in dataset if array is not None]
     held = sum(array.nbytes for array in arrays)

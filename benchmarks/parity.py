@@ -23,7 +23,7 @@ from qgf_jax import config as configs
 from qgf_jax.core import flow, guidance
 from qgf_jax.data import chunks, sampling
 from qgf_jax.data.formats import Rows
-from qgf_jax.interop import import_official as official
+from qgf_jax.interop.import_official import Official
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.step import TrainState, make_optimizer, train_step
 from qgf_jax.types import Spec
@@ -61,7 +61,7 @@ class Reference:
 
     def tree(self, prefix: str) -> dict[str, Any]:
         """Parameters below `prefix`, renamed from theirs to ours."""
-        return jax.tree.map(jnp.asarray, official.tree(self.arrays, prefix))
+        return jax.tree.map(jnp.asarray, Official(Path(), self.arrays, 0, "").group(prefix))
 
     def params(self, prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """(params, target_params) at `init` or `after10`."""

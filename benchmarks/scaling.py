@@ -42,12 +42,12 @@ def milliseconds(batch: int, width: int, ensemble: int, seeds: int, devices: int
         width=width, depth=3, batch=batch, rows=50_000, **{"networks.ensemble": ensemble}
     )
     config |= {"devices": str(devices), "seeds": seeds}
-    spread = parallel.make(config)
-    trainer = parallel.make_trainer(spread, algorithms.build_learner(config, spec), config, spec)
+    layout = parallel.DeviceLayout.of(config)
+    trainer = layout.make_trainer(algorithms.build_learner(config, spec), config, spec)
     host = jax.device_get(dataset)
     parts = chunks.split(host, devices, spec.chunk)
-    dataset = spread.for_data().put(parts)
-    state = spread.replicate(trainer.init(np.arange(seeds)))
+    dataset = layout.for_data().put(parts)
+    state = layout.replicate(trainer.init(np.arange(seeds)))
 
     def dispatch() -> None:
         nonlocal state

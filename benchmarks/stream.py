@@ -97,7 +97,7 @@ def train() -> None:
     loaded = load.load(config)
     loading = peak()
     spec = Spec(**loaded.spec)
-    feed = feeder.make(loaded, max(spec.chunk, spec.backup))
+    feed = feeder.DatasetFeed(loaded, max(spec.chunk, spec.backup))
     learner = algorithms.build_learner(config, spec)
     trainer = train.make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0

@@ -1,4 +1,7 @@
-"""Errors that a user can mend. The command line prints them as one line and leaves with their code."""
+"""Errors that a user can mend, and lines on standard error.
+
+The command line prints such an error as one line and exits with its code.
+"""
 
 import contextlib
 import difflib
@@ -17,16 +20,26 @@ class UserError(ValueError):
     """Says in one line what is wrong, where, and what to do."""
 
     code: ClassVar[int] = 2
+    """The exit code of the command line."""
+
+    @classmethod
+    def unreadable(cls, path: object, error: OSError) -> "UserError":
+        """For a file that is there and could not be read."""
+        advice = {
+            errno.EACCES: "ask its owner for the right to read it",
+            errno.EISDIR: "move the folder that is in its place",
+        }.get(error.errno or 0, "check the disk and run the command again")
+        return cls(f"{path} could not be read: {error.strerror or error}: {advice}")
 
 
 class NoSoundCheckpointError(UserError):
-    """Steps were sealed, and none of them is what it was."""
+    """Checkpoints were sealed, and every one of them has changed since."""
 
     code = 3
 
 
 class NotFiniteError(UserError):
-    """Training met numbers that no further step would mend."""
+    """Training met a NaN or an infinity that no further step would mend."""
 
     code = 4
 
@@ -40,10 +53,30 @@ class SaveError(UserError):
     def at(cls, path: object, error: OSError, elsewhere: str = ELSEWHERE) -> "SaveError":
         """What the operating system says, where, and what to do.
 
-        `elsewhere` says how the command writes to another place, for one that nobody may write to.
+        `elsewhere` is the advice for a place that nobody may write to.
         """
         cause = error.strerror or str(error)
-        return cls(f"{path} could not be written: {cause}: {remedy(error, elsewhere)}")
+        return cls(f"{path} could not be written: {cause}: {cls.remedy(error, elsewhere)}")
+
+    @staticmethod
+    def remedy(error: BaseException, elsewhere: str = ELSEWHERE) -> str:
+        """What to do about a failed write, by the error's number or by the cause that its text names.
+
+        Libraries that write files pass on the operating system's text and not its number.
+        """
+        text = str(error)
+
+        def is_one_of(codes: Iterable[int]) -> bool:
+            if isinstance(error, OSError) and error.errno is not None:
+                return error.errno in codes
+            return any(os.strerror(code) in text for code in codes)
+
+        if is_one_of(_FORBIDDEN):
+            return elsewhere
+        for advice, codes in _REMEDIES.items():
+            if is_one_of(codes):
+                return advice
+        return "check the disk and run the command again"
 
 
 _REMEDIES: dict[str, tuple[int, ...]] = {
@@ -68,38 +101,9 @@ _REMEDIES: dict[str, tuple[int, ...]] = {
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def remedy(error: BaseException, elsewhere: str = ELSEWHERE) -> str:
-    """What to do about a failed write: after the error's number, or the cause that its text names.
-
-    Libraries that write by themselves pass on the operating system's text and not its number.
-    """
-    text = str(error)
-
-    def is_one_of(codes: Iterable[int]) -> bool:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno in codes
-        return any(os.strerror(code) in text for code in codes)
-
-    if is_one_of(_FORBIDDEN):
-        return elsewhere
-    for advice, codes in _REMEDIES.items():
-        if is_one_of(codes):
-            return advice
-    return "look after the disk and run the command again"
-
-
-def unreadable(path: object, error: OSError) -> UserError:
-    """A file that is there and could not be read."""
-    advice = {
-        errno.EACCES: "ask its owner for the right to read it",
-        errno.EISDIR: "move the folder that is in its place",
-    }.get(error.errno or 0, "look after the disk and run the command again")
-    return UserError(f"{path} could not be read: {error.strerror or error}: {advice}")
-
-
 @contextlib.contextmanager
 def saving(path: object, elsewhere: str = ELSEWHERE) -> Generator[None]:
-    """Makes an `OSError` of the block a `SaveError`, of its own file or of `path`."""
+    """Turns an `OSError` of the block into a `SaveError` about its own file, or about `path`."""
     try:
         yield
     except OSError as error:
@@ -107,7 +111,7 @@ def saving(path: object, elsewhere: str = ELSEWHERE) -> Generator[None]:
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
-    """A signal came. The command line leaves with 128 and its number, as a shell would say it."""
+    """A signal came. The command line exits with 128 plus its number, as a shell does."""
 
     def __init__(self, signum: int, kept: str):
         super().__init__(kept)
@@ -115,29 +119,27 @@ class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
 
 
 def log(line: str) -> None:
-    """A line on standard error, if anybody still reads that: training goes on when nobody does."""
+    """Writes a line to standard error, if that is still open: training goes on when nobody reads."""
     with contextlib.suppress(OSError, ValueError):
         print(one_line(line), file=sys.stderr, flush=True)
 
 
+log_once = functools.lru_cache(maxsize=1000)(log)
+"""`log`, but not for a line that this process has logged before."""
+
+
 def one_line(text: str) -> str:
-    """`text` with line breaks and other control characters, which a path may hold, as escapes."""
+    """`text` with control characters, which a path may hold, written as escapes."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
 
 
-@functools.lru_cache(maxsize=1000)
-def log_once(line: str) -> None:
-    """`say`, but for a line that this process has said before."""
-    log(line)
-
-
 def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """`name` is none of `known`: an error with the nearest good spelling, or with all of them."""
+    """An error for a `name` that is not `known`: it gives the nearest spelling, or all of them."""
     return UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice to somebody who wrote `name`: the nearest good spelling, or all of them."""
+    """Advice for somebody who wrote `name`: the nearest known spelling, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(known)}"

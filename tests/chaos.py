@@ -32,7 +32,7 @@ from processes import Server
 
 from qgf_jax.data.collect import collect
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 
 DATA = "pointmaze-medium-stitch-v0"
 
@@ -76,7 +76,7 @@ class Run:
         return [*found, self.checkpoints.root / "seals" / f"{step}.json"]
 
     def result(self):
-        assert not self.checkpoints.fault(self.steps)
+        assert not self.checkpoints.why_invalid(self.steps)
         lines = [
             {k: v for k, v in line.items() if k != "steps_per_second"}
             for line in read_lines(self.workdir / "metrics.jsonl")
@@ -126,7 +126,7 @@ def commit(run, rng, kind):
         how = SIGNALS.get(kind, signal.SIGKILL)
         code, wanted = run.stop(how), 128 + how if kind in SIGNALS else -how
     # A run that is ready has left, or is about to and heeds nobody any more.
-    ready = not run.checkpoints.fault(run.steps) and code in (0, -SIGNALS.get(kind, 0))
+    ready = not run.checkpoints.why_invalid(run.steps) and code in (0, -SIGNALS.get(kind, 0))
     assert code == wanted or ready, (kind, code, run.log.read_text()[-2000:])
     committed = code == wanted
     if kind in DAMAGES:

@@ -14,6 +14,7 @@ import pytest
 from qgf_jax import cli
 from qgf_jax.errors import SaveError, UserError
 from qgf_jax.runs import array_files, policy
+from qgf_jax.runs.array_files import ArrayFiles
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints, _digests
 
 
@@ -141,30 +142,30 @@ def altered(tree):
 @pytest.mark.parametrize(
     "fault, cause",
     [
-        (lambda folder, name, tree: altered(tree), "they are other numbers"),
-        (lambda folder, name, tree: (folder / "nowhere").read_bytes(), "No such file"),
+        (lambda files, tree: altered(tree), "they are other numbers"),
+        (lambda files, tree: (files.folder / "nowhere").read_bytes(), "No such file"),
     ],
 )
 def test_a_step_that_does_not_restore_to_what_was_saved_is_not_sealed(
     checkpoints, monkeypatch, fault, cause
 ):
-    monkeypatch.setattr(array_files, "read", fault)
+    monkeypatch.setattr(ArrayFiles, "read", fault)
     with pytest.raises(SaveError, match=f"does not restore: .*{cause}"):
         checkpoints.save(4, state_of(4))
     assert checkpoints.steps() == [2, 3] and not (checkpoints.root / "4").exists()
 
 
 def test_a_step_is_opened_as_host_arrays_in_the_thread_that_saves(tmp_path, monkeypatch):
-    seen, real = [], array_files.read
+    seen, real = [], ArrayFiles.read
 
-    def read(folder, name, template):
+    def read(files, template):
         before = len(jax.live_arrays())
-        tree = real(folder, name, template)
+        tree = real(files, template)
         seen.append((threading.current_thread().name, len(jax.live_arrays()) - before))
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree))
         return tree
 
-    monkeypatch.setattr(array_files, "read", read)
+    monkeypatch.setattr(ArrayFiles, "read", read)
     with Checkpoints(tmp_path) as found:
         found.save(1, state_of(1))
     assert seen == [("save_0", 0)]
@@ -172,13 +173,13 @@ def test_a_step_is_opened_as_host_arrays_in_the_thread_that_saves(tmp_path, monk
 
 def test_what_an_earlier_version_left_unmerged_is_named_and_rescued(tmp_path, monkeypatch):
     found = by_earlier_version(tmp_path / "a[b]", monkeypatch)
-    assert [found.fault(step) for step in (1, 2)] == [UNMERGED, UNMERGED]
+    assert [found.why_invalid(step) for step in (1, 2)] == [UNMERGED, UNMERGED]
     with pytest.raises(UserError, match="no sound checkpoint is left: `qgf verify --rescue"):
         found.newest_sound()
     digests = [found.digest(step) for step in (1, 2)]
     found.rescue(1)
     found.rescue(2)
-    assert [found.fault(step) for step in (1, 2)] == ["", ""]
+    assert [found.why_invalid(step) for step in (1, 2)] == ["", ""]
     assert [found.digest(step) for step in (1, 2)] == digests
     assert restored_value(found) == 2
     assert found.restore(state_of(0)).note == {"about": 2}
@@ -194,7 +195,7 @@ def test_a_rescue_that_was_killed_is_done_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("qgf_jax.runs.failpoints.point", killed)
         found.rescue(2)
-    assert found.fault(2) == UNMERGED
+    assert found.why_invalid(2) == UNMERGED
     found.rescue(2)
     assert restored_value(found) == 2
 
@@ -203,12 +204,12 @@ def test_what_is_damaged_besides_is_not_rescued(tmp_path, monkeypatch):
     found = by_earlier_version(tmp_path / "a[b]", monkeypatch)
     path = data_file(found, 2)
     path.write_bytes(path.read_bytes()[:-1])
-    assert "altered" in found.fault(2)
+    assert "altered" in found.why_invalid(2)
     other = dict(found._read_seal(1), state="0" * 64)
     found._seal(other)
     with pytest.raises(UserError, match="its numbers are others"):
         found.rescue(1)
-    assert found.fault(1) == UNMERGED
+    assert found.why_invalid(1) == UNMERGED
 
 
 def test_a_whole_train_state_is_rescued(run_folder, tmp_path, capsys):

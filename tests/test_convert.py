@@ -8,11 +8,12 @@ import pytest
 from conftest import MAZE
 
 from qgf_jax import cli
-from qgf_jax.data import checksums, formats, shards
+from qgf_jax.data import checksums, converted, formats, shards
 from qgf_jax.data import convert as converting
 from qgf_jax.data.convert import convert
+from qgf_jax.data.converted import Manifest
 from qgf_jax.errors import UserError
-from qgf_jax.runs.checkpoint import fingerprint
+from qgf_jax.runs.files import fingerprint
 
 
 def digests(folder):
@@ -56,7 +57,7 @@ def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, wh
                 lambda path: dies() if calls.append(path) or len(calls) > 2 else real(path),
             )
         else:
-            patch.setattr(converting, "write_atomically", dies)
+            patch.setattr(converted, "write_atomically", dies)
         with pytest.raises(KeyboardInterrupt):
             convert(slices_data / MAZE, tmp_path)
     assert list(tmp_path.glob(".*.partial")) and not (tmp_path / MAZE).exists()
@@ -64,7 +65,7 @@ def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, wh
         formats.find(MAZE, str(tmp_path))
     monkeypatch.undo()
     convert(slices_data / MAZE, tmp_path)
-    assert shards.fault(tmp_path / MAZE) == "" and not list(tmp_path.glob(".*"))
+    assert Manifest.read(tmp_path / MAZE).why_invalid() == "" and not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_of_somebody_else_stays(maze_data, tmp_path):

@@ -149,7 +149,7 @@ def test_starts_of_weight_one_are_counted_as_they_are_weighed(steps):
     ends = np.flatnonzero(rows.ends)
     for firsts, size in (([0], 20 - steps + 1), ([3, 9, 10], 6), ([0], 0)):
         drawn = sum(dataset.weight[first : first + size].sum() for first in firsts)
-        assert starts.count_whole(ends, np.array(firsts), size, steps) == drawn
+        assert starts._count_whole(ends, np.array(firsts), size, steps) == drawn
 
 
 SHORT = {"chunk": 2, "backup": 0}
@@ -176,7 +176,11 @@ def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp
 
 def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
     ends = np.flatnonzero(rows_of([5] * 10 + [1]).ends)
-    for chunk, said in ((2, ""), (3, ""), (4, "60% of all starts weigh 0, .* data.chunk=4 steps")):
+    for chunk, said in (
+        (2, ""),
+        (3, ""),
+        (4, "60% of all starts have weight 0, .* data.chunk=4 steps"),
+    ):
         starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "backup": 0})
         err = capsys.readouterr().err
         assert err.count("\n") == bool(said) and re.search(said, err)

@@ -13,12 +13,12 @@ import pytest
 from conftest import MAZE, tiny
 
 from qgf_jax import cli
-from qgf_jax.errors import SaveError, UserError, remedy
+from qgf_jax.errors import SaveError, UserError
 from qgf_jax.evaluation import episodes, evaluate
 from qgf_jax.report import report
-from qgf_jax.runs import metrics
 from qgf_jax.runs import run as runs
-from qgf_jax.runs.checkpoint import write_atomically
+from qgf_jax.runs.files import Lines, append_line, write_atomically
+from qgf_jax.runs.metrics import read_metrics
 
 LINE = {
     "method": "qgf", "weight": 0.5, "best_of": 1, "options": {"schedule": "linear", "cap": 3.0},
@@ -60,7 +60,7 @@ def test_only_lines_that_are_episodes_of_the_run_count(run):
         line(method="gone"), line(seed=0, step=10**9, weight=3, success=0),
     ]  # fmt: skip
     for one in (*wrong, *missing, *sound):
-        metrics.append_line(run.episodes, one)
+        append_line(run.episodes, one)
     found = episodes.read(run)
     assert found.records == sound
     assert [one.line for one in found.left_out] == [*range(1, len(wrong) + len(missing) + 1)]
@@ -93,11 +93,11 @@ def test_lines_that_are_no_objects_are_named_and_a_torn_end_is_mended(
 ):
     path = tmp_path / "x.jsonl"
     path.write_bytes(content)
-    found = metrics.scan(path)
+    found = Lines.read(path)
     assert (len(found.records), [one.line for one in found.left_out]) == (count, left_out)
     assert bool(found.note()) == bool(left_out)
-    metrics.append_line(path, {"b": 2})
-    after = metrics.scan(path)
+    append_line(path, {"b": 2})
+    after = Lines.read(path)
     assert after.records == [*found.records, {"b": 2}]
     assert [one.line for one in after.left_out] == left_out
 
@@ -105,7 +105,7 @@ def test_lines_that_are_no_objects_are_named_and_a_torn_end_is_mended(
 def test_many_lines_left_out_make_one_short_line(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"garbage\n" * 1000 + G)
-    metrics.scan(path).warn()
+    Lines.read(path).warn()
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and len(said) < 400
     assert f"{path}: 1000 of 1001 lines left out: line 1 (not JSON)" in said and "995 more" in said
@@ -115,8 +115,8 @@ def test_metrics_that_are_none_are_named_and_those_not_finite_are_numbers_again(
     path = tmp_path / "metrics.jsonl"
     wrong = [{"a": 1}, {"step": "1"}, {"step": 1, "a": [1]}, {"step": -1}, {"step": 2, "a": "x"}]
     for one in (*wrong, {"step": 3, "a": "nan"}, {"step": 4, "a": "-inf"}, {"step": 5, "a": 1}):
-        metrics.append_line(path, one)
-    found = metrics.read_metrics(path)
+        append_line(path, one)
+    found = read_metrics(path)
     assert [one.line for one in found.left_out] == [1, 2, 3, 4, 5]
     assert str([one["a"] for one in found.records]) == "[nan, -inf, 1]"
 
@@ -124,9 +124,9 @@ def test_metrics_that_are_none_are_named_and_those_not_finite_are_numbers_again(
 def test_a_report_counts_sound_lines_alone_and_says_what_it_leaves_out(run, capsys):
     sound = [line(episode=i, split=episodes.SPLITS[i % 2], options={}) for i in range(4)]
     for one in sound:
-        metrics.append_line(run.episodes, one)
+        append_line(run.episodes, one)
     for step, loss in ((1, 2.0), (2, "nan"), (3, 1.0)):
-        metrics.append_line(run.metrics, {"step": step, "critic/loss": loss})
+        append_line(run.metrics, {"step": step, "critic/loss": loss})
     report.write(run.workdir)
     assert capsys.readouterr().err == ""
     summary = run.workdir / "report" / "summary.json"
@@ -136,7 +136,7 @@ def test_a_report_counts_sound_lines_alone_and_says_what_it_leaves_out(run, caps
     with run.episodes.open("a") as file:
         file.write("garbage\n")
     for one in (line(success=float("nan")), line(step=3), {"seed": 1}):
-        metrics.append_line(run.episodes, one)
+        append_line(run.episodes, one)
     with run.metrics.open("a") as file:
         file.write('{"step": "x"}\n')
     table = report.write(run.workdir)
@@ -169,6 +169,10 @@ def test_one_process_writes_episodes_and_training_goes_on_beside_it(run):
             assert said.endswith("wait for it or give --out=FOLDER") and "\n" not in said
         with pytest.raises(UserError, match="being trained by .*choose another --workdir"):
             runs.check_free(run.workdir)
+    written = [(run.workdir / name).read_text() for name in ("LOCK", "episodes.lock")]
+    runs.check_free(run.workdir)  # looks, and writes nothing
+    runs.check_free(run.workdir, runs.EVALUATION)
+    assert [(run.workdir / name).read_text() for name in ("LOCK", "episodes.lock")] == written
     assert not run.episodes.exists()
     with episodes.only_writer(run):
         pass
@@ -187,13 +191,15 @@ def test_a_file_system_without_locks_is_used_with_a_warning(run, monkeypatch, ca
 
 
 def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):
-    out = runs.create_beside(run, tmp_path / "out")
+    out = run.beside(tmp_path / "out")
+    assert not out.workdir.exists()
+    out.link()
     assert runs.open_run(tmp_path / "out") == out and out.trained_in == run.workdir
     assert out.episodes.parent == tmp_path / "out" and out.metrics == run.metrics
     assert out.identity == run.identity
-    assert runs.create_beside(run, tmp_path / "out") == out
-    assert runs.create_beside(out, tmp_path / "more").trained_in == run.workdir
-    assert runs.create_beside(run, f"{run.workdir}/../run") == run
+    assert run.beside(tmp_path / "out") == out
+    assert out.beside(tmp_path / "more").trained_in == run.workdir
+    assert run.beside(f"{run.workdir}/../run") == run
     twin = runs.create(tmp_path / "twin", run.config, SPEC, DATA)
     for wrong, folder, hint in (
         (twin, out.workdir, "choose another --out"),
@@ -201,17 +207,19 @@ def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):
     ):
         before = (folder / "config.json").read_text()
         with pytest.raises(UserError, match=hint):
-            runs.create_beside(wrong, folder)
+            wrong.beside(folder)
         assert (folder / "config.json").read_text() == before
     with pytest.raises(UserError, match="is not for training"):
         runs.create(out.workdir, run.config, SPEC, DATA)
     run.workdir.rename(tmp_path / "moved")
     moved = runs.open_run(tmp_path / "moved")
-    assert runs.create_beside(moved, out.workdir).trained_in == moved.workdir
+    again = moved.beside(out.workdir)
+    again.link()
+    assert runs.open_run(out.workdir).trained_in == moved.workdir
     moved.workdir.rename(tmp_path / "moved again")
     other = runs.create(tmp_path / "b", tiny(seeds=1), SPEC, DATA)
     with pytest.raises(UserError, match="not of"):
-        runs.create_beside(other, out.workdir)
+        other.beside(out.workdir)
     with pytest.raises(UserError, match=r"is not there: give --workdir=.* --out="):
         evaluate.evaluate(out.workdir, [])
 
@@ -232,7 +240,7 @@ ADVICE = {
     errno.EMFILE: "ulimit -n", errno.EACCES: "ELSEWHERE", errno.EPERM: "ELSEWHERE",
     errno.EROFS: "ELSEWHERE", errno.ENOENT: "missing", errno.EISDIR: "in the way",
     errno.ENOTDIR: "in the way", errno.EEXIST: "in the way", errno.ENAMETOOLONG: "shorter name",
-    errno.EINVAL: "another name", errno.EIO: "look after the disk",
+    errno.EINVAL: "another name", errno.EIO: "check the disk",
 }  # fmt: skip
 
 
@@ -243,7 +251,9 @@ def test_advice_fits_the_cause(code):
     assert os.strerror(code) in said and ADVICE[code] in said
     assert ("make room" in said) == (code in (errno.ENOSPC, errno.EDQUOT))
     # As of a library that writes by itself.
-    assert ADVICE[code] in remedy(ValueError(f"at x: {os.strerror(code)} [y]"), "ELSEWHERE")
+    assert ADVICE[code] in SaveError.remedy(
+        ValueError(f"at x: {os.strerror(code)} [y]"), "ELSEWHERE"
+    )
 
 
 @contextlib.contextmanager
@@ -269,7 +279,7 @@ def test_a_folder_that_nobody_may_write_to_is_said_in_one_line(run):
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         folder = shutil.copytree(run.workdir, Path(place) / "run")
-        metrics.append_line(folder / "episodes.jsonl", line(options={}))
+        append_line(folder / "episodes.jsonl", line(options={}))
         calls = {
             "give --out=FOLDER": lambda: evaluate.evaluate(folder, []),
             "choose another --workdir": lambda: runs.only_writer(folder).__enter__(),
@@ -288,7 +298,7 @@ def test_a_folder_that_nobody_may_write_to_is_said_in_one_line(run):
     "name", ["report", "report/summary.json", "episodes.jsonl", "metrics.jsonl"]
 )
 def test_what_is_in_the_way_of_a_report_is_named(run, name, capsys):
-    metrics.append_line(run.episodes, line())
+    append_line(run.episodes, line())
     path = run.workdir / name
     path.unlink(missing_ok=True)
     if name == "report":

@@ -15,7 +15,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.evaluate import Arm, Job
 from qgf_jax.runs import policy
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 from qgf_jax.training import parallel
 
 

@@ -110,9 +110,9 @@ def pmapped(step, state, batch, count):
 
 
 def jitted(step, state, batch, count):
-    spread = parallel.DeviceLayout(tuple(jax.devices()[:count]), "jit")
+    layout = parallel.DeviceLayout(tuple(jax.devices()[:count]), "jit")
     return jax.jit(step)(
-        spread.replicate(state), jax.device_put(batch, spread._sharding("devices"))
+        layout.replicate(state), jax.device_put(batch, layout._sharding("devices"))
     )
 
 

@@ -16,7 +16,7 @@ from conftest import LONG, ROOT
 
 from qgf_jax.runs import policy
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 
 ENVIRONMENT = {
     "XLA_FLAGS": re.sub(r"device_count=\d+", "device_count=2", os.environ["XLA_FLAGS"]),

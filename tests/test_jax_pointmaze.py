@@ -14,7 +14,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, evaluate_device
 from qgf_jax.report import tables
 from qgf_jax.runs import policy
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 from qgf_jax.training import parallel
 
 

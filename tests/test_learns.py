@@ -11,7 +11,7 @@ from qgf_jax.data.chunks import Dataset
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.evaluation import evaluate
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.step import make_trainer
 from qgf_jax.types import Spec

@@ -50,8 +50,8 @@ def training(config, devices=(), form="pmap"):
     """(the program of two updates, its arguments without values)."""
     spec = spec_of(config)
     learner = algorithms.build_learner(config, spec)
-    spread = parallel.DeviceLayout(tuple(devices or jax.devices()[:1]), form)
-    trainer = parallel.make_trainer(spread, learner, config, spec)
+    layout = parallel.DeviceLayout(tuple(devices or jax.devices()[:1]), form)
+    trainer = layout.make_trainer(learner, config, spec)
     program = trainer.run
     if not hasattr(program, "trace"):  # JAX lowers a pmap for what is here alone
         program = jax.jit(program, static_argnums=2)
@@ -218,7 +218,7 @@ def test_programs_are_compiled_for_a_tpu(method, tpu):
 @needs_compiler
 @pytest.mark.parametrize("form", parallel.FORMS)
 def test_training_on_several_devices_is_compiled_for_a_tpu(form, tpu):
-    spread = parallel.DeviceLayout(tpu, form)
+    layout = parallel.DeviceLayout(tpu, form)
     program, arguments = training(tiny(), tpu, form)
-    text = compiled(program, arguments, spread._sharding(), spread._sharding("devices"))
+    text = compiled(program, arguments, layout._sharding(), layout._sharding("devices"))
     assert "all-reduce" in text

@@ -18,7 +18,7 @@ from qgf_jax import load_policy
 from qgf_jax.evaluation import evaluate
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import policy
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.step import TrainState, make_optimizer, train_step
 from qgf_jax.types import Spec
@@ -80,7 +80,7 @@ def trained(maze_data, tmp_path_factory):
     shutil.copy(maze_data / f"{MAZE}.npz", data)
     from qgf_jax.training import calibration as calibrate
 
-    real = calibrate.write
+    real = calibrate.measure
 
     @functools.cache
     def train(policies, settings):
@@ -89,12 +89,12 @@ def trained(maze_data, tmp_path_factory):
         )
         config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
-        def keeping(workdir, config, spec, state, *data, **how):
+        def keeping(config, spec, state, *data, **how):
             states[name] = jax.device_get((state.params, state.target_params))
-            real(workdir, config, spec, state, *data, **how)
+            return real(config, spec, state, *data, **how)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibrate, "write", keeping)
+            patch.setattr(calibrate, "measure", keeping)
             return pretrain(config, folder / name), states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))

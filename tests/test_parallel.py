@@ -13,8 +13,8 @@ from conftest import LONG, rows_of, tiny
 from qgf_jax.data import chunks
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training import parallel
 from qgf_jax.training import step as train
+from qgf_jax.training.parallel import FORMS, DeviceLayout
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
@@ -46,12 +46,12 @@ def numbers(state):
 def trained(dataset, steps=3, **changes):
     """(state as one host has it, metrics, state on all devices)."""
     config = config_of(**changes)
-    spread = parallel.make(config)
-    trainer = parallel.make_trainer(spread, algorithms.build_learner(config, SPEC), config, SPEC)
-    pieces = spread.for_data().put(chunks.split(dataset, spread.count, SPEC.chunk))
-    state = spread.replicate(trainer.init(np.arange(config["seeds"])))
+    layout = DeviceLayout.of(config)
+    trainer = layout.make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+    pieces = layout.for_data().put(chunks.split(dataset, layout.count, SPEC.chunk))
+    state = layout.replicate(trainer.init(np.arange(config["seeds"])))
     state, metrics = trainer.run(state, pieces, steps)
-    return spread.local(state), jax.device_get(spread.local(metrics)), state, spread
+    return layout.local(state), jax.device_get(layout.local(metrics)), state, layout
 
 
 def emulated(dataset, count, form, steps=3, **changes):
@@ -75,7 +75,7 @@ def emulated(dataset, count, form, steps=3, **changes):
 def test_many_devices_compute_what_one_does_with_the_same_pieces(dataset, form, count, seeds):
     """All losses, their noise too; 8 devices with two seeds are pmap(vmap)."""
     changes = {"devices": str(count), "parallel": form, "seeds": seeds}
-    mine, metrics, everywhere, spread = trained(dataset, **changes)
+    mine, metrics, everywhere, layout = trained(dataset, **changes)
     theirs, expected = emulated(dataset, count, form, **changes)
     for a, b in zip(numbers(mine), numbers(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -83,11 +83,11 @@ def test_many_devices_compute_what_one_does_with_the_same_pieces(dataset, form, 
     assert metrics["critic/loss"].shape == (seeds,)
     np.testing.assert_allclose(metrics["critic/loss"], expected["critic/loss"], rtol=1e-4)
     assert int(mine.step[0]) == 3
-    spread.check_replicas(everywhere)
+    layout.check_replicas(everywhere)
 
 
 def test_both_forms_draw_the_same_batches_and_the_same_noise(dataset):
-    found = [trained(dataset, devices="2", parallel=form)[0] for form in parallel.FORMS]
+    found = [trained(dataset, devices="2", parallel=form)[0] for form in FORMS]
     for a, b in zip(*map(numbers, found), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -95,41 +95,39 @@ def test_both_forms_draw_the_same_batches_and_the_same_noise(dataset):
 def test_no_data_crosses_between_devices(dataset):
     """Under jit the pieces are gathered where they lie: what is exchanged is gradients."""
     config = config_of(devices="4", parallel="jit")
-    spread = parallel.make(config)
-    trainer = parallel.make_trainer(spread, algorithms.build_learner(config, SPEC), config, SPEC)
-    pieces = spread.put(chunks.split(dataset, 4, SPEC.chunk))
-    state = spread.replicate(trainer.init(np.arange(1)))
+    layout = DeviceLayout.of(config)
+    trainer = layout.make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+    pieces = layout.put(chunks.split(dataset, 4, SPEC.chunk))
+    state = layout.replicate(trainer.init(np.arange(1)))
     text = trainer.run.lower(state, pieces, 2).compile().as_text()
     assert "all-reduce" in text
     assert not re.findall(r" (all-gather|all-to-all|collective-permute)\(", text)
 
 
 def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
-    for form in parallel.FORMS:
+    for form in FORMS:
         config = config_of(devices="4", parallel=form)
-        spread = parallel.make(config)
-        trainer = parallel.make_trainer(
-            spread, algorithms.build_learner(config, SPEC), config, SPEC
-        )
-        pieces = spread.put(chunks.split(dataset, 4, SPEC.chunk))
+        layout = DeviceLayout.of(config)
+        trainer = layout.make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+        pieces = layout.put(chunks.split(dataset, 4, SPEC.chunk))
         alone = trainer.init(np.arange(1))
-        state = spread.replicate(alone)
+        state = layout.replicate(alone)
         after, _ = trainer.run(state, pieces, 1)
         assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, alone)
-        held_out = trainer.evaluate(spread.local(after), jax.device_put(dataset))
+        held_out = trainer.evaluate(layout.local(after), jax.device_put(dataset))
         assert np.isfinite(held_out["critic/loss"]).all()
 
 
 def test_replicas_that_differ_are_noticed():
     devices = jax.devices()[:4]
-    spread = parallel.DeviceLayout(tuple(devices), "jit")
+    layout = DeviceLayout(tuple(devices), "jit")
     sound = {"a": np.arange(3.0), "key": jax.random.key(0)}
-    spread.check_replicas(spread.replicate(sound))
+    layout.check_replicas(layout.replicate(sound))
     parts = [jax.device_put(np.arange(3.0) + 1e-7 * (i == 2), d) for i, d in enumerate(devices)]
-    broken = jax.make_array_from_single_device_arrays((3,), spread._sharding(), parts)
-    with pytest.raises(parallel.ReplicaError, match="device 2 holds other parameters"):
-        spread.check_replicas({"a": broken})
+    broken = jax.make_array_from_single_device_arrays((3,), layout._sharding(), parts)
+    with pytest.raises(UserError, match="device 2 holds other parameters"):
+        layout.check_replicas({"a": broken})
 
 
 def test_room_is_that_of_the_devices_that_train():
@@ -145,8 +143,8 @@ def test_room_is_that_of_the_devices_that_train():
             return {"bytes_limit": 1000, "bytes_in_use": self.used}
 
     devices = tuple(Accelerator(used) for used in (100, 400, 0))
-    assert parallel.DeviceLayout(devices, "pmap").room() == 3 * 600
-    assert parallel.DeviceLayout((jax.devices()[0],), "pmap").room() > 10**6
+    assert DeviceLayout(devices, "pmap").free_bytes() == 3 * 600
+    assert DeviceLayout((jax.devices()[0],), "pmap").free_bytes() > 10**6
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_room_is_that_of_the_devices_that_train():
 )
 def test_devices_that_will_not_do_are_refused(changes, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        parallel.make(config_of(**changes))
+        DeviceLayout.of(config_of(**changes))
 
 
 def test_bfloat16_computes_almost_the_same_with_float32_parameters(dataset):

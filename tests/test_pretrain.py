@@ -11,8 +11,8 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import build_learner
-from qgf_jax.runs.checkpoint import Checkpoints, fingerprint
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.files import fingerprint, read_lines
 from qgf_jax.runs.run import _is_alike, open_run
 from qgf_jax.training import loop as pretraining
 from qgf_jax.training.loop import pretrain
@@ -125,10 +125,10 @@ def test_data_in_another_folder_go_on_bit_for_bit(
         assert run.config["data"]["dir"] == f"{elsewhere}/"
         assert json.loads(json.dumps(run.spec)) == record["spec"]
         checkpoints = Checkpoints(work, identity=run.identity)
-        assert [checkpoints.fault(step) for step in (2, 4)] == ["", ""]
+        assert [checkpoints.why_invalid(step) for step in (2, 4)] == ["", ""]
         assert checkpoints.digest(4) == Checkpoints(run_folder).digest(4)
     other = run._replace(config=tiny(**{"data.dir": f"{elsewhere}/"}), former=())
-    assert "another config" in Checkpoints(work, identity=other.identity).fault(4)
+    assert "another config" in Checkpoints(work, identity=other.identity).why_invalid(4)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from qgf_jax.data.load import load
 from qgf_jax.data.stream import Stream
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runtime import memory
 from qgf_jax.training import loop as pretraining
 from qgf_jax.training.loop import pretrain
 
@@ -120,9 +121,9 @@ def test_a_block_from_disk_gives_the_batches_of_the_whole(layout, masks, request
 def test_a_window_is_its_blocks_and_sampled_uniformly(converted):
     stream = load(streamed(converted)).take()
     blocks = [stream.read(i) for i in (4, 0, 2)]
-    window = feeder.empty(jax.device_put(blocks[0]), 3)
+    window = feeder._empty(jax.device_put(blocks[0]), 3)
     for slot, block in enumerate(blocks):
-        window = feeder.replace(window, block, slot)
+        window = feeder._replace(window, block, slot)
     size = 3 * stream.starts
     assert chunks.starts_of(window, 3, 3) == size
     starts = chunks.nth_start(window, np.arange(size), 3, 3)
@@ -156,7 +157,7 @@ def test_every_block_comes_once_a_round_and_stays_equally_long(converted, slices
     assert [stream.until(step) for step in (0, 1, 2)] == [2, 2, 4]
 
 
-def test_lanes_share_a_round(converted):
+def test_devices_share_a_round(converted):
     """Every block once a round, whichever device it is on."""
     seen = []
 
@@ -171,8 +172,8 @@ def test_lanes_share_a_round(converted):
     loaded = load(streamed(converted, **{"data.window": 2}))
     loaded.dataset.__class__ = Numbers
     n = len(loaded.dataset)
-    lanes = feeder.one_device()._replace(put=put, mine=(0, 1), total=2)
-    feed = feeder.make(loaded, 3, lanes)
+    two = feeder.DevicePlacement.one_device()._replace(put=put, local_indices=(0, 1), count=2)
+    feed = feeder.DatasetFeed(loaded, 3, two)
     for step in range(2 * n):
         feed.at(step)
     feed.close()
@@ -186,7 +187,7 @@ def test_devices_share_the_work_of_a_round(converted):
     stream = load(streamed(converted, **options)).take()
     n, one = len(stream), stream.every
     assert one == round(2 * stream.starts / 3) and (n, stream.window) == (8, 3)
-    for lanes, window, every in (
+    for devices, window, every in (
         (2, 3, 2),
         (3, 2, 3),
         (4, 2, 0),
@@ -194,8 +195,8 @@ def test_devices_share_the_work_of_a_round(converted):
         (8, 1, 0),
         (16, 1, 16),
     ):
-        stream.spread(lanes)
-        assert stream.window == window and abs(stream.every - every * one) <= lanes, lanes
+        stream.divide(devices)
+        assert stream.window == window and abs(stream.every - every * one) <= devices, devices
 
 
 def test_a_short_slice_is_warned_of(slices_data, capsys):
@@ -249,7 +250,7 @@ def test_a_window_is_a_function_of_the_step(converted):
     """However it was come by: step by step, or at once."""
 
     def window(*steps):
-        feed = feeder.make(load(streamed(converted)), 3)
+        feed = feeder.DatasetFeed(load(streamed(converted)), 3)
         for step in steps:
             found = jax.device_get(feed.at(step))
         feed.close()
@@ -317,7 +318,7 @@ def test_free_memory_is_no_more_than_a_control_group_leaves(tmp_path, version):
     (tmp_path / "proc/meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 800 kB\n")
     line = "0::/job/step" if version == 2 else "5:memory:/job/step"
     (tmp_path / "proc/self/cgroup").write_text(f"9:cpu:/other\n{line}\n")
-    assert stream.memory(tmp_path) == 800 * 1024
+    assert memory.available_bytes(tmp_path) == 800 * 1024
 
     def group(folder, *numbers):
         for name, number in zip((limit, used), numbers, strict=False):
@@ -326,13 +327,13 @@ def test_free_memory_is_no_more_than_a_control_group_leaves(tmp_path, version):
 
     group(top / "job/step", "max", 5000, 0)
     group(top / "job", 10_000, 6000, 1500)
-    assert stream.memory(tmp_path) == 10_000 - 6000 + 1500
+    assert memory.available_bytes(tmp_path) == 10_000 - 6000 + 1500
     group(top / "job", 10_000, 12_000, 1500)
-    assert stream.memory(tmp_path) == 0
+    assert memory.available_bytes(tmp_path) == 0
     (tmp_path / "proc/meminfo").unlink()
     (tmp_path / "proc/self/cgroup").unlink()
     with pytest.raises(UserError, match=r"set data\.mode"):
-        stream.memory(tmp_path)
+        memory.available_bytes(tmp_path)
 
 
 def test_auto_says_what_the_data_need(converted, maze_data, capsys, monkeypatch):
@@ -346,12 +347,12 @@ def test_auto_says_what_the_data_need(converted, maze_data, capsys, monkeypatch)
     # Nobody knows what the devices hold: the host's memory decides alone.
     alone = streamed(converted, **{"data.mode": "auto"})
     assert load(alone).fingerprint["mode"] == "resident"
-    monkeypatch.setattr(stream, "memory", lambda: 1000)
+    monkeypatch.setattr(stream, "available_bytes", lambda: 1000)
     assert load(alone).fingerprint["mode"] == "streamed"
 
 
 def test_what_the_thread_meets_is_raised_where_the_block_is_needed(converted):
-    feed = feeder.make(load(streamed(converted)), 3)
+    feed = feeder.DatasetFeed(load(streamed(converted)), 3)
     feed.at(0)
 
     def fails(index):

@@ -18,7 +18,7 @@ from qgf_jax import cli
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
-from qgf_jax.errors import UserError
+from qgf_jax.errors import Stopped, UserError
 from qgf_jax.report import video
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.tracking import Tracker
@@ -106,7 +106,7 @@ class FakeWandb(types.ModuleType):
 
     def __init__(self, error=None):
         super().__init__("wandb")
-        self.error, self.asked, self.logged, self.finished = error, [], [], 0
+        self.error, self.asked, self.logged, self.finished = error, [], [], []
 
     def init(self, **options):
         self.asked.append(options)
@@ -121,8 +121,8 @@ class FakeWandb(types.ModuleType):
     def log(self, scalars, step):
         self.logged.append(step)
 
-    def finish(self):
-        self.finished += 1
+    def finish(self, exit_code):
+        self.finished.append(exit_code)
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +248,11 @@ def test_a_resumed_run_of_weights_and_biases_goes_on_under_its_id(odd_run, monke
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     (first,) = wandb.asked
     assert (first["project"], first["mode"], first["name"]) == ("p", "offline", "run")
-    assert "id" not in first and wandb.logged == [2, 4] and wandb.finished == 1
-    Tracker(config, folder).close()
+    assert "id" not in first and wandb.logged == [2, 4] and wandb.finished == [0]
+    for error in (Stopped(15, "saved"), UserError("no"), OSError()):
+        with pytest.raises(type(error)), Tracker(config, folder):
+            raise error
+    assert wandb.finished == [0, 128 + 15, UserError.code, 1]  # these runs have failed there
     assert (wandb.asked[1]["id"], wandb.asked[1]["resume"]) == ("new1", "allow")
     (folder / "wandb.json").write_text("{")
     with pytest.raises(UserError, match=r"wandb\.json does not say which run"):

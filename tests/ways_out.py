@@ -42,10 +42,10 @@ def meet_full_disks(arguments):
         except SaveError as error:
             assert str(checkpoints.root / str(step + 1)) in str(error) and "free" in str(error)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        assert not checkpoints.fault(step)
+        assert not checkpoints.why_invalid(step)
         step += 1
         checkpoints.save(step, state)
-        assert not checkpoints.fault(step)
+        assert not checkpoints.why_invalid(step)
     checkpoints.clean()  # threads of a failed save may have written after it
     left = {path.name for path in checkpoints.root.iterdir()}
     assert left == {str(step), str(step - 1), "seals"}, left

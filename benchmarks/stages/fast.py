@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.checkpoint import tree_bytes
+from qgf_jax.runs.tree import tree_bytes
 from qgf_jax.training import step as train
 from stages import limits, programs, trace
 from stages.record import Deadline, Results, describe_device

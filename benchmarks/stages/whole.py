@@ -19,7 +19,7 @@ from qgf_jax.envs import ogbench
 from qgf_jax.errors import Stopped
 from qgf_jax.evaluation import evaluate
 from qgf_jax.report import report
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
 from stages import programs
 from stages.record import ROOT, Deadline, Results, describe_device

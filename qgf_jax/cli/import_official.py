@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
-from qgf_jax.interop import import_official as official
+from qgf_jax.interop.import_official import import_run
 from qgf_jax.runs import run
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses flags and calls `official.import_run`."""
+    """Parses flags and calls `import_run`."""
     parser = Parser(
         prog="qgf import-official",
-        description="Makes a run folder of a checkpoint of the public QGF code (its qgf agent), for\n"
-        "`qgf evaluate`. The file is a pickle; it is read as data, and nothing in it is run. The\n"
-        "config says environment, chunk and widths, under the preset `paper` unless told otherwise.",
+        description="Makes a run folder for `qgf evaluate` from a checkpoint of the public QGF code\n"
+        "(its qgf agent). The file is a pickle; it is read as data, and nothing in it is run. The\n"
+        "config gives environment, chunk and widths; its preset is `paper` unless you choose another.",
         epilog="example: qgf import-official exp/…/params_500000.pkl "
         "--config=experiments/configs/paper.py:cube_triple --workdir=runs/c3",
     )
@@ -28,4 +28,4 @@ def main(arguments: Sequence[str]) -> None:
     resolved, workdir = configs.plain(config), flags.workdir
     run.check_free(workdir)
     limit_cpu_threads(flags.cpu_threads)
-    print(json.dumps({"workdir": str(official.import_run(flags.params, resolved, workdir))}))
+    print(json.dumps({"workdir": str(import_run(flags.params, resolved, workdir))}))

@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     if flags.dry_run:
         limit_cpu_threads(flags.cpu_threads)
-        from qgf_jax.training import parallel
         from qgf_jax.training.dry_run import describe
+        from qgf_jax.training.hosts import Hosts
 
-        parallel.parse_hosts(flags.hosts or "auto")
+        Hosts.parse(flags.hosts or "auto")
         print(json.dumps(describe(configs.plain(config)), indent=1))
         return
     if not flags.workdir:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     # All that can be wrong with folder, config and data is found before JAX is imported.
     _check(resolved, workdir)
-    loaded = load(resolved, lambda: _room(resolved))
+    loaded = load(resolved, lambda: _free_bytes(resolved))
     from qgf_jax.training.loop import pretrain
 
     print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
@@ -72,17 +72,17 @@ def _check(config: Mapping[str, Any], workdir: Path) -> None:
 
 def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> None:
     """As one of several processes, of which the first alone writes and speaks."""
-    from qgf_jax.training import parallel
+    from qgf_jax.training.hosts import Hosts
     from qgf_jax.training.loop import pretrain
 
-    first = parallel.initialize(hosts)
+    first = Hosts.parse(hosts).initialize()
     done = pretrain(config, workdir)
     if first:
         print(json.dumps({"workdir": str(done)}))
-    parallel.shutdown()
+    Hosts.shutdown()
 
 
-def _room(config: Mapping[str, Any]) -> int:
-    from qgf_jax.training import parallel
+def _free_bytes(config: Mapping[str, Any]) -> int:
+    from qgf_jax.training.parallel import DeviceLayout
 
-    return parallel.make(config).room()
+    return DeviceLayout.of(config).free_bytes()

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_jax.cli import Parser, path
-from qgf_jax.data import shards
-from qgf_jax.data.formats import MANIFEST
+from qgf_jax.data.converted import Manifest
 from qgf_jax.errors import UserError
 from qgf_jax.runs import run
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Compares every checkpoint with its seal, or converted data with theirs; needs no JAX."""
+    """Compares every checkpoint with its seal, or converted data with their manifest; needs no JAX."""
     parser = Parser(
         prog="qgf verify",
         description="Checks the checkpoints of a run, or converted data, without JAX.",
@@ -22,12 +21,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--rescue",
         action="store_true",
-        help="first mend what an earlier version has saved below a path with brackets or the like",
+        help="first mend checkpoints that an earlier version saved below a path such as "a[b]"",
     )
     flags = parser.parse_args(arguments)
-    if (flags.workdir / MANIFEST).is_file():
-        if fault := shards.fault(flags.workdir):
-            raise UserError(fault)
+    if Manifest.is_in(flags.workdir):
+        if why := Manifest.read(flags.workdir).why_invalid():
+            raise UserError(why)
         print(json.dumps({"data": str(flags.workdir), "sound": True}))
         return
     _verify(flags.workdir, rescue=flags.rescue)
@@ -37,29 +36,30 @@ def _verify(workdir: Path, *, rescue: bool) -> None:
     opened = run.open_run(workdir)
     checkpoints = Checkpoints(opened.trained_in, identity=opened.identity)
     if rescue:
-        _rescue(opened.trained_in, checkpoints)
+        with run.only_writer(opened.trained_in):
+            _rescue(checkpoints)
     steps = checkpoints.steps()
-    faults = {step: fault for step in steps if (fault := checkpoints.fault(step))}
-    for step in steps:
-        about = {"fault": faults[step]} if step in faults else {"state": checkpoints.digest(step)}
-        print(json.dumps({"step": step, "sound": step not in faults, **about}))
     if not steps:
         raise UserError(f"{workdir} has no sealed checkpoint: let `qgf train` finish")
-    for step, fault in faults.items():
-        if fault != UNMERGED:
-            raise UserError(f"{workdir}: checkpoint {step}: {fault}: remove it")
-    if faults:
-        raise UserError(f"{workdir}: checkpoint {', '.join(map(str, faults))}: {UNMERGED}")
+    invalid = {step: why for step in steps if (why := checkpoints.why_invalid(step))}
+    for step in steps:
+        about = {"fault": invalid[step]} if step in invalid else {"state": checkpoints.digest(step)}
+        print(json.dumps({"step": step, "sound": step not in invalid, **about}))
+    for step, why in invalid.items():
+        if why != UNMERGED:
+            raise UserError(f"{workdir}: checkpoint {step}: {why}: remove it")
+    if invalid:
+        raise UserError(f"{workdir}: checkpoint {', '.join(map(str, invalid))}: {UNMERGED}")
 
 
-def _rescue(workdir: Path, checkpoints: Checkpoints) -> None:
+def _rescue(checkpoints: Checkpoints) -> None:
+    """Rescues every step that can be, and then raises the first error."""
     errors = []
-    with run.only_writer(workdir):
-        for step in checkpoints.steps():
-            if checkpoints.fault(step) == UNMERGED:
-                try:
-                    checkpoints.rescue(step)
-                except UserError as error:
-                    errors.append(error)
+    for step in checkpoints.steps():
+        if checkpoints.why_invalid(step) == UNMERGED:
+            try:
+                checkpoints.rescue(step)
+            except UserError as error:
+                errors.append(error)
     if errors:
         raise errors[0]

@@ -1,11 +1,11 @@
 """Checksums of the pieces of a file: written once, compared whenever a piece is read. No JAX.
 
-XXH3 (Collet, xxHash 0.8) finds accidental damage at the speed of a cache; it is no protection from
+XXH3 (Collet, xxHash 0.8) detects accidental damage at the speed of a cache; it does not protect from
 people. SHA-256 of a whole file would cost more than reading it.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +21,6 @@ PIECE = 2**18
 _ALGORITHM = "xxh3_64"
 
 
-def measure(path: Path) -> tuple[str, str]:
-    """SHA-256 of a file, and the checksums of its pieces as one string of hexadecimal digits."""
-    whole, sums = hashlib.sha256(), []
-    with path.open("rb") as file:
-        while part := file.read(PIECE):
-            whole.update(part)
-            sums.append(xxhash.xxh3_64_hexdigest(part))
-    return whole.hexdigest(), "".join(sums)
-
-
-def record(files: Mapping[str, str]) -> dict[str, Any]:
-    """What a manifest says of the checksums that `measure` gave, by file name."""
-    return {"algorithm": _ALGORITHM, "piece": PIECE, "files": dict(files)}
-
-
 class CheckedFile(NamedTuple):
     """A file of known size whose pieces are compared with their checksums as they are read."""
 
@@ -43,11 +28,28 @@ class CheckedFile(NamedTuple):
     size: int
     piece: int
     sums: list[int] | None
-    """One a piece; `None` if the manifest is older than checksums: nothing is compared"""
+    """One for each piece; `None` if the manifest is older than checksums: nothing is compared."""
+
+    @classmethod
+    def measure(cls, path: Path) -> tuple["CheckedFile", str]:
+        """Reads all of a file: its pieces' checksums, and the SHA-256 of the whole."""
+        whole, sums = hashlib.sha256(), []
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                whole.update(piece)
+                sums.append(xxhash.xxh3_64_intdigest(piece))
+            size = file.tell()
+        return cls(path, size, PIECE, sums), whole.hexdigest()
+
+    @staticmethod
+    def record(files: Iterable["CheckedFile"]) -> dict[str, Any]:
+        """What a manifest says of files that were measured; `of` reads it."""
+        sums = {file.path.name: np.array(file.sums, ">u8").tobytes().hex() for file in files}
+        return {"algorithm": _ALGORITHM, "piece": PIECE, "files": sums}
 
     @classmethod
     def of(cls, path: Path, size: int, checksums: Mapping[str, Any] | None) -> "CheckedFile":
-        """By what `record` gave. Raises `UserError` for a kind of checksum that is not known."""
+        """Takes the sums from what `record` gave. Raises `UserError` for an unknown kind of checksum."""
         if checksums is None:
             return cls(path, size, PIECE, None)
         if checksums["algorithm"] != _ALGORITHM:
@@ -61,7 +63,7 @@ class CheckedFile(NamedTuple):
     def read_into(self, out: memoryview, begin: int) -> None:
         """Fills `out` with the bytes from `begin` on. Raises `UserError` if a piece was altered.
 
-        A piece that `out` takes only a part of is read whole, as its checksum is of all of it.
+        Reads every piece whole, even if `out` takes only a part: the checksum covers all of it.
         """
         try:
             with self.path.open("rb", buffering=0) as file:

@@ -1,80 +1,97 @@
-"""Compressed npz files into plain .npy files that are read at the disk's speed. No JAX."""
+"""Unpacks npz files into plain .npy files that are read at the disk's speed. No JAX."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import checksums, formats, shards
-from qgf_jax.data.formats import MANIFEST, Rows
+from qgf_jax.data import formats, shards
+from qgf_jax.data.checksums import CheckedFile
+from qgf_jax.data.converted import Manifest
+from qgf_jax.data.formats import Peek, Rows
 from qgf_jax.data.summary import Summary
 from qgf_jax.errors import SaveError, UserError, log
-from qgf_jax.runs import failpoints
-from qgf_jax.runs.checkpoint import fingerprint, write_atomically
+from qgf_jax.runs.failpoints import failpoint
+from qgf_jax.runs.files import fingerprint, sha256
 
 _INFO = ("qpos", "button_states")
 """What rewards and goals are computed from; kept in the file's own types."""
 
 
-def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
-    """Writes OUT/NAME, and OUT/NAME-val if there are validation data, from NAME.npz or a folder NAME.
+class _Target(NamedTuple):
+    """A folder to write, and what from."""
 
-    Slices are read one by one, with all checks of `formats.read_rows`. Raises `UserError` for a source
-    that will not do, or if there is such a folder already, whatever it holds; but validation data from
-    the same source, which a killed call has left, stay and count.
+    folder: Path
+    files: list[Path]
+    source: str
+    """The SHA-256 that stands for `files`."""
+
+    def is_done(self) -> bool:
+        """Whether the folder holds, whole, what the files are converted to. Reads all of it."""
+        try:
+            manifest = Manifest.read(self.folder)
+        except UserError:
+            return False
+        return manifest.record["source"] == self.source and not manifest.why_invalid()
+
+
+def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
+    """Writes OUT/NAME, and OUT/NAME-val for validation data, from NAME.npz or a folder NAME.
+
+    Reads slices one by one, with all checks of `formats.read_rows`. Raises `UserError` for bad data, or
+    if such a folder exists, whatever it holds. Validation data from the same source, which a killed call
+    has left, are kept. Returns the folders.
     """
-    source, out = Path(source), Path(out)
+    data, *validation = targets = _targets(Path(source), Path(out))
+    _refuse_existing(data.folder)
+    missing = [target for target in validation if not target.is_done()]
+    for target in missing:
+        _refuse_existing(target.folder)
+    for target in (*missing, data):  # validation data first: a folder NAME says that all is done
+        write(
+            target.folder,
+            ((path.stem, formats.read_rows(path)) for path in target.files),
+            source=target.source,
+        )
+        failpoint("converted")
+    return [target.folder for target in targets]
+
+
+def _targets(source: Path, out: Path) -> list[_Target]:
+    """The data, and the validation data if there are any."""
     if source.is_dir():
-        paths = shards.slice_paths(source)
-        twins = sorted(source.glob("*-val.npz"))
+        files, validation = shards.slice_paths(source), sorted(source.glob("*-val.npz"))
         name, identity = source.name, shards.open_source(source).fingerprint["sha256"]
     else:
         if not source.is_file():
             raise UserError(f"{source}: no such file or folder")
-        paths, name, identity = [source], source.stem, _sha256(source)
-        twins = [twin] if (twin := shards.validation_path(source)) else []
-    targets = [(out / name, paths, identity)]
-    if twins:
-        sums = {p.name: formats.peek(p).identity for p in twins}
-        targets.append((out / f"{name}-val", twins, fingerprint(sums)))
-    _refuse(targets[0][0])
-    for target, _, digest in targets[1:]:
-        if not _holds(target, digest):
-            _refuse(target)
-    for target, files, digest in reversed(targets):  # validation data first: the others count
-        if not _holds(target, digest):
-            write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
-            failpoints.failpoint("converted")
-    return [target for target, *_ in targets]
+        files, name, identity = [source], source.stem, sha256(source)
+        path = shards.validation_path(source)
+        validation = [path] if path else []
+    targets = [_Target(out / name, files, identity)]
+    if validation:
+        sums = {path.name: Peek.read(path).identity for path in validation}
+        targets.append(_Target(out / f"{name}-val", validation, fingerprint(sums)))
+    return targets
 
 
-def _holds(folder: Path, digest: str) -> bool:
-    """Whether `folder` holds, whole, what a source of that SHA-256 is converted to."""
-    try:
-        return shards.read_manifest(folder)["source"] == digest and not shards.fault(folder)
-    except UserError:
-        return False
-
-
-def _refuse(folder: Path) -> None:
+def _refuse_existing(folder: Path) -> None:
     if os.path.lexists(folder):
         raise UserError(f"{folder} is there already: remove it or choose another --out")
 
 
 def write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str = "") -> None:
-    """Writes (name, rows) of slices one after another, and then the manifest.
+    """Writes the (name, rows) of slices one after another, and then the manifest.
 
-    All is made beside `folder`, as .NAME.partial, and gets its name when it is complete; what a killed
-    call has left of that is removed. `source` is the SHA-256 that stands for what they come from.
-    Raises `SaveError` for a full disk, `UserError` if slices are not of one dataset or `folder` is
-    there; then nothing is left.
+    All is written beside `folder`, as .NAME.partial, and renamed when it is complete; what a killed call
+    has left of that is removed. `source` is the SHA-256 that stands for the slices' source. Raises
+    `SaveError` for a full disk, `UserError` if the slices are not of one dataset or `folder` exists;
+    then nothing is left.
     """
-    _refuse(folder)
+    _refuse_existing(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -106,25 +123,22 @@ def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str, title:
         for key, array in arrays.items():
             writers[key].add(array)
         counts[name] = len(rows.ends)
-        found = Summary.of(rows)
-        summary = found if summary is None else summary.merge(found)
+        summary = Summary.of(rows) if summary is None else summary.merge(Summary.of(rows))
         log(f"{title}: {name}, {len(rows.ends)} rows")
     if summary is None:
         raise UserError(f"{folder}: there is nothing to write")
     fields = {key: writer.finish() for key, writer in writers.items()}
-    paths = [writer.path for writer in writers.values()]
-    measured = {path.name: checksums.measure(path) for path in paths}
+    files = [CheckedFile.measure(writer.path) for writer in writers.values()]
     record = {
         "fields": fields,
-        "files": {path.name: [path.stat().st_size, measured[path.name][0]] for path in paths},
-        "checksums": checksums.record({name: sums for name, (_, sums) in measured.items()}),
+        "files": {file.path.name: [file.size, digest] for file, digest in files},
+        "checksums": CheckedFile.record(file for file, _ in files),
         "slices": counts,
         "trajectories": writers["terminals"].ones,
         "summary": summary.record(),
         "source": source,
     }
-    record["sha256"] = fingerprint(record)
-    write_atomically(folder / MANIFEST, json.dumps(record, indent=1) + "\n")
+    Manifest(folder, record).write()
 
 
 def _check_like(
@@ -141,7 +155,7 @@ def _check_like(
 
 
 class _Npy:
-    """A .npy file that grows, its header written last: how many rows come is not known before."""
+    """A .npy file that grows. Its header comes last, as the number of rows is not known before."""
 
     _HEADER = 128
 
@@ -160,7 +174,7 @@ class _Npy:
             self.ones += int(array.sum())
 
     def finish(self) -> str:
-        """Writes the header and forces all to disk: type and shape, as the manifest has them."""
+        """Writes the header and forces all to disk. Returns type and shape, as the manifest has them."""
         shape = (self.rows, *self._row)
         text = repr(
             {
@@ -177,8 +191,3 @@ class _Npy:
         os.fsync(self._file.fileno())
         self._file.close()
         return f"{self._dtype}{list(shape)}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""The dataset that a step samples from: the whole of it, or a window over a stream, kept filled.
+"""The dataset that a step samples from: all of it, or a window over a stream.
 
-A window is K blocks of one shape in one dataset, `sampling` draws uniformly over their starts. The
-next block is read, prepared and sent to the device by a thread while steps run on those before it.
+A window is K blocks of one shape in one dataset; `sampling` draws uniformly over their starts. A thread
+reads and prepares the next block and sends it to the device while steps run on the blocks before it.
 """
 
 import concurrent.futures
@@ -18,13 +18,60 @@ from qgf_jax.data.load import Loaded
 from qgf_jax.data.stream import Stream
 
 
-def empty(block: Any, blocks: int) -> Any:
+class DevicePlacement(NamedTuple):
+    """How datasets get to devices: a piece for each device of the run."""
+
+    put: Callable[[list[Any]], Any]
+    """(datasets of one shape, one for each of `local_indices`) -> tree on the devices"""
+    empty: Callable[[Any, int], Any]
+    """(tree that `put` gave, K) -> a window of K blocks"""
+    swap: Callable[[Any, Any, int], Any]
+    """(window, tree that `put` gave, slot) -> window; may donate the window"""
+    local_indices: Sequence[int] = (0,)
+    """Which of all devices are this process's."""
+    count: int = 1
+    """The number of all devices."""
+
+    @classmethod
+    def one_device(cls, device: Any = None) -> "DevicePlacement":
+        """All data on one device, by default JAX's default device."""
+        return cls(
+            put=lambda blocks: jax.device_put(blocks[0], device),
+            empty=jax.jit(_empty, static_argnums=1),
+            swap=jax.jit(_replace, donate_argnums=0),
+        )
+
+    @classmethod
+    def sharded(
+        cls,
+        put: Callable[[list[Any]], Any],
+        sharding: Any,
+        local_indices: Sequence[int],
+        count: int,
+    ) -> "DevicePlacement":
+        """A piece on each of `count` devices; `sharding` splits the leading axis of what `put` gives."""
+
+        def empty(piece: Any, blocks: int) -> Any:
+            return jax.vmap(lambda x: _empty(x, blocks))(piece)
+
+        return cls(
+            put,
+            jax.jit(empty, static_argnums=1, out_shardings=sharding),
+            jax.jit(
+                jax.vmap(_replace, in_axes=(0, 0, None)), donate_argnums=0, out_shardings=sharding
+            ),
+            local_indices,
+            count,
+        )
+
+
+def _empty(block: Any, blocks: int) -> Any:
     """A window with room for so many blocks like `block`. Pure, for the device."""
     return jax.tree.map(lambda x: jnp.zeros((blocks * x.shape[0], *x.shape[1:]), x.dtype), block)
 
 
-def replace(window: Any, block: Any, slot: Any) -> Any:
-    """The window with `block` in the place `slot` []. Pure, for the device."""
+def _replace(window: Any, block: Any, slot: Any) -> Any:
+    """The window with `block` at position `slot` []. Pure, for the device."""
     changes = {}
     for name, new in block._asdict().items():
         if new is None:
@@ -36,112 +83,87 @@ def replace(window: Any, block: Any, slot: Any) -> Any:
     return window._replace(**changes)
 
 
-class DevicePlacement(NamedTuple):
-    """How datasets go to devices, one lane each; `mine` are those of this process."""
-
-    put: Callable[[list[Any]], Any]
-    """(datasets of one shape, one for each of `mine`) -> tree on the devices"""
-    empty: Callable[[Any, int], Any]
-    """(tree that `put` gave, K) -> a window of K blocks"""
-    swap: Callable[[Any, Any, int], Any]
-    """(window, tree that `put` gave, slot) -> window; may donate the window"""
-    mine: Sequence[int] = (0,)
-    total: int = 1
-
-
-def one_device(device: Any = None) -> DevicePlacement:
-    """All data on one device, the default one unless it is named."""
-    return DevicePlacement(
-        put=lambda blocks: jax.device_put(blocks[0], device),
-        empty=jax.jit(empty, static_argnums=1),
-        swap=jax.jit(replace, donate_argnums=0),
-    )
-
-
 class DatasetFeed:
-    """Gives the dataset of a step. A resident one never changes."""
+    """Gives the dataset of a step. A resident dataset never changes."""
 
-    def __init__(self, loaded: Loaded, lanes: DevicePlacement, steps: int):
-        """Takes the data from `loaded`; `steps` are those that a start needs."""
+    def __init__(self, loaded: Loaded, steps: int, placement: DevicePlacement | None = None):
+        """Takes the dataset out of `loaded`; a start needs `steps` transitions.
+
+        By default all data go to one device.
+        """
         self.blocks = 1
-        """K, of which a dataset on a device is made"""
+        """K, the number of blocks in a dataset on a device."""
         self.every = 0
-        """steps between two changes; 0: none"""
+        """Steps between two changes; 0: there are none."""
         self.waited = 0.0
-        """seconds of `at`, but for the first call"""
-        self._lanes, self._turn, self._window = lanes, -1, None
+        """Seconds that `at` has waited, not counting the first call."""
+        self._placement = placement or DevicePlacement.one_device()
+        self._turn, self._window = -1, None
         self._stream: Stream | None = None
         dataset = loaded.take()
         if isinstance(dataset, Stream):
-            dataset.spread(lanes.total)
+            dataset.divide(self._placement.count)
             self._stream, self.every, self.blocks = dataset, dataset.every, dataset.window
             self._reader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="read")
-            self._coming: tuple[int, concurrent.futures.Future[Any]] | None = None
-        elif lanes.total == 1:
-            self._window = lanes.put([dataset])
+            self._next: tuple[int, concurrent.futures.Future[Any]] | None = None
+        elif self._placement.count == 1:
+            self._window = self._placement.put([dataset])
         else:
-            parts = chunks.split(dataset, lanes.total, steps)
-            self._window = lanes.put([parts[i] for i in lanes.mine])
+            pieces = chunks.split(dataset, self._placement.count, steps)
+            self._window = self._placement.put([pieces[i] for i in self._placement.local_indices])
 
     def until(self, step: int) -> int | None:
         """The first step after `step` that has another dataset; `None` if none has."""
         return self._stream.until(step) if self._stream else None
 
     def ready(self, step: int) -> bool:
-        """Whether `at` would not wait."""
+        """Whether `at` would return at once."""
         if self._stream is None or (turn := self._stream.turn(step)) == self._turn:
             return True
-        return turn == self._turn + 1 and self._coming is not None and self._coming[1].done()
+        return turn == self._turn + 1 and self._next is not None and self._next[1].done()
 
     def at(self, step: int) -> Any:
-        """The dataset on the device that update `step`, from 0, draws from.
+        """The dataset on the devices that update number `step`, from 0, draws from.
 
-        What an earlier call gave may be gone: it was donated.
+        Do not use what an earlier call gave: it may have been donated.
         """
         if self._stream is None or (turn := self._stream.turn(step)) == self._turn:
             return self._window
         started, first = time.perf_counter(), self._turn < 0
-        k = self.blocks
-        if not self._turn <= turn < self._turn + k or first:
-            self._turn, places = turn, range(turn, turn + k)
-        else:
-            places = range(self._turn + k, turn + k)
-            self._turn = turn
+        kept = 0 if first else self._turn + self.blocks - turn  # blocks of the window that stay
+        places = range(turn + kept if 0 < kept <= self.blocks else turn, turn + self.blocks)
+        self._turn = turn
         for place in places:
-            self._put(place, last=turn + k)
+            self._put(place, last=turn + self.blocks)
         if not first:
             self.waited += time.perf_counter() - started
         return self._window
 
     def _put(self, place: int, last: int) -> None:
-        """Puts the block at `place` into its slot, and has the next one read."""
-        if self._coming is None or self._coming[0] != place:
-            self._coming = (place, self._reader.submit(self._read, place))
-        new = self._coming[1].result()
-        self._coming = None
+        """Puts the block at `place` of the stream into its slot, and starts reading the next one."""
+        if self._next is None or self._next[0] != place:
+            self._next = (place, self._reader.submit(self._read, place))
+        block = self._next[1].result()
+        self._next = None
         if self.every or place + 1 < last:
-            self._coming = (place + 1, self._reader.submit(self._read, place + 1))
+            self._next = (place + 1, self._reader.submit(self._read, place + 1))
         window = self._window
         if window is None:
-            window = self._lanes.empty(new, self.blocks)
-        self._window = self._lanes.swap(window, new, place % self.blocks)
+            window = self._placement.empty(block, self.blocks)
+        self._window = self._placement.swap(window, block, place % self.blocks)
 
     def _read(self, place: int) -> Any:
-        """The blocks of all lanes at `place`, on the devices; in the thread."""
-        stream, lanes = self._stream, self._lanes
+        """The blocks of all devices at `place`, on the devices; runs in the thread."""
+        stream, placement = self._stream, self._placement
         if stream is None:
             raise ValueError("nothing is streamed")
-        blocks = [stream.read(stream.at(place * lanes.total + i)) for i in lanes.mine]
-        return jax.block_until_ready(lanes.put(blocks))
+        first = place * placement.count
+        blocks = [stream.read(stream.at(first + i)) for i in placement.local_indices]
+        return jax.block_until_ready(placement.put(blocks))
 
     def close(self) -> None:
-        """Waits for a block that is being read, and lets everything go."""
+        """Waits for a block that is being read, and releases the data."""
         self._window = None
         if self._stream is not None:
             self._reader.shutdown(cancel_futures=True)
-            self._coming = None
-
-
-def make(loaded: Loaded, steps: int, lanes: DevicePlacement | None = None) -> DatasetFeed:
-    """The feeder of a run's data, which it takes from `loaded`."""
-    return DatasetFeed(loaded, lanes or one_device(), steps)
+            self._next = None

@@ -18,7 +18,7 @@ from qgf_jax.errors import UserError, log_once
 from qgf_jax.runtime import paths
 
 SEARCH_PATH = ("data", "~/.ogbench/data")
-"""Where a dataset is looked for when the config names no place."""
+"""Where `find` looks when the config gives no folder."""
 
 MANIFEST = "manifest.json"
 """Written last by `qgf convert`: a folder that has one is whole."""
@@ -41,22 +41,22 @@ class Rows(NamedTuple):
 
 
 def find(name: str, directory: str = "") -> Path:
-    """Where `name` is, in `directory` or in `SEARCH_PATH`. Never downloads.
+    """The path of dataset `name`, in `directory` or in `SEARCH_PATH`. Never downloads.
 
     A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
-    `name` of npz files.
+    `name` of npz files. Raises `UserError` if there is none.
     """
-    places = [paths.expand(p) for p in ([directory] if directory else SEARCH_PATH)]
-    for place in places:
-        folder = place / name
+    parents = [paths.expand(p) for p in ([directory] if directory else SEARCH_PATH)]
+    for parent in parents:
+        folder = parent / name
         if (folder / MANIFEST).is_file():
             return folder
-        if (path := place / f"{name}.npz").is_file():
+        if (path := parent / f"{name}.npz").is_file():
             return path
         if any(folder.glob("*.npz")):
             return folder
         check_whole(folder)
-    raise missing(name, places)
+    raise missing(name, parents)
 
 
 def check_whole(folder: Path) -> None:
@@ -66,25 +66,26 @@ def check_whole(folder: Path) -> None:
 
 
 class Peek(NamedTuple):
-    """What can be known of an npz file without reading all of it."""
+    """What is known of an npz file without reading all of it."""
 
     ends: np.ndarray
-    """[R] bool, as in `Rows`"""
+    """[R] bool, as in `Rows`."""
     widths: dict[str, int]
-    """{key: numbers in a row}, of those that are [R, width]"""
+    """{key: numbers in a row}, of arrays [R, width]."""
     identity: list[Any]
-    """Bytes of the file and, by key, the CRC-32 that its directory has."""
+    """Bytes of the file and, by key, the CRC-32 in its directory."""
 
-
-def peek(path: Path) -> Peek:
-    """Reads and checks where trajectories end. Raises `UserError` as `read_rows` does."""
-    found, shapes, sums = _read_npz(path, ("terminals",))
-    n = shapes["observations"][0]
-    for key, shape in shapes.items():
-        _check_length(path, key, shape[0], n)
-    _check_ends(path, found["terminals"])
-    widths = {key: shape[1] for key, shape in shapes.items() if len(shape) == 2}
-    return Peek(found["terminals"].astype(bool), widths, [path.stat().st_size, sums])
+    @classmethod
+    def read(cls, path: Path) -> "Peek":
+        """Reads and checks where trajectories end. Raises `UserError` as `read_rows` does."""
+        arrays, shapes, sums = _read_npz(path, ("terminals",))
+        n = shapes["observations"][0]
+        for key, shape in shapes.items():
+            _check_length(path, key, shape[0], n)
+        ends = arrays["terminals"]
+        _check_ends(path, ends)
+        widths = {key: shape[1] for key, shape in shapes.items() if len(shape) == 2}
+        return cls(ends.astype(bool), widths, [path.stat().st_size, sums])
 
 
 def read_rows(path: str | os.PathLike) -> Rows:
@@ -114,9 +115,9 @@ def read_rows(path: str | os.PathLike) -> Rows:
     )
 
 
-def _check_length(path: Path, key: str, found: int, n: int) -> None:
-    if found != n:
-        raise UserError(f"{path}: {key} has {found} rows, observations have {n}")
+def _check_length(path: Path, key: str, rows: int, n: int) -> None:
+    if rows != n:
+        raise UserError(f"{path}: {key} has {rows} rows, observations have {n}")
 
 
 def _check_ends(path: Path, ends: np.ndarray) -> None:
@@ -131,7 +132,7 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
 
 
 def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
-    """Finite, also as float32, and not so large that sums of squares are not."""
+    """Refuses numbers that are not finite, or so large that sums of squares are not."""
     if array.dtype.kind != "f" or not array.size:
         return
     largest = max(abs(array.max()), abs(array.min()))  # NaN if any is
@@ -162,8 +163,8 @@ def _read_npz(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, np.ndar
             shapes = _check_declared(path, file, members)
             _check_others(path, file, shapes["observations"][0])
             sums = {key: info.CRC for key, info in sorted(members.items())}
-            wanted = {key: info for key, info in members.items() if not keys or key in keys}
-            return {k: _read_array(file, info) for k, info in wanted.items()}, shapes, sums
+            chosen = {key: info for key, info in members.items() if not keys or key in keys}
+            return {k: _read_array(file, info) for k, info in chosen.items()}, shapes, sums
     except UserError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError):
@@ -177,20 +178,20 @@ def _read_npz(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, np.ndar
 
 def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The arrays that are read, by key."""
-    found: dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for info in file.infolist():
         key = info.filename.removesuffix(".npy")
         if key not in _AXES:
             continue
-        if key in found:
+        if key in members:
             raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
-        found[key] = info
+        members[key] = info
     layouts.check_keys(path, _others(file))
     for key in _NEEDED:
-        if key not in found:
+        if key not in members:
             has = ", ".join(sorted(i.filename for i in file.infolist()))[:60] or "nothing"
             raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
-    return found
+    return members
 
 
 def _others(file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -200,7 +201,7 @@ def _others(file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _check_others(path: Path, file: zipfile.ZipFile, rows: int) -> None:
-    """Names columns that are not read, and refuses those that somebody would expect to be."""
+    """Logs columns that are not read; refuses those that a user would expect to be read."""
     columns = []
     for key, info in _others(file).items():
         with contextlib.suppress(Exception), file.open(info) as stream:  # nobody reads it
@@ -214,38 +215,58 @@ def _check_others(path: Path, file: zipfile.ZipFile, rows: int) -> None:
 def _check_declared(
     path: Path, file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]
 ) -> dict[str, tuple[int, ...]]:
-    """What directory and headers say, before any array is read: the shapes."""
+    """Checks what directory and headers say, before any array is read. Returns the shapes."""
     total, shapes = 0, {}
     for key, info in members.items():
-        with file.open(info) as stream:
-            try:
-                shape, _, dtype = header(stream)
-            except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
-                raise UserError(
-                    f"{path}: {key} has a header that cannot be read: it is cut off or altered"
-                ) from None
-            begins = stream.tell()
-        if dtype.hasobject or dtype.kind not in "fiub":
-            raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
-        if key == "observations" and dtype.kind in "iu" and len(shape) > 2:
+        shape, dtype, size = _declared(path, file, key, info)
+        _check_type(path, key, shape, dtype)
+        _check_shape(path, key, shape)
+        expected = math.prod(shape) * dtype.itemsize
+        if size != expected:
             raise UserError(
-                f"{path}: observations are images of shape {shape[1:]}, which are not supported: use "
-                "the dataset of states, without visual- in its name"
-            )
-        if key in _FLOATS and dtype.kind != "f":
-            raise UserError(f"{path}: {key} has type {dtype}; it must be floating point")
-        if len(shape) != _AXES[key]:
-            raise UserError(f"{path}: {key} has shape {shape}; it must have {_AXES[key]} axes")
-        if len(shape) == 2 and not shape[1]:
-            raise UserError(f"{path}: {key} has shape {shape}; its rows are empty")
-        size = math.prod(shape) * dtype.itemsize
-        if begins + size != info.file_size:
-            raise UserError(
-                f"{path}: {key} says it holds {size} bytes, the file has "
-                f"{info.file_size - begins}: it was cut off or altered"
+                f"{path}: {key} says it holds {expected} bytes, the file has {size}: "
+                "it was cut off or altered"
             )
         total, shapes[key] = total + size, shape
-    packed = sum(info.compress_size for info in members.values())
+    _check_total(path, total, sum(info.compress_size for info in members.values()))
+    return shapes
+
+
+def _declared(
+    path: Path, file: zipfile.ZipFile, key: str, info: zipfile.ZipInfo
+) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and type by the array's header, and the bytes after it by the directory."""
+    with file.open(info) as stream:
+        try:
+            shape, _, dtype = header(stream)
+        except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
+            raise UserError(
+                f"{path}: {key} has a header that cannot be read: it is cut off or altered"
+            ) from None
+        return shape, dtype, info.file_size - stream.tell()
+
+
+def _check_type(path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if dtype.hasobject or dtype.kind not in "fiub":
+        raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
+    if key == "observations" and dtype.kind in "iu" and len(shape) > 2:
+        raise UserError(
+            f"{path}: observations are images of shape {shape[1:]}, which are not supported: use "
+            "the dataset of states, without visual- in its name"
+        )
+    if key in _FLOATS and dtype.kind != "f":
+        raise UserError(f"{path}: {key} has type {dtype}; it must be floating point")
+
+
+def _check_shape(path: Path, key: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != _AXES[key]:
+        raise UserError(f"{path}: {key} has shape {shape}; it must have {_AXES[key]} axes")
+    if len(shape) == 2 and not shape[1]:
+        raise UserError(f"{path}: {key} has shape {shape}; its rows are empty")
+
+
+def _check_total(path: Path, total: int, packed: int) -> None:
+    """Refuses what unpacks to more than trajectories do, or to more than the memory."""
     if total > _BOMB and total > _RATIO * packed:
         raise UserError(
             f"{path}: it unpacks from {packed} to {total} bytes, which no trajectories do: "
@@ -257,7 +278,6 @@ def _check_declared(
             f"{path}: it takes {total / 2**30:.1f} GB and the machine has {memory / 2**30:.1f}: "
             "use a part of it"
         )
-    return shapes
 
 
 def header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

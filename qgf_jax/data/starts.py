@@ -1,6 +1,6 @@
-"""Whether there is anything to learn from: starts whose steps lie within one trajectory. No JAX.
+"""Checks that there is something to learn from: starts whose steps lie in one trajectory. No JAX.
 
-Other starts are drawn too, and weigh 0 in the losses (see `chunks`).
+Other starts are drawn too, and have weight 0 in the losses (see `chunks`).
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from qgf_jax.errors import UserError, log
 
 
 def check_longest(path: Path, ends: np.ndarray, data: Mapping[str, Any]) -> int:
-    """The steps that a start needs by the section `data` of a config.
+    """The number of steps that a start needs; `data` is that section of a config.
 
-    `ends` [T] are the last rows of the trajectories. Raises `UserError` if none is as long.
+    `ends` [T] are the last rows of the trajectories. Raises `UserError` if no trajectory is so long.
     """
     steps, longest = max(data["chunk"], data["backup"]), int(_lengths(ends).max())
     if longest >= steps:
@@ -33,13 +33,13 @@ def check_longest(path: Path, ends: np.ndarray, data: Mapping[str, Any]) -> int:
 def check_drawn(
     path: Path, ends: np.ndarray, firsts: np.ndarray, size: int, data: Mapping[str, Any]
 ) -> None:
-    """Raises `UserError` if all starts that are drawn weigh 0; warns in one line if most do.
+    """Raises `UserError` if all starts that are drawn have weight 0; warns in one line if most have.
 
-    They are the `size` transitions from each of `firsts` [K] on.
+    These starts are the `size` transitions from each of `firsts` [K] on.
     """
     key = "chunk" if data["chunk"] >= data["backup"] else "backup"
     steps, total = data[key], size * len(firsts)
-    count = count_whole(ends, firsts, size, steps)
+    count = _count_whole(ends, firsts, size, steps)
     if not count:
         raise UserError(
             f"{path}: no start that is drawn has {steps} transitions in a row: set a smaller "
@@ -47,13 +47,13 @@ def check_drawn(
         )
     if 2 * count < total:
         log(
-            f"qgf: warning: {path}: {1 - count / total:.0%} of all starts weigh 0, as their "
+            f"qgf: warning: {path}: {1 - count / total:.0%} of all starts have weight 0, as their "
             f"trajectories end within data.{key}={steps} steps: a smaller one learns from more data"
         )
 
 
-def count_whole(ends: np.ndarray, firsts: np.ndarray, size: int, steps: int) -> int:
-    """How many of those starts have `steps` transitions in a row; shared ones count repeatedly."""
+def _count_whole(ends: np.ndarray, firsts: np.ndarray, size: int, steps: int) -> int:
+    """How many of these starts have `steps` transitions in a row; one in two ranges counts twice."""
     lengths = _lengths(ends)
     begins, whole = np.cumsum(lengths) - lengths, np.maximum(lengths - steps + 1, 0)
     before = np.cumsum(whole) - whole

@@ -6,7 +6,7 @@ from typing import Any
 
 from qgf_jax.envs import ogbench
 from qgf_jax.runs import run as runs
-from qgf_jax.runs.metrics import Lines, append_line, is_count, is_number, scan
+from qgf_jax.runs.files import Lines, append_line, is_count, is_number
 from qgf_jax.runs.run import Run
 
 SPLITS = ("selection", "report")
@@ -101,7 +101,7 @@ def read(run: Run) -> Lines:
             return f"seed {line['seed']} of a run with {run.config['seeds']}"
         return ""
 
-    return scan(run.episodes, why)
+    return Lines.read(run.episodes, why)
 
 
 class Log:

@@ -160,14 +160,14 @@ def evaluate(
     each method's selected weight alone; where there is one weight there is nothing to select.
     `simulator`: one of `ogbench.SIMULATORS`. "jax" plays on the device, in an approximation that lines
     name beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
-    `out` is another folder for the lines, see `run.create_beside`; that of the run stays untouched.
+    `out` is another folder for the lines, see `Run.beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
     if simulator not in ogbench.SIMULATORS:
         raise unknown_name_error("simulator", simulator, ogbench.SIMULATORS)
     run = runs.open_run(workdir)
     if out is not None:
-        run = runs.create_beside(run, out)
+        run = run.beside(out)
     name = ogbench.parse(run.config["env"])
     maze = None
     if simulator == ogbench.ON_DEVICE:
@@ -187,6 +187,8 @@ def evaluate(
 
     with records.only_writer(run) as log:
         restored = policy.restore(workdir, step)._replace(run=run)
+        if out is not None:
+            run.link()
         envs = backend.choose("eval.envs" if maze is None else "--envs=jax", envs)
         write = functools.partial(_write, log, restored.step)
 

@@ -1,9 +1,9 @@
-"""Pickles of dicts, numbers and arrays, read without running anything of them. No JAX.
+"""Reads pickles of dicts, numbers and arrays without running anything in them. No JAX.
 
-A pickle is a program that may call what it likes, and even an `Unpickler` that refuses all names but
-four can be made to take 16 GB (14 bytes do) or to bring the process down (a deep key does). So the
-program is read here, instruction by instruction, by a machine that knows those of such files alone:
-it makes dicts, tuples, texts, numbers and arrays of plain numbers, and calls nothing.
+A pickle is a program that may call anything. Even an `Unpickler` that allows only four names can be made
+to take 16 GB (14 bytes are enough) or to crash the process (a deep key is enough). So this module reads
+the program instruction by instruction, with a machine that knows only the instructions of such files: it
+makes dicts, tuples, texts, numbers and arrays of plain numbers, and calls nothing.
 """
 
 import pickletools
@@ -19,7 +19,7 @@ class _Name(str):
 
 
 class Made:
-    """What an instruction to call something has made: an array, or a type of numbers."""
+    """What a call instruction makes: an array, or a type of numbers."""
 
     def __init__(self, kind: str, code: str = ""):
         self.kind, self.code = kind, code
@@ -40,19 +40,19 @@ def _named(module: Any, name: Any) -> _Name:
     if type(module) is not str or type(name) is not str:
         raise ValueError("it names what has no name")
     module = module.replace("numpy.core.", "numpy._core.")  # before NumPy 2
-    found = _Name(f"{module}.{name}")
-    if found not in _NAMES:
-        raise ValueError(f"it names {short(found)}, which no such file needs")
-    return found
+    full = _Name(f"{module}.{name}")
+    if full not in _NAMES:
+        raise ValueError(f"it names {_short(full)}, which no such file needs")
+    return full
 
 
 def _call(function: Any, arguments: Any) -> Made:
-    """What a call of one of `_NAMES` would give, in our own terms."""
+    """What calling one of `_NAMES` would give."""
     if function == _EMPTY and arguments == (_ARRAY, (0,), b"b"):
         return Made("array")
     if function == _DTYPE and arguments[1:] == (False, True):
         if not re.fullmatch(r"[fiu][1248]|b1", arguments[0]):
-            raise ValueError(f"it holds numbers of type {short(arguments[0])}")
+            raise ValueError(f"it holds numbers of type {_short(arguments[0])}")
         return Made("type", arguments[0])
     if function == _FROM_BUFFER and len(arguments) == 4 and arguments[3] in ("C", "F"):
         raw, kind, shape, order = arguments
@@ -63,7 +63,7 @@ def _call(function: Any, arguments: Any) -> Made:
         made = _call(_EMPTY, arguments[1])
         _fill(made, arguments[2])
         return made
-    raise ValueError(f"it calls {short(function)} otherwise than such files do")
+    raise ValueError(f"it calls {_short(function)} otherwise than such files do")
 
 
 def _fill(made: Any, state: Any) -> None:
@@ -78,7 +78,7 @@ def _fill(made: Any, state: Any) -> None:
     if version != 1 or not isinstance(raw, bytes) or getattr(kind, "kind", "") != "type":
         raise ValueError("it holds an array of no plain numbers")
     if not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"it holds an array of shape {short(shape)}")
+        raise ValueError(f"it holds an array of shape {_short(shape)}")
     made.value = np.frombuffer(raw, kind.code).reshape(shape, order="F" if by_columns else "C")
 
 
@@ -177,7 +177,7 @@ _OTHERS: dict[str, Callable[[_Machine, Any], None]] = {
 
 
 def load(raw: bytes) -> Any:
-    """What a pickle of dicts and arrays means. Raises `ValueError` at whatever else it does."""
+    """The content of a pickle of dicts and arrays. Raises `ValueError` for any other pickle."""
     machine = _Machine()
     for instruction, argument, _ in pickletools.genops(raw):
         if instruction.name == "STOP":
@@ -188,7 +188,7 @@ def load(raw: bytes) -> Any:
     raise ValueError("it has no end")
 
 
-def short(what: Any) -> str:
+def _short(what: Any) -> str:
     """A text for a message; of anything else its type, as it may be endless."""
     return (
         re.sub(r"[^ -~]", "?", what[:60]) if isinstance(what, str) else f"a {type(what).__name__}"

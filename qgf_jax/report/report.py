@@ -10,8 +10,8 @@ from qgf_jax.errors import UserError, log, saving
 from qgf_jax.evaluation import episodes
 from qgf_jax.report import tables
 from qgf_jax.runs import run as runs
-from qgf_jax.runs.checkpoint import write_atomically
-from qgf_jax.runs.metrics import Lines, read_metrics
+from qgf_jax.runs.files import Lines, write_atomically
+from qgf_jax.runs.metrics import read_metrics
 
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
 

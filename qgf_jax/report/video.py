@@ -19,7 +19,7 @@ from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.evaluate import Arm, Job
 from qgf_jax.runs import policy
-from qgf_jax.runs.checkpoint import write_atomically
+from qgf_jax.runs.files import write_atomically
 from qgf_jax.runtime import children
 
 SIZE = 240

@@ -1,72 +1,70 @@
 """Trees of arrays as Orbax files, below any path that the file system takes.
 
-Orbax lists its files with patterns that begin with the whole path, and TensorStore wants paths in
-UTF-8, so neither is ever told the path of a user: both get one that leads to the same folder.
+Orbax lists its files with patterns that begin with the whole path, and TensorStore accepts only paths in
+UTF-8. So neither sees the user's path: both get a plain one that leads to the same folder.
 """
 
 import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from qgf_jax.runs.tree import named
 
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
-def write(folder: Path, name: str, tree: Any) -> None:
-    """Writes a tree of NumPy arrays to FOLDER/NAME, which is not there yet, and waits for it."""
-    with _neutral(folder, writing=True) as place, _checkpointer() as checkpointer:
-        checkpointer.save(place / name, tree)
+class ArrayFiles(NamedTuple):
+    """The Orbax files FOLDER/NAME, which hold one tree of arrays."""
 
+    folder: Path
+    """It exists; FOLDER/NAME need not."""
+    name: str
 
-def read(folder: Path, name: str, template: Any) -> Any:
-    """The tree in FOLDER/NAME.
+    def write(self, tree: Any) -> None:
+        """Writes a tree of NumPy arrays, and waits for it."""
+        with _neutral(self.folder, writing=True) as folder, _checkpointer() as checkpointer:
+            checkpointer.save(folder / self.name, tree)
 
-    Each leaf comes as in `template`: an array of NumPy for one of NumPy, which takes no memory of a
-    device, else a JAX array with the sharding of the ShapeDtypeStruct.
-    """
-    with _neutral(folder) as place, _checkpointer() as checkpointer:
-        return checkpointer.restore(place / name, template)
+    def read(self, template: Any) -> Any:
+        """The tree.
 
+        Each leaf comes as in `template`: a NumPy array for a NumPy array, which takes no memory of a
+        device; else a JAX array with the sharding of the ShapeDtypeStruct.
+        """
+        with _neutral(self.folder) as folder, _checkpointer() as checkpointer:
+            return checkpointer.restore(folder / self.name, template)
 
-def read_named(folder: Path, name: str) -> dict[str, Any]:
-    """{path of a leaf, such as "params/critic/kernel": array} of FOLDER/NAME, in no special order."""
-    with _neutral(folder) as place, _checkpointer() as checkpointer:
-        return dict(named(checkpointer.restore(place / name)))
+    def read_named(self) -> dict[str, Any]:
+        """{path of a leaf, such as "params/critic/kernel": array}, in no special order."""
+        with _neutral(self.folder) as folder, _checkpointer() as checkpointer:
+            return dict(named(checkpointer.restore(folder / self.name)))
 
+    def merge(self) -> None:
+        """Makes one database of the databases that each process has written.
 
-def named(tree: Any) -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of each leaf, the path as in "params/critic/kernel"."""
-    import jax
+        Orbax does that at the end of a save, but not where the path had the characters of a pattern.
+        """
+        from etils import epath
+        from orbax.checkpoint import type_handlers
 
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+        with _neutral(self.folder) as folder:
+            step = epath.Path(folder / self.name)
+            context = type_handlers.get_ts_context(use_ocdbt=True)
+            asyncio.run(type_handlers.merge_ocdbt_per_process_files(step, context, use_zarr3=False))
 
-
-def merge(folder: Path, name: str) -> None:
-    """Makes one database of the databases that each process has written to FOLDER/NAME.
-
-    Orbax does that at the end of a save, and did not where the path had the characters of a pattern.
-    """
-    from etils import epath
-    from orbax.checkpoint import type_handlers
-
-    with _neutral(folder) as place:
-        step = epath.Path(place / name)
-        context = type_handlers.get_ts_context(use_ocdbt=True)
-        asyncio.run(type_handlers.merge_ocdbt_per_process_files(step, context, use_zarr3=False))
-
-
-def is_merged(files: Collection[str]) -> bool:
-    """Whether Orbax can read a step with files of these names, relative to it. Needs no JAX."""
-    return "manifest.ocdbt" in files or not any(name.startswith("ocdbt.process_") for name in files)
+    @staticmethod
+    def is_merged(files: Collection[str]) -> bool:
+        """Whether Orbax can read files of these names, relative to FOLDER/NAME. Needs no JAX."""
+        return "manifest.ocdbt" in files or not any(f.startswith("ocdbt.process_") for f in files)
 
 
 @contextlib.contextmanager
 def _neutral(folder: Path, *, writing: bool = False) -> Generator[Path]:
-    """A path of plain characters to `folder`, which exists; it ends with the block or the process."""
+    """A path of plain characters to `folder`; it is valid until the block or the process ends."""
     if _DESCRIPTORS.is_dir():
         descriptor, failed = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), True
         try:
@@ -78,14 +76,14 @@ def _neutral(folder: Path, *, writing: bool = False) -> Generator[Path]:
             if not (writing and failed):
                 os.close(descriptor)
     else:
-        with tempfile.TemporaryDirectory(prefix="qgf-") as place:
-            link = Path(place) / "folder"
+        with tempfile.TemporaryDirectory(prefix="qgf-") as temporary:
+            link = Path(temporary) / "folder"
             link.symlink_to(folder, target_is_directory=True)
             yield link
 
 
 def _checkpointer() -> Any:
-    """Orbax's, for this process alone: a state is replicated, and one host writes and reads it."""
+    """Orbax's, for this process alone: the state is replicated, and one host writes and reads it."""
     import jax
     import orbax.checkpoint as ocp
 

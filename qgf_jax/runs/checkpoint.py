@@ -1,13 +1,12 @@
 """Checkpoints: Orbax steps, each sealed by the SHA-256 of its files.
 
-Orbax restores an altered array file without a word, so a step counts only with its seal, written
-after Orbax has committed and the step has been restored to the numbers that were to be saved. A step
-whose files do not match is passed over, with one line that says so, and the one before it is used.
-Nothing of this needs JAX, except writing and reading arrays.
+Orbax restores an altered array file without complaint, so a step counts only with its seal. The seal is
+written after Orbax has committed the step and the step has been restored to the numbers that were to be
+saved. A step whose files do not match is skipped with one line that says so, and the step before it is
+used. Only reading and writing arrays needs JAX.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import itertools
 import json
@@ -18,17 +17,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax.runs import array_files
-from qgf_jax.runs import failpoints
-from qgf_jax.runs.array_files import named
-from qgf_jax.errors import (
-    ELSEWHERE,
-    NoSoundCheckpointError,
-    NotFiniteError,
-    SaveError,
-    UserError,
-    remedy,
-    log,
+import numpy as np
+
+from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError, log
+from qgf_jax.methods.lazy import jax
+from qgf_jax.runs.array_files import ArrayFiles
+from qgf_jax.runs.failpoints import failpoint
+from qgf_jax.runs.files import fingerprint, free_bytes, sha256, sync, write_atomically
+from qgf_jax.runs.tree import (
+    check_tree,
+    describe,
+    keys_as_numbers,
+    named,
+    numbers_as_keys,
+    tree_bytes,
 )
 
 _SEALS = "seals"
@@ -36,28 +38,28 @@ UNMERGED = (
     "an earlier version saved it below a path with brackets or the like, and its files were never "
     "merged: `qgf verify --rescue RUN` does it"
 )
-"""What `Checkpoints.fault` says of a step that `Checkpoints.rescue` mends."""
+"""What `Checkpoints.why_invalid` says of a step that `Checkpoints.rescue` mends."""
 _attempts = itertools.count(1)
 
 
 class RestoredState(NamedTuple):
-    """A step that was restored."""
+    """A checkpoint's content."""
 
     step: int
     state: Any
     note: Any
-    """What was given to `save` beside the state."""
+    """The JSON value that was saved beside the state."""
 
 
 class Checkpoints:
     """The sealed steps of a run folder.
 
-    `identity` says whose steps they are, as {what: fingerprint}, or where there are several, as
-    {what: (the one that is written, others that are as good)}: a step of another config, other data or
-    another normalisation is not used, though each of its files may be sound. Without one, any is.
+    `identity` says which run the steps belong to: {what: fingerprint}, or {what: (the fingerprint that
+    is written, others that are accepted)}. A step of another config, other data or another
+    normalisation is not used, even if its files are sound. Without an identity any step is used.
 
-    As a context manager it saves in the background, and waits at the end of the block, whatever ends
-    that: a save that is still going on when the interpreter ends would be lost.
+    As a context manager it saves in the background and waits at the end of the block: a save that is
+    still running when the interpreter ends would be lost.
     """
 
     def __init__(
@@ -77,21 +79,21 @@ class Checkpoints:
         self._saving: concurrent.futures.Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """The steps that have a seal, oldest first; not yet looked into."""
+        """The steps that have a seal, oldest first; their files are not checked."""
         return sorted(int(p.stem) for p in (self.root / _SEALS).glob("[0-9]*.json"))
 
     def save(self, step: int, state: Any, note: Any = None) -> None:
-        """Writes and seals a step, then removes all but the newest `keep`.
+        """Writes and seals a step, then removes all but the newest `keep` steps.
 
-        `state` is any pytree of arrays, not replicated, and `note` any JSON. Raises `SaveError`, or
+        `state` is any pytree of arrays, not replicated; `note` is any JSON value. Raises `SaveError`, or
         `NotFiniteError` if the state holds a NaN or an infinity; then nothing is left of the step.
-        Within a `with` it returns when the state has been copied, and what goes wrong later is raised
-        by the next call of `poll`, `save` or `wait`.
+        Inside a `with` block it returns once the state has been copied; the next call of `poll`, `save`
+        or `wait` raises what went wrong later.
         """
         self.wait()
-        if step in self.steps() and not self.fault(step):
+        if step in self.steps() and not self.why_invalid(step):
             return
-        failpoints.failpoint("save")
+        failpoint("save")
         leaves = _to_host(state)
         if self._saver is None:
             self._write(step, leaves, note)
@@ -110,7 +112,7 @@ class Checkpoints:
             self.wait()
 
     def clean(self) -> None:
-        """Removes what killed runs and failed saves have left. For the one process that writes."""
+        """Removes what killed runs and failed saves have left. Only the process that writes may call it."""
         sealed = {str(step) for step in self.steps()}
         for path in self.root.glob("*/"):
             ours = re.fullmatch(r"\d+(\..*)?", path.name)  # a step, or one that was being written
@@ -125,68 +127,78 @@ class Checkpoints:
         `template` gives the tree with shapes, types and shardings (arrays or ShapeDtypeStructs).
         Raises `NoSoundCheckpointError` if no sealed step is sound, `UserError` if the tree is another.
         """
-        import jax
-
         step = self.newest_sound(step)
         if step is None:
             return None
         seal = self._read_seal(step)
-        directory = self.root / str(step)
-        check_tree(directory, seal["tree"], describe(template))
-        failpoints.failpoint("restore")
+        check_tree(self.root / str(step), seal["tree"], describe(template))
+        failpoint("restore")
 
-        def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-            data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        def abstract(leaf: Any, numbers: Any) -> jax.ShapeDtypeStruct:
             sharding = getattr(leaf, "sharding", None)
-            return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+            return jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=sharding)
 
-        raw = array_files.read(self.root, str(step), jax.tree.map(abstract, template))
+        arrays = jax.tree.map(abstract, template, keys_as_numbers(template))
+        numbers = ArrayFiles(self.root, str(step)).read(arrays)
+        return RestoredState(step, numbers_as_keys(numbers, template), seal["note"])
 
-        def back(leaf: Any, data: Any) -> Any:
-            return jax.random.wrap_key_data(data) if _is_key(leaf) else data
+    def check_space(self, template: Any, *, states: int = 1) -> None:
+        """Raises `SaveError` if the disk has no room for so many `states` like `template`.
 
-        return RestoredState(step, jax.tree.map(back, template, raw), seal["note"])
+        Asked before Orbax is: where space runs out, Orbax leaves threads behind that go on writing.
+        """
+        state_bytes = states * tree_bytes(template)
+        needed = state_bytes + state_bytes // 10 + 2**18
+        if (free := free_bytes(self.root)) < needed:
+            raise SaveError(
+                f"{self.root}: a checkpoint needs {needed / 2**20:.1f} MB, {free / 2**20:.1f} MB are "
+                "free: make room and run the command again"
+            )
 
     def newest_sound(self, step: int | None = None) -> int | None:
-        """The newest step whose files are what was sealed; `step` itself if it is named."""
+        """The newest step whose files match its seal; `step` itself if it is given.
+
+        `None` if no step was ever sealed. Raises `UserError` if `step` is not sound,
+        `NoSoundCheckpointError` if none is.
+        """
         candidates = self.steps()[::-1] if step is None else [step]
         for candidate in candidates:
-            if not (fault := self.fault(candidate)):
+            if not (why := self.why_invalid(candidate)):
                 return candidate
-            log(f"qgf: warning: checkpoint {candidate} is not used: {fault}")
+            log(f"qgf: warning: checkpoint {candidate} is not used: {why}")
         if step is not None:
-            sound = [str(s) for s in self.steps() if not self.fault(s)]
+            sound = [str(s) for s in self.steps() if not self.why_invalid(s)]
             raise UserError(
                 f"{self.root}: step {step} is not there or not sound; these are: "
                 f"{', '.join(sound) or 'none'}"
             )
-        if candidates:
-            if candidates != self.steps()[::-1]:  # a trainer is at work and has removed them since
-                return self.newest_sound()
-            mend = "train again in another --workdir"
-            if any(self.fault(one) == UNMERGED for one in candidates):
-                mend = f"`qgf verify --rescue {self.root.parent}` mends what can be"
-            raise NoSoundCheckpointError(f"{self.root}: no sound checkpoint is left: {mend}")
-        return None
+        if not candidates:
+            return None
+        if candidates != self.steps()[::-1]:  # a trainer is at work and has removed them since
+            return self.newest_sound()
+        mend = "train again in another --workdir"
+        if any(self.why_invalid(candidate) == UNMERGED for candidate in candidates):
+            mend = f"`qgf verify --rescue {self.root.parent}` mends what can be mended"
+        raise NoSoundCheckpointError(f"{self.root}: no sound checkpoint is left: {mend}")
 
-    def fault(self, step: int) -> str:
-        """What is wrong with a step, in one line; empty if it is sound. Needs no JAX."""
+    def why_invalid(self, step: int) -> str:
+        """What is wrong with a step, in one line; "" if it is sound. Needs no JAX."""
         try:
             seal = self._read_seal(step)
-            wanted, found = seal["files"], _digests(self.root / str(step))
+            sealed, files = seal["files"], _digests(self.root / str(step))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return "it has no readable seal or no files"
-        if not array_files.is_merged(wanted):
-            return _difference(wanted, {k: v for k, v in found.items() if k in wanted}) or UNMERGED
-        if difference := _difference(wanted, found):
+        if not ArrayFiles.is_merged(sealed):
+            return _difference(sealed, {k: v for k, v in files.items() if k in sealed}) or UNMERGED
+        if difference := _difference(sealed, files):
             return difference
-        for what, mine in self.identity.items():
-            if seal["identity"].get(what) not in mine:
+        for what, accepted in self.identity.items():
+            if seal["identity"].get(what) not in accepted:
                 return f"it was trained with another {what} than config.json says"
         return ""
 
     def digest(self, step: int) -> str:
-        """SHA-256 of a sealed state's numbers, the same for equal states wherever they come from."""
+        """SHA-256 of a sealed state's numbers; equal states have equal digests."""
         return self._read_seal(step)["state"]
 
     def _read_seal(self, step: int) -> dict[str, Any]:
@@ -197,50 +209,51 @@ class Checkpoints:
         return seal
 
     def rescue(self, step: int) -> None:
-        """Merges the files of a step of which `fault` says `UNMERGED`, and seals it again.
+        """Merges the files of a step that is `UNMERGED` according to `why_invalid`, and seals it again.
 
-        In place: the seal before it holds until the new one is written, so a rescue that was killed
-        can be done again. Raises `UserError` if the numbers are not those that were sealed.
+        The old seal holds until the new one is written, so a rescue that was killed can be repeated.
+        Raises `UserError` if the numbers are not those that were sealed.
         """
         seal, directory = self._read_seal(step), self.root / str(step)
         for name in _digests(directory).keys() - seal["files"].keys():
             (directory / name).unlink()  # of a rescue that was killed
         try:
-            array_files.merge(self.root, str(step))
-            failpoints.failpoint("merged")
-            leaves = array_files.read_named(self.root, str(step))
+            files = ArrayFiles(self.root, str(step))
+            files.merge()
+            failpoint("merged")
+            leaves = files.read_named()
             restored = _state_digest((name, leaves[name]) for name in seal["tree"])
         except Exception as error:
             raise UserError(f"{directory} cannot be rescued: {_cause(error)}: remove it") from error
         if restored != seal["state"]:
             raise UserError(f"{directory} cannot be rescued: its numbers are others: remove it")
-        self._seal({**seal, "files": _digests(directory, sync=True)})
+        self._seal({**seal, "files": _digests(directory, durable=True)})
 
     def _write(self, step: int, leaves: "_Leaves", note: Any) -> None:
         directory, seals = self.root / str(step), self.root / _SEALS
-        # A name never used before: TensorStore remembers what was at a path, and a second try at the
-        # same one fails on files that the first has left and we have removed.
+        # A new name for each attempt: TensorStore remembers what was at a path, so a second attempt at
+        # the same path fails on files that the first one left and we removed.
         writing = self.root / f"{step}.{os.getpid()}-{next(_attempts)}"
         _check_finite(leaves, step)
         try:
             seals.mkdir(parents=True, exist_ok=True)
             (seals / f"{step}.json").unlink(missing_ok=True)
             self.clean()
-            check_space(self.root, tree_bytes(leaves.tree))
-            array_files.write(self.root, writing.name, leaves.tree)
-            failpoints.failpoint("write")
+            self.check_space(leaves.tree)
+            ArrayFiles(self.root, writing.name).write(leaves.tree)
+            failpoint("write")
             writing.rename(directory)
-            failpoints.failpoint("committed")
+            failpoint("committed")
             record = {
                 "step": step,
-                "files": _digests(directory, sync=True),
+                "files": _digests(directory, durable=True),
                 "tree": leaves.described,
                 "state": _state_digest(named(leaves.tree)),
-                "identity": {what: mine[0] for what, mine in self.identity.items()},
+                "identity": {what: accepted[0] for what, accepted in self.identity.items()},
                 "note": note,
             }
             self._check_restores(step, leaves, record["state"])
-            failpoints.failpoint("seal")
+            failpoint("seal")
             self._seal(record)
         except Exception as error:
             (seals / f"{step}.json").unlink(missing_ok=True)
@@ -251,38 +264,38 @@ class Checkpoints:
                 raise
             raise SaveError(
                 f"{directory} could not be saved (it needs {tree_bytes(leaves.tree) >> 20} MB, "
-                f"{_free(self.root) >> 20} MB are free): {_cause(error)}: {remedy(error)}"
+                f"{free_bytes(self.root) >> 20} MB are free): {_cause(error)}: {SaveError.remedy(error)}"
             ) from error
-        failpoints.failpoint("sealed")
+        failpoint("sealed")
         self._remove_old(step)
 
     def _check_restores(self, step: int, leaves: "_Leaves", state: str) -> None:
         """Raises `SaveError` if a reader would not get the numbers that were to be saved."""
         try:
-            restored = array_files.read(self.root, str(step), leaves.tree)
+            restored = ArrayFiles(self.root, str(step)).read(leaves.tree)
             cause = "" if _state_digest(named(restored)) == state else "they are other numbers"
         except Exception as error:
             cause = _cause(error)
         if cause:
             raise SaveError(
-                f"{self.root / str(step)} was written, and does not restore: {cause}: look at the disk "
+                f"{self.root / str(step)} was written, and does not restore: {cause}: check the disk "
                 "and run the command again"
             )
 
     def _seal(self, record: dict[str, Any]) -> None:
-        """Writes the seal of a step, which says all of `record`."""
+        """Writes the seal of a step: `record` and its fingerprint."""
         sealed = record | {"sha256": fingerprint(record)}
         write_atomically(self.root / _SEALS / f"{record['step']}.json", json.dumps(sealed))
 
     def _remove_old(self, step: int) -> None:
         """Removes all but the newest `keep` steps up to `step`."""
-        # Newer ones, if any, were found unsound: they must not push out those that are.
-        older = [one for one in self.steps() if one <= step]
+        # Newer steps, if any, were found unsound: they must not push out sound ones.
+        older = [sealed for sealed in self.steps() if sealed <= step]
         for old in older[: -self.keep]:
-            # Un-seal first: a run killed in between leaves rubbish, never a broken step.
+            # The seal goes first: a run killed in between leaves rubbish, never a broken step.
             (self.root / _SEALS / f"{old}.json").unlink()
-            _sync(self.root / _SEALS)
-            failpoints.failpoint("delete")
+            sync(self.root / _SEALS)
+            failpoint("delete")
             shutil.rmtree(self.root / str(old), ignore_errors=True)
 
     def __enter__(self) -> "Checkpoints":
@@ -303,73 +316,28 @@ class Checkpoints:
 
 
 class _Leaves(NamedTuple):
-    """A state on the host, which no later step can change."""
+    """A copy of a state on the host, which no later step can change."""
 
     tree: Any
     described: dict[str, str]
-    """As `describe` says."""
+    """The state's leaves as `tree.describe` gives them, random keys as such."""
 
 
 def _to_host(state: Any) -> _Leaves:
-    import jax
-    import numpy as np
-
-    def copy(leaf: Any) -> np.ndarray:
-        return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-    return _Leaves(jax.tree.map(copy, state), describe(state))
-
-
-def tree_bytes(tree: Any) -> int:
-    """What the arrays of a tree, or their shapes, take."""
-    import jax
-
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _is_key(leaf: Any) -> bool:
-    import jax
-
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def describe(tree: Any) -> dict[str, str]:
-    """{path of a leaf: "float32[3, 4]"}."""
-    return {name: describe_leaf(leaf) for name, leaf in named(tree)}
-
-
-def describe_leaf(leaf: Any) -> str:
-    """Type and shape, as in "float32[3, 4]"."""
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def check_tree(where: object, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Raises `UserError` at the first leaf of two descriptions that is not the same."""
-    for name in sorted(wanted.keys() | found.keys()):
-        here, there = wanted.get(name, "nothing"), found.get(name, "nothing")
-        if here != there:
-            raise UserError(
-                f"{where} is of another network: {name} is {there} there, {here} in this "
-                "config: use the config it was trained with"
-            )
+    return _Leaves(jax.tree.map(np.array, keys_as_numbers(state)), describe(state))
 
 
 def _state_digest(leaves: Iterable[tuple[str, Any]]) -> str:
-    """SHA-256 of all numbers in a tree, by name: equal for two runs that are in the same state."""
-    import numpy as np
-
+    """SHA-256 of the names and numbers of a tree's leaves."""
     digest = hashlib.sha256()
     for name, leaf in leaves:
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
-        # As a view of the numbers, hashing which leaves other threads to run; a copy would hold them.
+        # A view of the numbers: hashing it lets other threads run, and making a copy would stop them.
         digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def _check_finite(leaves: _Leaves, step: int) -> None:
-    import jax
-    import numpy as np
-
     for name, leaf in named(leaves.tree):
         if jax.dtypes.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             raise NotFiniteError(
@@ -378,85 +346,29 @@ def _check_finite(leaves: _Leaves, step: int) -> None:
             )
 
 
-def check_space(root: Path, state_bytes: int) -> None:
-    """Raises `SaveError` if `root`'s disk has no room for a state of `state_bytes` and its files.
-
-    Asked before Orbax is, as that leaves threads behind which go on writing when it runs out of space.
-    """
-    needed = state_bytes + state_bytes // 10 + 2**18
-    if (free := _free(root)) < needed:
-        raise SaveError(
-            f"{root}: a checkpoint needs {needed / 2**20:.1f} MB, {free / 2**20:.1f} MB are free: "
-            "make room and run the command again"
-        )
-
-
-def _free(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+def _digests(directory: Path, *, durable: bool = False) -> dict[str, list[Any]]:
+    """{name: [bytes, SHA-256]} of every file below `directory`; `durable`: forced to disk too."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    digests: dict[str, list[Any]] = {
+        path.relative_to(directory).as_posix(): [path.stat().st_size, sha256(path)]
+        for path in files
+    }
+    if durable:  # names too, not contents alone
+        folders = [path for path in directory.rglob("*") if path.is_dir()]
+        for path in (*files, *folders, directory, directory.parent):
+            sync(path)
+    return digests
 
 
-def fingerprint(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _digests(directory: Path, *, sync: bool = False) -> dict[str, list[Any]]:
-    """{name: [bytes, SHA-256]} of every file below `directory`, forced to disk if `sync`."""
-    found: dict[str, list[Any]] = {}
-    for path in sorted(directory.rglob("*")):
-        if not path.is_file():
-            continue
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if sync:
-                os.fsync(file.fileno())
-        found[path.relative_to(directory).as_posix()] = [path.stat().st_size, digest]
-    if sync:  # names too, not contents alone
-        for path in (*(p for p in directory.rglob("*") if p.is_dir()), directory, directory.parent):
-            _sync(path)
-    return found
-
-
-def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The first file that is not what was sealed, in one line; empty if all are."""
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found:
+def _difference(sealed: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+    """The first file that does not match its seal, in one line; "" if all do."""
+    for name in sorted(sealed.keys() | files.keys()):
+        if name not in files:
             return f"{name} is missing"
-        if wanted.get(name) != found[name]:
+        if sealed.get(name) != files[name]:
             return f"{name} was altered or added"
     return ""
 
 
 def _cause(error: Exception) -> str:
     return " ".join(str(error).split())[:80]
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: str | bytes, elsewhere: str = ELSEWHERE) -> None:
-    """`path` holds all of `content` or what it held before, whatever happens in between.
-
-    Raises `SaveError`, which for a place that nobody may write to advises `elsewhere`.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        failpoints.failpoint(f"rename_{path.name.lstrip('0123456789').lstrip('.')}")
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise SaveError.at(path, error, elsewhere) from error
-    finally:
-        with contextlib.suppress(OSError):  # what hindered the writing may hinder this
-            temporary.unlink()

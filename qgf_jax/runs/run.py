@@ -1,4 +1,4 @@
-"""The run folder: what it holds, and when a config may go on with it. No JAX."""
+"""The run folder: what it holds, who may write to it, and which config may resume it. No JAX."""
 
 import contextlib
 import datetime
@@ -11,11 +11,13 @@ import subprocess
 from collections.abc import Generator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.runs.checkpoint import fingerprint, write_atomically
-from qgf_jax.errors import SaveError, UserError, saving, log
+from qgf_jax.errors import SaveError, UserError, log, saving
+from qgf_jax.runs.files import fingerprint, write_atomically
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
@@ -31,11 +33,11 @@ class Run(NamedTuple):
     spec: dict[str, Any]
     """The fields of `types.Spec`."""
     dataset: dict[str, Any]
-    """What it was trained on: file name, SHA-256, rows."""
+    """The data that it was trained on: file name, SHA-256, rows."""
     former: tuple[str, ...] = ()
-    """Fingerprints of its config that older versions have sealed checkpoints with."""
+    """Fingerprints of its config with which older versions sealed checkpoints."""
     checkpoints_of: Path | None = None
-    """The folder whose checkpoints its episodes are of, if it is another one."""
+    """The folder that holds the checkpoints, if it is not `workdir`."""
 
     @property
     def trained_in(self) -> Path:
@@ -44,7 +46,7 @@ class Run(NamedTuple):
 
     @property
     def identity(self) -> dict[str, tuple[str, ...]]:
-        """What a checkpoint must have been trained with to be this run's, for `Checkpoints`."""
+        """What a checkpoint of this run was trained with, for `Checkpoints`."""
         spec = configs.flatten(self.spec)
         return {
             "config": (_config_fingerprint(configs.fixed(self.config)), *self.former),
@@ -62,19 +64,55 @@ class Run(NamedTuple):
         """One line per logged step of training."""
         return self.trained_in / "metrics.jsonl"
 
+    def beside(self, folder: str | os.PathLike) -> "Run":
+        """This run with its episodes in `folder`. Writes nothing, see `link`.
 
-class Work(NamedTuple):
+        A folder that was linked before may be used again, even if the run has been moved since. Raises
+        `UserError` if `folder` holds anything else.
+        """
+        folder, source = Path(folder), self.trained_in.resolve()
+        if folder.resolve() == self.workdir.resolve():
+            return self
+        if (folder / "config.json").exists():
+            self._check_linked(open_run(folder))
+        return self._replace(workdir=folder, checkpoints_of=source)
+
+    def _check_linked(self, other: "Run") -> None:
+        """Raises `UserError` unless `other` is for episodes of this run's checkpoints."""
+        source = self.trained_in.resolve()
+        if not other.checkpoints_of:
+            raise UserError(f"{other.workdir} is a run of its own: choose another --out")
+        ours, theirs = self.identity, other.identity
+        same = all({*ours[what]} & {*theirs[what]} for what in ours)
+        moved = not other.checkpoints_of.exists()
+        if not same or (other.checkpoints_of != source and not moved):
+            raise UserError(
+                f"{other.workdir} holds episodes of the checkpoints in {other.checkpoints_of}, not of "
+                f"{source}: choose another --out"
+            )
+
+    def link(self) -> None:
+        """Makes the folder that `beside` gave a run folder: a copy of the config that names the run.
+
+        Call it once the checkpoint has been found. Does nothing for a run with its own checkpoints.
+        """
+        if self.checkpoints_of is not None:
+            record = configs.read(self.checkpoints_of / "config.json")
+            _write(self.workdir, {**record, "checkpoints_of": str(self.checkpoints_of)})
+
+
+class _Work(NamedTuple):
     """What one process at a time does in a run folder."""
 
-    doing: str
+    participle: str
     lock: str
-    """The file whose lock it holds."""
+    """The name of the lock file."""
     elsewhere: str
-    """How the command works in another folder."""
+    """Advice: how the command works in another folder."""
 
 
-TRAINING = Work("trained", "LOCK", "choose another --workdir")
-EVALUATION = Work("evaluated", "episodes.lock", "give --out=FOLDER")
+TRAINING = _Work("trained", "LOCK", "choose another --workdir")
+EVALUATION = _Work("evaluated", "episodes.lock", "give --out=FOLDER")
 
 
 def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
@@ -82,71 +120,80 @@ def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
 
 
 def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The former fingerprints of the config in a config.json.
+    """The fingerprints that older versions gave the config of a config.json.
 
-    Older versions took the steps of a dispatch for a part of the config, and one that says none of
-    its own where the data lay, too.
+    They counted the steps of a dispatch as part of the config. A version that recorded no former
+    fingerprints counted the place of the data too.
     """
-    said = record.get("former_fingerprints")
-    once = (configs.DISPATCH,) if said is not None else (configs.DISPATCH, *configs.PLACES)
-    before = _config_fingerprint(configs.fixed(record["config"], also=once))
-    return tuple(dict.fromkeys((*(said or ()), before)))
+    recorded = record.get("former_fingerprints")
+    counted = (configs.DISPATCH,) if recorded is not None else (configs.DISPATCH, *configs.PLACES)
+    old = _config_fingerprint(configs.fixed(record["config"], also=counted))
+    return tuple(dict.fromkeys((*(recorded or ()), old)))
 
 
 @contextlib.contextmanager
-def only_writer(workdir: Path, work: Work = TRAINING) -> Generator[None]:
-    """Holds the folder for one process that does `work`. Raises `UserError` if another one has it.
+def only_writer(workdir: Path, work: _Work = TRAINING) -> Generator[None]:
+    """Locks the folder for one process that does `work`. Raises `UserError` if another one has it.
 
-    The lock is the operating system's and goes with the process, however that ends. A file system
-    that has no locks is used without one, and a line says so.
+    The lock is the operating system's and ends with the process, however that ends. Where the file
+    system has no locks, a line warns and the folder is used without one.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / work.lock).open("a+")
+        file = (workdir / work.lock).open("a+")
     except OSError as error:
         raise SaveError.at(workdir, error, work.elsewhere) from error
-    with lock as file:
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            holder = " ".join(file.read().split()) or "another process"
-            raise UserError(
-                f"{workdir} is being {work.doing} by {holder}: wait for it or {work.elsewhere}"
-            ) from None
+            _lock(file, workdir, work)
         except OSError as error:
             log(
-                f"qgf: warning: {workdir} has no file locks ({error.strerror}): see to it that "
-                "no other process writes there"
+                f"qgf: warning: {workdir} has no file locks ({error.strerror}): make sure that no "
+                "other process writes there"
             )
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # who it is, for others to read; the lock holds without
+        with contextlib.suppress(OSError):  # for others to read; the lock holds without it
             os.ftruncate(file.fileno(), 0)
             line = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
             os.write(file.fileno(), line.encode())
         yield
 
 
-def check_free(workdir: Path, work: Work = TRAINING) -> None:
-    """Raises `UserError` if another process does `work` in `workdir` now."""
-    if (workdir / work.lock).exists():
-        with only_writer(workdir, work):
-            pass
+def check_free(workdir: Path, work: _Work = TRAINING) -> None:
+    """Raises `UserError` if another process does `work` in `workdir` now. Writes nothing."""
+    try:
+        file = (workdir / work.lock).open("r+")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SaveError.at(workdir, error, work.elsewhere) from error
+    with file, contextlib.suppress(OSError):
+        _lock(file, workdir, work)
+
+
+def _lock(file: TextIO, workdir: Path, work: _Work) -> None:
+    """Locks an open file. Raises `UserError` if another process has it, `OSError` without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        holder = " ".join(file.read().split()) or "another process"
+        raise UserError(
+            f"{workdir} is being {work.participle} by {holder}: wait for it or {work.elsewhere}"
+        ) from None
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    """{name: version} of Python and the packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed
 
 
-def git_commit() -> str:
-    """The commit of the code in use, "-dirty" if it was edited since; empty outside a checkout."""
+def _git_commit() -> str:
+    """The commit of the code in use, with "-dirty" if it was edited since; "" outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         result = subprocess.run(
@@ -163,7 +210,10 @@ def create(
     spec: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> Run:
-    """Makes the folder, or goes on with it if it holds a run of the same config and data."""
+    """Makes the run folder, or resumes the run in it if that has the same config and data.
+
+    `data` is the fingerprint of the dataset. Raises `UserError` as `recorded_spec` does.
+    """
     workdir = Path(workdir)
     path = workdir / "config.json"
     former = _former(configs.read(path)) if path.exists() else ()
@@ -174,7 +224,7 @@ def create(
         "spec": spec,
         "dataset": data,
         "versions": versions(),
-        "git_commit": git_commit(),
+        "git_commit": _git_commit(),
     }
     _write(workdir, record)
     return Run(workdir, dict(config), dict(spec), dict(data), _former(record))
@@ -183,10 +233,10 @@ def create(
 def recorded_spec(
     workdir: Path, config: Mapping[str, Any], spec: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`spec`, or that of the run in `workdir`, which keeps the normalisation that it began with.
+    """The spec of the run in `workdir`, which keeps its first normalisation; `spec` if there is none.
 
-    The last bits of mean and spread depend on package versions and on the layout on disk. Raises
-    `UserError` if the run is another, or if they differ by more.
+    The last bits of means and standard deviations depend on package versions and on the layout on disk.
+    Raises `UserError` if the run has another config or other data, or if the specs differ by more.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -195,26 +245,27 @@ def recorded_spec(
     check_same(workdir, old, config, data)
     if not _is_alike(old.get("spec", {}), spec):
         raise UserError(
-            f"{workdir}: widths or normalisation of the data come out otherwise than when it was "
+            f"{workdir}: the data have other widths or another normalisation than when it was "
             "trained: config.json was altered, or use the package versions that it names"
         )
     return dict(old["spec"])
 
 
 def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two specs are of the same data; dimensions that are not scaled now may have been."""
+    """Whether two specs are of the same data. A dimension that is not scaled now may have been."""
     scale = ("obs_mean", "obs_std")
     if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - {*scale}):
         return False
-    means, stds = ([spec.get(key, ()) for spec in (old, new)] for key in scale)
-    return len(means[0]) == len(means[1]) == len(stds[0]) == len(stds[1]) and all(
-        abs(mean - other) <= _ROUNDING * std and (abs(std - was) <= _ROUNDING * std or std == 1.0)
-        for mean, other, was, std in zip(*means, *stds, strict=True)
-    )
+    columns = [np.array(spec.get(key, ())) for key in scale for spec in (old, new)]
+    if len({column.shape for column in columns}) > 1:
+        return False
+    old_mean, mean, old_std, std = columns
+    close = np.abs(std - old_std) <= _ROUNDING * std
+    return bool((np.abs(mean - old_mean) <= _ROUNDING * std).all() & (close | (std == 1.0)).all())
 
 
 _ROUNDING = 1e-6
-"""Of a spread: far more than sums in another order differ by, and far less than anybody notices."""
+"""Of a standard deviation: far more than sums in another order differ by, too little to matter."""
 
 
 def _write(workdir: Path, record: Mapping[str, Any]) -> None:
@@ -223,43 +274,16 @@ def _write(workdir: Path, record: Mapping[str, Any]) -> None:
     write_atomically(workdir / "config.json", json.dumps(record, indent=1) + "\n")
 
 
-def create_beside(run: Run, folder: str | os.PathLike) -> Run:
-    """Makes `folder` a run folder for episodes of the checkpoints of `run`, which stays untouched.
-
-    It holds a copy of the config, and where the checkpoints are. A folder that is one of these already
-    goes on, wherever the run was moved to in between. Raises `UserError` if it holds anything else.
-    """
-    folder, source = Path(folder), run.trained_in.resolve()
-    if folder.resolve() == run.workdir.resolve():
-        return run
-    if (folder / "config.json").exists():
-        old = open_run(folder)
-        if not old.checkpoints_of:
-            raise UserError(f"{folder} is a run of its own: choose another --out")
-        here, there = run.identity, old.identity
-        same = all({*here[what]} & {*there[what]} for what in here)
-        moved = not old.checkpoints_of.exists()
-        if not same or (old.checkpoints_of != source and not moved):
-            raise UserError(
-                f"{folder} holds episodes of the checkpoints in {old.checkpoints_of}, not of "
-                f"{source}: choose another --out"
-            )
-    record = configs.read(run.workdir / "config.json")
-    _write(folder, {**record, "checkpoints_of": str(source)})
-    return run._replace(workdir=folder, checkpoints_of=source)
-
-
 def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """What several processes that train one run must have in common, flat.
+    """What all processes that train one run must agree on, flat and as JSON has it.
 
-    Where the data lie may differ, and what the first alone makes use of.
+    The place of the data may differ, and so may what only the first process uses.
     """
     flat = configs.flatten(config).items()
-    alone = (*configs.PLACES, "wandb", "eval.")
-    found = {f"config key {k}": v for k, v in flat if not k.startswith(alone)}
+    free = (*configs.PLACES, "wandb", "eval.")
+    shared = {f"config key {k}": v for k, v in flat if not k.startswith(free)}
     keys = ("sha256", "mode", "layout")
-    # As JSON has it, which knows lists alone.
-    return json.loads(json.dumps(found | {f"data's {k}": data.get(k) for k in keys}))
+    return json.loads(json.dumps(shared | {f"data's {k}": data.get(k) for k in keys}))
 
 
 def check_same(
@@ -268,7 +292,10 @@ def check_same(
     config: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Raises `UserError` if the run in `workdir` was made by another config or other data."""
+    """Raises `UserError` if the run in `workdir` has another config or other data.
+
+    `old` is its config.json; `data` is the fingerprint of the dataset, if that is known by now.
+    """
     if old.get("checkpoints_of"):
         raise UserError(
             f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not for "
@@ -281,22 +308,26 @@ def check_same(
             f"{workdir} holds a run of another config: {differences[0]}{more}: "
             "choose another --workdir"
         )
-    before, now = (d.get("mode", "resident") for d in (old["dataset"], data or old["dataset"]))
+    if data:
+        _check_same_data(workdir, old["dataset"], data)
+
+
+def _check_same_data(workdir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    before, now = (data.get("mode", "resident") for data in (old, new))
     if before != now:
         raise UserError(
-            f"{workdir} was trained with data.mode={before}, and there is now other room for data: "
+            f"{workdir} was trained with data.mode={before}, and the room for data has changed: "
             f"give --config.data.mode={before}"
         )
-    before, now = (d.get("layout") for d in (old["dataset"], data or old["dataset"]))
+    before, now = (data.get("layout") for data in (old, new))
     if before and now and before != now:
         raise UserError(
             f"{workdir} was trained on a stream of {before} data, and these are {now}, which come in "
             "another order: give it those, or choose another --workdir"
         )
-    if data and old["dataset"]["sha256"] != data["sha256"]:
+    if old["sha256"] != new["sha256"]:
         raise UserError(
-            f"{workdir} was trained on other data than {data['file']} is now: "
-            "choose another --workdir"
+            f"{workdir} was trained on other data than {new['file']} is now: choose another --workdir"
         )
 
 
@@ -305,7 +336,7 @@ _NEEDED = {
     "spec": ("obs_dim", "action_dim", "chunk"),
     "dataset": ("sha256",),
 }
-"""What config.json has by its part, whatever version wrote it."""
+"""The keys that config.json has in each part, whatever version wrote it."""
 
 
 def open_run(workdir: str | os.PathLike) -> Run:

@@ -1,4 +1,4 @@
-"""Weights & Biases: begun before a run has a folder, so that what it lacks leaves nothing behind."""
+"""Weights & Biases. It begins before the run has a folder, so that a failure leaves none behind."""
 
 import importlib
 import json
@@ -6,24 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qgf_jax.runs.checkpoint import write_atomically
+from qgf_jax.runs.files import write_atomically
 from qgf_jax.errors import UserError
 
 _ID = "wandb.json"
-"""In the run folder: which run of W&B it is."""
+"""The file in the run folder that holds the id of the run at W&B."""
 
 
 class Tracker:
-    """A run of Weights & Biases, or nothing if the config names no project."""
+    """A run of Weights & Biases, or nothing if the config names no project.
+
+    As a context manager it ends the run there as finished or as failed.
+    """
 
     def __init__(self, config: Mapping[str, Any], workdir: Path):
-        """Begins the run, or goes on with it under its id. Raises `UserError` if that cannot be."""
+        """Begins the run, or resumes it under its id. Raises `UserError` if that fails."""
         self._run: Any = None
         self._file = workdir / _ID
         options = config["wandb"]
         if not options["project"]:
             return
-        before = _read(self._file)
+        resumed_id = _read(self._file)
         try:
             wandb = importlib.import_module("wandb")  # an extra, which most do not install
             self._run = wandb.init(
@@ -31,7 +34,7 @@ class Tracker:
                 mode=options["mode"],
                 name=workdir.absolute().name,
                 config=dict(config),
-                **({"id": before, "resume": "allow"} if before else {}),
+                **({"id": resumed_id, "resume": "allow"} if resumed_id else {}),
             )
         except ModuleNotFoundError as error:
             raise UserError(
@@ -46,7 +49,7 @@ class Tracker:
             ) from None
 
     def keep(self) -> None:
-        """Notes the id in the run folder, once that exists."""
+        """Writes the id to the run folder; call it once that exists."""
         if self._run is not None:
             write_atomically(self._file, json.dumps({"id": self._run.id}) + "\n")
 
@@ -55,10 +58,13 @@ class Tracker:
         if self._run is not None:
             self._run.log(dict(scalars), step=step)
 
-    def close(self) -> None:
-        """Flushes everything."""
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Ends the run: as finished, or as failed with the exit code of what ended the block."""
         if self._run is not None:
-            self._run.finish()
+            self._run.finish(exit_code=0 if kind is None else getattr(error, "code", 1))
 
 
 def _read(path: Path) -> str | None:

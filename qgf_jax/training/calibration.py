@@ -1,8 +1,8 @@
-"""Constants that give the guidance weight units of its own: one pass over the data after training.
+"""Constants that give the guidance weight units: one pass over the data after training.
 
-The spread of Q, and of its logit, among the reference policy's actions in one state, and the
-covariance of these actions. All are of the reference policy and the slow critic of a checkpoint, and
-beside it.
+They are the standard deviations of Q and of its logit over the reference policy's actions in one state,
+and the covariance of these actions. They belong to the reference policy and the target critic of one
+checkpoint, and lie beside it.
 """
 
 import functools
@@ -19,7 +19,7 @@ import numpy as np
 from qgf_jax.data import sampling
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.checkpoint import write_atomically
+from qgf_jax.runs.files import write_atomically
 from qgf_jax.training.step import TrainState, over_seeds
 from qgf_jax.types import Array, Params, Spec
 
@@ -38,11 +38,14 @@ def measure(
 ) -> dict[str, Array]:
     """`q_std` and `logit_std` [S], medians over states, and the mean covariance by its axes.
 
-    `logit_std` is the spread of what a bounded critic has before its sigmoid, in which `scale=logit`
-    is measured; of any other critic it is `q_std`. The covariance is `values` [S, D], the variances
-    along its axes, and `vectors` [S, D, D], the axes in columns.
-    The dataset is `stacked` if it has an axis of length 1 in front, as that of one of several devices.
+    `logit_std` is of what a bounded critic has before its sigmoid, the unit of `scale=logit`; for other
+    critics it equals `q_std`. The covariance is given as `values` [S, D], the variances along its axes,
+    and `vectors` [S, D, D], the axes in columns. `dataset` is made of `blocks` of one shape, and
+    `stacked` if it has a leading axis of length 1, as a piece on one of several devices has.
+    Returns {} for a run without a reference policy.
     """
+    if "policy" not in state.params:
+        return {}
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
@@ -75,30 +78,17 @@ def measure(
     return jax.jit(lambda groups: over_seeds(one_seed, groups))((state.params, state.target_params))
 
 
-def write(
-    workdir: Path,
-    config: Mapping[str, Any],
-    spec: Spec,
-    state: TrainState,
-    dataset: Any,
-    blocks: int = 1,
-    *,
-    stacked: bool = False,
-) -> None:
-    """calibration.npz for the state's step, unless there is no reference policy."""
-    if "policy" not in state.params:
-        return
-    step = int(np.ravel(jax.device_get(state.step))[0])
-    buffer = io.BytesIO()
-    found: Any = jax.device_get(measure(config, spec, state, dataset, blocks, stacked=stacked))
-    np.savez(buffer, step=np.int64(step), **found)
+def write(workdir: Path, step: int, constants: Mapping[str, Any]) -> None:
+    """Writes calibration.npz, with what `measure` gave for the checkpoint at `step`."""
+    buffer, arrays = io.BytesIO(), jax.device_get(dict(constants))
+    np.savez(buffer, step=np.int64(step), **arrays)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
 
 
 def read(workdir: Path, step: int) -> dict[str, Array]:
-    """The constants of the checkpoint at `step`, with a leading axis of seeds; empty if none.
+    """The constants of the checkpoint at `step`, with a leading axis of seeds; {} if there are none.
 
-    Files of earlier versions have no `logit_std`.
+    Files of earlier versions have no `logit_std`. Raises `UserError` for a damaged file.
     """
     path = workdir / "calibration.npz"
     if not path.exists():
@@ -106,7 +96,7 @@ def read(workdir: Path, step: int) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
-            found = {name: jnp.asarray(file[name]) for name in names}
-            return found if int(file["step"]) == step else {}
+            constants = {name: jnp.asarray(file[name]) for name in names}
+            return constants if int(file["step"]) == step else {}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

@@ -1,4 +1,4 @@
-"""What a run would be, from its config alone: no data are read and nothing is written."""
+"""What a run would be, from its config alone. Reads no data and writes nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ import numpy as np
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.envs import mazes, ogbench
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.checkpoint import tree_bytes
+from qgf_jax.runs.tree import tree_bytes
 from qgf_jax.runtime import backend, flops
-from qgf_jax.training import parallel
 from qgf_jax.training import step as train
+from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
@@ -22,30 +22,30 @@ _ROWS = 4096  # of the dataset that the program is compiled for; it changes no c
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Config, devices, parameters of each group, bytes and FLOPs, as one JSON object.
 
-    `flops_per_update` are those of the matrix products of one update of all seeds and devices: as
-    many times those counted in the compiled program of one device and its part of the batch.
+    `flops_per_update` counts the matrix products of one update, of all seeds and devices: the compiled
+    program of one device with its part of the batch, times the number of devices.
     """
-    spec, spread = spec_of(config), parallel.make(config)
+    spec, layout = spec_of(config), DeviceLayout.of(config)
     learner = algorithms.build_learner(config, spec)
     seeds = train.seeds_of(config)
-    part = config["train"]["batch_size"] // spread.count
-    mine = {**config, "train": {**config["train"], "batch_size": part}}
-    programs = train.make_programs(learner, mine, spec)
+    part = config["train"]["batch_size"] // layout.count
+    one_device = {**config, "train": {**config["train"], "batch_size": part}}
+    programs = train.make_programs(learner, one_device, spec)
     state, dataset = jax.eval_shape(programs.init, seeds), dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()
-    here = jax.devices()[0]
+    device = jax.devices()[0]
     return {
         "config": config,
         "observation": spec.obs_dim,
         "action": spec.action_dim,
         "chunk": spec.chunk,
         "devices": {
-            "mesh": {"devices": spread.count},
-            "form": spread.form,
+            "mesh": {"devices": layout.count},
+            "form": layout.form,
             "hosts": jax.process_count(),
-            "kind": here.device_kind,
-            "platform": here.platform,
+            "kind": device.device_kind,
+            "platform": device.platform,
         },
         "batch_per_device": part,
         "parameters": {
@@ -53,22 +53,16 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
             for name, group in state.params.items()
         },
         "bytes_per_device": {
-            "state": tree_bytes(jax.tree.map(_without_keys, state)),
+            "state": tree_bytes(state),
             "work": getattr(memory, "temp_size_in_bytes", None),
-            "per_million_transitions": round(1e6 * tree_bytes(dataset) / _ROWS / spread.count),
+            "per_million_transitions": round(1e6 * tree_bytes(dataset) / _ROWS / layout.count),
         },
-        "flops_per_update": spread.count * flops.count(compiled),
+        "flops_per_update": layout.count * flops.count(compiled),
     }
 
 
-def _without_keys(leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return leaf
-
-
 def spec_of(config: Mapping[str, Any]) -> Spec:
-    """The widths that the environment says; observations are not standardised."""
+    """The widths that the environment gives; observations are not standardised."""
     name, data = ogbench.parse(config["env"]), config["data"]
     if mazes.maze(name.scene, name.version):
         obs, action = mazes.WIDTHS
@@ -84,7 +78,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
-    """A small dataset's arrays for compiling: their length changes no program."""
+    """The shapes of a small dataset, for compiling: the number of rows changes no operation."""
 
     def array(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct((_ROWS, *shape), dtype)

@@ -1,4 +1,9 @@
-"""Pretraining: from a config to a run folder with a sealed checkpoint."""
+"""Pretraining: from a config to a run folder with a sealed checkpoint.
+
+`pretrain` has five steps: each host prepares its data (`_Host`), the learner's programs are compiled for
+the devices, host 0 opens the run folder and restores (`_Outputs`), the steps run (`_Loop`), and the
+guidance weight is calibrated.
+"""
 
 import contextlib
 import dataclasses
@@ -15,19 +20,19 @@ import numpy as np
 from tqdm import tqdm
 
 from qgf_jax import config as configs
-from qgf_jax.data import feeder
+from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import NotFiniteError, log
 from qgf_jax.methods.table import build_learner
-from qgf_jax.runs import failpoints
 from qgf_jax.runs import run as runs
-from qgf_jax.runs.checkpoint import Checkpoints, RestoredState, check_space, tree_bytes
+from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
+from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.metrics import Clock, Writer
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
-from qgf_jax.training import calibration as calibrate
-from qgf_jax.training import parallel
+from qgf_jax.training import calibration
+from qgf_jax.training.hosts import Hosts
 from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.training.step import MOST_SKIPPED, Trainer, TrainState, seeds_of
 from qgf_jax.types import Metrics, Spec
@@ -37,268 +42,353 @@ from qgf_jax.types import Metrics, Spec
 def pretrain(
     config: Mapping[str, Any], workdir: str | os.PathLike, loaded: Loaded | None = None
 ) -> Path:
-    """Trains to `train.steps`, from the newest sound checkpoint if there is one: the run folder.
+    """Trains to `train.steps` and returns the run folder. Resumes from the newest sound checkpoint.
 
-    `config` is a resolved config of plain dicts (`config.plain`), and `loaded` its data if they were
-    read before. Randomness is a function of seed and step, so a run that was stopped and resumed ends
-    where an undisturbed one does. Of several hosts (`parallel.initialize`) all call this, and the first
-    one alone writes.
+    `config` is a resolved config of plain dicts (`config.plain`); `loaded` is its data, if they were
+    read before. All randomness is a function of seed and step, so a run that was stopped and resumed
+    ends where an undisturbed run does. With several hosts (`Hosts`) all of them call this, and only the
+    first one writes.
 
-    On SIGTERM or SIGINT the current step is saved and `Stopped` raised. Raises `UserError` for data or
-    a folder that will not do, `NotFiniteError` after ten updates in a row that were left out.
+    On SIGTERM or SIGINT it saves the current step and raises `Stopped`. Raises `UserError` for unusable
+    data or an unusable folder, `NotFiniteError` after ten skipped updates in a row.
     """
     configs.check(config)
-    backend.devices()  # or one line, before anything asks which process this is
-    clock = Clock()
+    backend.devices()  # fails in one line, before anything asks which process this is
+    workdir, clock = Path(workdir), Clock()
     with contextlib.ExitStack() as stack:
-        with parallel.setup_phase():
-            spread = parallel.make(config)
-            stop = stack.enter_context(spread.stop_request())
-            loaded = loaded or load(config, spread.room)
-            fields, tracker = loaded.spec, None
-            if spread.primary:
-                fields = runs.recorded_spec(Path(workdir), config, fields, loaded.fingerprint)
-                tracker = _begin_to_write(stack, config, Path(workdir))
-            spec = Spec(**fields)
-            feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
-            stack.callback(feed.close)
-        common = runs.common(config, loaded.fingerprint)
-        parallel.barrier(common | {"blocks": feed.blocks, "steps between blocks": feed.every})
-        spec = _of_primary(spread, spec)
+        with Hosts.setup_phase():
+            host = _Host.prepare(stack, config, workdir, loaded)
+        spec = host.agree(config)
         learner = build_learner(config, spec)
-        trainer = parallel.make_trainer(spread, learner, config, spec, blocks=feed.blocks)
-        seeds, steps = seeds_of(config), config["train"]["steps"]
-        keeper, found, calibrated = None, None, False
-        with parallel.setup_phase():
-            if tracker:
-                run = runs.create(workdir, config, loaded.spec, loaded.fingerprint)
-                stack.callback(lambda: _report(clock))
-                tracker.keep()
-                writer = Writer(run.metrics, tracker)
-                stack.callback(writer.close)
-                keep = config["train"]["keep"]
-                checkpoints = Checkpoints(workdir, keep=keep, identity=run.identity)
-                keeper = _Outputs(stack.enter_context(checkpoints), writer)
-                found = _restore(trainer, seeds, keeper, clock)
-                calibrated = bool(calibrate.read(Path(workdir), steps))
-        # Before the exchanges between devices of the training itself, whose patience is short.
-        parallel.barrier({})
-        start = _start(spread, trainer, seeds, found)
-        calibrated = bool(spread.broadcast_from_host0(np.int64(calibrated)))
-        if keeper and spread.count > 1:
-            log(f"devices: {spread.describe()}")
-        validation = jax.device_put(loaded.validation) if spread.primary else None
-        options = config["train"] | {"steps_per_dispatch": _dispatch(config, feed, keeper)}
-        loop = _Loop(options, spread, tuple(learner.losses), trainer, keeper, clock, stop)
-        state = loop.run(start, feed, validation)
-        if keeper:
-            keeper.checkpoints.wait()
-            clock.lap("checkpoint")
+        trainer = host.layout.make_trainer(learner, config, spec, blocks=host.feed.blocks)
+        with Hosts.setup_phase():
+            outputs = _Outputs.open(stack, host, config, clock)
+            checkpoint = outputs.restore(trainer, seeds_of(config)) if outputs else None
+        # Before training's own exchanges between devices, which do not wait long.
+        Hosts.barrier({})
+        start = _start(host.layout, trainer, seeds_of(config), checkpoint)
+        known = np.int64(outputs is not None and outputs.calibrated)
+        calibrated = bool(host.layout.broadcast_from_host0(known))
+        if outputs and host.layout.count > 1:
+            log(f"devices: {host.layout.describe()}")
+        loop = _Loop(
+            options=_options(config, host.feed, quiet=outputs is None),
+            groups=tuple(learner.losses),
+            host=host,
+            trainer=trainer,
+            outputs=outputs,
+            validation=jax.device_put(host.loaded.validation) if outputs else None,
+            clock=clock,
+            step=start.step,
+            state=start.state,
+            pending=[(n, {k: jnp.asarray(v) for k, v in m.items()}) for n, m in start.note],
+        )
+        state = loop.run()
         if not calibrated:
-            dataset = feed.at(steps - 1)  # by all, as it may be a program of all devices
-            if keeper:
-                mine = spread.local(state), spread.first_piece(dataset)
-                stacked = spread.count > 1
-                calibrate.write(Path(workdir), config, spec, *mine, feed.blocks, stacked=stacked)
+            _calibrate(host, config, spec, state)
         clock.lap("calibrate")
-    return Path(workdir)
+    return workdir
 
 
-def _dispatch(
-    config: Mapping[str, Any], feed: feeder.DatasetFeed, keeper: "_Outputs | None"
-) -> int:
-    """How many steps are dispatched at once; results change by rounding, as each length is a program.
+class _Host(NamedTuple):
+    """What a host has before it talks to the others."""
 
-    A stream cuts dispatches where its window changes, after hundreds of steps: others than hundreds
-    would be of several lengths, and each is compiled.
-    """
-    given = config["train"]["steps_per_dispatch"] or (100 if feed.every else 0)
-    return backend.choose("train.steps_per_dispatch", given, quiet=keeper is None)
+    layout: DeviceLayout
+    stop: StopRequest
+    loaded: Loaded
+    spec: Spec
+    feed: DatasetFeed
+    tracker: Tracker | None
+    """Of the host that writes."""
+    workdir: Path
 
+    @classmethod
+    def prepare(
+        cls,
+        stack: contextlib.ExitStack,
+        config: Mapping[str, Any],
+        workdir: Path,
+        loaded: Loaded | None,
+    ) -> "_Host":
+        """Loads the data and sends them to the devices; the first host locks the run folder too."""
+        layout = DeviceLayout.of(config)
+        stop = stack.enter_context(layout.stop_request())
+        loaded = loaded or load(config, layout.free_bytes)
+        record, tracker = loaded.spec, None
+        if layout.primary:
+            record = runs.recorded_spec(workdir, config, record, loaded.fingerprint)
+            # Weights & Biases first: if it cannot begin, no folder is left.
+            runs.check_free(workdir)
+            tracker = stack.enter_context(Tracker(config, workdir))
+            stack.enter_context(runs.only_writer(workdir))
+        spec = Spec(**record)
+        feed = DatasetFeed(loaded, max(spec.backup, spec.chunk), layout.for_data())
+        stack.callback(feed.close)
+        return cls(layout, stop, loaded, spec, feed, tracker, workdir)
 
-def _of_primary(spread: DeviceLayout, spec: Spec) -> Spec:
-    """With the normalisation of the first host, which alone knows what the run began with."""
-    if not spec.obs_mean:
-        return spec
-    scale = np.array(spec.obs_mean), np.array(spec.obs_std)
-    mean, std = (tuple(x.tolist()) for x in spread.broadcast_from_host0(scale))
-    return spec._replace(obs_mean=mean, obs_std=std)
+    def agree(self, config: Mapping[str, Any]) -> Spec:
+        """The spec with host 0's normalisation: only host 0 knows what the run began with.
 
-
-def _begin_to_write(
-    stack: contextlib.ExitStack, config: Mapping[str, Any], workdir: Path
-) -> Tracker:
-    """Weights & Biases, and then the folder with its lock: what cannot begin leaves no folder."""
-    runs.check_free(workdir)
-    tracker = Tracker(config, workdir)
-    stack.callback(tracker.close)
-    stack.enter_context(runs.only_writer(workdir))
-    return tracker
+        Raises `UserError` if the hosts do not train the same.
+        """
+        stream = {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
+        Hosts.barrier(runs.common(config, self.loaded.fingerprint) | stream)
+        if not self.spec.obs_mean:
+            return self.spec
+        scale = np.array(self.spec.obs_mean), np.array(self.spec.obs_std)
+        mean, std = (tuple(x.tolist()) for x in self.layout.broadcast_from_host0(scale))
+        return self.spec._replace(obs_mean=mean, obs_std=std)
 
 
 class _Outputs(NamedTuple):
-    """What writes: of the first host alone."""
+    """What writes to the run folder; only the first host has it."""
 
     checkpoints: Checkpoints
     writer: Writer
+    clock: Clock
+    calibrated: bool
+    """Whether the constants of guidance were measured before, at the last step."""
 
+    @classmethod
+    def open(
+        cls, stack: contextlib.ExitStack, host: _Host, config: Mapping[str, Any], clock: Clock
+    ) -> "_Outputs | None":
+        """Creates or resumes the run folder; `None` on the other hosts."""
+        if host.tracker is None:
+            return None
+        loaded = host.loaded
+        run = runs.create(host.workdir, config, loaded.spec, loaded.fingerprint)
+        stack.callback(lambda: _log_times(clock))
+        host.tracker.keep()
+        writer = Writer(run.metrics, host.tracker)
+        stack.callback(writer.close)
+        options = config["train"]
+        checkpoints = Checkpoints(host.workdir, keep=options["keep"], identity=run.identity)
+        calibrated = bool(calibration.read(host.workdir, options["steps"]))
+        return cls(stack.enter_context(checkpoints), writer, clock, calibrated)
 
-def _restore(trainer: Trainer, seeds: Any, keeper: _Outputs, clock: Clock) -> RestoredState | None:
-    """The newest sound step, if there is one."""
-    template = jax.eval_shape(trainer.init, seeds)
-    keeper.checkpoints.clean()
-    check_space(keeper.checkpoints.root, 2 * tree_bytes(template))
-    clock.lap("start")
-    found = keeper.checkpoints.restore(template)
-    clock.lap("checkpoint")
-    return found
+    def restore(self, trainer: Trainer, seeds: np.ndarray) -> RestoredState | None:
+        """The newest sound checkpoint, if there is one. Raises `SaveError` if the disk is too full."""
+        template = jax.eval_shape(trainer.init, seeds)
+        self.checkpoints.clean()
+        self.checkpoints.check_space(template, states=2)
+        self.clock.lap("start")
+        checkpoint = self.checkpoints.restore(template)
+        self.clock.lap("checkpoint")
+        return checkpoint
+
+    def save(self, step: int, state: TrainState, note: Any) -> None:
+        """Saves a state, after the metrics that lead up to it."""
+        self.writer.sync()
+        self.checkpoints.save(step, state, note)
 
 
 def _start(
-    spread: DeviceLayout, trainer: Trainer, seeds: Any, found: RestoredState | None
+    layout: DeviceLayout, trainer: Trainer, seeds: np.ndarray, checkpoint: RestoredState | None
 ) -> RestoredState:
-    """Step 0, or what the first host has found, with its state on all devices."""
-    start = found or RestoredState(0, trainer.init(seeds), [])
+    """Host 0's checkpoint, or step 0, with the state on all devices."""
+    start = checkpoint or RestoredState(0, trainer.init(jnp.asarray(seeds)), [])
     return start._replace(
-        step=int(spread.broadcast_from_host0(np.int64(start.step))),
-        state=spread.replicate(spread.broadcast_from_host0(start.state)),
+        step=int(layout.broadcast_from_host0(np.int64(start.step))),
+        state=layout.replicate(layout.broadcast_from_host0(start.state)),
     )
 
 
-def _report(clock: Clock) -> None:
-    """Where the time went; "data" is what the device has waited for data while training."""
+def _options(config: Mapping[str, Any], feed: DatasetFeed, *, quiet: bool) -> Mapping[str, Any]:
+    """The config's section `train`, with the number of steps that are dispatched at once.
+
+    Results change by rounding with that number, as each length is a program of its own. A stream cuts
+    dispatches where its window changes, which is after hundreds of steps: any length that is no hundred
+    would be cut to several lengths, and each of them compiled.
+    """
+    options = config["train"]
+    given = options["steps_per_dispatch"] or (100 if feed.every else 0)
+    chosen = backend.choose("train.steps_per_dispatch", given, quiet=quiet)
+    return options | {"steps_per_dispatch": chosen}
+
+
+def _calibrate(host: _Host, config: Mapping[str, Any], spec: Spec, state: TrainState) -> None:
+    """Measures the constants of guidance at the last step."""
+    steps = config["train"]["steps"]
+    dataset = host.feed.at(steps - 1)  # on all hosts, as it may be a program of all devices
+    if not host.layout.primary:
+        return
+    constants = calibration.measure(
+        config,
+        spec,
+        host.layout.local(state),
+        host.layout.first_piece(dataset),
+        host.feed.blocks,
+        stacked=host.layout.count > 1,
+    )
+    if constants:
+        calibration.write(host.workdir, steps, constants)
+
+
+def _log_times(clock: Clock) -> None:
+    """Where the time went; "data" is the time in which the devices waited for data."""
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.seconds.items())
     log(f"goodput {clock.share('train'):.2f}: {parts}")
 
 
 @dataclasses.dataclass
 class _Loop:
-    """Dispatches, logs and saves until the last step."""
+    """Dispatches steps, logs and saves until the last step."""
 
     options: Mapping[str, Any]
-    """The config's section `train`, nothing in it left to choose."""
-    spread: DeviceLayout
+    """The config's section `train`, with `steps_per_dispatch` chosen."""
     groups: Sequence[str]
     """Parameter groups, in the order of their losses."""
+    host: _Host
     trainer: Trainer
-    keeper: _Outputs | None
+    outputs: _Outputs | None
+    validation: Any
+    """The validation data on one device, if there are any."""
     clock: Clock
-    stop: StopRequest
+    step: int
+    """Updates done."""
+    state: TrainState
+    pending: list[tuple[int, Metrics]]
+    """(steps, their mean metrics) of each dispatch since metrics were last written."""
 
-    def run(self, start: RestoredState, feed: feeder.DatasetFeed, validation: Any) -> TrainState:
-        """The state at the last step."""
-        options, step, state = self.options, start.step, start.state
-        pending: list[tuple[int, Metrics]] = [
-            (n, {k: jnp.asarray(v) for k, v in metrics.items()}) for n, metrics in start.note
-        ]
-        # What lies before was done once already, and was lost.
-        reached = self.keeper.writer.last if self.keeper else 0
-        compiled: set[int] = set()
-        bar = tqdm(
-            total=options["steps"],
-            initial=step,
+    def __post_init__(self) -> None:
+        # Steps up to here were done before, and lost.
+        self._reached = self.outputs.writer.last if self.outputs else 0
+        self._compiled: set[int] = set()
+
+    def run(self) -> TrainState:
+        """Returns the state at the last step."""
+        last = self.options["steps"]
+        if self.step < last:
+            self.host.feed.at(self.step)
+        self.clock.lap("start")
+        self._began, self._begun_at = time.perf_counter(), self.step
+        with self._progress_bar() as bar:
+            while self.step < last:
+                self._stop_if_asked()
+                self._wait_for_data()
+                bar.update(self._dispatch())
+                saving = self.step == last or self._is_due("save_every")
+                # Metrics at a save too: a resumed run starts a new mean there.
+                if saving or self._is_due("log_every"):
+                    self._write_metrics(quiet=not bar.disable)
+                if self._is_due("check_replicas"):
+                    self.host.layout.check_replicas(self.state)
+                if saving:
+                    self._save([])
+                    self.clock.lap("checkpoint")
+        if self.outputs:
+            self.outputs.checkpoints.wait()
+            self.clock.lap("checkpoint")
+        return self.state
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.options["steps"],
+            initial=self.step,
             unit="step",
-            disable=None if self.keeper else True,
+            disable=None if self.outputs else True,
             file=sys.stderr,
             desc="train",
         )
-        if step < options["steps"]:
-            feed.at(step)
-        self.clock.lap("start")
-        began, begun_at = time.perf_counter(), step
-        with bar:
-            while step < options["steps"]:
-                self._heed(step, state, pending)
-                if not feed.ready(step):  # what runs is not waiting; what comes after it is
-                    jax.block_until_ready(state)
-                    self.clock.lap("train" if step > reached else "again")
-                    feed.at(step)
-                    self.clock.lap("data")
-                steps = _next_stop(step, options, feed.until(step)) - step
-                state, metrics = self.trainer.run(state, feed.at(step), steps)
-                if steps not in compiled:
-                    failpoints.failpoint("compile")
-                    self.clock.lap("compile")
-                    compiled.add(steps)
-                pending.append((steps, metrics))
-                step += steps
-                bar.update(steps)
-                if len(pending) > 1:  # two dispatches in flight, so that a signal is heeded soon
-                    jax.block_until_ready(pending[-2])
-                if self.keeper:
-                    self.keeper.checkpoints.poll()
-                saving = step == options["steps"] or step % options["save_every"] == 0
-                # At a save too: a resumed run starts a fresh mean there.
-                if saving or step % options["log_every"] == 0:
-                    scalars = _flush(pending)
-                    self.clock.lap("train" if step > reached else "again")
-                    scalars["skipped"] = self._skipped(state, step)
-                    if self.keeper:
-                        scalars |= self._held_out(state, validation)
-                        rate = (step - begun_at) / (time.perf_counter() - began)
-                        self._log(step, scalars, rate, quiet=not bar.disable)
-                if (every := options["check_replicas"]) and step % every == 0:
-                    self.spread.check_replicas(state)
-                if saving:
-                    self._save(step, state, [])
-                    self.clock.lap("checkpoint")
-        return state
 
-    def _held_out(self, state: TrainState, validation: Any) -> dict[str, float]:
-        """The losses on validation data, if there are any."""
-        failpoints.failpoint("validation")
-        if validation is None:
-            return {}
-        losses = jax.device_get(self.trainer.evaluate(self.spread.local(state), validation))
-        self.clock.lap("validation")
-        return {f"validation/{k}": float(v.mean()) for k, v in losses.items()}
+    def _is_due(self, option: str) -> bool:
+        """Whether the current step is a multiple of an option; never if that is 0."""
+        every = self.options[option]
+        return bool(every) and self.step % every == 0
 
-    def _save(self, step: int, state: TrainState, note: Any) -> None:
-        if self.keeper:
-            self.keeper.writer.sync()
-            self.keeper.checkpoints.save(step, self.spread.local(state), note)
+    def _lap_training(self) -> None:
+        self.clock.lap("train" if self.step > self._reached else "again")
 
-    def _heed(self, step: int, state: TrainState, pending: list[tuple[int, Metrics]]) -> None:
-        """Saves what there is and raises `Stopped`, if a signal has come, to any host."""
-        if not self.spread.agreed_to_stop(self.stop):
+    def _stop_if_asked(self) -> None:
+        """Saves and raises `Stopped`, if a signal has come to any host."""
+        stop = self.host.stop
+        if not self.host.layout.agreed_to_stop(stop):
             return
         note = [
             (n, {name: np.asarray(x).tolist() for name, x in metrics.items()})
-            for n, metrics in pending
+            for n, metrics in self.pending
         ]
-        self._save(step, state, note)
-        if self.keeper:
-            self.keeper.checkpoints.wait()
-        self.stop.check(f"saved at step {step}; the same command goes on from there")
+        self._save(note)
+        if self.outputs:
+            self.outputs.checkpoints.wait()
+        stop.check(f"saved at step {self.step}; the same command resumes from there")
 
-    def _skipped(self, state: TrainState, step: int) -> int:
-        """Updates left out so far, of all seeds. Raises `NotFiniteError` if there is no end to it."""
-        guard = jax.device_get(self.spread.local(state.guard))
+    def _wait_for_data(self) -> None:
+        """Counts the time until the dataset is there, but not the time of steps that still run."""
+        if self.host.feed.ready(self.step):
+            return
+        jax.block_until_ready(self.state)
+        self._lap_training()
+        self.host.feed.at(self.step)
+        self.clock.lap("data")
+
+    def _dispatch(self) -> int:
+        """Starts the next steps, without waiting for them, and returns how many."""
+        feed = self.host.feed
+        steps = _next_stop(self.step, self.options, feed.until(self.step)) - self.step
+        self.state, metrics = self.trainer.run(self.state, feed.at(self.step), steps)
+        if steps not in self._compiled:
+            failpoint("compile")
+            self.clock.lap("compile")
+            self._compiled.add(steps)
+        self.pending.append((steps, metrics))
+        self.step += steps
+        if (
+            len(self.pending) > 1
+        ):  # at most two dispatches in flight, so that a signal is heeded soon
+            jax.block_until_ready(self.pending[-2])
+        if self.outputs:
+            self.outputs.checkpoints.poll()
+        return steps
+
+    def _write_metrics(self, *, quiet: bool) -> None:
+        """Writes the means since the last call. Raises `NotFiniteError` if updates are all skipped."""
+        scalars = _flush(self.pending)
+        self._lap_training()
+        scalars["skipped"] = self._skipped()
+        if self.outputs is None:
+            return
+        scalars |= self._validation_losses()
+        rate = (self.step - self._begun_at) / (time.perf_counter() - self._began)
+        self.outputs.writer.write(self.step, scalars, steps_per_second=rate)
+        if not quiet:
+            losses = " ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss"))
+            log(f"step {self.step}/{self.options['steps']} {rate:.0f}/s {losses}")
+
+    def _validation_losses(self) -> dict[str, float]:
+        """The losses on validation data, if there are any."""
+        failpoint("validation")
+        if self.validation is None:
+            return {}
+        state = self.host.layout.local(self.state)
+        losses = jax.device_get(self.trainer.evaluate(state, self.validation))
+        self.clock.lap("validation")
+        return {f"validation/{k}": float(v.mean()) for k, v in losses.items()}
+
+    def _save(self, note: Any) -> None:
+        if self.outputs:
+            self.outputs.save(self.step, self.host.layout.local(self.state), note)
+
+    def _skipped(self) -> int:
+        """Updates skipped so far, over all seeds. Raises `NotFiniteError` if there is no end to it."""
+        guard = jax.device_get(self.host.layout.local(self.state.guard))
         for seed, row in enumerate(guard.in_a_row):
             if row < MOST_SKIPPED:
                 continue
             bad = [g for i, g in enumerate(self.groups) if guard.culprits[seed] >> i & 1]
             raise NotFiniteError(
                 f"loss or gradient of {', '.join(bad)} is not finite in any update since step "
-                f"{step - row}: stopped; the checkpoints before it stay; lower "
+                f"{self.step - row}: stopped; the checkpoints before it stay; lower "
                 "optimizer.learning_rate or look at the data"
             )
         return int(guard.skipped.sum())
-
-    def _log(self, step: int, scalars: Mapping[str, float], rate: float, *, quiet: bool) -> None:
-        if self.keeper:
-            self.keeper.writer.write(step, scalars, steps_per_second=rate)
-        if quiet:
-            return
-        losses = " ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith("/loss"))
-        steps = self.options["steps"]
-        log(f"step {step}/{steps} {rate:.0f}/s {losses}")
 
 
 def _next_stop(step: int, options: Mapping[str, Any], until: int | None = None) -> int:
     """The end of the next dispatch: a full one, or the next step at which the host has work.
 
-    `until`: the first step that draws from other data.
+    `until`: the first step that draws from another dataset.
     """
     every = ("steps_per_dispatch", "log_every", "save_every", "check_replicas")
     marks = (options[key] for key in every if options.get(key))
@@ -307,18 +397,20 @@ def _next_stop(step: int, options: Mapping[str, Any], until: int | None = None) 
 
 
 def _flush(pending: list[tuple[int, Metrics]]) -> dict[str, float]:
-    """Means over the steps and seeds since the last call; per seed too if there are several."""
+    """Means over the steps and seeds of `pending`, which it empties; per seed too if there are several.
+
+    A dispatch in which all updates were skipped is NaN, and counts for nothing.
+    """
     steps = np.array([[n] for n, _ in pending])
     values = jax.device_get([metrics for _, metrics in pending])
     pending.clear()
     scalars = {}
     for name in values[0]:
-        means = np.array([v[name] for v in values])  # [dispatches, seeds], NaN if all was left out
+        means = np.array([v[name] for v in values])  # [dispatches, seeds]
         weights = steps * ~np.isnan(means)
         with np.errstate(invalid="ignore"):
-            per_seed = (weights * np.where(np.isnan(means), 0.0, means)).sum(axis=0) / weights.sum(
-                axis=0
-            )
+            total = (weights * np.where(np.isnan(means), 0.0, means)).sum(axis=0)
+            per_seed = total / weights.sum(axis=0)
         scalars[name] = float(per_seed.mean())
         if len(per_seed) > 1:
             scalars |= {f"{name}/seed{i}": float(x) for i, x in enumerate(per_seed)}

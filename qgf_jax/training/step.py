@@ -337,7 +337,7 @@ def make_programs(
 def make_trainer(
     learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
 ) -> Trainer:
-    """The programs compiled for one device; for several see `parallel.make_trainer`."""
+    """The programs compiled for one device; for several see `DeviceLayout.make_trainer`."""
     programs = make_programs(learner, config, spec, blocks=blocks)
     return Trainer(
         init=jax.jit(programs.init),

@@ -16,9 +16,9 @@ from PIL import Image
 from processes import Server
 from public_agent import public_agent
 
-from qgf_jax.data import shards
+from qgf_jax.data.converted import Manifest
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 
 CONFIG = f"--config={ROOT / 'tests' / 'tiny_config.py'}"
 COUNTS = ("--episodes=2", "--selection_episodes=2", "--envs=2", "--workers=1")
@@ -68,8 +68,8 @@ class Convert(Collect):
         return ("convert", self.source / f"{MAZE}.npz", f"--out={place}")
 
     def result(self, place):
-        assert not any(shards.fault(folder) for folder in place.iterdir())
-        return {folder.name: shards.read_manifest(folder) for folder in place.iterdir()}
+        assert not any(Manifest.read(folder).why_invalid() for folder in place.iterdir())
+        return {folder.name: Manifest.read(folder).record for folder in place.iterdir()}
 
 
 class Import(Command):
@@ -86,7 +86,9 @@ class Import(Command):
     def result(self, place):
         found = Checkpoints(place / "run")
         names = {p.name for p in found.root.iterdir()}
-        return [(step, found.fault(step), found.digest(step)) for step in found.steps()], names
+        return [
+            (step, found.why_invalid(step), found.digest(step)) for step in found.steps()
+        ], names
 
 
 class Evaluate(Command):

@@ -18,7 +18,7 @@ from qgf_jax.interop import import_official as official
 from qgf_jax.interop import pickled
 from qgf_jax.runs import policy
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 
 FILE = ROOT / "tests" / "data" / "parity.npz"
 WIDE = {"networks.policy_hidden": (64,) * 3, "networks.critic_hidden": (64,) * 3}
@@ -84,7 +84,7 @@ def test_actions_are_those_of_the_public_code(arrays, trees, tmp_path, leaf, par
     assert run(path, tmp_path / "run") == 0
     restored = policy.restore(tmp_path / "run")
     assert restored.step == 10 and restored.run.config["preset"] == "paper"
-    assert not Checkpoints(tmp_path / "run", identity=restored.run.identity).fault(10)
+    assert not Checkpoints(tmp_path / "run", identity=restored.run.identity).why_invalid(10)
     for name, groups in (("params", restored.params), ("target_params", restored.target_params)):
         for group, tree in groups.items():
             theirs = trees[group if name == "params" else f"target_{group}"]
@@ -287,7 +287,7 @@ def test_a_file_that_is_cut_is_refused_wherever(trees, tmp_path):
     path = tmp_path / "params_10.pkl"
     for length in (0, 1, 2, 11, len(whole) - 1, *rng.integers(len(whole), size=20)):
         with pytest.raises(UserError, match="no checkpoint of the public"):
-            official.read(write(path, whole[:length]))
+            official.Official.read(write(path, whole[:length]))
 
 
 def test_bits_turned_are_never_more_than_an_error(trees, tmp_path):
@@ -298,7 +298,7 @@ def test_bits_turned_are_never_more_than_an_error(trees, tmp_path):
     for at in range(len(whole)):
         whole[at] ^= 1 << at % 8
         try:
-            official.read(write(tmp_path / "p.pkl", bytes(whole)))
+            official.Official.read(write(tmp_path / "p.pkl", bytes(whole)))
         except UserError as error:
             assert "\n" not in str(error)
             refused += 1
@@ -313,7 +313,7 @@ def test_numbers_that_are_not_finite_are_refused(trees, tmp_path, bad):
         tmp_path / "p.pkl", agent(trees | {"policy": {**trees["policy"], "Dense_0": head}})
     )
     with pytest.raises(UserError, match="policy/Dense_0/bias holds numbers"):
-        official.read(path)
+        official.Official.read(path)
 
 
 def test_the_machine_reads_what_pickle_writes():

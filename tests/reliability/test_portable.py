@@ -22,7 +22,7 @@ from conftest import LONG, ROOT
 from processes import Server
 
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 
 GOLDEN = ROOT / "tests" / "data" / "golden.zip"
 
@@ -55,7 +55,7 @@ def test_a_run_of_the_first_version_is_restored_and_acts_as_it_did(golden, tmp_p
 
     restored = policy.restore(golden)
     checkpoints = Checkpoints(golden, identity=restored.run.identity)
-    assert checkpoints.steps() == [4] and not checkpoints.fault(4)
+    assert checkpoints.steps() == [4] and not checkpoints.why_invalid(4)
     # To rounding: another version of XLA may add in another order, and the features of time are fast.
     np.testing.assert_allclose(actions(golden), np.load(golden / "actions.npy"), atol=5e-3)
 

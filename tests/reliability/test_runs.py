@@ -13,7 +13,7 @@ from conftest import LONG, ROOT
 from processes import Server
 
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.metrics import read_lines
+from qgf_jax.runs.files import read_lines
 
 STEPS = 1200
 POINTS = (
@@ -63,7 +63,7 @@ class Trained:
 
     def result(self):
         """All that a run leaves: digest of the state, lines of metrics without rates."""
-        assert not self.checkpoints.fault(STEPS)
+        assert not self.checkpoints.why_invalid(STEPS)
         lines = [
             {k: v for k, v in line.items() if k != "steps_per_second"}
             for line in read_lines(self.workdir / "metrics.jsonl")
@@ -147,7 +147,7 @@ def test_sigterm_at_a_named_point_saves_and_leaves_with_143(trained, undisturbed
     assert trained.run(QGF_SIGNAL_AT=f"{point}:{visit}") == 143
     said = trained.log.read_text()
     step = int(said.rsplit("saved at step ", 1)[1].split(";")[0])
-    assert trained.checkpoints.steps()[-1] == step and not trained.checkpoints.fault(step)
+    assert trained.checkpoints.steps()[-1] == step and not trained.checkpoints.why_invalid(step)
     assert "Traceback" not in said
     assert trained.run() == 0
     assert trained.result() == undisturbed[0]
@@ -224,7 +224,7 @@ def test_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         said = trained.log.read_text().splitlines()[-1]
         assert said.startswith("qgf: error: ") and "make room" in said
         steps = trained.checkpoints.steps()
-        assert steps and all(not trained.checkpoints.fault(step) for step in steps)
+        assert steps and all(not trained.checkpoints.why_invalid(step) for step in steps)
         filler.unlink()
     assert trained.run() == 0
     assert trained.result() == undisturbed[0]
@@ -235,7 +235,7 @@ def test_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
 def test_no_way_out_loses_the_last_save(server, tmp_path, way, block):
     code = server.run([way, block, tmp_path], tmp_path / "log", call="ways_out:leave")
     assert code == {"returns": 0, "exits": 0, "raises": 1, "interrupts": 1}[way]
-    assert Checkpoints(tmp_path).steps() == [7] and not Checkpoints(tmp_path).fault(7)
+    assert Checkpoints(tmp_path).steps() == [7] and not Checkpoints(tmp_path).why_invalid(7)
 
 
 def test_an_exit_with_code_0_does_not_hide_a_save_that_failed(server, tmp_path):

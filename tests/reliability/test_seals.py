@@ -91,7 +91,7 @@ def test_what_was_damaged_restores_to_the_same_bits_or_is_refused_by_name(
         damage(raw, offset, rng)
         path.write_bytes(bytes(raw))
         where = (path, offset)
-        if not (fault := checkpoints.fault(2)):
+        if not (fault := checkpoints.why_invalid(2)):
             assert restores(checkpoints, 2, 2), where
         else:
             named = path.name if path.name != "2.json" else "no readable seal"
@@ -117,16 +117,16 @@ HARMLESS = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_a_seal_does_not_look_at_restores_to_the_same_bits(checkpoints, name):
     HARMLESS[name](checkpoints.root / "2")
-    assert not checkpoints.fault(2) and restores(checkpoints, 2, 2)
+    assert not checkpoints.why_invalid(2) and restores(checkpoints, 2, 2)
 
 
 def test_every_file_is_missed(checkpoints):
     for path in files(checkpoints):
         whole = path.read_bytes()
         path.unlink()
-        assert checkpoints.fault(2), path
+        assert checkpoints.why_invalid(2), path
         path.write_bytes(whole)
-    assert not checkpoints.fault(2)
+    assert not checkpoints.why_invalid(2)
 
 
 def test_files_of_two_steps_do_not_mix(checkpoints):
@@ -134,11 +134,11 @@ def test_files_of_two_steps_do_not_mix(checkpoints):
     one, two = (checkpoints.root / name for name in "12")
     two.rename(two.with_name("kept"))
     shutil.copytree(one, two)
-    assert checkpoints.fault(2)
+    assert checkpoints.why_invalid(2)
     shutil.copy(
         seals / "1.json", seals / "2.json"
     )  # with its seal too: it says which step it is of
-    assert checkpoints.fault(2)
+    assert checkpoints.why_invalid(2)
 
 
 def test_two_leaves_swapped_are_seen(original, tmp_path):
@@ -151,7 +151,7 @@ def test_two_leaves_swapped_are_seen(original, tmp_path):
     other = Checkpoints(tmp_path, identity=IDENTITY)
     other.save(2, swapped)
     shutil.copy(original.root / "seals" / "2.json", other.root / "seals" / "2.json")
-    assert other.fault(2)
+    assert other.why_invalid(2)
     assert other.steps() == [2]
 
 
@@ -249,7 +249,7 @@ def test_unsound_newer_steps_do_not_push_out_sound_ones(tmp_path, keep):
     again = Checkpoints(tmp_path, keep=keep)
     again.save(5, state_of(5))
     assert again.newest_sound() == 5
-    assert [step for step in again.steps() if not again.fault(step)] == [1, 5][-keep:]
+    assert [step for step in again.steps() if not again.why_invalid(step)] == [1, 5][-keep:]
 
 
 @pytest.mark.parametrize("content", [b"[]", b"3", b'"x"', b"null", b"{}"])
