@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--rescue",
         action="store_true",
-        help="first mend checkpoints that an earlier version saved below a path such as "a[b]"",
+        help="first mend checkpoints that an earlier version saved below a path such as 'a[b]'",
     )
     flags = parser.parse_args(arguments)
     if Manifest.is_in(flags.workdir):

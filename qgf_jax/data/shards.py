@@ -69,7 +69,7 @@ def validation_path(path: Path) -> Path | None:
 
 
 def slice_paths(folder: Path) -> list[Path]:
-    """The npz files of a folder, but not those of validation data. Raises `UserError` if none is left."""
+    """The npz files of a folder, without validation data. Raises `UserError` if none is left."""
     paths = [p for p in sorted(folder.glob("*.npz")) if not p.stem.endswith("-val")]
     if not paths:
         raise UserError(f"{folder}: it has no npz files but validation's: put the others there")

@@ -94,7 +94,7 @@ class Official(NamedTuple):
                 "set data.chunk to what it was trained with"
             )
         action_dim = chunk_dim // chunk
-        backup = options["backup"]
+        backup = options["n_step"]
         return {"obs_dim": obs_dim, "action_dim": action_dim, "chunk": chunk, "backup": backup}
 
 

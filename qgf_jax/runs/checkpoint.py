@@ -112,7 +112,7 @@ class Checkpoints:
             self.wait()
 
     def clean(self) -> None:
-        """Removes what killed runs and failed saves have left. Only the process that writes may call it."""
+        """Removes what killed runs and failed saves have left. For the process that writes."""
         sealed = {str(step) for step in self.steps()}
         for path in self.root.glob("*/"):
             ours = re.fullmatch(r"\d+(\..*)?", path.name)  # a step, or one that was being written

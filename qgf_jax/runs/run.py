@@ -49,7 +49,7 @@ class Run(NamedTuple):
         """What a checkpoint of this run was trained with, for `Checkpoints`."""
         spec = configs.flatten(self.spec)
         return {
-            "config": (_config_fingerprint(configs.fixed(self.config)), *self.former),
+            "config": (fingerprint(configs.identity(self.config)), *self.former),
             "normalisation": (fingerprint(spec),),
             "dataset": (self.dataset["sha256"],),
         }
@@ -115,20 +115,14 @@ TRAINING = _Work("trained", "LOCK", "choose another --workdir")
 EVALUATION = _Work("evaluated", "episodes.lock", "give --out=FOLDER")
 
 
-def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
-    return fingerprint({key: repr(value) for key, value in fixed.items()})
-
-
 def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fingerprints that older versions gave the config of a config.json.
+    """The fingerprints of the config in a config.json that older versions have sealed with.
 
-    They counted the steps of a dispatch as part of the config. A version that recorded no former
-    fingerprints counted the place of the data too.
+    They counted keys as part of a config that a resumed run may change now.
     """
-    recorded = record.get("former_fingerprints")
-    counted = (configs.DISPATCH,) if recorded is not None else (configs.DISPATCH, *configs.PLACES)
-    old = _config_fingerprint(configs.fixed(record["config"], also=counted))
-    return tuple(dict.fromkeys((*(recorded or ()), old)))
+    known = record.get("former_fingerprints")
+    before = fingerprint(configs.identity(record["config"], generation=0 if known is None else 1))
+    return tuple(dict.fromkeys((*(known or ()), before)))
 
 
 @contextlib.contextmanager
@@ -277,11 +271,9 @@ def _write(workdir: Path, record: Mapping[str, Any]) -> None:
 def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes that train one run must agree on, flat and as JSON has it.
 
-    The place of the data may differ, and so may what only the first process uses.
+    The path of the data may differ, and so may what only the first process uses.
     """
-    flat = configs.flatten(config).items()
-    free = (*configs.PLACES, "wandb", "eval.")
-    shared = {f"config key {k}": v for k, v in flat if not k.startswith(free)}
+    shared = {f"config key {k}": v for k, v in configs.shared(config).items()}
     keys = ("sha256", "mode", "layout")
     return json.loads(json.dumps(shared | {f"data's {k}": data.get(k) for k in keys}))
 

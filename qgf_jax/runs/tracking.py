@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qgf_jax.runs.files import write_atomically
 from qgf_jax.errors import UserError
+from qgf_jax.runs.files import write_atomically
 
 _ID = "wandb.json"
 """The file in the run folder that holds the id of the run at W&B."""
