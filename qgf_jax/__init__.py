@@ -7,6 +7,8 @@ workers and the command line need most of it without JAX.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from qgf_jax import renamed
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ __all__ = [
     "load_policy",
     "pretrain",
 ]
+
+
+renamed.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,13 @@
 """`python -m qgf_jax`, the same as the `qgf` command."""
 
-from qgf_jax.runtime import children
+import sys
 
-children.leave_working_folder_last()
+# `python -m` puts the working folder first on the search path, where a file could replace a module of
+# Python's. It goes to the end, before anything else is imported.
+if not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))
 
-from qgf_jax.cli import main  # noqa: E402 - what it imports may be in the working folder too
+from qgf_jax.cli import main
 
 if __name__ == "__main__":
     main()

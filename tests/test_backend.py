@@ -126,7 +126,7 @@ def test_what_nobody_gave_is_chosen_by_platform_and_said_once(
 def test_docs_have_the_numbers():
     text = (ROOT / "docs" / "accelerators.md").read_text()
     for name in ("train.steps_per_dispatch", "--envs=jax"):
-        cells = [backend.default(name, platform, 2) for platform in ("cpu", "gpu")]
+        cells = [backend._default(name, platform, 2) for platform in ("cpu", "gpu")]
         assert f"`{name}` | {cells[0]} | {cells[1]} |" in text
 
 

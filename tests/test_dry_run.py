@@ -41,7 +41,7 @@ def test_widths_with_goals_are_those_of_the_data():
 @pytest.mark.parametrize("hosts", ["here", "127.0.0.1,2,0", "127.0.0.1:80,2,2", "a:1,2"])
 def test_hosts_that_cannot_be_read_are_refused_before_anything_waits(hosts):
     with pytest.raises(UserError, match="it must be auto or ADDRESS:PORT,COUNT,INDEX"):
-        Hosts.parse(hosts).initialize()
+        Hosts.initialize(hosts)
 
 
 def test_commands_of_the_page_are_understood(monkeypatch, capsys):

@@ -10,6 +10,7 @@ PURE = {"types", "errors", "bounds"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
+    "renamed": {"errors"},
     "bounds": {"errors"},
     "core": PURE | {"core"},
     "methods": PURE | {"core", "methods", "runtime", "config", "training"},
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "evaluation": PURE | {"envs", "evaluation", "methods", "report", "runs", "runtime", "training"},
     "report": PURE | {"envs", "evaluation", "methods", "report", "runs", "runtime"},
     "interop": PURE | {"config", "envs", "interop", "methods", "runs", "runtime", "training"},
-    "__main__": {"runtime", "cli"},
+    "__main__": {"cli"},
 }
 
 

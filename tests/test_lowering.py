@@ -97,7 +97,7 @@ def precisions(text):
 
 
 def exported(program, arguments, platform):
-    with backend.standard():
+    with backend._standard():
         return jax.export.export(program, platforms=[platform])(*arguments)
 
 
@@ -202,7 +202,7 @@ def compiled(program, arguments, *shardings):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
     placed = list(map(put, arguments, shardings))
-    with backend.standard():
+    with backend._standard():
         return program.lower(*placed, *arguments[len(placed) :]).compile().as_text()
 
 

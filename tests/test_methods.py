@@ -78,9 +78,9 @@ def trained(maze_data, tmp_path_factory):
     data = folder / "data"  # without the validation file, whose losses would be compiled every time
     data.mkdir()
     shutil.copy(maze_data / f"{MAZE}.npz", data)
-    from qgf_jax.training import calibration as calibrate
+    from qgf_jax.training import loop
 
-    real = calibrate.measure
+    real = loop._calibrate
 
     @functools.cache
     def train(policies, settings):
@@ -89,12 +89,12 @@ def trained(maze_data, tmp_path_factory):
         )
         config = tiny(name, **{"data.dir": str(data), "train.steps": 2})
 
-        def keeping(config, spec, state, *data, **how):
+        def keeping(host, config, spec, state):
             states[name] = jax.device_get((state.params, state.target_params))
-            return real(config, spec, state, *data, **how)
+            real(host, config, spec, state)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibrate, "measure", keeping)
+            patch.setattr(loop, "_calibrate", keeping)
             return pretrain(config, folder / name), states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))

@@ -75,7 +75,7 @@ def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> Non
     from qgf_jax.training.hosts import Hosts
     from qgf_jax.training.loop import pretrain
 
-    first = Hosts.parse(hosts).initialize()
+    first = Hosts.initialize(hosts)
     done = pretrain(config, workdir)
     if first:
         print(json.dumps({"workdir": str(done)}))

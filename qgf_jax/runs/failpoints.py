@@ -1,19 +1,19 @@
-"""Named places at which a test lets the program die, or be asked to stop. Idle otherwise.
+"""Named points at which a test can kill the program or send it a signal. Otherwise they do nothing.
 
-`QGF_CRASH_AT=name:n` ends the process at the n-th visit as a kill would, with nothing flushed or
-closed; `QGF_SIGNAL_AT=name:n` sends it SIGTERM there.
+`QGF_CRASH_AT=name:n` ends the process at the n-th visit as a kill would, with nothing flushed or closed;
+`QGF_SIGNAL_AT=name:n` sends it SIGTERM there.
 """
 
 import collections
 import os
 import signal
 
-_seen: collections.Counter[str] = collections.Counter()
+_visits: collections.Counter[str] = collections.Counter()
 
 
 def failpoint(name: str) -> None:
-    """A place with a name."""
-    _seen[name] += 1
+    """Marks the point `name`."""
+    _visits[name] += 1
     if _is_here("QGF_CRASH_AT", name):
         os._exit(137)
     if _is_here("QGF_SIGNAL_AT", name):
@@ -21,5 +21,5 @@ def failpoint(name: str) -> None:
 
 
 def _is_here(variable: str, name: str) -> bool:
-    wanted, _, count = os.environ.get(variable, "").partition(":")
-    return wanted == name and _seen[name] == int(count or 1)
+    point, _, visit = os.environ.get(variable, "").partition(":")
+    return point == name and _visits[name] == int(visit or 1)

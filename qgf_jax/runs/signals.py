@@ -1,4 +1,4 @@
-"""A request to stop is noticed at once and heeded where nothing is lost. No JAX here."""
+"""Signals set a flag that loops check where nothing is lost. No JAX."""
 
 import contextlib
 import os
@@ -9,40 +9,41 @@ from typing import Any
 
 from qgf_jax.errors import Stopped
 
-_ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """From entry to exit SIGTERM, SIGINT and SIGHUP only leave a note; the second one ends the program.
+    """In its block SIGTERM, SIGINT and SIGHUP only set `wanted`; a second signal ends the program.
 
-    One that is ignored stays so: `nohup` and shells' background jobs rely on it.
+    A signal that is ignored stays ignored: `nohup` and shells' background jobs rely on it.
 
-    Whoever works in a loop asks `wanted`, or calls `check`, between two pieces of work. A compilation
-    or whatever else does not look is finished first.
+    A loop reads `wanted`, or calls `check`, between two pieces of work. Work that does not, such as a
+    compilation, is finished first.
 
-    With `forward`, SIGTERM is another's to hear, and the first of the other two is sent on as SIGTERM.
+    With `forward`, somebody else handles SIGTERM, and the first of the other signals is sent on as
+    SIGTERM.
     """
 
     def __init__(self, *, forward: bool = False) -> None:
         self.wanted = 0
         """The number of the signal, 0 while none has come."""
         self.asked = 0
-        """How often a loop has asked, where several processes have to agree."""
+        """How often a loop has asked whether to stop, where several processes must agree."""
         self.sent = 0
-        """The number of the signal that was sent on."""
+        """The number of the signal that was sent on, 0 while none was."""
         self._forward = forward
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # others may not, says Python
-            asks = [ask for ask in _ASKS if not (self._forward and ask == signal.SIGTERM)]
-            wanted = [ask for ask in asks if signal.getsignal(ask) != signal.SIG_IGN]
-            self._before = {ask: signal.signal(ask, self._note) for ask in wanted}
+        if threading.current_thread() is threading.main_thread():  # Python allows it to no other
+            own = [s for s in _SIGNALS if not (self._forward and s == signal.SIGTERM)]
+            heeded = [s for s in own if signal.getsignal(s) != signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._note) for s in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for ask, handler in self._before.items():
-            signal.signal(ask, handler)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.wanted or self.sent:
@@ -58,6 +59,6 @@ class StopRequest:
             os.write(2, f"qgf: {name}: saving and stopping; once more stops at once\n".encode())
 
     def check(self, kept: str) -> None:
-        """Raises `Stopped`, which says what was kept, if a signal has come."""
+        """Raises `Stopped` with the message `kept`, what was saved, if a signal has come."""
         if self.wanted:
             raise Stopped(self.wanted, kept)

@@ -1,10 +1,10 @@
-"""How this package wants JAX to be, and what it chooses by platform.
+"""JAX's settings: those that are fixed, and those that are chosen by platform.
 
-A run's bits are a function of its config, so what changes numbers is fixed here, whatever the variables
-of the surroundings or a caller say: 32 bits, the precision of products, and the generator of random
-numbers that all runs have used. What changes speed and memory, and results by rounding at most, is
-chosen here too: variables by `tune`, before JAX is imported, and numbers that nobody has given by
-`choose`. JAX is imported on first use.
+The bits of a run are a function of its config. So whatever changes numbers is fixed here, regardless of
+environment variables and of the caller: 32 bits, the precision of products, and the generator of random
+numbers. What changes speed and memory, and results by rounding at most, is chosen here too: variables by
+`tune`, before JAX is imported, and numbers that the user left open by `choose`. JAX is imported on first
+use.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _STANDARD: dict[str, Any] = {
     "transfer_guard": "allow",
     "disable_jit": False,
 }
-"""Options of JAX, each a context manager `jax.NAME` and a variable `JAX_NAME`."""
+"""Options of JAX: each has a context manager `jax.NAME` and a variable `JAX_NAME`."""
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -41,8 +41,8 @@ def set_variables() -> None:
 
 
 @contextlib.contextmanager
-def standard() -> Generator[None]:
-    """Fixes the options for a while, in a program that may have chosen others."""
+def _standard() -> Generator[None]:
+    """Fixes the options for the block."""
     import jax
 
     with contextlib.ExitStack() as stack:
@@ -52,18 +52,18 @@ def standard() -> Generator[None]:
 
 
 def standardized(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """`call` under `standard`."""
+    """`call` with the options fixed, in a program that may have chosen others."""
 
     @functools.wraps(call)
     def wrapper(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-        with standard():
+        with _standard():
             return call(*args, **kwargs)
 
     return wrapper
 
 
 def devices(*, local: bool = False) -> list[Any]:
-    """All devices, or this host's. Raises `UserError` if the platform that was asked for has none."""
+    """All devices, or this host's. Raises `UserError` if the requested platform has none."""
     import jax
 
     try:
@@ -79,21 +79,21 @@ def devices(*, local: bool = False) -> list[Any]:
 
 
 def launches() -> bool:
-    """Whether the devices here are accelerators, on which each operation is a launch that costs."""
+    """Whether the devices are accelerators, on which every operation costs a launch."""
     import jax
 
     return jax.default_backend() != "cpu"
 
 
 class _Flag(NamedTuple):
-    """One of XLA's, that is worth having."""
+    """A flag of XLA that makes programs faster."""
 
     name: str
     value: str
     widest: int
-    """Units of the widest layer from which on it is."""
+    """It helps if the widest layer has at least so many units."""
     words: tuple[bytes, ...]
-    """What a library has in it that knows the flag and its value."""
+    """Strings in every library that knows the flag and its value."""
 
 
 _FLAGS = (
@@ -111,17 +111,17 @@ _FLAGS = (
 
 
 def tune(*, widest: int = 0, alone: bool = True) -> None:
-    """Tells XLA how to compile, and how much of a card to take; before JAX is imported.
+    """Sets XLA's flags, and how it takes a card's memory; call it before JAX is imported.
 
-    `widest`: units of the widest layer, where that is known. A process that is not `alone` takes
-    memory as it needs it, and not three quarters of the card at once as JAX does: a training or a
-    simulator that draws may be beside it. Variables of one's own are heeded.
+    `widest`: units of the widest layer, if known. A process that is not `alone` takes memory as it needs
+    it, and not three quarters of the card at once as JAX does by default: a training or a renderer may
+    run beside it. Variables that the user has set win.
     """
     if "jax" in sys.modules:
         return
     given = os.environ.get("XLA_FLAGS", "")
-    wanted = [f for f in _FLAGS if widest >= f.widest and f"--{f.name}" not in given]
-    known = [f"--{flag.name}={flag.value}" for flag in wanted if _is_known(flag)]
+    useful = [f for f in _FLAGS if widest >= f.widest and f"--{f.name}" not in given]
+    known = [f"--{flag.name}={flag.value}" for flag in useful if _is_known(flag)]
     os.environ["XLA_FLAGS"] = " ".join([given, *known]).strip()
     if not alone and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
         os.environ.setdefault(_PREALLOCATE, "false")
@@ -131,24 +131,24 @@ _PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def _is_known(flag: _Flag) -> bool:
-    """Whether all libraries here know the flag, each of which ends the process if it does not.
+    """Whether all libraries know the flag: each ends the process at a flag that it does not know.
 
-    JAX has no list of flags, and to ask a process that may end takes a second. The strings are in the
-    files of the libraries, and found in milliseconds if they are.
+    JAX has no list of flags, and trying one in another process takes a second. Searching the library
+    files for the flag's strings takes milliseconds.
     """
     libraries = _libraries()
     return bool(libraries) and all(_holds(library, flag.words) for library in libraries)
 
 
 def _libraries() -> list[Path]:
-    """Those that read XLA_FLAGS: jaxlib's own and the plug-ins for other platforms."""
+    """The files of the libraries that read XLA_FLAGS: jaxlib's and the plug-ins for other platforms."""
     patterns = {"jaxlib": "libjax_common.*", "jax_plugins": "*/*.so", "libtpu": "libtpu.so"}
-    found = []
+    libraries = []
     for package, pattern in patterns.items():
         spec = importlib.util.find_spec(package)
-        places = (spec.submodule_search_locations if spec else None) or ()
-        found += [path for place in places for path in sorted(Path(place).glob(pattern))]
-    return found
+        folders = (spec.submodule_search_locations if spec else None) or ()
+        libraries += [path for folder in folders for path in sorted(Path(folder).glob(pattern))]
+    return libraries
 
 
 def _holds(library: Path, words: Collection[bytes]) -> bool:
@@ -163,9 +163,9 @@ def _holds(library: Path, words: Collection[bytes]) -> bool:
 
 
 def choose(name: str, given: int, *, quiet: bool = False) -> int:
-    """`given`, or where that is 0 what suits the platform; one line says all that is in use."""
+    """`given`, or what suits the platform if that is 0. Logs it with the flags, unless `quiet`."""
     device, cores = devices()[0], os.cpu_count() or 1
-    value = given or default(name, device.platform, cores)
+    value = given or _default(name, device.platform, cores)
     variables = ("XLA_FLAGS", _PREALLOCATE) if device.platform != "cpu" else ("XLA_FLAGS",)
     also = "".join(f" {v}='{os.environ[v]}'" for v in variables if os.environ.get(v))
     if not quiet:
@@ -173,11 +173,11 @@ def choose(name: str, given: int, *, quiet: bool = False) -> int:
     return value
 
 
-def default(name: str, platform: str, cores: int) -> int:
-    """A number where config and flags have 0, for a platform of JAX's and so many cores of the host.
+def _default(name: str, platform: str, cores: int) -> int:
+    """The number for a setting that is 0, for a platform of JAX's and so many cores of the host.
 
-    How many act at once may change the last bits of an action, on an accelerator and in the maze on the
-    device: there it does not depend on the host.
+    On an accelerator, and in the maze on the device, the number of environments that act at once may
+    change the last bits of an action, so there it does not depend on the host.
     """
     on_cpu, on_accelerator = {
         # A dispatch costs the host about as much as an update of a small network an accelerator.

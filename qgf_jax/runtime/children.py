@@ -1,7 +1,7 @@
-"""Fresh interpreters: workers, renderer and collecting processes, none of which imports from here.
+"""Starts fresh interpreters, such as workers and renderers, that import nothing from the working folder.
 
-Python puts the working folder in front of its own library, so a file `random.py` there would stand in
-for the library's. `-P` leaves it out; PYTHONPATH still counts.
+Python puts the working folder in front of its own library, so a file `random.py` there would replace the
+library's. The flag `-P` leaves the folder out; PYTHONPATH still counts.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ _HOME = str(Path(__file__).parent.parent.parent)
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs `module` as a program, with this very package behind all others.
+    """The command line that runs `module` as a program, with this package last on the search path.
 
-    The package may have been found in the working folder, as in a checkout that nobody installed.
+    The package may have been found in the working folder, as in a checkout that is not installed.
     """
     code = (
         f"import runpy, sys; sys.path.append({_HOME!r}); "
@@ -27,14 +27,14 @@ def command(module: str, *arguments: str) -> list[str]:
 
 @contextlib.contextmanager
 def safe_path() -> Generator[None]:
-    """The same for processes that `multiprocessing` starts meanwhile."""
+    """Leaves the working folder out for processes that `multiprocessing` starts in the block."""
     with variable("PYTHONSAFEPATH", "1"):
         yield
 
 
 @contextlib.contextmanager
 def variable(name: str, value: str) -> Generator[None]:
-    """Sets one variable of the environment for the block. Other threads see all others as they were."""
+    """Sets an environment variable for the block; the other variables stay as they are."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -44,9 +44,3 @@ def variable(name: str, value: str) -> Generator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = before
-
-
-def leave_working_folder_last() -> None:
-    """Moves the working folder, which `python -m` has put first, to the end of the search path."""
-    if not sys.flags.safe_path:
-        sys.path.append(sys.path.pop(0))

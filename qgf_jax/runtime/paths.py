@@ -1,4 +1,4 @@
-"""What a user says of a path."""
+"""Paths as a user writes them."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from qgf_jax.errors import UserError
 
 
 def expand(text: str) -> Path:
-    """A path with `~` and `~user` expanded. Raises `UserError` if no file can have it."""
+    """A path with `~` and `~user` expanded. Raises `UserError` for a path that no file can have."""
     if not text or "\0" in text:
         raise UserError(f"{text!r} is no path")
     try:
@@ -27,20 +27,25 @@ def expand(text: str) -> Path:
     return path
 
 
-def split(
-    text: str, separator: str, is_there: Callable[[str | Path], bool] = os.path.exists
-) -> list[str]:
-    """The paths in `text`, between separators. A path that exists may hold the separator itself.
+def split(text: str, separator: str, is_there: Callable[[Path], bool] = Path.exists) -> list[str]:
+    """The paths in `text`, between separators. A path that exists may contain the separator itself.
 
-    At each place the longest path that exists counts; where none does, the path ends at the first
+    At each position the longest path that exists counts; if none exists, the path ends at the first
     separator.
     """
-    words, found = text.split(separator), []
+    words, parts = text.split(separator), []
     while words:
         for n in range(len(words), 0, -1):
-            path = separator.join(words[:n])
-            if n == 1 or is_there(os.path.expanduser(path)):
+            part = separator.join(words[:n])
+            if n == 1 or _holds(is_there, part):
                 break
-        found.append(path)
+        parts.append(part)
         words = words[n:]
-    return found
+    return parts
+
+
+def _holds(is_there: Callable[[Path], bool], text: str) -> bool:
+    try:
+        return is_there(expand(text))
+    except UserError:
+        return False

@@ -42,10 +42,7 @@ def measure(
     critics it equals `q_std`. The covariance is given as `values` [S, D], the variances along its axes,
     and `vectors` [S, D, D], the axes in columns. `dataset` is made of `blocks` of one shape, and
     `stacked` if it has a leading axis of length 1, as a piece on one of several devices has.
-    Returns {} for a run without a reference policy.
     """
-    if "policy" not in state.params:
-        return {}
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)

@@ -6,47 +6,46 @@ import json
 import re
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods.lazy import jax
 from qgf_jax.runtime import backend
 
 
-class Hosts(NamedTuple):
+class Hosts:
     """How this process finds the others, and how all of them keep in step."""
 
-    text: str
-    """As the user wrote it."""
-    address: tuple[Any, ...]
-    """(ADDRESS:PORT of the first process, number of processes, index of this one), or () for "auto"."""
-
-    @classmethod
-    def parse(cls, text: str) -> "Hosts":
+    @staticmethod
+    def parse(text: str) -> tuple[Any, ...]:
         """Reads "auto" or "ADDRESS:PORT,COUNT,INDEX". Raises `UserError` for anything else.
 
-        "auto" takes what Slurm, Open MPI, Kubernetes or a TPU pod provide.
+        The address is the first process's, COUNT the number of processes, INDEX that of this one. "auto"
+        gives (), and JAX takes what Slurm, Open MPI, Kubernetes or a TPU pod provide.
         """
         if text == "auto":
-            return cls(text, ())
+            return ()
         parts = re.fullmatch(r"([^,\s]+:\d+),(\d+),(\d+)", text)
         if not parts or int(parts[3]) >= int(parts[2]):
             raise UserError(
                 f"--hosts={text}: it must be auto or ADDRESS:PORT,COUNT,INDEX, with INDEX < COUNT"
             )
-        return cls(text, (parts[1], int(parts[2]), int(parts[3])))
+        return parts[1], int(parts[2]), int(parts[3])
 
-    def initialize(self) -> bool:
+    @classmethod
+    def initialize(cls, text: str) -> bool:
         """Connects this process to the others, before JAX looks at its devices.
 
-        Returns whether it is the first. Raises `UserError` if the processes do not find each other.
+        `text` is as for `parse`. Returns whether this is the first process. Raises `UserError` if the
+        processes do not find each other.
         """
+        address = cls.parse(text)
         try:
-            jax.distributed.initialize(*self.address, initialization_timeout=_TO_CONNECT)
+            jax.distributed.initialize(*address, initialization_timeout=_TO_CONNECT)
         except (RuntimeError, ValueError) as error:
             cause = " ".join(str(error).split())[:120]
             raise UserError(
-                f"--hosts={self.text}: the processes did not find each other: {cause}"
+                f"--hosts={text}: the processes did not find each other: {cause}"
             ) from None
         backend.devices()
         return jax.process_index() == 0

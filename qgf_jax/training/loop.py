@@ -211,7 +211,7 @@ def _calibrate(host: _Host, config: Mapping[str, Any], spec: Spec, state: TrainS
     """Measures the constants of guidance at the last step."""
     steps = config["train"]["steps"]
     dataset = host.feed.at(steps - 1)  # on all hosts, as it may be a program of all devices
-    if not host.layout.primary:
+    if not host.layout.primary or "policy" not in state.params:
         return
     constants = calibration.measure(
         config,
@@ -221,8 +221,7 @@ def _calibrate(host: _Host, config: Mapping[str, Any], spec: Spec, state: TrainS
         host.feed.blocks,
         stacked=host.layout.count > 1,
     )
-    if constants:
-        calibration.write(host.workdir, steps, constants)
+    calibration.write(host.workdir, steps, constants)
 
 
 def _log_times(clock: Clock) -> None:

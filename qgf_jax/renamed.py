@@ -1,0 +1,201 @@
+"""Python names of earlier versions: they go on working, each with one line of advice.
+
+`qgf_jax/__init__.py` calls `install`. Code of this package uses the new names only. An entry is added
+below when something public is renamed; tests/test_renamed.py looks every entry up.
+"""
+
+import importlib
+import operator
+import sys
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+_PACKAGE = "qgf_jax."
+
+_MODULES = {
+    "adjoint": "core.adjoint",
+    "algorithms": "methods.table",
+    "array_files": "runs.array_files",
+    "backend": "runtime.backend",
+    "calibrate": "training.calibration",
+    "checkpoint": "runs.checkpoint",
+    "children": "runtime.children",
+    "costs": "methods.costs",
+    "critics": "methods.critics",
+    "diffusion": "core.diffusion",
+    "dry_run": "training.dry_run",
+    "episodes": "evaluation.episodes",
+    "evaluate": "evaluation.evaluate",
+    "evaluate_device": "evaluation.evaluate_device",
+    "faults": "runs.failpoints",
+    "flops": "runtime.flops",
+    "flow": "core.flow",
+    "global_batch": "training.global_batch",
+    "guidance": "core.guidance",
+    "losses": "core.losses",
+    "metrics": "runs.metrics",
+    "networks": "core.networks",
+    "official": "interop.import_official",
+    "page": "report.html",
+    "parallel": "training.parallel",
+    "paths": "runtime.paths",
+    "pickled": "interop.pickled",
+    "plots": "report.plots",
+    "policies": "methods.policies",
+    "policy": "runs.policy",
+    "pretrain": "training.loop",
+    "run": "runs.run",
+    "samplers": "methods.samplers",
+    "selection": "evaluation.selection",
+    "signals": "runs.signals",
+    "statistics": "evaluation.statistics",
+    "sums": "core.reductions",
+    "tables": "report.tables",
+    "tracking": "runs.tracking",
+    "train": "training.step",
+    "vectors": "training.vectors",
+    "video": "report.video",
+}
+"""{old module: where it is now}; modules below an old package have moved with it."""
+
+_ATTRIBUTES: dict[str, dict[str, str]] = {
+    "core.flow": {"rest": "flow_endpoint"},
+    "core.losses": {"side": "expectile_weight"},
+    "core.networks": {"sight": "network_input"},
+    "core.reductions": {"row_sum": "fast_sum"},
+    "data.checksums": {"measure": "CheckedFile.measure", "record": "CheckedFile.record"},
+    "data.feeder": {
+        "Feeder": "DatasetFeed",
+        "Lanes": "DevicePlacement",
+        "make": "DatasetFeed",
+        "one_device": "DevicePlacement.one_device",
+    },
+    "data.formats": {"peek": "Peek.read"},
+    "data.goals": {"Hindsight": "GoalDistribution"},
+    "data.sampling": {"Feed": "BatchSampler"},
+    "data.shards": {"twin": "validation_path"},
+    "data.stream": {"memory": "runtime.memory:available_bytes"},
+    "envs.ogbench": {"Name": "EnvName", "World": "OGBenchEnv"},
+    "errors": {
+        "remedy": "SaveError.remedy",
+        "say": "log",
+        "say_once": "log_once",
+        "unknown": "unknown_name_error",
+        "unreadable": "UserError.unreadable",
+    },
+    "interop.import_official": {"read": "Official.read"},
+    "report": {"compare": "report.report:compare", "write": "report.report:write"},
+    "runs.checkpoint": {
+        "Found": "RestoredState",
+        "check_tree": "runs.tree:check_tree",
+        "describe": "runs.tree:describe",
+        "fingerprint": "runs.files:fingerprint",
+        "tree_bytes": "runs.tree:tree_bytes",
+        "write_atomically": "runs.files:write_atomically",
+    },
+    "runs.failpoints": {"point": "failpoint"},
+    "runs.metrics": {
+        "Lines": "runs.files:Lines",
+        "append_line": "runs.files:append_line",
+        "is_count": "runs.files:is_count",
+        "is_number": "runs.files:is_number",
+        "read_lines": "runs.files:read_lines",
+        "scan": "runs.files:Lines.read",
+    },
+    "runs.policy": {"Restored": "LoadedRun"},
+    "training.parallel": {
+        "ReplicaError": "errors:UserError",
+        "Spread": "DeviceLayout",
+        "join": "training.hosts:Hosts.initialize",
+        "leave": "training.hosts:Hosts.shutdown",
+        "make": "DeviceLayout.of",
+        "make_trainer": "DeviceLayout.make_trainer",
+        "meet": "training.hosts:Hosts.barrier",
+        "parse_hosts": "training.hosts:Hosts.parse",
+        "together": "training.hosts:Hosts.setup_phase",
+    },
+    "training.step": {"Guard": "NonFiniteGuard"},
+}
+"""{module of today: {old attribute: what it is now, as NAME or MODULE:NAME}}."""
+
+
+def install() -> None:
+    """Makes Python find old names. Imports no other module of this package."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Finds old modules, and gives modules of today their old attributes as they are imported."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not fullname.startswith(_PACKAGE):
+            return None
+        name = fullname.removeprefix(_PACKAGE)
+        first, dot, below = name.partition(".")
+        if first in _MODULES:
+            return ModuleSpec(fullname, _Alias(name, f"{_MODULES[first]}{dot}{below}"))
+        spec = PathFinder.find_spec(fullname, path, target) if name in _ATTRIBUTES else None
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def execute_and_add(module: ModuleType) -> None:
+                execute(module)
+                _add_attributes(module, name, _ATTRIBUTES[name])
+
+            vars(spec.loader)["exec_module"] = execute_and_add
+        return spec
+
+
+class _Alias(Loader):
+    """A loader that puts the module of today in the place of an old one."""
+
+    def __init__(self, old: str, new: str):
+        self._old, self._new = old, new
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves it to Python; `exec_module` replaces the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = f"{_PACKAGE}{self._old}"
+        today = importlib.import_module(f"{_PACKAGE}{self._new}")
+        if self._old in vars(today):  # `qgf_jax.pretrain` is a function too
+            today = _Callable(today, self._old)
+        sys.modules[name] = today
+        _advise(name, f"{_PACKAGE}{self._new}")
+
+
+class _Callable(ModuleType):
+    """A module that is called like the function of the same name in it."""
+
+    def __init__(self, module: ModuleType, name: str):
+        super().__init__(module.__name__, module.__doc__)
+        self._module, self._function = module, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._module, self._function)(*args, **kwargs)
+
+
+def _add_attributes(module: ModuleType, name: str, attributes: dict[str, str]) -> None:
+    """Gives `module` a `__getattr__` that knows the old attributes (PEP 562)."""
+
+    def __getattr__(attribute: str) -> Any:  # noqa: N807
+        if attribute not in attributes:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
+        home, _, path = attributes[attribute].rpartition(":")
+        home = f"{_PACKAGE}{home or name}"
+        _advise(f"{_PACKAGE}{name}.{attribute}", f"{home}.{path}")
+        return operator.attrgetter(path)(importlib.import_module(home))
+
+    vars(module)["__getattr__"] = __getattr__
+
+
+def _advise(old: str, new: str) -> None:
+    from qgf_jax.errors import log_once
+
+    log_once(f"qgf: {old} is an old name: use {new}")

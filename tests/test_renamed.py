@@ -1,0 +1,91 @@
+"""Old Python names go on working, each with one line of advice."""
+
+import importlib
+import operator
+import subprocess
+import sys
+
+import pytest
+
+import qgf_jax
+from qgf_jax import errors, renamed
+from qgf_jax.core import flow
+from qgf_jax.training import loop
+
+BELOW = ["critics.iql", "policies.flow_bc"]
+
+
+@pytest.fixture(autouse=True)
+def advice_is_new():
+    errors.log_once.cache_clear()
+
+
+@pytest.mark.parametrize("old", [*renamed._MODULES, *BELOW])
+def test_an_old_module_is_the_one_of_today(old, capsys):
+    sys.modules.pop(f"qgf_jax.{old}", None)
+    first, dot, below = old.partition(".")
+    new = f"qgf_jax.{renamed._MODULES[first]}{dot}{below}"
+    module = importlib.import_module(f"qgf_jax.{old}")
+    assert vars(module).get("_module", module) is importlib.import_module(new)
+    said = capsys.readouterr().err.splitlines()
+    assert said.count(f"qgf: qgf_jax.{old} is an old name: use {new}") == 1
+    importlib.import_module(f"qgf_jax.{old}")
+    assert not capsys.readouterr().err
+
+
+OLD = [(module, name) for module, names in renamed._ATTRIBUTES.items() for name in names]
+
+
+@pytest.mark.parametrize(("module", "old"), OLD, ids=lambda word: word)
+def test_an_old_attribute_is_the_one_of_today(module, old, capsys):
+    home = importlib.import_module(f"qgf_jax.{module}")
+    place, _, path = renamed._ATTRIBUTES[module][old].rpartition(":")
+    new = f"qgf_jax.{place or module}.{path}"
+    today = operator.attrgetter(path)(importlib.import_module(f"qgf_jax.{place or module}"))
+    for said in (f"qgf: qgf_jax.{module}.{old} is an old name: use {new}\n", ""):
+        assert getattr(home, old) == today
+        if old not in vars(home):  # else the module imports it, and it works without advice
+            assert capsys.readouterr().err == said
+
+
+def test_names_come_by_either_import(capsys):
+    for name in ("algorithms", "flow"):
+        sys.modules.pop(f"qgf_jax.{name}", None)
+        vars(qgf_jax).pop(name, None)
+    scope = {}
+    exec("from qgf_jax import algorithms, flow as old\nfrom qgf_jax.flow import rest", scope)  # noqa: S102
+    assert scope["old"] is flow and scope["rest"] is flow.flow_endpoint
+    assert scope["algorithms"].METHODS is qgf_jax.METHODS
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_an_old_module_takes_the_place_of_no_function(monkeypatch):
+    sys.modules.pop("qgf_jax.pretrain", None)
+    module = importlib.import_module("qgf_jax.pretrain")
+    assert module.pretrain is loop.pretrain and module._next_stop is loop._next_stop
+    monkeypatch.setattr(loop, "pretrain", lambda *args: args)
+    assert qgf_jax.pretrain(1, 2) == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["flows", "flow.x", "critics.sarsa"])
+def test_a_module_that_never_was_is_none(name):
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"qgf_jax.{name}")
+
+
+@pytest.mark.parametrize("module", ["", ".errors", ".flow", ".core.flow", ".envs.ogbench"])
+def test_an_attribute_that_never_was_is_none(module):
+    home = importlib.import_module(f"qgf_jax{module}")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = home.nothing
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = (
+        "import sys; before = {*sys.modules}; import qgf_jax; "
+        "print(*sorted(n for n in {*sys.modules} - before if not n.startswith('_')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = {name for name in done.stdout.split() if name.partition(".")[0] == "qgf_jax"}
+    assert new == {"qgf_jax", "qgf_jax.renamed"}
+    assert len(done.stdout.split()) < 40 and "numpy" not in done.stdout
