@@ -98,13 +98,21 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "runs.failpoints": {"point": "failpoint"},
     "runs.metrics": {
         "Lines": "runs.files:Lines",
-        "append_line": "runs.files:append_line",
+        "append_line": "runs.files:Lines.append",
         "is_count": "runs.files:is_count",
         "is_number": "runs.files:is_number",
         "read_lines": "runs.files:read_lines",
         "scan": "runs.files:Lines.read",
     },
     "runs.policy": {"Restored": "LoadedRun"},
+    "runs.run": {
+        "EVALUATION": "runs.locks:EVALUATION",
+        "TRAINING": "runs.locks:TRAINING",
+        "check_free": "runs.locks:TRAINING.check_free",
+        "create": "Run.create",
+        "only_writer": "runs.locks:TRAINING.lock",
+        "recorded_spec": "Run.first_spec",
+    },
     "training.parallel": {
         "ReplicaError": "errors:UserError",
         "Spread": "DeviceLayout",

@@ -17,8 +17,10 @@ from qgf_jax.errors import SaveError, UserError
 from qgf_jax.evaluation import episodes, evaluate
 from qgf_jax.report import report
 from qgf_jax.runs import run as runs
-from qgf_jax.runs.files import Lines, append_line, write_atomically
+from qgf_jax.runs.files import Lines, write_atomically
+from qgf_jax.runs.locks import EVALUATION, TRAINING
 from qgf_jax.runs.metrics import read_metrics
+from qgf_jax.runs.run import Run
 
 LINE = {
     "method": "qgf", "weight": 0.5, "best_of": 1, "options": {"schedule": "linear", "cap": 3.0},
@@ -33,7 +35,7 @@ DATA = {"file": "x.npz", "sha256": "0" * 64}
 @pytest.fixture
 def run(tmp_path):
     """A run folder with everything but checkpoints."""
-    return runs.create(tmp_path / "run", tiny(seeds=2), SPEC, DATA)
+    return Run.create(tmp_path / "run", tiny(seeds=2), SPEC, DATA)
 
 
 def line(**changes):
@@ -60,7 +62,7 @@ def test_only_lines_that_are_episodes_of_the_run_count(run):
         line(method="gone"), line(seed=0, step=10**9, weight=3, success=0),
     ]  # fmt: skip
     for one in (*wrong, *missing, *sound):
-        append_line(run.episodes, one)
+        Lines.append(run.episodes, one)
     found = episodes.read(run)
     assert found.records == sound
     assert [one.line for one in found.left_out] == [*range(1, len(wrong) + len(missing) + 1)]
@@ -96,7 +98,7 @@ def test_lines_that_are_no_objects_are_named_and_a_torn_end_is_mended(
     found = Lines.read(path)
     assert (len(found.records), [one.line for one in found.left_out]) == (count, left_out)
     assert bool(found.note()) == bool(left_out)
-    append_line(path, {"b": 2})
+    Lines.append(path, {"b": 2})
     after = Lines.read(path)
     assert after.records == [*found.records, {"b": 2}]
     assert [one.line for one in after.left_out] == left_out
@@ -115,7 +117,7 @@ def test_metrics_that_are_none_are_named_and_those_not_finite_are_numbers_again(
     path = tmp_path / "metrics.jsonl"
     wrong = [{"a": 1}, {"step": "1"}, {"step": 1, "a": [1]}, {"step": -1}, {"step": 2, "a": "x"}]
     for one in (*wrong, {"step": 3, "a": "nan"}, {"step": 4, "a": "-inf"}, {"step": 5, "a": 1}):
-        append_line(path, one)
+        Lines.append(path, one)
     found = read_metrics(path)
     assert [one.line for one in found.left_out] == [1, 2, 3, 4, 5]
     assert str([one["a"] for one in found.records]) == "[nan, -inf, 1]"
@@ -124,9 +126,9 @@ def test_metrics_that_are_none_are_named_and_those_not_finite_are_numbers_again(
 def test_a_report_counts_sound_lines_alone_and_says_what_it_leaves_out(run, capsys):
     sound = [line(episode=i, split=episodes.SPLITS[i % 2], options={}) for i in range(4)]
     for one in sound:
-        append_line(run.episodes, one)
+        Lines.append(run.episodes, one)
     for step, loss in ((1, 2.0), (2, "nan"), (3, 1.0)):
-        append_line(run.metrics, {"step": step, "critic/loss": loss})
+        Lines.append(run.metrics, {"step": step, "critic/loss": loss})
     report.write(run.workdir)
     assert capsys.readouterr().err == ""
     summary = run.workdir / "report" / "summary.json"
@@ -136,7 +138,7 @@ def test_a_report_counts_sound_lines_alone_and_says_what_it_leaves_out(run, caps
     with run.episodes.open("a") as file:
         file.write("garbage\n")
     for one in (line(success=float("nan")), line(step=3), {"seed": 1}):
-        append_line(run.episodes, one)
+        Lines.append(run.episodes, one)
     with run.metrics.open("a") as file:
         file.write('{"step": "x"}\n')
     table = report.write(run.workdir)
@@ -160,7 +162,7 @@ def test_a_report_counts_sound_lines_alone_and_says_what_it_leaves_out(run, caps
 
 
 def test_one_process_writes_episodes_and_training_goes_on_beside_it(run):
-    with episodes.only_writer(run), runs.only_writer(run.workdir):
+    with episodes.only_writer(run), TRAINING.lock(run.workdir):
         for _ in range(2):
             with pytest.raises(UserError) as caught:
                 evaluate.evaluate(run.workdir, [])
@@ -168,10 +170,10 @@ def test_one_process_writes_episodes_and_training_goes_on_beside_it(run):
             assert f"{run.workdir} is being evaluated by process {os.getpid()} on " in said
             assert said.endswith("wait for it or give --out=FOLDER") and "\n" not in said
         with pytest.raises(UserError, match="being trained by .*choose another --workdir"):
-            runs.check_free(run.workdir)
+            TRAINING.check_free(run.workdir)
     written = [(run.workdir / name).read_text() for name in ("LOCK", "episodes.lock")]
-    runs.check_free(run.workdir)  # looks, and writes nothing
-    runs.check_free(run.workdir, runs.EVALUATION)
+    TRAINING.check_free(run.workdir)  # looks, and writes nothing
+    EVALUATION.check_free(run.workdir)
     assert [(run.workdir / name).read_text() for name in ("LOCK", "episodes.lock")] == written
     assert not run.episodes.exists()
     with episodes.only_writer(run):
@@ -200,7 +202,7 @@ def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):
     assert run.beside(tmp_path / "out") == out
     assert out.beside(tmp_path / "more").trained_in == run.workdir
     assert run.beside(f"{run.workdir}/../run") == run
-    twin = runs.create(tmp_path / "twin", run.config, SPEC, DATA)
+    twin = Run.create(tmp_path / "twin", run.config, SPEC, DATA)
     for wrong, folder, hint in (
         (twin, out.workdir, "choose another --out"),
         (run, twin.workdir, "is a run of its own"),
@@ -210,14 +212,14 @@ def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):
             wrong.beside(folder)
         assert (folder / "config.json").read_text() == before
     with pytest.raises(UserError, match="is not for training"):
-        runs.create(out.workdir, run.config, SPEC, DATA)
+        Run.create(out.workdir, run.config, SPEC, DATA)
     run.workdir.rename(tmp_path / "moved")
     moved = runs.open_run(tmp_path / "moved")
     again = moved.beside(out.workdir)
     again.link()
     assert runs.open_run(out.workdir).trained_in == moved.workdir
     moved.workdir.rename(tmp_path / "moved again")
-    other = runs.create(tmp_path / "b", tiny(seeds=1), SPEC, DATA)
+    other = Run.create(tmp_path / "b", tiny(seeds=1), SPEC, DATA)
     with pytest.raises(UserError, match="not of"):
         other.beside(out.workdir)
     with pytest.raises(UserError, match=r"is not there: give --workdir=.* --out="):
@@ -279,10 +281,10 @@ def test_a_folder_that_nobody_may_write_to_is_said_in_one_line(run):
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         folder = shutil.copytree(run.workdir, Path(place) / "run")
-        append_line(folder / "episodes.jsonl", line(options={}))
+        Lines.append(folder / "episodes.jsonl", line(options={}))
         calls = {
             "give --out=FOLDER": lambda: evaluate.evaluate(folder, []),
-            "choose another --workdir": lambda: runs.only_writer(folder).__enter__(),
+            "choose another --workdir": lambda: TRAINING.lock(folder).__enter__(),
             "give --out=NAME, which writes the table alone": lambda: report.write(folder),
             "choose a folder that you may write to": lambda: write_atomically(folder / "x", ""),
         }
@@ -298,7 +300,7 @@ def test_a_folder_that_nobody_may_write_to_is_said_in_one_line(run):
     "name", ["report", "report/summary.json", "episodes.jsonl", "metrics.jsonl"]
 )
 def test_what_is_in_the_way_of_a_report_is_named(run, name, capsys):
-    append_line(run.episodes, line())
+    Lines.append(run.episodes, line())
     path = run.workdir / name
     path.unlink(missing_ok=True)
     if name == "report":

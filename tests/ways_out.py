@@ -110,7 +110,7 @@ def move(arguments):
     restored = Checkpoints(source, identity=found.identity).restore(template)
     leaves = jax.tree.leaves(restored.state)
     assert max(len(leaf.sharding.device_set) for leaf in leaves) == int(count)
-    run.create(target, config, found.spec, found.dataset)
+    run.Run.create(target, config, found.spec, found.dataset)
     Checkpoints(target, identity=found.identity).save(restored.step, restored.state)
 
 

@@ -12,6 +12,7 @@ from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import METHODS, parse, served_by
 from qgf_jax.runs import run
+from qgf_jax.runs.locks import EVALUATION
 
 if TYPE_CHECKING:
     from qgf_jax.evaluation.evaluate import Usage
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
     for name in names:
         parse(name)
-    run.check_free(flags.out or flags.workdir, run.EVALUATION)
+    EVALUATION.check_free(flags.out or flags.workdir)
     limit_cpu_threads(flags.cpu_threads)
     from qgf_jax.evaluation import evaluate
     from qgf_jax.report import video

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
 from qgf_jax.interop.import_official import import_run
-from qgf_jax.runs import run
+from qgf_jax.runs.locks import TRAINING
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,6 +26,6 @@ def main(arguments: Sequence[str]) -> None:
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, {"preset": "paper"} | configs.parse_overrides(rest))
     resolved, workdir = configs.plain(config), flags.workdir
-    run.check_free(workdir)
+    TRAINING.check_free(workdir)
     limit_cpu_threads(flags.cpu_threads)
     print(json.dumps({"workdir": str(import_run(flags.params, resolved, workdir))}))

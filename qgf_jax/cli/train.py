@@ -8,7 +8,8 @@ from typing import Any
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
 from qgf_jax.data.load import load
-from qgf_jax.runs import run
+from qgf_jax.runs.locks import TRAINING
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
 
 
@@ -65,9 +66,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _check(config: Mapping[str, Any], workdir: Path) -> None:
-    if (record := workdir / "config.json").exists():
-        run.check_same(workdir, configs.read(record), config)
-    run.check_free(workdir)
+    Run.check_same(workdir, config)
+    TRAINING.check_free(workdir)
 
 
 def _train_together(hosts: str, config: Mapping[str, Any], workdir: Path) -> None:

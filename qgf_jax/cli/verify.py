@@ -7,8 +7,9 @@ from pathlib import Path
 from qgf_jax.cli import Parser, path
 from qgf_jax.data.converted import Manifest
 from qgf_jax.errors import UserError
-from qgf_jax.runs import run
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
+from qgf_jax.runs.locks import TRAINING
+from qgf_jax.runs.run import open_run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,10 +34,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _verify(workdir: Path, *, rescue: bool) -> None:
-    opened = run.open_run(workdir)
-    checkpoints = Checkpoints(opened.trained_in, identity=opened.identity)
+    run = open_run(workdir)
+    checkpoints = Checkpoints(run.trained_in, identity=run.identity)
     if rescue:
-        with run.only_writer(opened.trained_in):
+        with TRAINING.lock(run.trained_in):
             _rescue(checkpoints)
     steps = checkpoints.steps()
     if not steps:

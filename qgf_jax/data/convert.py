@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -111,12 +111,7 @@ def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str, title:
     counts: dict[str, int] = {}
     summary: Summary | None = None
     for name, rows in slices:
-        arrays = {
-            "observations": rows.observations,
-            "actions": rows.actions,
-            "terminals": rows.ends,
-            **{key: rows.info[key] for key in _INFO if key in rows.info},
-        }
+        arrays = _columns(rows)
         if not writers:
             writers = {key: _Npy(folder / f"{key}.npy", array) for key, array in arrays.items()}
         _check_like(folder, name, arrays, writers)
@@ -127,18 +122,31 @@ def _write(folder: Path, slices: Iterable[tuple[str, Rows]], source: str, title:
         log(f"{title}: {name}, {len(rows.ends)} rows")
     if summary is None:
         raise UserError(f"{folder}: there is nothing to write")
+    _finish(folder, writers, {"slices": counts, "summary": summary.record(), "source": source})
+
+
+def _finish(folder: Path, writers: Mapping[str, "_Npy"], about: Mapping[str, Any]) -> None:
+    """Completes the files, and writes the manifest; `about` is what it says of the data."""
     fields = {key: writer.finish() for key, writer in writers.items()}
     files = [CheckedFile.measure(writer.path) for writer in writers.values()]
     record = {
         "fields": fields,
         "files": {file.path.name: [file.size, digest] for file, digest in files},
         "checksums": CheckedFile.record(file for file, _ in files),
-        "slices": counts,
         "trajectories": writers["terminals"].ones,
-        "summary": summary.record(),
-        "source": source,
+        **about,
     }
     Manifest(folder, record).write()
+
+
+def _columns(rows: Rows) -> dict[str, np.ndarray]:
+    """The arrays that are written, by the names of their files."""
+    return {
+        "observations": rows.observations,
+        "actions": rows.actions,
+        "terminals": rows.ends,
+        **{key: rows.info[key] for key in _INFO if key in rows.info},
+    }
 
 
 def _check_like(

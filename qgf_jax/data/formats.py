@@ -159,12 +159,7 @@ def _read_npz(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, np.ndar
         raise UserError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
-            members = _members(path, file)
-            shapes = _check_declared(path, file, members)
-            _check_others(path, file, shapes["observations"][0])
-            sums = {key: info.CRC for key, info in sorted(members.items())}
-            chosen = {key: info for key, info in members.items() if not keys or key in keys}
-            return {k: _read_array(file, info) for k, info in chosen.items()}, shapes, sums
+            return _read_zip(path, file, keys)
     except UserError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError):
@@ -174,6 +169,17 @@ def _read_npz(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, np.ndar
     except ValueError:  # object arrays, bytes after an array
         cause = "it is not an npz file of plain number arrays"
     raise UserError(f"{path}: {cause}")
+
+
+def _read_zip(
+    path: Path, file: zipfile.ZipFile, keys: Collection[str]
+) -> tuple[dict[str, np.ndarray], Any, Any]:
+    members = _members(path, file)
+    shapes = _check_declared(path, file, members)
+    _check_others(path, file, shapes["observations"][0])
+    sums = {key: info.CRC for key, info in sorted(members.items())}
+    chosen = {key: info for key, info in members.items() if not keys or key in keys}
+    return {key: _read_array(file, info) for key, info in chosen.items()}, shapes, sums
 
 
 def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

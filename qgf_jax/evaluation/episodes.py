@@ -5,8 +5,8 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from qgf_jax.envs import ogbench
-from qgf_jax.runs import run as runs
-from qgf_jax.runs.files import Lines, append_line, is_count, is_number
+from qgf_jax.runs.files import Lines, is_count, is_number
+from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
 
 SPLITS = ("selection", "report")
@@ -115,12 +115,12 @@ class Log:
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes an episode at once. Raises `SaveError` if that cannot be done."""
-        append_line(self._run.episodes, line, runs.EVALUATION.elsewhere)
+        Lines.append(self._run.episodes, line, EVALUATION.elsewhere)
         self.lines.append(line)
 
 
 @contextlib.contextmanager
 def only_writer(run: Run) -> Generator[Log]:
     """The run's episodes, for one process alone. Raises `UserError` if another one writes them."""
-    with runs.only_writer(run.workdir, runs.EVALUATION):
+    with EVALUATION.lock(run.workdir):
         yield Log(run)

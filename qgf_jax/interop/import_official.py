@@ -16,8 +16,9 @@ from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.interop import pickled
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.locks import TRAINING
+from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import check_tree, describe
 from qgf_jax.runtime import backend
 
@@ -101,24 +102,26 @@ class Official(NamedTuple):
 def _leaves(params: Any, group: str) -> dict[str, np.ndarray]:
     leaves: dict[str, np.ndarray] = {}
 
-    def walk(node: Any, name: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:
-        if isinstance(node, pickled.Made) and node.value is not None:
-            yield name, node.value
-        elif isinstance(node, dict) and node and depth < _DEEPEST:
-            for key, value in node.items():
-                if "/" in key:
-                    raise ValueError("it names an array in a way that no network does")
-                yield from walk(value, f"{name}/{key}", depth + 1)
-        else:
-            raise ValueError(f"{name[:60]} is no array")
-
-    for name, array in walk(params, group, 0):
+    for name, array in _walk(params, group, 0):
         if not (array.dtype.kind == "f" and np.isfinite(array).all()):
             raise ValueError(f"{name[:60]} holds numbers that are none of a network")
         leaves[name] = array
         if len(leaves) > _MOST:
             raise ValueError(f"{group} has more than {_MOST} arrays")
     return leaves
+
+
+def _walk(node: Any, name: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of all arrays below `node`."""
+    if isinstance(node, pickled.Made) and node.value is not None:
+        yield name, node.value
+    elif isinstance(node, dict) and node and depth < _DEEPEST:
+        for key, value in node.items():
+            if "/" in key:
+                raise ValueError("it names an array in a way that no network does")
+            yield from _walk(value, f"{name}/{key}", depth + 1)
+    else:
+        raise ValueError(f"{name[:60]} is no array")
 
 
 def _refused(path: Path, why: str) -> UserError:
@@ -158,8 +161,8 @@ def import_run(
     spec = official.spec(config["data"])
     state = _state(official, config, spec)
     data = {"file": official.path.name, "sha256": official.sha256}
-    with runs.only_writer(workdir):
-        run = runs.create(workdir, config, spec, data)
+    with TRAINING.lock(workdir):
+        run = Run.create(workdir, config, spec, data)
         Checkpoints(workdir, identity=run.identity).save(official.step, state)
     return workdir
 

@@ -48,38 +48,69 @@ def _named(module: Any, name: Any) -> _Name:
 
 def _call(function: Any, arguments: Any) -> Made:
     """What calling one of `_NAMES` would give."""
-    if function == _EMPTY and arguments == (_ARRAY, (0,), b"b"):
-        return Made("array")
-    if function == _DTYPE and arguments[1:] == (False, True):
-        if not re.fullmatch(r"[fiu][1248]|b1", arguments[0]):
-            raise ValueError(f"it holds numbers of type {_short(arguments[0])}")
-        return Made("type", arguments[0])
-    if function == _FROM_BUFFER and len(arguments) == 4 and arguments[3] in ("C", "F"):
-        raw, kind, shape, order = arguments
-        made = Made("array")
-        _fill(made, (1, shape, kind, order == "F", raw))
-        return made
-    if function == _ON_DEVICE and len(arguments) == 4 and arguments[0] == _EMPTY:
-        made = _call(_EMPTY, arguments[1])
-        _fill(made, arguments[2])
-        return made
-    raise ValueError(f"it calls {_short(function)} otherwise than such files do")
+    made = None
+    if isinstance(function, _Name) and function in _CALLS:
+        made = _CALLS[function](arguments)
+    if made is None:
+        raise ValueError(f"it calls {_short(function)} otherwise than such files do")
+    return made
+
+
+def _empty_array(arguments: Any) -> Made | None:
+    return Made("array") if arguments == (_ARRAY, (0,), b"b") else None
+
+
+def _number_type(arguments: Any) -> Made | None:
+    if arguments[1:] != (False, True):
+        return None
+    if not re.fullmatch(r"[fiu][1248]|b1", arguments[0]):
+        raise ValueError(f"it holds numbers of type {_short(arguments[0])}")
+    return Made("type", arguments[0])
+
+
+def _array_from_buffer(arguments: Any) -> Made | None:
+    if len(arguments) != 4 or arguments[3] not in ("C", "F"):
+        return None
+    raw, kind, shape, order = arguments
+    made = Made("array")
+    _fill(made, (1, shape, kind, order == "F", raw))
+    return made
+
+
+def _device_array(arguments: Any) -> Made | None:
+    if len(arguments) != 4 or arguments[0] != _EMPTY:
+        return None
+    made = _call(_EMPTY, arguments[1])
+    _fill(made, arguments[2])
+    return made
+
+
+_CALLS: dict[str, Callable[[Any], Made | None]] = {
+    _EMPTY: _empty_array,
+    _DTYPE: _number_type,
+    _FROM_BUFFER: _array_from_buffer,
+    _ON_DEVICE: _device_array,
+}
+"""What each name makes of its arguments; `None` if they are not those of such files."""
 
 
 def _fill(made: Any, state: Any) -> None:
-    """Gives an array its shape and numbers, or a type its order of bytes."""
+    """Gives an array its shape and numbers, or checks a type's order of bytes."""
     if not isinstance(made, Made) or not isinstance(state, tuple):
         raise ValueError("it gives a state to what has none")
-    if made.kind == "type":
-        if state[1] not in ("<", "|", "="):
-            raise ValueError("it holds numbers of another order of bytes")
-        return
+    if made.kind == "array":
+        made.value = _array(state)
+    elif state[1] not in ("<", "|", "="):
+        raise ValueError("it holds numbers of another order of bytes")
+
+
+def _array(state: tuple[Any, ...]) -> np.ndarray:
     version, shape, kind, by_columns, raw = state
     if version != 1 or not isinstance(raw, bytes) or getattr(kind, "kind", "") != "type":
         raise ValueError("it holds an array of no plain numbers")
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"it holds an array of shape {_short(shape)}")
-    made.value = np.frombuffer(raw, kind.code).reshape(shape, order="F" if by_columns else "C")
+    return np.frombuffer(raw, kind.code).reshape(shape, order="F" if by_columns else "C")
 
 
 class _Machine:

@@ -23,7 +23,7 @@ from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, Us
 from qgf_jax.methods.lazy import jax
 from qgf_jax.runs.array_files import ArrayFiles
 from qgf_jax.runs.failpoints import failpoint
-from qgf_jax.runs.files import fingerprint, free_bytes, sha256, sync, write_atomically
+from qgf_jax.runs.files import fingerprint, sha256, sync, write_atomically
 from qgf_jax.runs.tree import (
     check_tree,
     describe,
@@ -149,7 +149,7 @@ class Checkpoints:
         """
         state_bytes = states * tree_bytes(template)
         needed = state_bytes + state_bytes // 10 + 2**18
-        if (free := free_bytes(self.root)) < needed:
+        if (free := _free_bytes(self.root)) < needed:
             raise SaveError(
                 f"{self.root}: a checkpoint needs {needed / 2**20:.1f} MB, {free / 2**20:.1f} MB are "
                 "free: make room and run the command again"
@@ -161,25 +161,34 @@ class Checkpoints:
         `None` if no step was ever sealed. Raises `UserError` if `step` is not sound,
         `NoSoundCheckpointError` if none is.
         """
-        candidates = self.steps()[::-1] if step is None else [step]
+        if step is not None:
+            return self._check_sound(step)
+        candidates = self.steps()[::-1]
+        faults = {}
         for candidate in candidates:
             if not (why := self.why_invalid(candidate)):
                 return candidate
             log(f"qgf: warning: checkpoint {candidate} is not used: {why}")
-        if step is not None:
-            sound = [str(s) for s in self.steps() if not self.why_invalid(s)]
-            raise UserError(
-                f"{self.root}: step {step} is not there or not sound; these are: "
-                f"{', '.join(sound) or 'none'}"
-            )
+            faults[candidate] = why
         if not candidates:
             return None
         if candidates != self.steps()[::-1]:  # a trainer is at work and has removed them since
             return self.newest_sound()
         mend = "train again in another --workdir"
-        if any(self.why_invalid(candidate) == UNMERGED for candidate in candidates):
+        if UNMERGED in faults.values():
             mend = f"`qgf verify --rescue {self.root.parent}` mends what can be mended"
         raise NoSoundCheckpointError(f"{self.root}: no sound checkpoint is left: {mend}")
+
+    def _check_sound(self, step: int) -> int:
+        """`step`, if it is sound. Raises `UserError` that names those that are."""
+        if not (why := self.why_invalid(step)):
+            return step
+        log(f"qgf: warning: checkpoint {step} is not used: {why}")
+        sound = [str(s) for s in self.steps() if not self.why_invalid(s)]
+        raise UserError(
+            f"{self.root}: step {step} is not there or not sound; these are: "
+            f"{', '.join(sound) or 'none'}"
+        )
 
     def why_invalid(self, step: int) -> str:
         """What is wrong with a step, in one line; "" if it is sound. Needs no JAX."""
@@ -264,7 +273,8 @@ class Checkpoints:
                 raise
             raise SaveError(
                 f"{directory} could not be saved (it needs {tree_bytes(leaves.tree) >> 20} MB, "
-                f"{free_bytes(self.root) >> 20} MB are free): {_cause(error)}: {SaveError.remedy(error)}"
+                f"{_free_bytes(self.root) >> 20} MB are free): {_cause(error)}: "
+                f"{SaveError.remedy(error)}"
             ) from error
         failpoint("sealed")
         self._remove_old(step)
@@ -344,6 +354,13 @@ def _check_finite(leaves: _Leaves, step: int) -> None:
                 f"{name} is not finite at step {step}: not saved, the checkpoints before it stay; "
                 "lower optimizer.learning_rate or look at the data"
             )
+
+
+def _free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk of `path`, which need not exist yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def _digests(directory: Path, *, durable: bool = False) -> dict[str, list[Any]]:

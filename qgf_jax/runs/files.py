@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,13 +44,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes that are free on the disk of `path`, which need not exist yet."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits. Raises `OSError`."""
     with path.open("rb") as file:
@@ -61,42 +53,6 @@ def sha256(path: Path) -> str:
 def fingerprint(record: Mapping[str, Any]) -> str:
     """The SHA-256 of a JSON object, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def append_line(path: Path, record: Mapping[str, Any], elsewhere: str = ELSEWHERE) -> None:
-    """Appends one JSON object by a single write, so that a kill tears at most the last line.
-
-    Cuts off a torn last line first. Only one process at a time may write the file. Raises `SaveError`;
-    for a file that nobody may write to, the advice is `elsewhere`.
-    """
-    line = (json.dumps(record) + "\n").encode()
-    try:
-        with path.open("ab+", buffering=0) as file:
-            if _mend_end(file):
-                line = b"\n" + line
-            failpoint("log")
-            if (file.write(line) or 0) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise SaveError.at(path, error, elsewhere) from error
-
-
-def _mend_end(file: BinaryIO) -> bool:
-    """Cuts off a torn last line. Returns whether the last line is whole and lacks its line break."""
-    end = file.seek(0, os.SEEK_END)
-    start, tail = end, b""
-    while start and b"\n" not in tail:
-        start = max(0, start - _BLOCK)
-        file.seek(start)
-        tail = file.read(end - start)
-    tail = tail[tail.rfind(b"\n") + 1 :]
-    if tail and _parse(tail) is None:
-        file.truncate(end - len(tail))
-        return False
-    return bool(tail)
-
-
-_BLOCK = 1 << 16  # bytes
 
 
 class _LeftOut(NamedTuple):
@@ -146,6 +102,24 @@ class Lines(NamedTuple):
                 lines.records.append(record)
         return lines
 
+    @staticmethod
+    def append(path: Path, record: Mapping[str, Any], elsewhere: str = ELSEWHERE) -> None:
+        """Appends one JSON object by a single write, so that a kill tears at most the last line.
+
+        Cuts off a torn last line first. Only one process at a time may write the file. Raises
+        `SaveError`; for a file that nobody may write to, the advice is `elsewhere`.
+        """
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            with path.open("ab+", buffering=0) as file:
+                if _mend_end(file):
+                    line = b"\n" + line
+                failpoint("log")
+                if (file.write(line) or 0) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise SaveError.at(path, error, elsewhere) from error
+
     def note(self, most: int = 5) -> str:
         """Which lines were left out and why, in one line; "" if none was. Names at most `most`."""
         if not self.left_out:
@@ -159,6 +133,24 @@ class Lines(NamedTuple):
         """Logs which lines were left out, if any was."""
         if note := self.note():
             log(f"qgf: warning: {self.path.parent}/{note}")
+
+
+def _mend_end(file: BinaryIO) -> bool:
+    """Cuts off a torn last line. Returns whether the last line is whole and lacks its line break."""
+    end = file.seek(0, os.SEEK_END)
+    start, tail = end, b""
+    while start and b"\n" not in tail:
+        start = max(0, start - _BLOCK)
+        file.seek(start)
+        tail = file.read(end - start)
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if tail and _parse(tail) is None:
+        file.truncate(end - len(tail))
+        return False
+    return bool(tail)
+
+
+_BLOCK = 1 << 16  # bytes
 
 
 def _parse(line: bytes) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.errors import log
-from qgf_jax.runs.files import Lines, append_line, is_count, is_number, sync
+from qgf_jax.runs.files import Lines, is_count, is_number, sync
 from qgf_jax.runs.tracking import Tracker
 
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -74,7 +74,7 @@ class Writer:
             return
         self.last = step
         clean = {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
-        append_line(self.path, {"step": step, **other, **clean})
+        Lines.append(self.path, {"step": step, **other, **clean})
         for name, value in {**scalars, **other}.items():
             if math.isfinite(value) and self._tensorboard_lives():
                 self._tensorboard.add_scalar(name, value, step)

@@ -1,22 +1,19 @@
 """The run folder: what it holds, who may write to it, and which config may resume it. No JAX."""
 
 import contextlib
-import datetime
-import fcntl
 import json
 import os
 import platform
-import socket
 import subprocess
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.errors import SaveError, UserError, log, saving
+from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.files import fingerprint, write_atomically
 
 _PACKAGES = (
@@ -38,6 +35,86 @@ class Run(NamedTuple):
     """Fingerprints of its config with which older versions sealed checkpoints."""
     checkpoints_of: Path | None = None
     """The folder that holds the checkpoints, if it is not `workdir`."""
+
+    @classmethod
+    def create(
+        cls,
+        workdir: str | os.PathLike,
+        config: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        data: Mapping[str, Any],
+    ) -> "Run":
+        """Makes the run folder, or resumes the run in it if that has the same config and data.
+
+        `data` is the fingerprint of the dataset. Raises `UserError` as `first_spec` does.
+        """
+        workdir = Path(workdir)
+        path = workdir / "config.json"
+        former = _former(configs.read(path)) if path.exists() else ()
+        spec = cls.first_spec(workdir, config, spec, data)
+        record = {
+            "config": config,
+            "former_fingerprints": former,
+            "spec": spec,
+            "dataset": data,
+            "versions": versions(),
+            "git_commit": _git_commit(),
+        }
+        _write(workdir, record)
+        return cls(workdir, dict(config), dict(spec), dict(data), _former(record))
+
+    @classmethod
+    def first_spec(
+        cls,
+        workdir: Path,
+        config: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        data: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The spec of the run in `workdir`, which keeps its first normalisation; `spec` without a run.
+
+        The last bits of means and standard deviations depend on package versions and on the layout on
+        disk. Raises `UserError` if the run has another config or other data, or if the specs differ by
+        more.
+        """
+        cls.check_same(workdir, config, data)
+        path = workdir / "config.json"
+        if not path.exists():
+            return dict(spec)
+        old = configs.read(path).get("spec", {})
+        if not _is_alike(old, spec):
+            raise UserError(
+                f"{workdir}: the data have other widths or another normalisation than when it was "
+                "trained: config.json was altered, or use the package versions that it names"
+            )
+        return dict(old)
+
+    @staticmethod
+    def check_same(
+        workdir: Path, config: Mapping[str, Any], data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raises `UserError` if there is a run in `workdir` with another config or other data.
+
+        `data` is the fingerprint of the dataset, if that is known by now.
+        """
+        path = workdir / "config.json"
+        if not path.exists():
+            return
+        old = configs.read(path)
+        if old.get("checkpoints_of"):
+            raise UserError(
+                f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not "
+                "for training: choose another --workdir"
+            )
+        differences = configs.changed(old["config"], config)
+        if differences:
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise UserError(
+                f"{workdir} holds a run of another config: {differences[0]}{more}: "
+                "choose another --workdir"
+            )
+        if data:
+            _check_same_data(workdir, old["dataset"], data)
 
     @property
     def trained_in(self) -> Path:
@@ -101,20 +178,6 @@ class Run(NamedTuple):
             _write(self.workdir, {**record, "checkpoints_of": str(self.checkpoints_of)})
 
 
-class _Work(NamedTuple):
-    """What one process at a time does in a run folder."""
-
-    participle: str
-    lock: str
-    """The name of the lock file."""
-    elsewhere: str
-    """Advice: how the command works in another folder."""
-
-
-TRAINING = _Work("trained", "LOCK", "choose another --workdir")
-EVALUATION = _Work("evaluated", "episodes.lock", "give --out=FOLDER")
-
-
 def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The fingerprints of the config in a config.json that older versions have sealed with.
 
@@ -123,58 +186,6 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     known = record.get("former_fingerprints")
     before = fingerprint(configs.identity(record["config"], generation=0 if known is None else 1))
     return tuple(dict.fromkeys((*(known or ()), before)))
-
-
-@contextlib.contextmanager
-def only_writer(workdir: Path, work: _Work = TRAINING) -> Generator[None]:
-    """Locks the folder for one process that does `work`. Raises `UserError` if another one has it.
-
-    The lock is the operating system's and ends with the process, however that ends. Where the file
-    system has no locks, a line warns and the folder is used without one.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / work.lock).open("a+")
-    except OSError as error:
-        raise SaveError.at(workdir, error, work.elsewhere) from error
-    with file:
-        try:
-            _lock(file, workdir, work)
-        except OSError as error:
-            log(
-                f"qgf: warning: {workdir} has no file locks ({error.strerror}): make sure that no "
-                "other process writes there"
-            )
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # for others to read; the lock holds without it
-            os.ftruncate(file.fileno(), 0)
-            line = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
-            os.write(file.fileno(), line.encode())
-        yield
-
-
-def check_free(workdir: Path, work: _Work = TRAINING) -> None:
-    """Raises `UserError` if another process does `work` in `workdir` now. Writes nothing."""
-    try:
-        file = (workdir / work.lock).open("r+")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise SaveError.at(workdir, error, work.elsewhere) from error
-    with file, contextlib.suppress(OSError):
-        _lock(file, workdir, work)
-
-
-def _lock(file: TextIO, workdir: Path, work: _Work) -> None:
-    """Locks an open file. Raises `UserError` if another process has it, `OSError` without locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        holder = " ".join(file.read().split()) or "another process"
-        raise UserError(
-            f"{workdir} is being {work.participle} by {holder}: wait for it or {work.elsewhere}"
-        ) from None
 
 
 def versions() -> dict[str, str]:
@@ -198,53 +209,6 @@ def _git_commit() -> str:
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
-def create(
-    workdir: str | os.PathLike,
-    config: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    data: Mapping[str, Any],
-) -> Run:
-    """Makes the run folder, or resumes the run in it if that has the same config and data.
-
-    `data` is the fingerprint of the dataset. Raises `UserError` as `recorded_spec` does.
-    """
-    workdir = Path(workdir)
-    path = workdir / "config.json"
-    former = _former(configs.read(path)) if path.exists() else ()
-    spec = recorded_spec(workdir, config, spec, data)
-    record = {
-        "config": config,
-        "former_fingerprints": former,
-        "spec": spec,
-        "dataset": data,
-        "versions": versions(),
-        "git_commit": _git_commit(),
-    }
-    _write(workdir, record)
-    return Run(workdir, dict(config), dict(spec), dict(data), _former(record))
-
-
-def recorded_spec(
-    workdir: Path, config: Mapping[str, Any], spec: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The spec of the run in `workdir`, which keeps its first normalisation; `spec` if there is none.
-
-    The last bits of means and standard deviations depend on package versions and on the layout on disk.
-    Raises `UserError` if the run has another config or other data, or if the specs differ by more.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        return dict(spec)
-    old = configs.read(path)
-    check_same(workdir, old, config, data)
-    if not _is_alike(old.get("spec", {}), spec):
-        raise UserError(
-            f"{workdir}: the data have other widths or another normalisation than when it was "
-            "trained: config.json was altered, or use the package versions that it names"
-        )
-    return dict(old["spec"])
-
-
 def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two specs are of the same data. A dimension that is not scaled now may have been."""
     scale = ("obs_mean", "obs_std")
@@ -266,42 +230,6 @@ def _write(workdir: Path, record: Mapping[str, Any]) -> None:
     with saving(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(workdir / "config.json", json.dumps(record, indent=1) + "\n")
-
-
-def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """What all processes that train one run must agree on, flat and as JSON has it.
-
-    The path of the data may differ, and so may what only the first process uses.
-    """
-    shared = {f"config key {k}": v for k, v in configs.shared(config).items()}
-    keys = ("sha256", "mode", "layout")
-    return json.loads(json.dumps(shared | {f"data's {k}": data.get(k) for k in keys}))
-
-
-def check_same(
-    workdir: Path,
-    old: Mapping[str, Any],
-    config: Mapping[str, Any],
-    data: Mapping[str, Any] | None = None,
-) -> None:
-    """Raises `UserError` if the run in `workdir` has another config or other data.
-
-    `old` is its config.json; `data` is the fingerprint of the dataset, if that is known by now.
-    """
-    if old.get("checkpoints_of"):
-        raise UserError(
-            f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not for "
-            "training: choose another --workdir"
-        )
-    differences = configs.changed(old["config"], config)
-    if differences:
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise UserError(
-            f"{workdir} holds a run of another config: {differences[0]}{more}: "
-            "choose another --workdir"
-        )
-    if data:
-        _check_same_data(workdir, old["dataset"], data)
 
 
 def _check_same_data(workdir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -332,28 +260,34 @@ _NEEDED = {
 
 
 def open_run(workdir: str | os.PathLike) -> Run:
-    """The run in `workdir`. Raises `UserError` if there is none."""
+    """The run in `workdir`. Raises `UserError` if there is none, or if its config.json was altered."""
     workdir = Path(workdir)
     path = workdir / "config.json"
     record = configs.read(path)
-    altered = f"{path}: {{}}: the file was altered"
-    if not isinstance(record, dict):
-        raise UserError(altered.format("it holds no run"))
-    for part, names in _NEEDED.items():
-        if not isinstance(record.get(part), dict):
-            raise UserError(altered.format(f"{part!r} is missing"))
-        if missing := [name for name in names if name not in record[part]]:
-            raise UserError(altered.format(f"{missing[0]!r} is missing in {part!r}"))
+    if why := _why_invalid(record):
+        raise UserError(f"{path}: {why}: the file was altered")
     source = record.get("checkpoints_of")
-    if source is not None and not isinstance(source, str):
-        raise UserError(altered.format("'checkpoints_of' is no folder"))
-    try:
-        former = _former(record)
-    except (KeyError, TypeError):
-        raise UserError(altered.format("'data.dir' or 'former_fingerprints' is none")) from None
     return Run(
         workdir,
         *(record[part] for part in _NEEDED),
-        former=former,
+        former=_former(record),
         checkpoints_of=source and Path(source),
     )
+
+
+def _why_invalid(record: Any) -> str:
+    """What keeps the content of a config.json from being a run's; "" if nothing does."""
+    if not isinstance(record, dict):
+        return "it holds no run"
+    for part, names in _NEEDED.items():
+        if not isinstance(record.get(part), dict):
+            return f"{part!r} is missing"
+        if missing := [name for name in names if name not in record[part]]:
+            return f"{missing[0]!r} is missing in {part!r}"
+    if not isinstance(record.get("checkpoints_of"), str | None):
+        return "'checkpoints_of' is no folder"
+    try:
+        _former(record)
+    except (KeyError, TypeError):
+        return "'data.dir' or 'former_fingerprints' is none"
+    return ""

@@ -7,6 +7,7 @@ guidance weight is calibrated.
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -24,10 +25,11 @@ from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded, load
 from qgf_jax.errors import NotFiniteError, log
 from qgf_jax.methods.table import build_learner
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
+from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.metrics import Clock, Writer
+from qgf_jax.runs.run import Run
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
@@ -116,11 +118,11 @@ class _Host(NamedTuple):
         loaded = loaded or load(config, layout.free_bytes)
         record, tracker = loaded.spec, None
         if layout.primary:
-            record = runs.recorded_spec(workdir, config, record, loaded.fingerprint)
+            record = Run.first_spec(workdir, config, record, loaded.fingerprint)
             # Weights & Biases first: if it cannot begin, no folder is left.
-            runs.check_free(workdir)
+            TRAINING.check_free(workdir)
             tracker = stack.enter_context(Tracker(config, workdir))
-            stack.enter_context(runs.only_writer(workdir))
+            stack.enter_context(TRAINING.lock(workdir))
         spec = Spec(**record)
         feed = DatasetFeed(loaded, max(spec.backup, spec.chunk), layout.for_data())
         stack.callback(feed.close)
@@ -131,13 +133,19 @@ class _Host(NamedTuple):
 
         Raises `UserError` if the hosts do not train the same.
         """
-        stream = {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
-        Hosts.barrier(runs.common(config, self.loaded.fingerprint) | stream)
+        shared = {f"config key {k}": v for k, v in configs.shared(config).items()}
+        shared |= {f"data's {k}": self.loaded.fingerprint.get(k) for k in _SAME_DATA}
+        shared |= {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
+        Hosts.barrier(json.loads(json.dumps(shared)))  # as the others' answers arrive
         if not self.spec.obs_mean:
             return self.spec
         scale = np.array(self.spec.obs_mean), np.array(self.spec.obs_std)
         mean, std = (tuple(x.tolist()) for x in self.layout.broadcast_from_host0(scale))
         return self.spec._replace(obs_mean=mean, obs_std=std)
+
+
+_SAME_DATA = ("sha256", "mode", "layout")
+"""The keys of a dataset's fingerprint in which all hosts must agree."""
 
 
 class _Outputs(NamedTuple):
@@ -157,7 +165,7 @@ class _Outputs(NamedTuple):
         if host.tracker is None:
             return None
         loaded = host.loaded
-        run = runs.create(host.workdir, config, loaded.spec, loaded.fingerprint)
+        run = Run.create(host.workdir, config, loaded.spec, loaded.fingerprint)
         stack.callback(lambda: _log_times(clock))
         host.tracker.keep()
         writer = Writer(run.metrics, host.tracker)
