@@ -229,7 +229,9 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     `KeyError` if there is no such method.
     """
     row = METHODS[algorithm]
-    sampler = bounds.fields(Sampler) | free_options(algorithm)
+    sampler = free_options(algorithm)
+    for name, field in bounds.fields(Sampler).items():  # a sampler may have a default of its own
+        sampler[name] = field._replace(default=sampler.get(name, field).default)
     policy = {k: v for name in row.policies for k, v in policy_fields(name).items()}
     sections = {
         **{name: bounds.fields(section) for name, section in _SECTIONS.items()},
