@@ -84,12 +84,18 @@ def _joined(words: Sequence[str]) -> list[str]:
         before = joined[-1] if joined else ""
         if word == "--":  # what follows are no flags
             return [*joined, *words[i:]]
-        waits = before.startswith("--") and "=" not in before and not word.startswith("--")
-        if waits and (before.startswith("--config.") or _NUMBERS.fullmatch(word)):
+        if _is_value(word, before):
             joined[-1] = f"{before}={word}"
         else:
             joined.append(word)
     return joined
+
+
+def _is_value(word: str, before: str) -> bool:
+    """Whether a word is the value of the one before, where argparse alone would not know."""
+    if not before.startswith("--") or "=" in before or word.startswith("--"):
+        return False
+    return before.startswith("--config.") or bool(_NUMBERS.fullmatch(word))
 
 
 _NUMBERS = re.compile(r"(?i)-(\d[\d.e+-]*|\.\d[\d.e+-]*|inf|nan)(,.*)?")

@@ -47,6 +47,15 @@ class _Entry(NamedTuple):
         return self.key.rpartition(".")[0]
 
     @property
+    def names(self) -> set[str]:
+        """Itself and the section that it is in."""
+        return {self.key, self.section} - {""}
+
+    def answers(self, topic: str) -> bool:
+        """Whether a topic is the key, its former name, or a section that it is in."""
+        return topic == self.field.history.key or f"{self.key}.".startswith(f"{topic}.")
+
+    @property
     def of(self) -> str:
         """The methods that have it; empty: all, or what the section says already."""
         every = len(self.trained) == len(_trained()) or self.section.startswith("critics.")
@@ -110,12 +119,9 @@ def _by_value(values: dict[_Trained, Any]) -> dict[Any, list[_Trained]]:
 def describe(topic: str) -> str:
     """Help on the key `topic`, or on all keys of the section. `UserError` if there is neither."""
     name = topic.removeprefix("--").removeprefix("config.")
-    today = {entry.field.history.key: entry.key for entry in _entries() if entry.field.history.key}
-    name = today.get(name, name)
-    found = [entry for entry in _entries() if f"{entry.key}.".startswith(f"{name}.")]
+    found = [entry for entry in _entries() if entry.answers(name)]
     if not found:
-        known = {entry.key for entry in _entries()} | {entry.section for entry in _entries()}
-        raise unknown_name_error("config key", name, known - {""})
+        raise unknown_name_error("config key", name, {x for e in _entries() for x in e.names})
     return "\n\n".join("\n    ".join(_lines(entry)) for entry in found)
 
 
