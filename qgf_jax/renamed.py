@@ -7,7 +7,6 @@ below when something public is renamed; tests/test_renamed.py looks every entry 
 import importlib
 import operator
 import sys
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -144,7 +143,10 @@ class _Finder:
         name = fullname.removeprefix(_PACKAGE)
         first, dot, below = name.partition(".")
         if first in _MODULES:
-            return ModuleSpec(fullname, _Alias(name, f"{_MODULES[first]}{dot}{below}"))
+            # Not an `importlib.abc.Loader`: that module imports many more, and here they could still be
+            # files of the working folder (see __main__).
+            loader: Any = _Alias(name, f"{_MODULES[first]}{dot}{below}")
+            return ModuleSpec(fullname, loader)
         spec = PathFinder.find_spec(fullname, path, target) if name in _ATTRIBUTES else None
         if spec and spec.loader:
             execute = spec.loader.exec_module
@@ -157,7 +159,7 @@ class _Finder:
         return spec
 
 
-class _Alias(Loader):
+class _Alias:
     """A loader that puts the module of today in the place of an old one."""
 
     def __init__(self, old: str, new: str):
