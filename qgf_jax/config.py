@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from qgf_jax import bounds, schema
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError, unknown_name_error
-from qgf_jax.methods.table import CRITIC_SETTINGS, METHODS, method
+from qgf_jax.methods.parts import part
+from qgf_jax.methods.table import METHODS, method
 from qgf_jax.runtime import paths
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -72,7 +73,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
         raise unknown_name_error(f"critic of {algorithm}", critic, row.critics)
     config = _sections(algorithm, critic)
     config.preset = preset
-    update(config, CRITIC_SETTINGS.get(critic, {}))
+    update(config, part("critic", critic).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})

@@ -26,12 +26,12 @@ from qgf_jax.bounds import (
     Weights,
     Words,
 )
+from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import (
     METHODS,
     critic_fields,
-    factory_fields,
     free_options,
     policy_fields,
 )
@@ -154,7 +154,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     policy = {k: v for name in row.policies for k, v in policy_fields(name).items()}
     sections = {
         **{name: _declared(section) for name, section in _SECTIONS.items()},
-        "networks": factory_fields("core.networks", "build"),
+        "networks": bounds.fields(NetworkOptions),
         f"critics.{critic}": critic_fields(critic),
         "policy": {k: v for k, v in policy.items() if k not in sampler},
         "sampler": sampler,

@@ -22,8 +22,8 @@ Slope = Callable[[Array, Array], tuple[Array, Array]]
 """(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
 Endpoint = Callable[..., Array]
 """(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
-Sample = Callable[[Params, Params, Array, Array, Array], Array]
-"""(params, target_params, obs [O], key, weight []) -> action [D]."""
+Sample = Callable[[Params, Array, Array, Array], Array]
+"""(params to act with, obs [O], key, weight []) -> action [D]; see `table.acting_params`."""
 
 
 class Spec(NamedTuple):

@@ -110,7 +110,8 @@ def actor(
         key = root
         for part in identity:
             key = jax.random.fold_in(key, part)
-        return sample(*groups, obs, key, weight).reshape(spec.chunk, spec.action_dim)
+        params = algorithms.acting_params(*groups)
+        return sample(params, obs, key, weight).reshape(spec.chunk, spec.action_dim)
 
     return act
 
@@ -161,7 +162,7 @@ def load_policy(
     @jax.jit
     def act(groups: tuple[Params, Params], obs: Array, key: Array, weight: Array) -> Array:
         def one(obs: Array, key: Array) -> Array:
-            action = sample(*groups, obs, key, weight)
+            action = sample(algorithms.acting_params(*groups), obs, key, weight)
             return action.reshape(spec.chunk, spec.action_dim)
 
         if obs.ndim == 1:

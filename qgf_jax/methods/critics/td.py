@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from qgf_jax.bounds import NonNegative
 from qgf_jax.core.networks import Networks
+from qgf_jax.methods.table import acting_params
 from qgf_jax.training import global_batch
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
 
@@ -25,7 +26,7 @@ def td(
     def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         def act(obs: Array, key: Array) -> Array:
             act_key, noise_key = jax.random.split(key)
-            action = sample(params, target, obs, act_key, jnp.float32(1.0))
+            action = sample(acting_params(params, target), obs, act_key, jnp.float32(1.0))
             blur = jnp.clip(noise * jax.random.normal(noise_key, action.shape), -0.5, 0.5)
             return jnp.clip(action + blur, -1.0, 1.0)
 
