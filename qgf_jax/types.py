@@ -1,15 +1,17 @@
 """Shared types. Shapes: O observation, D action (a flattened chunk), B batch, E ensemble.
 
-A type describes one example unless its name or docstring says otherwise.
+A type describes one example unless its name or docstring says otherwise. Importing this module does
+not import JAX.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+if TYPE_CHECKING:
+    from jax import Array
+else:
+    Array = Any
 
-Array = jax.Array
 Params = dict[str, Any]
 """One entry per parameter group: "policy", "critic", "value" …"""
 Metrics = dict[str, Array]
@@ -57,6 +59,8 @@ class Spec(NamedTuple):
         """`obs` [O] as the networks see it."""
         if not self.obs_mean:
             return obs
+        import jax.numpy as jnp
+
         return (obs - jnp.asarray(self.obs_mean, obs.dtype)) / jnp.asarray(self.obs_std, obs.dtype)
 
 
@@ -137,6 +141,8 @@ def merge(*learners: Learner) -> Learner:
     )
 
     def init(key: Array, obs: Array, action: Array) -> Params:
+        import jax
+
         groups: Params = {}
         for i, learner in enumerate(learners):
             groups |= learner.init(jax.random.fold_in(key, i), obs, action)
