@@ -162,7 +162,9 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     @jax.jit
     def act(params: Any, obs: Any, key: Any, weight: Any) -> Any:
         keys = jax.random.split(key, len(obs))
-        return jax.vmap(lambda o, k: sample(params, {}, o, k, weight))(obs, keys)
+        return jax.vmap(lambda o, k: sample(algorithms.acting_params(params, {}), o, k, weight))(
+            obs, keys
+        )
 
     obs = jax.ShapeDtypeStruct((flags.batch, spec.obs_dim), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))

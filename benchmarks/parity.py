@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.core import flow, guidance
+from qgf_jax.core import flow
 from qgf_jax.data import chunks, sampling
 from qgf_jax.data.formats import Rows
 from qgf_jax.interop import import_official as official
+from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.step import TrainState, make_optimizer, train_step
 from qgf_jax.types import Spec

@@ -212,7 +212,7 @@ def test_every_value_of_every_method_is_declared_with_bounds_that_hold_its_defau
                 assert fields.keys() == flat.keys()
                 for key, value in flat.items():
                     assert fields[key].bound.holds(value), (name, critic, preset, key)
-        for field in algorithms.sampler_fields(name).values():
+        for field in row.all_options.values():
             assert field.bound.holds(field.default)
         known = {k: v for critic in row.critics for k, v in schema.fields(name, critic).items()}
         for key, values in row.by_env.items():

@@ -15,8 +15,7 @@ from test_methods import GOALS, METHODS, SPEC, with_goals
 
 import qgf_jax
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.critics import CRITICS
-from qgf_jax.methods.policies import POLICIES
+from qgf_jax.methods.parts import part
 from qgf_jax.training import global_batch, parallel
 from qgf_jax.training import step as train
 
@@ -90,9 +89,9 @@ def new_groups(name):
     critics = {CASES[other] for other in before}
     config = tiny(name, critic=CASES[name])
     nets = algorithms.build_networks(config, SPEC)
-    learners = [POLICIES[p](nets) for p in METHODS[name].policies if p not in policies]
+    learners = [part("policy", p).make(nets) for p in METHODS[name].policies if p not in policies]
     if CASES[name] not in critics:
-        learners.append(CRITICS[CASES[name]](nets, None))
+        learners.append(part("critic", CASES[name]).make(nets, None))
     return [group for learner in learners for group in learner.losses]
 
 

@@ -108,7 +108,8 @@ def test_guidance_climbs_the_value_or_its_logit():
         scale: algorithms.build_sample(config, SPEC, "qgf", options=(("scale", scale),))
         for scale in ("value", "logit")
     }
-    actions = {k: f(params, target, obs, KEY, jnp.float32(1.0)) for k, f in sample.items()}
+    acting = algorithms.acting_params(params, target)
+    actions = {k: f(acting, obs, KEY, jnp.float32(1.0)) for k, f in sample.items()}
     assert not np.allclose(actions["value"], actions["logit"], atol=1e-6)
 
 
@@ -120,17 +121,18 @@ def test_candidates_of_dqc_are_ranked_by_the_logits_of_the_moment(aggregate):
     old, *_ = setup("qgf", "dqc", **how, **{"networks.ranking": "slow"})
     obs, action = goal_batch().obs[0], goal_batch().action[0]
     logits = nets.ensemble_logits(params["critic"], obs, action)
-    found = float(nets.rank_of(params, target, obs)(action))
+    acting = algorithms.acting_params(params, target)
+    found = float(nets.rank_of(acting, obs)(action))
     assert found == pytest.approx(float(getattr(jnp, aggregate)(logits)), rel=1e-5)
     slow = sigmoid(np.asarray(nets.ensemble_logits(target["critic"], obs, action)))
-    assert float(old.rank_of(params, target, obs)(action)) == pytest.approx(
+    assert float(old.rank_of(acting, obs)(action)) == pytest.approx(
         getattr(np, aggregate)(slow), rel=1e-5
     )
     sample = algorithms.build_sample(tiny("qgf", critic="dqc", **how), SPEC, "reference", 4)
     one = algorithms.build_sample(tiny("qgf", critic="dqc", **how), SPEC, "reference")
-    actions = [one(params, target, obs, k, jnp.float32(0)) for k in jax.random.split(KEY, 4)]
-    best = max(actions, key=nets.rank_of(params, target, obs))
-    np.testing.assert_allclose(sample(params, target, obs, KEY, jnp.float32(0)), best, atol=2e-3)
+    actions = [one(acting, obs, k, jnp.float32(0)) for k in jax.random.split(KEY, 4)]
+    best = max(actions, key=nets.rank_of(acting, obs))
+    np.testing.assert_allclose(sample(acting, obs, KEY, jnp.float32(0)), best, atol=2e-3)
 
 
 def test_contrastive_critic_tells_the_goal_of_its_own_row():
@@ -292,9 +294,10 @@ def test_hiql_acts_on_the_code_of_its_high_policy():
     sample = algorithms.build_sample(tiny("hiql"), SPEC, "hiql")
     code = normalize_length(nets.high.apply(params["high"], obs)[0])
     expected = jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1, 1)
-    action = sample(params, target, obs, KEY, jnp.float32(0.0))
+    acting = algorithms.acting_params(params, target)
+    action = sample(acting, obs, KEY, jnp.float32(0.0))
     np.testing.assert_allclose(action, expected, rtol=1e-5)
-    elsewhere = sample(params, target, obs.at[3].add(1.0), KEY, jnp.float32(0.0))
+    elsewhere = sample(acting, obs.at[3].add(1.0), KEY, jnp.float32(0.0))
     assert not np.allclose(action, elsewhere)  # the low policy sees the goal by its code alone
 
 
@@ -350,7 +353,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     for scale, name in (("value", "q_std"), ("logit", "logit_std")):
         act = lambda units, w, scale=scale: algorithms.build_sample(
             config, spec, "qgf", options=(("scale", scale), ("units", units))
-        )(params, target | {"calibration": constants}, obs, KEY, jnp.float32(w))
+        )(algorithms.acting_params(params, target, constants), obs, KEY, jnp.float32(w))
         expected = act("raw", weight / float(constants[name]))
         np.testing.assert_allclose(act("spread", weight), expected, atol=1e-5)
         assert np.abs(np.asarray(expected - act("raw", 0.0))).max() > 1e-3

@@ -133,7 +133,7 @@ def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
     """Where Q is 0 and slow Q the action's first number, the loss is that number's mean square."""
     n = 8000
     nets = SimpleNamespace(apply_ensemble=lambda members, obs, a: members[:, None] * a[None, :, 0])
-    sample = lambda params, target, obs, key, weight: jnp.full(2, action)
+    sample = lambda params, obs, key, weight: jnp.full(2, action)
     learner = td(nets, sample, rho=0.0, noise=noise)
     zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
     batch = make_batch()._replace(

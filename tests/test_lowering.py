@@ -73,7 +73,7 @@ def acting(config, method):
     target["calibration"] = {name: shape(*sizes) for name, sizes in names.items()}
 
     def act(params, target, obs, keys, weights):
-        one = functools.partial(sample, params, target)
+        one = functools.partial(sample, algorithms.acting_params(params, target))
         return jax.vmap(one)(obs, keys, weights)
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 16))

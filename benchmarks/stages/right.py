@@ -181,16 +181,16 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     made, params, slow, _ = _begin(dry)
     width, count = made.spec.chunk_dim, 8 if dry else 64
     constants = {"q_std": 1.0, "logit_std": 1.0, "values": np.ones(width), "vectors": np.eye(width)}
-    slow = slow | {"calibration": jax.tree.map(np.float32, constants)}
+    params = algorithms.acting_params(params, slow, jax.tree.map(np.float32, constants))
     obs = np.random.default_rng(1).standard_normal((count, made.spec.obs_dim)).astype(np.float32)
     keys, lowered = jax.random.split(jax.random.key(5), count), {}
-    placed = jax.device_put((params, slow, obs, keys, np.float32(1.0)), where)
+    placed = jax.device_put((params, obs, keys, np.float32(1.0)), where)
     config = made.config | {"precision": precision}
     for name in algorithms.served_by("qgf"):
         for n in algorithms.METHODS[name].best_of:
             if not dry or name in _DRY_METHODS:
                 sample = algorithms.build_sample(config, made.spec, name, n)
-                act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+                act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
                 lowered[acting.label(name, n)] = act.lower(*placed)
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         compiled = pool.map(lambda one: one.compile(), lowered.values())

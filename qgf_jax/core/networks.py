@@ -380,7 +380,9 @@ def build(spec: Spec, precision: str = "float32", **options: Any) -> Networks:
         value=head,
         noisy_critic=head,
         one_step=VelocityField(*actor, given.policy_goal, "none", arithmetic=arithmetic),
-        labelled=VelocityField(*actor, given.policy_goal, given.time_feature, labels=2, arithmetic=arithmetic),
+        labelled=VelocityField(
+            *actor, given.policy_goal, given.time_feature, labels=2, arithmetic=arithmetic
+        ),
         diffusion=field if given.diffusion_field == "shared" else fourier,
         gaussian=Gaussian(*actor, given.policy_goal, arithmetic=arithmetic),
         goal_value=GoalValue(*critic, given.ensemble, given.goal_code, arithmetic=arithmetic),

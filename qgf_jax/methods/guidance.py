@@ -1,20 +1,18 @@
 """Guidance: turns a velocity field into one whose flow ends where Q is high.
 
 Everything here sees one action, with observation and parameters already bound into `velocity` and
-`q`; batch it with `jax.vmap`, so that the gradient of one sample cannot depend on the others. The rules are
-the files of `methods/rules`; each is an attribute of this module too.
+`q`; batch it with `jax.vmap`, so that the gradient of one sample cannot depend on the others. The rules
+are the files of `methods/rules`; each is an attribute of this module too.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import part, parts
 from qgf_jax.methods.rules.endpoints import one_straight_step
-
-if TYPE_CHECKING:
-    from qgf_jax.types import Array, Critic, Endpoint, Velocity
+from qgf_jax.types import Array, Critic, Endpoint, Velocity
 
 _TABLES = {"RULES": "rule", "SCHEDULES": "schedule", "UNITS": "unit"}
 
@@ -32,17 +30,17 @@ def __getattr__(name: str) -> Any:
 
 
 def guide(
-    velocity: "Velocity",
-    q: "Critic",
+    velocity: Velocity,
+    q: Critic,
     *,
-    weight: "Array | float",
+    weight: Array | float,
     rule: str = "one_step",
     schedule: str = "constant",
     cap: float = 3.0,
-    endpoint: "Endpoint" = one_straight_step,
-    precondition: "Callable[[Array, Array], Array] | None" = None,
+    endpoint: Endpoint = one_straight_step,
+    precondition: Callable[[Array, Array], Array] | None = None,
     **options: Any,
-) -> "Velocity":
+) -> Velocity:
     """The guided velocity, `velocity + weight * direction`, as a function of (action [D], t []).
 
     `velocity` and `q` are any JAX callables, for one action; `weight` may be traced, so a sweep
@@ -70,7 +68,7 @@ def guide(
         )
     direct = make(_of_one(velocity), _scalar(q), endpoint, **options)
 
-    def guided(action: "Array", t: "Array") -> "Array":
+    def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)
         if precondition is not None:
             direction = precondition(direction, t)
@@ -80,10 +78,10 @@ def guide(
     return guided
 
 
-def _of_one(velocity: "Velocity") -> "Velocity":
+def _of_one(velocity: Velocity) -> Velocity:
     """The velocity, for one action and of its shape, else a `UserError`."""
 
-    def checked(action: "Array", t: "Array") -> "Array":
+    def checked(action: Array, t: Array) -> Array:
         if jnp.ndim(action) != 1:
             raise UserError(
                 f"a guided velocity takes one action [D], not shape {jnp.shape(action)}: "
@@ -94,10 +92,10 @@ def _of_one(velocity: "Velocity") -> "Velocity":
     return checked
 
 
-def _scalar(q: "Callable[..., Array]") -> "Callable[..., Array]":
+def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:
     """The critic, if it returns one number, else a `UserError`."""
 
-    def checked(*args: "Array") -> "Array":
+    def checked(*args: Array) -> Array:
         value = q(*args)
         if jnp.shape(value):
             raise UserError(

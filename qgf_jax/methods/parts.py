@@ -19,7 +19,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qgf_jax import bounds
 from qgf_jax.bounds import Field
@@ -78,7 +78,13 @@ class Names(bounds.Words):
 _PARTS: dict[tuple[str, str], Part] = {}
 
 
-def _declare(kind: str) -> Callable[..., Callable[[_F], _F]]:
+class _Register(Protocol):
+    """A decorator that keeps the function's type."""
+
+    def __call__(self, make: _F) -> _F: ...
+
+
+def _declare(kind: str) -> Callable[..., _Register]:
     def declare(
         *,
         provides: Sequence[str] = (),
@@ -86,7 +92,7 @@ def _declare(kind: str) -> Callable[..., Callable[[_F], _F]]:
         ignores: Sequence[str] = (),
         sets: Mapping[str, Any] = {},
         source: str = "",
-    ) -> Callable[[_F], _F]:
+    ) -> _Register:
         said = [frozenset(words) for words in (provides, needs, ignores)]
 
         def register(make: _F) -> _F:
@@ -139,8 +145,8 @@ def _load_entry(entry: importlib.metadata.EntryPoint) -> None:
         owner = entry.dist.name if entry.dist else "a package"
         cause = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{owner} adds parts of methods by {entry.value!r}, which cannot be imported ({cause}): mend "
-            f"or uninstall {owner}"
+            f"{owner} adds parts of methods by {entry.value!r}, which cannot be imported ({cause}): "
+            f"mend or uninstall {owner}"
         ) from error
 
 

@@ -1,28 +1,26 @@
 """Rules that change the endpoint's Jacobian J = d endpoint / d action, [D, D], before it acts."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import rule
 from qgf_jax.methods.rules.endpoints import one_straight_step
-
-if TYPE_CHECKING:
-    from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
+from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 10")
 def regularized(
-    velocity: "Velocity",
-    q: "Critic",
-    endpoint: "Endpoint" = one_straight_step,
+    velocity: Velocity,
+    q: Critic,
+    endpoint: Endpoint = one_straight_step,
     *,
     epsilon: Annotated[NonNegative, "factor of the Jacobian's part"] = 0.1,
-) -> "Slope":
+) -> Slope:
     """(I + epsilon J)^T times the gradient at the endpoint: mostly QGF, a little of its Jacobian."""
 
-    def direct(action: "Array", t: "Array") -> "tuple[Array, Array]":
+    def direct(action: Array, t: Array) -> tuple[Array, Array]:
         end, pull_back, v = _endpoint_vjp(velocity, endpoint, action, t)
         gradient = jax.grad(q)(end)
         return v, gradient + epsilon * pull_back(gradient)
@@ -32,13 +30,13 @@ def regularized(
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
 def smooth(
-    velocity: "Velocity",
-    q: "Critic",
-    endpoint: "Endpoint" = one_straight_step,
+    velocity: Velocity,
+    q: Critic,
+    endpoint: Endpoint = one_straight_step,
     *,
     samples: Annotated[Count, "perturbed actions whose Jacobians are averaged"] = 8,
     sigma: Annotated[NonNegative, "standard deviation of the perturbations"] = 0.1,
-) -> "Slope":
+) -> Slope:
     """The mean of `samples` Jacobians at action + sigma * noise, transposed, times the gradient.
 
     The paper gives neither number: eight samples leave a third of one Jacobian's noise, and a tenth of
@@ -46,7 +44,7 @@ def smooth(
     perturbations at the same time t, antithetic in pairs, so that a sampler stays a function of its key.
     """
 
-    def direct(action: "Array", t: "Array") -> "tuple[Array, Array]":
+    def direct(action: Array, t: Array) -> tuple[Array, Array]:
         v = velocity(action, t)
         gradient = jax.grad(q)(endpoint(action, t, v))
         key = jax.random.fold_in(jax.random.key(0), jnp.asarray(t, jnp.float32).view(jnp.uint32))
@@ -59,7 +57,7 @@ def smooth(
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
-def ortho(velocity: "Velocity", q: "Critic", endpoint: "Endpoint" = one_straight_step) -> "Slope":
+def ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Slope:
     """The orthogonal factor of J, transposed, times the gradient: J turns it and stretches nothing.
 
     J = U S V^T, and (U V^T)^T acts. The clip is passed straight through, because a coordinate in
@@ -67,8 +65,8 @@ def ortho(velocity: "Velocity", q: "Critic", endpoint: "Endpoint" = one_straight
     and an SVD.
     """
 
-    def direct(action: "Array", t: "Array") -> "tuple[Array, Array]":
-        def unclipped(action: "Array") -> "tuple[Array, Array]":
+    def direct(action: Array, t: Array) -> tuple[Array, Array]:
+        def unclipped(action: Array) -> tuple[Array, Array]:
             v = velocity(action, t)
             return endpoint(action, t, v, clip=False), v
 
@@ -83,11 +81,11 @@ def ortho(velocity: "Velocity", q: "Critic", endpoint: "Endpoint" = one_straight
 
 
 def _endpoint_vjp(
-    velocity: "Velocity", endpoint: "Endpoint", action: "Array", t: "Array"
-) -> "tuple[Array, Callable[[Array], Array], Array]":
+    velocity: Velocity, endpoint: Endpoint, action: Array, t: Array
+) -> tuple[Array, Callable[[Array], Array], Array]:
     """(endpoint, cotangent -> J^T cotangent, velocity), by one pass forward."""
 
-    def run(action: "Array") -> "tuple[Array, Array]":
+    def run(action: Array) -> tuple[Array, Array]:
         v = velocity(action, t)
         return endpoint(action, t, v), v
 

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from qgf_jax.bounds import Count
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
+from qgf_jax.types import Array, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
-    from qgf_jax.types import Array, Params, Sample
 
 
 @sampler(needs=("actor_flow",), ignores=("weight",), source="Zhou et al., 2026, arXiv 2606.11087")
 def actor_flow(
     nets: "Networks", *, num_steps: Annotated[Count, "steps of the flow"] = 10
-) -> "Sample":
+) -> Sample:
     """The end of the actor's flow."""
 
-    def sample(params: "Params", obs: Any, key: "Array", weight: "Array") -> "Array":
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
         del weight
         noise = jax.random.normal(key, (nets.chunk_dim,))
         action = flow.integrate(nets.velocity(params["actor"], obs), noise, num_steps=num_steps)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from qgf_jax.bounds import Count
 from qgf_jax.methods.lazy import diffusion
 from qgf_jax.methods.parts import sampler
+from qgf_jax.types import Array, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
-    from qgf_jax.types import Array, Params, Sample
 
 
 @sampler(
@@ -21,13 +21,13 @@ def denoised(
     *,
     posterior: Annotated[bool, "steps from the posterior; false: the public code's chain"] = True,
     num_steps: Annotated[Count, "steps of the diffusion"] = 10,
-) -> "Sample":
+) -> Sample:
     """Ancestral sampling of a diffusion policy, see `diffusion.sample`."""
 
-    def sample(params: "Params", obs: Any, key: "Array", weight: "Array") -> "Array":
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
         del weight
 
-        def noise(action: "Array", k: "Array") -> "Array":
+        def noise(action: Array, k: Array) -> Array:
             return nets.predict_noise(params["actor"], obs, action, k, num_steps)
 
         return diffusion.sample(

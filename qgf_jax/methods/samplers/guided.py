@@ -9,10 +9,10 @@ from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
 from qgf_jax.methods.lazy import flow, jax, jnp, networks
 from qgf_jax.methods.parts import Names, Part, part, sampler
+from qgf_jax.types import Array, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
-    from qgf_jax.types import Array, Params, Sample
 
 
 @sampler(
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def guided(
     nets: "Networks",
     *,
-    rule: Annotated[str, Names("rule"), "how the critic's gradient acts on the velocity"] = "one_step",
+    rule: Annotated[
+        str, Names("rule"), "how the critic's gradient acts on the velocity"
+    ] = "one_step",
     endpoint: Annotated[str, Names("endpoint"), "where the critic looks"] = "straight",
     schedule: Annotated[str, Names("schedule"), "how the weight changes with t"] = "constant",
     cap: Annotated[Positive, "most that schedule=ratio multiplies the weight by"] = 3.0,
@@ -33,12 +35,12 @@ def guided(
     ] = "value",
     num_steps: Annotated[Count, "steps of the flow"] = 10,
     **options: Any,
-) -> "Sample":
+) -> Sample:
     """A flow under a guidance rule, which takes `options`."""
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
 
-    def sample(params: "Params", obs: Any, key: "Array", weight: "Array") -> "Array":
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
         velocity = nets.velocity(params["policy"], obs)
         field = guidance.guide(
             velocity,
@@ -60,8 +62,8 @@ def guided(
 
 
 def _critic(
-    nets: "Networks", params: "Params", obs: Any, needs: frozenset[str], scale: str
-) -> "Callable[..., Array]":
+    nets: "Networks", params: Params, obs: Any, needs: frozenset[str], scale: str
+) -> Callable[..., Array]:
     """What a rule asks for by its needs."""
     if "noisy_q" in needs:
         return lambda action, t: nets.noisy_critic.apply(
@@ -72,11 +74,11 @@ def _critic(
     return _undeclared
 
 
-def _undeclared(*_: Any) -> "Array":
+def _undeclared(*_: Any) -> Array:
     raise UserError('a guidance rule asks for Q and does not say so: declare needs=("q",)')
 
 
-def _constants(params: "Params", unit: Part, scale: str) -> "Params":
+def _constants(params: Params, unit: Part, scale: str) -> Params:
     """The run's calibration, `q_std` being the spread of what is climbed."""
     if "calibration" not in unit.needs:
         return {}

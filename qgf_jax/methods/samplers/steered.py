@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from qgf_jax.bounds import Count, Positive
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
+from qgf_jax.types import Array, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
-    from qgf_jax.types import Array, Params, Sample
 
 
 @sampler(
@@ -21,10 +21,10 @@ def steered(
     *,
     noise_scale: Annotated[Positive, "factor of the actor's noise"] = 1.0,
     num_steps: Annotated[Count, "steps of the flow"] = 10,
-) -> "Sample":
+) -> Sample:
     """The flow policy from a noise that an actor chose."""
 
-    def sample(params: "Params", obs: Any, key: "Array", weight: "Array") -> "Array":
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
         del weight
         mean, log_std = nets.gaussian.apply(params["actor"], obs)
         latent = jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
