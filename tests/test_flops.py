@@ -65,7 +65,7 @@ def published():
 
 
 def test_published_table_is_that_of_the_code():
-    """`qgf methods --markdown` writes it; of its costs, those of one method of each kind are counted here."""
+    """`qgf methods --markdown` writes it; costs of one method of each kind are counted here."""
     shown = published()
     assert list(shown) == list(algorithms.METHODS)
     assert methods.page(shown) == PAGE.read_text()

@@ -346,7 +346,7 @@ def test_parameters_to_act_with_are_the_target_copies():
     ids=lambda words: words[-1],
 )
 def test_a_mistyped_word_is_answered_at_once_and_without_jax(words, run_folder):
-    """Within half a second alone; three times that in CPU time passes here, on a machine that is shared."""
+    """Within half a second on a machine of its own; here, three times that in CPU time passes."""
     words = [word.replace("WORKDIR", str(run_folder)) for word in words]
     words = [word.replace("quickstart.py", str(QUICKSTART)) for word in words]
     code = (

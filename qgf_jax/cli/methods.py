@@ -14,9 +14,9 @@ _PAGE = """# Methods
 
 `qgf methods --markdown` writes this page.
 
-Cost: one action relative to QGF, by the matrix products of the compiled program, with three layers of 256.
-Trains: policy learners, and the critics that each can be combined with, its own first. Acts with: the
-parameters that acting reads. N: candidates that an action is chosen from.
+Cost: one action relative to QGF, by the matrix products of the compiled program, with three layers
+of 256. Trains: policy learners, and the critics that they can be combined with, the method's own first.
+Acts with: the parameters that acting reads. N: candidates that an action is chosen from.
 """
 
 

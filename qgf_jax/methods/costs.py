@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qgf_jax import __version__
+import qgf_jax
 from qgf_jax.errors import log
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
@@ -28,8 +28,8 @@ _QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pas
 def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """By method: `cost` relative to QGF, and `needs`, the parameter groups that acting reads.
 
-    What the cache does not hold is counted, which takes a second for each method. A method that cannot be
-    counted has None for both, and a line on standard error says why.
+    What the cache does not hold is counted, which takes a second for each method. A method that cannot
+    be counted has None for both, and a line on standard error says why.
     """
     names = list(names)
     kept = {name: _read_file(_file(name)) for name in {_UNIT, *names}}
@@ -110,7 +110,9 @@ def _file(name: str) -> Path | None:
     if os.environ.get("QGF_CACHE") == "off":
         return None
     row = algorithms.method(name)
-    text = "\n".join([repr(row), __version__, importlib.metadata.version("jax"), *_sources()])
+    text = "\n".join(
+        [repr(row), qgf_jax.__version__, importlib.metadata.version("jax"), *_sources()]
+    )
     try:
         folder = Path.home() / ".cache" / "qgf_jax" / "costs"
     except RuntimeError:  # there is no home
@@ -123,6 +125,7 @@ def _sources() -> tuple[str, ...]:
     """SHA-256 of each file that says how a method acts."""
     package = Path(__file__).parent.parent
     files = {path for room in ("core", "methods") for path in package.glob(f"{room}/**/*.py")}
+    files |= {package / "types.py", package / "runtime" / "flops.py"}
     for kind in parts.KINDS:
         for found in parts.parts(kind).values():
             module = sys.modules.get(getattr(found.make, "__module__", ""))
