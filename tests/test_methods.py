@@ -154,7 +154,7 @@ def key_of(place):
 
 
 # The first of each sampler and training chooses among candidates in earnest.
-CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed(METHODS.items())}
+CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed([*METHODS.items()])}
 
 
 @pytest.mark.parametrize("name", list(METHODS))
