@@ -20,13 +20,14 @@ CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
     from qgf_jax.core.guidance import RULES
     from qgf_jax.core.networks import build
-    from qgf_jax.methods.critics import CRITICS
-    from qgf_jax.methods.policies import POLICIES
+    from qgf_jax.methods.parts import parts
+
+    CRITICS, POLICIES = parts("critic"), parts("policy")
     from qgf_jax.methods.samplers import SAMPLERS
 
     pairs = [(build, algorithms.factory_fields("networks", "build"))]
-    pairs += [(f, algorithms.policy_fields(name)) for name, f in POLICIES.items()]
-    pairs += [(f, algorithms.critic_fields(name)) for name, f in CRITICS.items()]
+    pairs += [(f.make, algorithms.policy_fields(name)) for name, f in POLICIES.items()]
+    pairs += [(f.make, algorithms.critic_fields(name)) for name, f in CRITICS.items()]
     for module, registry in (("samplers", SAMPLERS), ("guidance", RULES)):
         pairs += [(f, algorithms.factory_fields(module, name)) for name, f in registry.items()]
     for function, found in pairs:
@@ -41,8 +42,9 @@ def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
 def test_every_method_has_parts_that_exist(name):
     from qgf_jax.core.guidance import RULES
-    from qgf_jax.methods.critics import CRITICS
-    from qgf_jax.methods.policies import POLICIES
+    from qgf_jax.methods.parts import parts
+
+    CRITICS, POLICIES = parts("critic"), parts("policy")
     from qgf_jax.methods.samplers import SAMPLERS
 
     row = algorithms.METHODS[name]

@@ -17,14 +17,14 @@ import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qgf_jax import bounds
 from qgf_jax.bounds import Field
 from qgf_jax.errors import unknown_name_error
 
 KINDS = ("policy", "critic", "sampler", "rule")
-_PACKAGES = ("policies", "critics", "samplers", "rules")
+_PACKAGES = ("policies", "critics")  # samplers and rules follow
 _GROUP = "qgf_jax.parts"
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -58,14 +58,18 @@ class Part:
 _PARTS: dict[tuple[str, str], Part] = {}
 
 
-def _declare(kind: str) -> Callable[..., Callable[[_F], _F]]:
+class _Decorator(Protocol):
+    def __call__(self, make: _F) -> _F: ...
+
+
+def _declare(kind: str) -> Callable[..., _Decorator]:
     def declare(
         *,
         provides: Sequence[str] = (),
         needs: Sequence[str] = (),
         sets: Mapping[str, Any] = {},
         source: str = "",
-    ) -> Callable[[_F], _F]:
+    ) -> _Decorator:
         def register(make: _F) -> _F:
             name = getattr(make, "__name__", "")
             known = _PARTS.get((kind, name))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from qgf_jax import bounds
 from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.methods.parts import part
 
 Options = tuple[tuple[str, Any], ...]
 """What a user sets of a sampler, sorted by name."""
@@ -369,15 +370,7 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-CRITIC_SETTINGS: dict[str, dict[str, Any]] = {
-    "dqc": {
-        "networks.critic_output": "sigmoid",
-        "networks.ranking": "online",
-        "goals.negative": False,
-        "goals.critic_geometric": False,
-    },
-    "contrastive": {"networks.critic_form": "bilinear", "goals.critic": (0.0, 1.0, 0.0)},
-}
+CRITIC_SETTINGS = {name: part("critic", name).sets for name in ("dqc", "contrastive")}
 """Config values that make a critic what it is."""
 
 
@@ -439,17 +432,14 @@ def factory_fields(module: str, function: str) -> dict[str, Field]:
     }
 
 
-@functools.cache
-def learner_fields(package: str, name: str) -> dict[str, Field]:
-    """The hyperparameters of a learner of "critics" or "policies", whichever file it is in."""
-    for path in sorted(Path(__file__).parent.glob(f"{package}/*.py")):
-        if name in _functions(path):
-            return factory_fields(f"methods.{package}.{path.stem}", name)
-    raise LookupError(f"no learner {name} in {package}")
+def policy_fields(name: str) -> Mapping[str, Field]:
+    """The hyperparameters of a policy learner."""
+    return part("policy", name).fields
 
 
-policy_fields = functools.partial(learner_fields, "policies")
-critic_fields = functools.partial(learner_fields, "critics")
+def critic_fields(name: str) -> Mapping[str, Field]:
+    """The hyperparameters of a critic learner."""
+    return part("critic", name).fields
 
 
 def sampler_fields(name: str) -> dict[str, Field]:
@@ -518,19 +508,21 @@ def build_networks(config: Mapping[str, Any], spec: Any) -> Any:
 
 def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     """The `Learner` that trains `config["algorithm"]`."""
-    from qgf_jax.methods.critics import CRITICS
-    from qgf_jax.methods.policies import POLICIES
-    from qgf_jax.types import as_actor, merge
+    from qgf_jax.methods.learners import as_actor, merge
 
     nets, row = build_networks(config, spec), method(config["algorithm"])
     # What a critic bootstraps on is the policy that is trained, before any guidance.
     sample = build_sample(config, spec, row.at_zero or config["algorithm"])
+
+    def merged(params: Any, obs: Any, key: Any, weight: Any) -> Any:
+        return sample(params, {}, obs, key, weight)
+
     critic = config["critic"]
-    learners = [CRITICS[critic](nets, sample, **config["critics"][critic])]
+    learners = [part("critic", critic).make(nets, merged, **config["critics"][critic])]
     given = config["policy"] | config["sampler"]
     for name in row.policies:
-        learner = POLICIES[name](nets, **{k: given[k] for k in policy_fields(name)})
-        learners.append(as_actor(learner))
+        settings = {k: given[k] for k in policy_fields(name)}
+        learners.append(as_actor(part("policy", name).make(nets, **settings)))
     return merge(*learners)
 
 
