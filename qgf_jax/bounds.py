@@ -5,7 +5,6 @@ beside that it holds a `Bound`, which checks a value, reads it from text, and sa
 No JAX here.
 """
 
-import ast
 import dataclasses
 import inspect
 import math
@@ -284,17 +283,6 @@ def _field(annotation: Any, default: Any) -> Field:
     notes = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     words = [note for note in notes if isinstance(note, str)]
     return Field(default, of(annotation), " ".join(words), MAY_CHANGE in notes)
-
-
-def of_source(annotation: ast.expr | None) -> Bound:
-    """The same of an annotation that was parsed and not imported."""
-    if annotation is None:
-        return of(annotation)
-    name = ast.unparse(annotation)
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
-        words = ast.literal_eval(annotation.slice)
-        return Words(words if isinstance(words, tuple) else (words,))
-    return of({"bool": bool, "str": str}.get(name) or globals().get(name, name))
 
 
 def check(what: str, value: Any, bound: Bound) -> None:

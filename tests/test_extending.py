@@ -1,4 +1,4 @@
-"""Parts and methods from outside the package: a file each, named by the entry points of a distribution."""
+"""Parts and methods from outside the package: a file each, which entry points name."""
 
 import json
 import subprocess
@@ -197,7 +197,10 @@ def test_a_mistyped_word_is_explained_by_their_names_too(site, workdir, words, h
     ("text", "hint"),
     [
         ("import nothing_of_this_name", "ModuleNotFoundError"),
-        ("from qgf_jax.methods.parts import rule\n@rule()\ndef f(v, q, e, *, x: int = 1): ...", "LookupError"),
+        (
+            "from qgf_jax.methods.parts import rule\n@rule()\ndef f(v, q, e, *, x: int = 1): ...",
+            "LookupError",
+        ),
         ("from qgf_jax.methods.table import row\nrow('qgf', 'mine', 'me')", "two methods 'qgf'"),
     ],
 )

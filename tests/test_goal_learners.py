@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
-from test_learners import N, make_batch
+from test_learners import N, batched, make_batch
+from test_learners import loss_of as loss_at
 
 from qgf_jax.core.networks import normalize_length
 from qgf_jax.data import chunks
@@ -42,7 +43,7 @@ def setup(name, critic="", **changes):
 
 
 def loss_of(learner, group, params, target, batch):
-    return float(jax.jit(learner.losses[group])(params, target, batch, KEY)[0])
+    return float(jax.jit(functools.partial(loss_at, learner, group))(params, target, batch, KEY))
 
 
 def check(found, expected):
@@ -61,7 +62,7 @@ def dqc_parts(output):
     setting = {"networks.critic_output": output, "critics.dqc.kappa_d": 0.8}
     nets, learner, params, target = setup("qgf", "dqc", **setting)
     b = goal_batch()
-    raw = lambda members, action: np.asarray(nets.ensemble_logits(members, b.obs, action))
+    raw = lambda members, action: batched(nets.ensemble_logits, members, b.obs, action)
     v = lambda obs: np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(obs))
     return nets, learner, params, target, b, raw, v
 
@@ -210,13 +211,13 @@ def mean_v(nets, params, obs):
 
 def test_gcbc_gciql_and_gcivl_clone_with_the_policys_goal():
     b = goal_batch()
-    seen = b.for_actor()
+    seen = b.policy_view()
     for name in ("gcbc", "gciql", "gcivl"):
         nets, learner, params, target = setup(name)
         mean, _ = jax.vmap(lambda o, n=nets, p=params: n.gaussian.apply(p["actor"], o))(seen.obs)
         cloning = unit_gaussian(mean, b.action)
         if name == "gciql":
-            q = np.asarray(nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)))
+            q = batched(nets.apply_ensemble, params["critic"], seen.obs, jnp.clip(mean, -1, 1))
             q = q.min(axis=0)
             expected = 0.3 * cloning - q / (np.abs(q).mean() + 1e-6)
         elif name == "gcivl":
@@ -231,7 +232,7 @@ def test_weight_of_an_advantage_has_a_cap():
     """One that some examples meet and some do not."""
     nets, learner, params, target = setup("gcivl", **{"policy.max_weight": 1.0})
     b = goal_batch()
-    seen = b.for_actor()
+    seen = b.policy_view()
     mean, _ = jax.vmap(lambda o: nets.gaussian.apply(params["actor"], o))(seen.obs)
     gain = mean_v(nets, params, seen.next_obs) - mean_v(nets, params, seen.obs)
     assert gain.min() < 0 < gain.max()
@@ -241,11 +242,12 @@ def test_weight_of_an_advantage_has_a_cap():
 
 def test_size_of_q_is_not_differentiated_where_a_gaussian_climbs():
     nets, learner, params, target = setup("gciql")
-    seen = goal_batch().for_actor()
+    seen = goal_batch().policy_view()
 
     def parts(mine):
         mean, _ = jax.vmap(lambda o: nets.gaussian.apply(mine, o))(seen.obs)
-        q = nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)).min(axis=0)
+        q = jax.vmap(functools.partial(nets.apply_ensemble, params["critic"]))
+        q = q(seen.obs, jnp.clip(mean, -1, 1)).min(axis=1)
         return 0.5 * jnp.sum((seen.action - mean) ** 2, axis=1), q
 
     size = jnp.abs(parts(params["actor"])[1]).mean() + 1e-6
@@ -255,7 +257,7 @@ def test_size_of_q_is_not_differentiated_where_a_gaussian_climbs():
         return jnp.mean(0.3 * cloning - q / size)
 
     def found(mine):
-        return learner.losses["actor"](params | {"actor": mine}, target, goal_batch(), KEY)[0]
+        return loss_at(learner, "actor", params | {"actor": mine}, target, goal_batch(), KEY)
 
     slopes = [jax.tree.leaves(jax.jit(jax.grad(f))(params["actor"])) for f in (found, expected)]
     for a, b in zip(*slopes, strict=True):
@@ -269,7 +271,7 @@ def test_hiql_clones_towards_waypoints_on_both_levels():
         k: jax.tree.map(lambda x: 20 * x, v) if k != "value" else v for k, v in params.items()
     }
     b = goal_batch()
-    seen = b.for_actor()
+    seen = b.policy_view()
     place = lambda obs, goal: jnp.concatenate([obs[:, :2], goal], axis=1)
     code = lambda obs: jax.vmap(lambda o: nets.goal_value.apply(params["value"], o, coded=True))(
         obs
@@ -317,7 +319,7 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     from conftest import rows_of
 
     from qgf_jax.training import calibration as calibrate
-    from qgf_jax.training.step import make_trainer
+    from qgf_jax.training.programs import make_trainer
 
     config = tiny("qgf", critic="contrastive")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
@@ -336,7 +338,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     from conftest import rows_of
 
     from qgf_jax.training import calibration as calibrate
-    from qgf_jax.training.step import make_trainer
+    from qgf_jax.training.programs import make_trainer
 
     config = tiny("qgf", critic="dqc")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)

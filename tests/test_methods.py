@@ -24,7 +24,9 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import policy
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.step import TrainState, make_optimizer, train_step
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
 from qgf_jax.types import Spec
 
 METHODS = algorithms.METHODS

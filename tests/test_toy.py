@@ -15,7 +15,7 @@ from conftest import tiny
 
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training.step import make_trainer
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)

@@ -14,7 +14,7 @@ from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import calibration as calibrate
-from qgf_jax.training.step import make_trainer
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 MEAN, VARIANCE = np.array([0.3, -0.2], np.float32), np.array([0.25, 0.04], np.float32)

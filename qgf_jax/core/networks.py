@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qgf_jax.core.members import over_members
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.core.reductions import layer_norm
 from qgf_jax.types import Array, Critic, Params, Spec, Velocity
@@ -319,11 +320,15 @@ class Networks(NamedTuple):
 
     def q_of(self, members: Any, obs: Array) -> Critic:
         """The members' one Q at one observation: the least, as everywhere in QGF's single tasks."""
-        return lambda action: self.aggregate(self.apply_ensemble(members, obs, action))
+        return lambda action: self.aggregate(self.to_value(self._logits(members, obs, action)))
 
     def q_logit_of(self, members: Any, obs: Array) -> Critic:
         """The same of the networks' outputs, before any sigmoid."""
-        return lambda action: self.aggregate(self.ensemble_logits(members, obs, action))
+        return lambda action: self.aggregate(self._logits(members, obs, action))
+
+    def _logits(self, members: Any, obs: Array, action: Array) -> Array:
+        """As `ensemble_logits`, but differentiable in the action anywhere."""
+        return jax.vmap(lambda member: self.critic.apply(member, obs, action))(members)
 
     def rank_of(self, params: Params, obs: Array) -> Critic:
         """What best-of-N compares candidates by at one observation, with parameters to act with.
@@ -337,7 +342,7 @@ class Networks(NamedTuple):
 
     def mean_q(self, members: Any, obs: Array) -> Critic:
         """The mean Q of the members at one observation."""
-        return lambda action: self.apply_ensemble(members, obs, action).mean()
+        return lambda action: self.to_value(self._logits(members, obs, action)).mean()
 
     def init_ensemble(self, key: Array, obs: Array, action: Array) -> Any:
         """Independent parameters for every member of the critic: leaves [E, …]."""
@@ -345,20 +350,21 @@ class Networks(NamedTuple):
         return jax.vmap(lambda k: self.critic.init(k, obs, action))(keys)
 
     def apply_ensemble(self, members: Any, obs: Array, action: Array) -> Array:
-        """Q [E] of one observation and action; with a batch of both, vmapped inside, Q [E, B]."""
+        """Q [E] of one observation and action."""
         return self.to_value(self.ensemble_logits(members, obs, action))
 
     def ensemble_logits(self, members: Any, obs: Array, action: Array) -> Array:
-        """The networks' outputs, which are Q unless the critic is bounded."""
+        """The networks' outputs [E], which are Q unless the critic is bounded."""
+        return over_members(self.critic.apply, members, obs, action)
 
-        def member(params: Any) -> Array:
-            if obs.ndim == 1:
-                return self.critic.apply(params, obs, action)
-            return jax.vmap(lambda o, a: self.critic.apply(params, o, a))(obs, action)
-
-        # Members outermost: with the batch outside, XLA transposes the activations at each layer,
-        # which doubles the cost of a small critic.
-        return jax.vmap(member)(members)
+    def ensemble_codes(self, members: Any, obs: Array, action: Array) -> tuple[Array, Array]:
+        """phi and psi [E, width] of bilinear critics, see `Bilinear`."""
+        return over_members(
+            lambda member, obs, action: self.critic.apply(member, obs, action, True),
+            members,
+            obs,
+            action,
+        )
 
 
 def build(spec: Spec, precision: str = "float32", **options: Any) -> Networks:

@@ -24,10 +24,9 @@ from typing import Any, Protocol, TypeVar
 from qgf_jax import bounds
 from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError, unknown_name_error
-from qgf_jax.methods import undeclared
 
 KINDS = ("policy", "critic", "sampler", "selector", "rule", "unit", "schedule", "endpoint")
-_PACKAGES = ("samplers", "rules")
+_PACKAGES = ("policies", "critics", "samplers", "rules")
 _ROWS = "qgf_jax.methods.rows"
 _GROUP = "qgf_jax.parts"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -45,7 +44,8 @@ class Part:
     fields: Mapping[str, Field]
     """Its hyperparameters."""
     provides: frozenset[str] = frozenset()
-    """What other parts may ask for: "q", "target_q", "v", "flow" …"""
+    """What other parts may ask for. Critics: "q", "target_q" (has a target copy), "returns" (Q is a
+    return, in units of reward), "v" (in the units of Q), "goal_v". Policies: "flow", "actor_flow", …"""
     needs: frozenset[str] = frozenset()
     """What other parts, the environment ("goals") or the run ("calibration") must provide."""
     ignores: frozenset[str] = frozenset()
@@ -128,8 +128,6 @@ def load() -> None:
             module = importlib.import_module(f"qgf_jax.methods.{package}")
             for found in pkgutil.iter_modules(module.__path__):
                 importlib.import_module(f"{module.__name__}.{found.name}")
-        for learner in undeclared.learners(Part):
-            _PARTS[learner.kind, learner.name] = learner
         importlib.import_module(_ROWS)
         for entry in importlib.metadata.entry_points(group=_GROUP):
             _load_entry(entry)

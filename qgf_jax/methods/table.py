@@ -267,7 +267,7 @@ def build_networks(config: Mapping[str, Any], spec: Any) -> Any:
 
 def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
     """The `Learner` that trains `config["algorithm"]`."""
-    from qgf_jax.types import as_actor, merge
+    from qgf_jax.methods.learners import as_actor, merge
 
     nets, row = build_networks(config, spec), method(config["algorithm"])
     # What a critic bootstraps on is the policy that is trained, before any guidance.

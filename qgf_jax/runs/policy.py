@@ -16,7 +16,8 @@ from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.runs.run import Run
-from qgf_jax.training.step import TrainState, make_trainer, seeds_of
+from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.state import TrainState, seeds_of
 from qgf_jax.types import Array, Params, Sample, Spec
 
 

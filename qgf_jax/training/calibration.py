@@ -20,7 +20,8 @@ from qgf_jax.data import sampling
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import write_atomically
-from qgf_jax.training.step import TrainState, over_seeds
+from qgf_jax.training.programs import over_seeds
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Array, Params, Spec
 
 STATES, ACTIONS = 2048, 16
