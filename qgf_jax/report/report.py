@@ -32,7 +32,7 @@ def write(workdir: str | os.PathLike) -> str:
     metrics.warn()
     _warn(rows)
     notes = [*_notes(lines), *filter(None, [metrics.note()])]
-    from qgf_jax import plots  # Matplotlib, which an error should not wait for
+    from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
     from qgf_jax.report import html as page
 
     folder = run.workdir / "report"
