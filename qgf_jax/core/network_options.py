@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from qgf_jax.bounds import Count, Counts, Index
+from qgf_jax.bounds import Count, Counts, History, Index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,10 @@ class NetworkOptions:
     ] = "linear"
     aggregate: Annotated[Literal["min", "mean"], "how one Q is made of the members'"] = "min"
     ranking: Annotated[
-        Literal["slow", "online"],
+        Literal["target", "online"],
         "best-of-N ranks by the target critic's Q, or by the online critic's outputs",
-    ] = "slow"
+        History(past="target", values={"slow": "target"}),
+    ] = "target"
     ensemble: Annotated[Count, "members of the critic"] = 2
     policy_goal: Annotated[bool, "whether policies see the goal"] = True
     goal_code: Annotated[Index, "width of HIQL's code of a goal; 0: none"] = 0

@@ -289,7 +289,7 @@ class Networks(NamedTuple):
     aggregation: str
     """How one Q is made of the members': a key of `AGGREGATES`"""
     ranking: str
-    """Which critic ranks candidates: "slow" or "online", see `rank_of`"""
+    """Which critic ranks candidates: "target" or "online", see `rank_of`"""
     precision: jax.lax.Precision
     """Of matrix products outside the modules"""
 
@@ -333,7 +333,7 @@ class Networks(NamedTuple):
     def rank_of(self, params: Params, obs: Array) -> Critic:
         """What best-of-N compares candidates by at one observation, with parameters to act with.
 
-        With ranking "slow" the target critic's Q, where there is a target copy. With "online" the
+        With ranking "target" the target critic's Q, where there is a target copy. With "online" the
         output of the online critic, a logit if the critic is bounded, as Li et al., 2025, do.
         """
         if self.ranking == "online":

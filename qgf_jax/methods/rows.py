@@ -328,10 +328,10 @@ row(
         "critics.ivl.expectile": 0.7,
         "critics.ivl.online_code": True,
         "networks.goal_code": 10,
-        "goals.waypoint": 25,
+        "goals.subgoal_steps": 25,
     },
     by_env={
-        "goals.waypoint": {"humanoidmaze-*": 100, **dict.fromkeys(_MANIPULATION, 10)},
+        "goals.subgoal_steps": {"humanoidmaze-*": 100, **dict.fromkeys(_MANIPULATION, 10)},
         "policy.low_inverse_temperature": {"*-explore-*": 10.0},
         "policy.high_inverse_temperature": {"*-explore-*": 10.0},
     },

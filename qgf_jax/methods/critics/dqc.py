@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     sets={
         "networks.critic_output": "sigmoid",
         "networks.ranking": "online",
-        "goals.negative": False,
+        "goals.negative_reward": False,
         "goals.critic_geometric": False,
     },
     source="Li et al., 2025, arXiv 2512.10926; Zhou et al., 2026, appendix F",

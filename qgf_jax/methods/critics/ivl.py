@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import OpenFraction
+from qgf_jax.bounds import History, OpenFraction
 from qgf_jax.methods.lazy import jax, jnp, losses
 from qgf_jax.methods.parts import critic
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample
@@ -22,7 +22,9 @@ def ivl(
     *,
     expectile: Annotated[OpenFraction, "level of V's expectile"] = 0.9,
     online_code: Annotated[
-        bool, "whether target networks see a goal by the online code, as in OGBench's HIQL"
+        bool,
+        "whether target networks see a goal by the online code, as in OGBench's HIQL",
+        History(past=False),
     ] = False,
 ) -> Learner:
     """Implicit value learning: goal-conditioned V by expectiles.

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Count, NonNegative
+from qgf_jax.bounds import Count, History, NonNegative
 from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.gaussians import gaussian_learner, mean_size
@@ -21,7 +21,7 @@ def rebrac(
     nets: "Networks",
     *,
     alpha: Annotated[NonNegative, "factor of the squared distance to the data's action"] = 0.01,
-    delay: Annotated[Count, "updates of the critic for each of the actor"] = 2,
+    delay: Annotated[Count, "updates of the critic for each of the actor", History(past=1)] = 2,
 ) -> Learner:
     """A deterministic actor tanh(mean): `alpha` * (actor - action) ** 2 summed, - Q over its size.
 
