@@ -31,9 +31,9 @@ def count(name: str) -> dict[str, Any]:
     config = configs.make(name)
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
     plain, row = configs.plain(config), algorithms.method(name)
-    spec = Spec(_OBS * (2 if row.goals else 1), _ACTION, _CHUNK, goal_dim=_OBS * row.goals)
+    spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
     learner = algorithms.build_learner(plain, spec)
-    obs, width = jnp.zeros(spec.obs_dim), spec.chunk_dim
+    obs, width = spec.example(), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     slow = {group: params[group] for group in learner.targets}
     slow["calibration"] = {
@@ -45,7 +45,8 @@ def count(name: str) -> dict[str, Any]:
     sample = algorithms.build_sample(plain, spec, name, row.best_of[0])
     act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
     keys = jax.random.split(jax.random.key(0), _BATCH)
-    traced = act.trace(params, slow, jnp.zeros((_BATCH, spec.obs_dim)), keys, jnp.zeros(()))
+    batch = spec.observation(jnp.zeros((_BATCH, spec.width)))
+    traced = act.trace(params, slow, batch, keys, jnp.zeros(()))
     leaves = jax.tree.leaves_with_path((params, slow))
     jaxpr = traced.jaxpr.jaxpr
     read_at_all = {var for eqn in jaxpr.eqns for var in eqn.invars if not isinstance(var, Literal)}

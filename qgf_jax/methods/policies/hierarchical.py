@@ -50,9 +50,9 @@ def hiql(
 ) -> Learner:
     """Two policies of one V (Park et al., 2023, Eqs. 6 and 7).
 
-    `high` gives the code of a waypoint on the way to the goal, `low` the action for that code. Both are
-    cloned, weighted by how much V rises: with the waypoint as goal over the chunk, with the goal
-    itself up to the waypoint. Needs goals that are observations, and networks.goal_code > 0.
+    `high` gives the code of a subgoal on the way to the goal, `low` the action for that code. Both are
+    cloned, weighted by how much V rises: with the subgoal as goal over the chunk, with the goal
+    itself up to the subgoal. Needs goals that are observations, and networks.goal_code > 0.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
@@ -64,17 +64,13 @@ def hiql(
     def code(params: Params, obs: Array) -> Array:
         return nets.goal_value.apply(params["value"], obs, coded=True)
 
-    def at(obs: Array, goal: Array) -> Array:
-        """The observation `obs` with another goal."""
-        return obs.at[-nets.spec.goal_dim :].set(goal)
-
     def low(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
         value = _value(nets, params)
 
         def one(x: Batch) -> Array:
-            obs = at(x.obs, x.waypoint)
-            advantage = value(at(x.next_obs, x.waypoint)) - value(obs)
+            obs = x.obs._replace(goal=x.subgoal)
+            advantage = value(x.next_obs._replace(goal=x.subgoal)) - value(obs)
             mean, log_std = nets.low.apply(params["low"], obs, code(params, obs))
             weight = _weight(advantage, low_inverse_temperature, max_weight)
             return -weight * log_density(x.action, mean, jnp.zeros_like(log_std))
@@ -86,11 +82,11 @@ def hiql(
         value = _value(nets, params)
 
         def one(x: Batch) -> Array:
-            there = jnp.concatenate([x.waypoint_to_goal, x.obs[-nets.spec.goal_dim :]])
-            advantage = value(there) - value(x.obs)
+            # Goals are states here, so what is a subgoal can be a state.
+            advantage = value(x.obs._replace(state=x.subgoal_to_goal)) - value(x.obs)
             mean, log_std = nets.high.apply(params["high"], x.obs)
             weight = _weight(advantage, high_inverse_temperature, max_weight)
-            subgoal = code(params, at(x.obs, x.waypoint_to_goal))
+            subgoal = code(params, x.obs._replace(goal=x.subgoal_to_goal))
             return -weight * log_density(subgoal, mean, jnp.zeros_like(log_std))
 
         return mean(jax.vmap(one)(batch), batch), {}
