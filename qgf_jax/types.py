@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
+
+class Obs(NamedTuple):
+    """An observation by its parts, each as the environment has it; networks scale and encode them."""
+
+    state: Any
+    """Of the shape `Spec.state`."""
+    goal: Any = None
+    """Of the shape `Spec.goal`; `None` where a run has no goals."""
+
+
 Params = dict[str, Any]
 """One entry per parameter group: "policy", "critic", "value" …"""
 Metrics = dict[str, Array]
@@ -26,17 +36,8 @@ Slope = Callable[[Array, Array], tuple[Array, Array]]
 """(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
 Endpoint = Callable[..., Array]
 """(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
-Sample = Callable[[Params, Params, "Obs", Array, Array], Array]
+Sample = Callable[[Params, Params, Obs, Array, Array], Array]
 """(params, target_params, obs, key, weight []) -> action [D]."""
-
-
-class Obs(NamedTuple):
-    """An observation by its parts, each as the environment has it; networks scale and encode them."""
-
-    state: Any
-    """Of the shape `Spec.state`."""
-    goal: Any = None
-    """Of the shape `Spec.goal`; `None` where a run has no goals."""
 
 
 class Spec(NamedTuple):

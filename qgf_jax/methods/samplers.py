@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from qgf_jax.bounds import Count, NonNegative, Positive
 from qgf_jax.core import diffusion, flow, guidance
 from qgf_jax.core.networks import Networks, normalize_length, sinusoidal
-from qgf_jax.types import Array, Endpoint, Params, Sample
+from qgf_jax.types import Array, Endpoint, Obs, Params, Sample
 
 
 def guided(
@@ -39,7 +39,7 @@ def guided(
     between 0 and 1, whether its `value` is climbed or the `logit` of it.
     """
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         groups = params | target
         velocity = nets.velocity(groups[group], obs)
         ends: dict[str, Endpoint] = {
@@ -75,7 +75,7 @@ def guided(
     return sample
 
 
-def _learned_endpoint(nets: Networks, groups: Params, obs: Array) -> Endpoint:
+def _learned_endpoint(nets: Networks, groups: Params, obs: Obs) -> Endpoint:
     def end(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
         del velocity
         action = nets.policy.apply(groups["endpoint"], obs, action, t)
@@ -84,7 +84,7 @@ def _learned_endpoint(nets: Networks, groups: Params, obs: Array) -> Endpoint:
     return end
 
 
-def _noisy_critic(nets: Networks, groups: Params, obs: Array) -> Any:
+def _noisy_critic(nets: Networks, groups: Params, obs: Obs) -> Any:
     return lambda action, t: nets.noisy_critic.apply(
         groups["noisy_critic"], obs, action, sinusoidal(jnp.asarray(t))
     )
@@ -148,7 +148,7 @@ def ascended(
     `sign` keeps the gradient's signs alone.
     """
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         groups = params | target
         slope = jax.grad(nets.q_of(groups["critic"], obs))
         velocity = nets.velocity(groups["policy"], obs)
@@ -167,7 +167,7 @@ def ascended(
 def conditioned(nets: Networks, *, num_steps: Count = 10) -> Sample:
     """CFGRL: v(label 0) + weight * (v(label 1) - v(label 0)) (Frans et al., 2025)."""
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         group = (params | target)["actor"]
 
         def velocity(action: Array, t: Array) -> Array:
@@ -184,7 +184,7 @@ def conditioned(nets: Networks, *, num_steps: Count = 10) -> Sample:
 def one_shot(nets: Networks) -> Sample:
     """One pass from noise to action."""
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         noise = jax.random.normal(key, (nets.chunk_dim,))
         action = nets.one_step.apply((params | target)["actor"], obs, noise, noise[0])
@@ -196,7 +196,7 @@ def one_shot(nets: Networks) -> Sample:
 def denoised(nets: Networks, *, posterior: bool = True, num_steps: Count = 10) -> Sample:
     """A diffusion policy; `posterior=False` is the public code's chain, see `diffusion.sample`."""
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         group = (params | target)["actor"]
 
@@ -213,7 +213,7 @@ def denoised(nets: Networks, *, posterior: bool = True, num_steps: Count = 10) -
 def steered(nets: Networks, *, noise_scale: Positive = 1.0, num_steps: Count = 10) -> Sample:
     """DSRL: the flow policy from a noise that an actor chose (Wagenmaker et al., 2025)."""
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         groups = params | target
         mean, log_std = nets.gaussian.apply(groups["actor"], obs)
@@ -228,7 +228,7 @@ def steered(nets: Networks, *, noise_scale: Positive = 1.0, num_steps: Count = 1
 def gaussian(nets: Networks, *, squash: bool = False, temperature: NonNegative = 0.0) -> Sample:
     """A Gaussian policy: its mean, or a draw with `temperature` times its standard deviation."""
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         mean, log_std = nets.gaussian.apply((params | target)["actor"], obs)
         if temperature:
@@ -242,7 +242,7 @@ def gaussian(nets: Networks, *, squash: bool = False, temperature: NonNegative =
 def hierarchical(nets: Networks) -> Sample:
     """HIQL: the high policy's mean as a code, and the low policy's mean for it (Park et al., 2023)."""
 
-    def sample(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def sample(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del key, weight
         groups = params | target
         code = normalize_length(nets.high.apply(groups["high"], obs)[0])
@@ -259,7 +259,7 @@ def best_of(nets: Networks, sample: Sample, n: int) -> Sample:
     if n == 1:
         return sample
 
-    def best(params: Params, target: Params, obs: Array, key: Array, weight: Array) -> Array:
+    def best(params: Params, target: Params, obs: Obs, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
         actions = jax.vmap(lambda k: sample(params, target, obs, k, weight))(keys)
         q = jax.vmap(nets.rank_of(params, target, obs))(actions)

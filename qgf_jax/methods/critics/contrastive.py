@@ -6,7 +6,7 @@ import optax
 
 from qgf_jax.core.networks import Networks
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params, Sample
 
 
 def contrastive(nets: Networks, sample: Sample | None = None) -> Learner:
@@ -17,7 +17,7 @@ def contrastive(nets: Networks, sample: Sample | None = None) -> Learner:
     """
     del sample
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"critic": nets.init_ensemble(key, obs, action)}
 
     def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -8,7 +8,7 @@ from qgf_jax.bounds import OpenFraction
 from qgf_jax.core import losses
 from qgf_jax.core.networks import Networks
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params, Sample
 
 
 def dqc(
@@ -32,7 +32,7 @@ def dqc(
     """
     del sample
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         keys = jax.random.split(key, 3)
         long_action = jnp.zeros(nets.spec.long_dim)
         return {

@@ -7,7 +7,7 @@ from qgf_jax.bounds import OpenFraction
 from qgf_jax.core import losses
 from qgf_jax.core.networks import Networks
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params, Sample
 
 
 def iql(nets: Networks, sample: Sample | None = None, *, expectile: OpenFraction = 0.9) -> Learner:
@@ -19,7 +19,7 @@ def iql(nets: Networks, sample: Sample | None = None, *, expectile: OpenFraction
     """
     del sample
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         critic_key, value_key = jax.random.split(key)
         return {
             "critic": nets.init_ensemble(critic_key, obs, action),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from qgf_jax.bounds import OpenFraction
 from qgf_jax.core import losses
 from qgf_jax.core.networks import Networks
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params, Sample
 
 
 def ivl(
@@ -26,7 +26,7 @@ def ivl(
     """
     del sample
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         del action
         return {"value": nets.goal_value.init(key, obs)}
 

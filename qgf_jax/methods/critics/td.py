@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from qgf_jax.bounds import NonNegative
 from qgf_jax.core.networks import Networks
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params, Sample
 
 
 def td(
@@ -19,11 +19,11 @@ def td(
     the standard deviation of what is added to that action, clipped to 0.5 (Fujimoto et al., 2018).
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"critic": nets.init_ensemble(key, obs, action)}
 
     def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        def act(obs: Array, key: Array) -> Array:
+        def act(obs: Obs, key: Array) -> Array:
             act_key, noise_key = jax.random.split(key)
             action = sample(params, target, obs, act_key, jnp.float32(1.0))
             blur = jnp.clip(noise * jax.random.normal(noise_key, action.shape), -0.5, 0.5)

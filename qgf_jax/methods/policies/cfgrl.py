@@ -7,7 +7,7 @@ from qgf_jax.bounds import Finite, Index, Positive
 from qgf_jax.core import losses
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import draw, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def cfgrl(
@@ -23,7 +23,7 @@ def cfgrl(
     Frans et al., 2025; the second loss counts `unconditional`. Needs a critic with a value.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.labelled.init(key, obs, action, action[0], jnp.int32(0))}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -10,7 +10,7 @@ from qgf_jax.core import diffusion
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def qsm(
@@ -51,7 +51,7 @@ def _learner(nets: Networks, loss: Callable[..., Array], num_steps: int) -> Lear
     """`loss(predicted [D], noise [D], slope [D], product [])`; the slope is the slow critic's."""
     _, products = diffusion.alphas(num_steps)
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.diffusion.init(key, obs, action, action[0])}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

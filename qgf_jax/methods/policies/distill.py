@@ -8,7 +8,7 @@ from qgf_jax.core import flow
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def distill(nets: Networks, *, num_steps: Count = 10) -> Learner:
@@ -18,7 +18,7 @@ def distill(nets: Networks, *, num_steps: Count = 10) -> Learner:
     that the integrator visits; the flow is followed by the integrator's steps.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"endpoint": nets.policy.init(key, obs, action, action[0])}
 
     def endpoint(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -9,7 +9,7 @@ from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.gaussian import log_density
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def squashed(mean: Array, log_std: Array, key: Array) -> tuple[Array, Array]:
@@ -35,7 +35,7 @@ def dsrl(
     temperature tuned to `target_entropy` a number of z.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         actor_key, critic_key = jax.random.split(key)
         return {
             "actor": nets.gaussian.init(actor_key, obs),

@@ -7,7 +7,7 @@ from qgf_jax.bounds import Index, NonNegative
 from qgf_jax.core import flow
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import draw, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def edp(
@@ -18,7 +18,7 @@ def edp(
     Kang et al., 2023, as Zhou et al., 2026, do it for flows. `bc_weight` has the units of Q.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

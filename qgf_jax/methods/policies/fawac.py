@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from qgf_jax.bounds import Index, NonNegative, Positive
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import flow_matching, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def fawac(
@@ -22,7 +22,7 @@ def fawac(
     group "baseline", is the mean of the slow critic over the data's own actions.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         actor_key, baseline_key = jax.random.split(key)
         return {
             "actor": nets.policy.init(actor_key, obs, action, action[0]),

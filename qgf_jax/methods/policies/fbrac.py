@@ -8,7 +8,7 @@ from qgf_jax.core import flow
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import flow_matching, mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def fbrac(
@@ -19,7 +19,7 @@ def fbrac(
     The behaviour-regularised actor-critic (Wu et al., 2019) of flows, as in Park et al., 2025.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -3,7 +3,7 @@
 from qgf_jax.bounds import Index
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import flow_matching, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def flow_bc(nets: Networks, *, time_grid: Index = 0, weighted: bool = True) -> Learner:
@@ -13,7 +13,7 @@ def flow_bc(nets: Networks, *, time_grid: Index = 0, weighted: bool = True) -> L
     `weighted`: leave out chunks that are spliced from two trajectories; the public code keeps them.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"policy": nets.policy.init(key, obs, action, action[0])}
 
     def policy(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -8,7 +8,7 @@ from qgf_jax.core import flow
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def fql(
@@ -20,7 +20,7 @@ def fql(
     `normalize_q` divides it by its mean size, so that `alpha` has no units.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.one_step.init(key, obs, action, action[0])}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

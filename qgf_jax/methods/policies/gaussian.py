@@ -9,7 +9,7 @@ from qgf_jax.bounds import Count, NonNegative, Positive
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def log_density(x: Array, mean: Array, log_std: Array) -> Array:
@@ -18,7 +18,7 @@ def log_density(x: Array, mean: Array, log_std: Array) -> Array:
     return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
 
 
-def init(nets: Networks, key: Array, obs: Array, action: Array) -> Params:
+def init(nets: Networks, key: Array, obs: Obs, action: Array) -> Params:
     """How a policy of one Gaussian starts."""
     del action
     return {"actor": nets.gaussian.init(key, obs)}

@@ -11,10 +11,10 @@ from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies import gaussian
 from qgf_jax.methods.policies.gaussian import imitation, log_density
 from qgf_jax.methods.policies.matching import mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
-def _value(nets: Networks, params: Params) -> Callable[[Array], Array]:
+def _value(nets: Networks, params: Params) -> Callable[[Obs], Array]:
     return lambda obs: nets.goal_value.apply(params["value"], obs).mean()
 
 
@@ -55,13 +55,13 @@ def hiql(
     itself up to the subgoal. Needs goals that are observations, and networks.goal_code > 0.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         del action
         low_key, high_key = jax.random.split(key)
         code = jnp.zeros(nets.high.width)
         return {"low": nets.low.init(low_key, obs, code), "high": nets.high.init(high_key, obs)}
 
-    def code(params: Params, obs: Array) -> Array:
+    def code(params: Params, obs: Obs) -> Array:
         return nets.goal_value.apply(params["value"], obs, coded=True)
 
     def low(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -8,7 +8,7 @@ from qgf_jax.core.adjoint import lean_adjoint, memoryless_path, memoryless_scale
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def qam(
@@ -28,7 +28,7 @@ def qam(
     """
     h = 1.0 / num_steps
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

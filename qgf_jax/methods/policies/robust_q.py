@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from qgf_jax.core import flow
 from qgf_jax.core.networks import Networks, sinusoidal
 from qgf_jax.methods.policies.matching import draw, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Metrics, Obs, Params
 
 
 def robust_q(nets: Networks, *, weighted: bool = True) -> Learner:
@@ -16,7 +16,7 @@ def robust_q(nets: Networks, *, weighted: bool = True) -> Learner:
     on which the critic was not trained.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"noisy_critic": nets.noisy_critic.init(key, obs, action, sinusoidal(action[0]))}
 
     def noisy(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
