@@ -26,7 +26,7 @@ from qgf_jax.data.formats import Rows
 from qgf_jax.interop import import_official as official
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.step import TrainState, make_optimizer, train_step
-from qgf_jax.types import Spec
+from qgf_jax.types import Obs, Spec
 
 TOLERANCES = {
     "batches": 0.0,
@@ -45,10 +45,8 @@ class Reference:
     def __init__(self, path: Path):
         with np.load(path, allow_pickle=False) as file:
             self.arrays = {key: file[key] for key in file.files}
-        _, obs_dim, action_dim, chunk, self.num_steps, self.batch_size = self.arrays[
-            "meta"
-        ].tolist()
-        self.spec = Spec(obs_dim, action_dim, chunk)
+        _, state, action, chunk, self.num_steps, self.batch_size = self.arrays["meta"].tolist()
+        self.spec = Spec((state,), action, chunk)
         config = configs.make("qgf", preset="paper")
         hidden = tuple(self.arrays["hidden"].tolist())
         config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
@@ -123,7 +121,7 @@ def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
     """Velocities; values and Q."""
     nets = algorithms.build_networks(reference.config, reference.spec)
     params, target = reference.params("after10")
-    obs, noise = reference["act/obs"], reference["act/noise"]
+    obs, noise = Obs(reference["act/obs"]), reference["act/noise"]
     velocities = {}
     for key, theirs in reference.arrays.items():
         if key.startswith("act/velocity_t"):
@@ -158,7 +156,7 @@ def actions(reference: Reference) -> dict[str, float]:
         for key, theirs in reference.arrays.items():
             if key.startswith(f"act/{name}_w"):
                 weight = jnp.float32(key.removeprefix(f"act/{name}_w"))
-                ours = batch(reference["act/obs"], reference["act/noise"], weight)
+                ours = batch(Obs(reference["act/obs"]), reference["act/noise"], weight)
                 found[key] = difference(ours, theirs)
     return found
 

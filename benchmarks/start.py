@@ -36,7 +36,7 @@ sample = algorithms.build_sample(config, spec, "qgf")
 groups = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
 act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
 keys = jax.random.split(jax.random.key(0), 40)
-jax.block_until_ready(act(*groups, np.zeros((40, spec.obs_dim), np.float32), keys, np.float32(1)))
+jax.block_until_ready(act(*groups, spec.observation(np.zeros((40, spec.width), np.float32)), keys, np.float32(1)))
 print(json.dumps([imported - started, trained - imported, time.process_time() - trained]))
 """
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

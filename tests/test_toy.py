@@ -18,7 +18,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.training.step import make_trainer
 from qgf_jax.types import Spec
 
-SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
+SPEC = Spec(state=(1,), action=2, chunk=1)
 MODES = np.array([[-0.6, 0.0], [0.2, 0.6], [0.6, -0.4]], np.float32)
 BEST = np.array([0.7, -0.3], np.float32)
 SPREAD, SLOPE, SEEDS = 0.12, 5.0, 2
@@ -123,7 +123,7 @@ def act(trained, name, best_of=1, count=200):
     weight = jnp.float32(SETTINGS.get(name, 1.0))
 
     def one_seed(params, target):
-        return jax.vmap(lambda k: sample(params, target, jnp.zeros(1), k, weight))(keys)
+        return jax.vmap(lambda k: sample(params, target, SPEC.example(), k, weight))(keys)
 
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))  # [seeds, count, 2]
 
@@ -151,7 +151,7 @@ def act_with(trained, row, name, **options):
     keys = jax.random.split(jax.random.key(1), 200)
 
     def one_seed(params, target):
-        act = lambda k: sample(params, target, jnp.zeros(1), k, jnp.float32(0))
+        act = lambda k: sample(params, target, SPEC.example(), k, jnp.float32(0))
         return jax.vmap(act)(keys)
 
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))

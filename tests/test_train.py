@@ -15,7 +15,7 @@ from qgf_jax.training import step as train
 from qgf_jax.training.step import TrainState, clip_groups, make_optimizer, make_trainer, train_step
 from qgf_jax.types import Learner, Spec
 
-SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
+SPEC = Spec(state=(2,), action=2, chunk=3)
 
 
 def quadratic(group):
