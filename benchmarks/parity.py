@@ -102,7 +102,8 @@ def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
     """The first batch against theirs, column for column of what a loss uses."""
     on_device, start = jax.device_put(dataset), jnp.asarray(reference["start_indices"][0])
     drawn = sampling.locate(on_device, start)
-    ours = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
+    batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
+    ours = batch._asdict() | {name: getattr(batch, name).state for name in ("obs", "next_obs")}
     gamma = float(reference["discount"]) ** reference.spec.chunk
     theirs = {
         "obs": reference["batch0/observations"],
@@ -114,7 +115,7 @@ def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
         "next_obs": reference["batch0/next_observations"][:, -1],
         "weight": reference["batch0/valid"][:, -1],
     }
-    return {name: difference(getattr(ours, name), value) for name, value in theirs.items()}
+    return {name: difference(ours[name], value) for name, value in theirs.items()}
 
 
 def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
