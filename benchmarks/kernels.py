@@ -177,7 +177,7 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     config = configs.plain(configs.load(flags.config or f"{_CONFIGS}/ogbench.py", base | overrides))
     spec = Spec(
         (flags.obs,), flags.action, config["data"]["chunk"],
-        goal=(flags.goal,) if flags.goal else None, n_step=config["data"]["backup"],
+        goal=(flags.goal,) if flags.goal else None, n_step=config["data"]["n_step"],
     )  # fmt: skip
     for old in dump.rglob("*.txt"):
         old.unlink()

@@ -152,19 +152,19 @@ def test_starts_of_weight_one_are_counted_as_they_are_weighed(steps):
         assert starts.count_whole(ends, np.array(firsts), size, steps) == drawn
 
 
-SHORT = {"chunk": 2, "backup": 0}
+SHORT = {"chunk": 2, "n_step": 0}
 
 
 @pytest.mark.parametrize(
     ("lengths", "data", "hint"),
     [
-        ([2] * 30, {"chunk": 5, "backup": 0}, "5 .*; the longest has 2: set data.chunk=2, or"),
+        ([2] * 30, {"chunk": 5, "n_step": 0}, "5 .*; the longest has 2: set data.chunk=2, or"),
         (
             [1, 4, 2],
-            {"chunk": 5, "backup": 9},
-            "the longest has 4: set data.chunk=4 and data.backup",
+            {"chunk": 5, "n_step": 9},
+            "the longest has 4: set data.chunk=4 and data.n_step",
         ),
-        ([6] * 9, {"chunk": 5, "backup": 7}, "has 7 .*; the longest has 6: set data.backup=6"),
+        ([6] * 9, {"chunk": 5, "n_step": 7}, "has 7 .*; the longest has 6: set data.n_step=6"),
     ],
 )
 def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp_path):
@@ -177,11 +177,11 @@ def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp
 def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
     ends = np.flatnonzero(rows_of([5] * 10 + [1]).ends)
     for chunk, said in ((2, ""), (3, ""), (4, "60% of all starts weigh 0, .* data.chunk=4 steps")):
-        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "backup": 0})
+        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "n_step": 0})
         err = capsys.readouterr().err
         assert err.count("\n") == bool(said) and re.search(said, err)
     with pytest.raises(UserError, match="no start that is drawn has 3"):
-        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "backup": 3})
+        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "n_step": 3})
 
 
 def test_validation_data_of_another_kind_are_refused(tmp_path):

@@ -128,7 +128,7 @@ def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> d
         action=sample.action.shape[1],
         chunk=options["chunk"],
         goal=goal,
-        n_step=options["backup"],
+        n_step=options["n_step"],
     )
     if options["standardize"] and summary:
         seen = {"observation": summary.observations}
@@ -236,6 +236,6 @@ def _prepare(
         masks,
         chunk=options["chunk"],
         discount=options["discount"],
-        n_step=options["backup"],
+        n_step=options["n_step"],
         action_clip=options["action_clip"],
     )

@@ -61,8 +61,8 @@ def build(
             chunk=spec.chunk,
             n_step=spec.return_steps,
             discount=data["discount"],
-            negative_reward=how["negative"],
-            subgoal_steps=how["waypoint"],
+            negative_reward=how["negative_reward"],
+            subgoal_steps=how["subgoal_steps"],
         ),
     )
 

@@ -160,7 +160,7 @@ def _spec(official: Official, options: Mapping[str, Any]) -> dict[str, Any]:
             f"{official.path}: its chunks are {chunk_dim} numbers, which are no {chunk} actions: "
             "set data.chunk to what it was trained with"
         )
-    return Spec((state,), chunk_dim // chunk, chunk, n_step=options["backup"])._asdict()
+    return Spec((state,), chunk_dim // chunk, chunk, n_step=options["n_step"])._asdict()
 
 
 def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any]) -> Any:

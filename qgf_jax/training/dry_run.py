@@ -73,7 +73,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     if mazes.maze(name.scene, name.version):
         state, action = mazes.WIDTHS
         goal = (state,) if name.goals else None
-        return Spec((state,), action, data["chunk"], goal, data["backup"])
+        return Spec((state,), action, data["chunk"], goal, data["n_step"])
     world = ogbench.OGBenchEnv(name.with_task(name.tasks[0]))
     width = int(np.prod(world.env.observation_space.shape))
     seen = len(world.reset(0))
@@ -81,7 +81,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     world.env.close()
     goal = (seen - width,) if name.goals else None
     state = (width if name.goals else seen,)
-    return Spec(state, action, data["chunk"], goal, data["backup"])
+    return Spec(state, action, data["chunk"], goal, data["n_step"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
