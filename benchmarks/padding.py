@@ -41,9 +41,9 @@ def made_up() -> LoadedRun:
     config = configs.make("qgf")
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
-    plain, spec = configs.plain(config), Spec(46, 5, flags.chunk)
+    plain, spec = configs.plain(config), Spec((46,), 5, flags.chunk)
     learner = algorithms.build_learner(plain, spec)
-    init = functools.partial(learner.init, obs=jnp.zeros(46), action=jnp.zeros(spec.chunk_dim))
+    init = functools.partial(learner.init, obs=spec.example(), action=jnp.zeros(spec.chunk_dim))
     params = jax.jit(lambda key: jax.tree.map(lambda x: x[None], init(key)))(jax.random.key(0))
     run = Run(Path(), plain, spec._asdict(), {})
     return LoadedRun(run, spec, 0, params, {group: params[group] for group in learner.targets})

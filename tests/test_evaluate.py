@@ -157,7 +157,7 @@ def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tm
 class FakePool:
     """Environments whose episodes end after as many chunks as their seed says."""
 
-    action_dim, obs_dim, goal, name = 2, 2, None, "fake"
+    action_dim, obs_width, goal, name = 2, 2, None, "fake"
 
     def __init__(self):
         self.left = {}
@@ -331,7 +331,7 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
 
 def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
     restored = policy.restore(run_folder)
-    width, rng = restored.spec.obs_dim, np.random.default_rng(0)
+    width, rng = restored.spec.width, np.random.default_rng(0)
     asked = (
         rng.standard_normal((2, 3, width), np.float32),
         rng.integers(0, 5, (2, 3, 3)).astype(np.int32),

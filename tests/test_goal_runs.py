@@ -36,8 +36,8 @@ def run(maze_data, tmp_path_factory):
 
 def test_spec_has_the_goal_and_its_statistics_last(run):
     spec = policy.restore(run).spec
-    assert (spec.obs_dim, spec.goal_dim, spec.backup, spec.long_dim) == (4, 2, 5, 10)
-    assert spec.obs_mean[:2] == spec.obs_mean[2:]  # a goal is an observation here
+    assert (spec.state, spec.goal, spec.n_step, spec.long_dim) == ((2,), (2,), 5, 10)
+    assert spec.state_mean == spec.goal_mean  # a goal is an observation here
     assert (run / "calibration.npz").is_file()
 
 

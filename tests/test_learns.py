@@ -14,9 +14,9 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.programs import make_trainer
-from qgf_jax.types import Spec
+from qgf_jax.types import Obs, Spec
 
-SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
+SPEC = Spec(state=(1,), action=2, chunk=1)
 
 
 def bandit(n=4000):
@@ -54,7 +54,7 @@ def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_refe
     state, _ = trainer.run(trainer.init(np.array([0])), jax.device_put(bandit()), 1500)
     params, target = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
     keys = jax.random.split(jax.random.key(1), 300)
-    obs = jnp.linspace(-1, 1, 300)[:, None]
+    obs = Obs(jnp.linspace(-1, 1, 300)[:, None])
 
     def actions(method, weight, n=1):
         sample = algorithms.build_sample(config, SPEC, method, n)

@@ -195,7 +195,7 @@ def test_goals_that_are_observations_need_rows_alone(bare, tmp_path, capsys):
     )
     config = tiny(critic="dqc", **{"data.dir": str(tmp_path), "env": "cube-single-play-v0"})
     loaded = load(config)
-    assert (loaded.spec["obs_dim"], loaded.spec["action_dim"]) == (56, 5)
+    assert (loaded.spec["state"], loaded.spec["goal"], loaded.spec["action"]) == ((28,), (28,), 5)
     assert "nobody checks that the rows are those of cube-single-v0" in capsys.readouterr().err
     with pytest.raises(UserError, match="which are not installed"):
         load({**config, "env": "cube-single-play-singletask-v0"})
@@ -211,8 +211,8 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
             dry_run.spec_of(tiny(env=name)),
             ogbench.OGBenchEnv(ogbench.parse(name).with_task(1)),
         )
-        assert spec.obs_dim == len(world.reset(0))
-        assert spec.action_dim == world.env.action_space.shape[0]
+        assert spec.width == len(world.reset(0))
+        assert spec.action == world.env.action_space.shape[0]
 
 
 def test_no_simulator_on_the_device_but_for_mazes(tmp_path):

@@ -37,17 +37,17 @@ for _name, _row in METHODS.items():
     for _critic in _row.critics:
         TRAININGS.setdefault((_row.policies, _critic, str(_row.settings)), (_name, _critic))
 TRAININGS = sorted(TRAININGS.values())
-SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
-GOALS = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
+SPEC = Spec(state=(3,), action=2, chunk=2)
+GOALS = Spec(state=(2,), action=2, chunk=2, goal=(2,), n_step=3)
 
 
 def with_goals(batch):
-    """Returns of three steps to goals of two numbers, and waypoints on the way."""
+    """Returns of three steps to goals of two numbers, and subgoals on the way."""
     return batch._replace(
         long_action=jnp.concatenate([batch.action, batch.action[:, :2]], axis=1),
         reward=jnp.abs(jnp.tanh(batch.reward)),
-        waypoint=batch.next_obs[:, :2] + 1.0,
-        waypoint_to_goal=batch.next_obs[:, :2] - 1.0,
+        subgoal=batch.next_obs.state + 1.0,
+        subgoal_to_goal=batch.next_obs.state - 1.0,
     )
 
 
@@ -64,7 +64,7 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     learner = algorithms.build_learner(config, spec)
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when it is trained below.
-    params = learner.init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(4))
+    params = learner.init(jax.random.key(0), spec.example(), jnp.zeros(4))
     assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
     # Apart from the online ones, so that a slow copy has somewhere to go.
     target = jax.tree.map(lambda x: x + 0.1, {group: params[group] for group in learner.targets})
@@ -112,7 +112,7 @@ FIVE = 5  # environments, and observations below
 
 def observations(restored):
     """Five of them."""
-    width = restored.spec.obs_dim
+    width = restored.spec.width
     return np.linspace(-1, 1, FIVE * width, dtype=np.float32).reshape(FIVE, width)
 
 
@@ -185,10 +185,10 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
             sample = policy.sampler(restored, name, 4)
             groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
             params = algorithms.acting_params(*groups)
-            shape = jax.eval_shape(sample, params, observations(restored)[0], key_of(0), 0.5)
+            shape = jax.eval_shape(sample, params, spec.example(), key_of(0), 0.5)
             assert shape.shape == (spec.chunk_dim,)
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
-    assert alone.shape == (spec.chunk, spec.action_dim)
+    assert alone.shape == (spec.chunk, spec.action)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
     sweep = evaluate.arms([name], [0.5])

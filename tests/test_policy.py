@@ -23,7 +23,7 @@ def test_restored_policy_is_what_was_trained(run_folder):
             lambda x, seed=seed: x[seed], (restored.params, restored.target_params)
         )
         direct = jax.jit(sample)(
-            algorithms.acting_params(*groups), jnp.asarray(obs), key, jnp.float32(0.5)
+            algorithms.acting_params(*groups), restored.spec.observation(obs), key, jnp.float32(0.5)
         ).reshape(3, 2)
         np.testing.assert_allclose(one(obs, key), direct, atol=2e-3)
         np.testing.assert_allclose(every[seed], direct, atol=2e-3)

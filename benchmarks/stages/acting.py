@@ -48,7 +48,7 @@ def run(results: Results, deadline: Deadline, *, dry: bool) -> None:
         for label, (act, seconds) in acts.items():
             name = f"{label}, batch {batch}"
             with results.attempt(name):
-                timed = latency(act, groups, made.spec.obs_dim, batch, dry=dry)
+                timed = latency(act, groups, made.spec, batch, dry=dry)
                 results.put(name, {**timed, "compile_seconds": seconds})
     for method in deadline.take(("qgf", "reference")[: 2 - dry], results, "mazes_left_out"):
         with results.attempt(f"maze with {method} inside"):
@@ -65,7 +65,7 @@ def _compile(
 ) -> dict[str, tuple[Any, float]]:
     """{label: (program, seconds)}, several at a time where there are cores for it."""
     keys = jax.random.split(jax.random.key(0), batch)
-    obs = np.zeros((batch, made.spec.obs_dim), np.float32)
+    obs = made.spec.observation(np.zeros((batch, made.spec.width), np.float32))
     lowered = {}
     config = made.config | {"precision": "tf32"}
     for method, n in methods:
@@ -81,9 +81,10 @@ def _compile(
         return dict(zip(lowered, pool.map(compiled, lowered.values()), strict=True))
 
 
-def latency(act: Any, groups: Any, width: int, batch: int, *, dry: bool) -> dict[str, Any]:
+def latency(act: Any, groups: Any, spec: Spec, batch: int, *, dry: bool) -> dict[str, Any]:
     """From NumPy observations to NumPy actions, one call after another."""
-    obs = np.random.default_rng(0).standard_normal((batch, width)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((batch, spec.width)).astype(np.float32)
+    obs = spec.observation(rows)
     keys, weight = jax.random.split(jax.random.key(0), batch), np.float32(0.1)
     for _ in range(3):
         np.asarray(act(groups, obs, keys, weight))
@@ -139,7 +140,7 @@ def _restored(maze: PointMaze, dry: bool) -> LoadedRun:
     hidden = (16, 16) if dry else (512,) * 4
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     config.env, config.data.chunk = maze.name.full, 10
-    plain, spec = configs.plain(config), Spec(maze.obs_dim, maze.action_dim, 10)
+    plain, spec = configs.plain(config), Spec((maze.obs_width,), maze.action_dim, 10)
     state = jax.tree.map(jnp.asarray, programs.initial(plain, spec))
     run = Run(Path(), plain, spec._asdict(), {})
     return LoadedRun(run, spec, 0, state.params, state.target_params)

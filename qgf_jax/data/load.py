@@ -19,6 +19,7 @@ from qgf_jax.data.stream import Stream, streams
 from qgf_jax.data.summary import Summary, check_alike
 from qgf_jax.envs import mazes, ogbench
 from qgf_jax.errors import UserError, log
+from qgf_jax.types import Spec
 
 Prepare = Callable[[Rows], Dataset | GoalDataset]
 
@@ -32,7 +33,7 @@ class Loaded:
     validation: Dataset | GoalDataset | None
     """From the -val file, if there is one."""
     spec: dict[str, Any]
-    """The fields of `types.Spec`."""
+    """The fields of `types.Spec`, as a run records them."""
     fingerprint: dict[str, Any]
     """What the run was trained on: file name, SHA-256, rows."""
 
@@ -119,27 +120,29 @@ def _check_validation(
 
 
 def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "obs_dim": sample.obs.shape[1],
-        "action_dim": sample.action.shape[1],
-        "chunk": options["chunk"],
-        "backup": options["n_step"],
-    }
-    goals = isinstance(sample, GoalDataset)
-    if goals:
-        spec["goal_dim"] = (sample.obs if sample.goal is None else sample.goal).shape[1]
-        spec["obs_dim"] += spec["goal_dim"]
+    goal = None
+    if isinstance(sample, GoalDataset):
+        goal = (sample.obs if sample.goal is None else sample.goal).shape[1:]
+    spec = Spec(
+        state=sample.obs.shape[1:],
+        action=sample.action.shape[1],
+        chunk=options["chunk"],
+        goal=goal,
+        n_step=options["n_step"],
+    )
     if options["standardize"] and summary:
-        seen = [summary.observations, summary.goal or summary.observations][: 1 + goals]
-        scales = [moments.scale() for moments in seen]
-        for noun, moments in zip(("observation", "goal"), seen, strict=False):
+        seen = {"observation": summary.observations}
+        if goal is not None:
+            seen["goal"] = summary.goal or summary.observations
+        for noun, moments in seen.items():
             if still := np.flatnonzero(moments.still()).tolist():
                 log(
                     f"data: {listed(noun, still)}: too little spread beside the size for "
                     "data.standardize, which subtracts the mean alone"
                 )
-        spec |= {key: sum((scale[key] for scale in scales), ()) for key in scales[0]}
-    return spec
+        mean, std = np.concatenate([moments.scale() for moments in seen.values()], axis=1)
+        spec = spec.scaled(mean.tolist(), std.tolist())
+    return spec._asdict()
 
 
 def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tuple[Any, Summary]:

@@ -70,7 +70,7 @@ class PointMaze:
         self.maze = maze
         self.limit = mazes.LIMIT
         """Steps of an episode at most."""
-        self.obs_dim = 4 if self.name.goals else 2
+        self.obs_width = 4 if self.name.goals else 2
         self._walls = ~maze.free
         # A single task ends when the state before a step was at the goal, as its rewards say.
         self._before, self._penalty = not self.name.goals, 0.0 if self.name.goals else 1.0

@@ -27,7 +27,7 @@ class Slot:
     def __init__(self, name: str):
         self.world = ogbench.OGBenchEnv(name)
         self.bits = np.random.MT19937()
-        self.obs_dim = len(
+        self.obs_width = len(
             self.reset(0)
         )  # the first reset compiles the model, which must not look like stepping
         unrendered.forget_files(self.world.env)
@@ -76,7 +76,7 @@ def serve(channel: socket.socket, name: str, count: int) -> None:
         wire.send(channel, {"refused": str(error)})
         return
     space = slots[0].world.env.action_space
-    wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_dim": slots[0].obs_dim})
+    wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_width": slots[0].obs_width})
     requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(channel, requests), daemon=True).start()
     while (request := requests.get()) is not None:

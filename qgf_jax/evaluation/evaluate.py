@@ -401,7 +401,7 @@ def compile_act(
     place = parallel.for_seeds(seeds)
     groups = jax.device_put((restored.params, restored.target_params), place)
     shapes = (
-        jax.ShapeDtypeStruct((seeds, per_seed, spec.obs_dim), np.float32, sharding=place),
+        jax.ShapeDtypeStruct((seeds, per_seed, spec.width), np.float32, sharding=place),
         jax.ShapeDtypeStruct((seeds, per_seed, 3), np.int32, sharding=place),
         jax.ShapeDtypeStruct((seeds, per_seed), np.float32, sharding=place),
     )
@@ -446,15 +446,15 @@ def play(
     the next. Adds to `waited`.
     """
     spec, seeds = restored.spec, restored.run.config["seeds"]
-    if pool.action_dim != spec.action_dim:
+    if pool.action_dim != spec.action:
         raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
-    if pool.obs_dim != spec.obs_dim:
-        raise UserError(f"{pool.name} is seen as {pool.obs_dim} numbers, the run {spec.obs_dim}")
+    if pool.obs_width != spec.width:
+        raise UserError(f"{pool.name} is seen as {pool.obs_width} numbers, the run {spec.width}")
     waited = waited or Waited()
     queues: list[collections.deque[Job]] = [collections.deque() for _ in range(seeds)]
     for job in jobs:
         queues[job.seed].append(job)
-    obs = np.zeros((seeds * per_seed, spec.obs_dim), np.float32)
+    obs = np.zeros((seeds * per_seed, spec.width), np.float32)
     identity = np.zeros((seeds * per_seed, 3), np.int32)
     weight = np.zeros(seeds * per_seed, np.float32)
     live: dict[int, tuple[Job, dict[str, Any]]] = {}
@@ -464,8 +464,8 @@ def play(
         for slot in slots if pool.goal is not None else ():
             job, result = live[slot]
             if job.episode // 2 < _PATHS:
-                goal = obs[slot, -spec.goal_dim :][:2].tolist() if spec.goal_dim else pool.goal
-                result.setdefault("goal", goal)
+                goal = spec.observation(obs[slot]).goal
+                result.setdefault("goal", pool.goal if goal is None else goal[:2].tolist())
                 result.setdefault("path", []).append([round(float(x), 2) for x in obs[slot, :2]])
 
     def begin(slots: Iterable[int]) -> Move | None:

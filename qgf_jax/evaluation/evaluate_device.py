@@ -88,9 +88,9 @@ def compile_play(
     arrays by seed (`parallel.for_seeds`); `None`: all on one device.
     """
     spec, places = restored.spec, ROUNDS * envs
-    if (maze.obs_dim, maze.action_dim) != (spec.obs_dim, spec.action_dim):
+    if (maze.obs_width, maze.action_dim) != (spec.width, spec.action):
         raise UserError(
-            f"{maze.name.full} has observations {maze.obs_dim} and actions {maze.action_dim} wide, "
+            f"{maze.name.full} has observations {maze.obs_width} and actions {maze.action_dim} wide, "
             "not as the run's data"
         )
     act = policy.actor(restored, method, best_of, options)

@@ -16,6 +16,7 @@ from qgf_jax.envs import mazes, ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.report.tables import ALL_TASKS, label, task_label, unique
 from qgf_jax.runs.run import Run
+from qgf_jax.types import Spec
 
 Row = dict[str, Any]
 Line = Mapping[str, Any]
@@ -45,12 +46,12 @@ def draw(
         ),
         ("Training curves.", "training.png", functools.partial(_training, metrics)),
     ]
-    goal_dim = run.spec.get("goal_dim", 0)
-    if run.spec["obs_dim"] - goal_dim == 2:
+    spec = Spec.of(run.spec)
+    if spec.state == (2,):
         ways = "Ways through the maze, report episodes, a colour a task where there are several."
         trajectories = functools.partial(_trajectories, episodes)
         figures.append((ways, "trajectories.png", trajectories))
-    if run.spec["obs_dim"] == 2:
+    if spec.width == 2:
         figures += [
             (
                 "The policy's mean displacement over one chunk, without guidance and with it, over "
@@ -288,7 +289,8 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
     nets = algorithms.build_networks(run.config, restored.spec)
     if "reference" not in algorithms.served_by(run.config["algorithm"]) or "value" not in params[0]:
         return None
-    value = jax.jit(jax.vmap(lambda o: nets.value.apply(params[0]["value"], o)))(points)
+    seen = restored.spec.observation(points)
+    value = jax.jit(jax.vmap(lambda o: nets.value.apply(params[0]["value"], o)))(seen)
     panels_of = [("reference", (), 0.0, "reference")]
     panels_of += [
         (
@@ -312,7 +314,7 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
             return chunks.reshape(32, restored.spec.chunk, 2).mean(axis=(0, 1))
 
         keys = jax.random.split(jax.random.key(0), len(points))
-        moves = np.asarray(jax.jit(jax.vmap(mean_move))(points, keys))
+        moves = np.asarray(jax.jit(jax.vmap(mean_move))(seen, keys))
         maze.draw(ax)
         shade = ax.scatter(
             *points.T, c=np.asarray(value), s=60, marker="s", cmap="viridis", alpha=0.55

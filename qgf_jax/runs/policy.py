@@ -40,7 +40,7 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> LoadedRun:
             f"{run.trained_in}, whose checkpoints {workdir} has episodes of, is not there: give "
             f"--workdir=ITS FOLDER NOW --out={workdir}"
         )
-    spec = Spec(**run.spec)
+    spec = Spec.of(run.spec)
     device = backend.devices(local=True)[0]
     seeds = seeds_of(run.config)
     trainer = make_trainer(algorithms.build_learner(run.config, spec), run.config, spec)
@@ -99,7 +99,7 @@ def _check_calibration(restored: LoadedRun, method: str, scale: str) -> None:
 def actor(
     restored: LoadedRun, method: str, best_of: int = 1, options: algorithms.Options = ()
 ) -> Callable[..., Array]:
-    """(groups, obs [O], identity [3], weight []) -> chunk [H, A], for evaluation; not compiled.
+    """(groups, row [O], identity [3], weight []) -> chunk [H, A], for evaluation; not compiled.
 
     `groups` are the params and target_params of one seed, identity is (task, episode, how many chunks
     came before) and is what the noise is made of.
@@ -112,7 +112,7 @@ def actor(
         for part in identity:
             key = jax.random.fold_in(key, part)
         params = algorithms.acting_params(*groups)
-        return sample(params, obs, key, weight).reshape(spec.chunk, spec.action_dim)
+        return sample(params, spec.observation(obs), key, weight).reshape(spec.chunk, spec.action)
 
     return act
 
@@ -163,8 +163,8 @@ def load_policy(
     @jax.jit
     def act(groups: tuple[Params, Params], obs: Array, key: Array, weight: Array) -> Array:
         def one(obs: Array, key: Array) -> Array:
-            action = sample(algorithms.acting_params(*groups), obs, key, weight)
-            return action.reshape(spec.chunk, spec.action_dim)
+            action = sample(algorithms.acting_params(*groups), spec.observation(obs), key, weight)
+            return action.reshape(spec.chunk, spec.action)
 
         if obs.ndim == 1:
             return one(obs, key)
@@ -177,20 +177,18 @@ def load_policy(
         obs = jnp.asarray(obs, jnp.float32)
         if goal is not None:
             goal = jnp.asarray(goal, jnp.float32)
-            if goal.shape[-1:] != (spec.goal_dim,):
-                raise UserError(f"goal of shape {goal.shape}: the run wants [{spec.goal_dim}]")
+            if goal.shape[-1:] != (spec.goal_width,):
+                raise UserError(f"goal of shape {goal.shape}: the run wants [{spec.goal_width}]")
             try:
                 batch = np.broadcast_shapes(obs.shape[:-1], goal.shape[:-1])
             except ValueError:
                 raise UserError(f"{len(obs)} observations and {len(goal)} goals") from None
             both = (jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (obs, goal))
             obs = jnp.concatenate([*both], axis=-1)
-        if obs.ndim not in (1, 2) or obs.shape[-1] != spec.obs_dim:
+        if obs.ndim not in (1, 2) or obs.shape[-1] != spec.width:
             raise UserError(
-                f"observation of shape {obs.shape}: the run wants [{spec.obs_dim}] "
-                f"or [B, {spec.obs_dim}]"
-                + f", the goal's {spec.goal_dim} last"
-                * bool(spec.goal_dim)
+                f"observation of shape {obs.shape}: the run wants [{spec.width}] or [B, {spec.width}]"
+                + f", the goal's {spec.goal_width} last" * bool(spec.goal_width)
             )
         return (act if seed is not None else every)(groups, obs, key, jnp.float32(weight))
 

@@ -22,7 +22,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import write_atomically
 from qgf_jax.training.programs import over_seeds
 from qgf_jax.training.state import TrainState
-from qgf_jax.types import Array, Params, Spec
+from qgf_jax.types import Array, Obs, Params, Spec
 
 STATES, ACTIONS = 2048, 16
 """Drawn from the data, and drawn from the policy in each of the states."""
@@ -48,7 +48,7 @@ def measure(
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
 
-    def draw(data: Any, key: Array) -> Array:
+    def draw(data: Any, key: Array) -> Obs:
         data = jax.tree.map(lambda x: x[0], data) if stacked else data
         return feed.gather(data, feed.draw(data, key)).actor.obs
 
@@ -56,7 +56,7 @@ def measure(
 
     scales = (nets.q_of, nets.q_logit_of) if nets.bounded else (nets.q_of,)
 
-    def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Any, Array]:
+    def one_state(groups: tuple[Params, Params], obs: Obs, key: Array) -> tuple[Any, Array]:
         params = algorithms.acting_params(*groups)
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(params, obs, k, jnp.zeros(())))(keys)

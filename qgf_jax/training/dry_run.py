@@ -38,8 +38,8 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     here = jax.devices()[0]
     return {
         "config": config,
-        "observation": spec.obs_dim,
-        "action": spec.action_dim,
+        "observation": spec.width,
+        "action": spec.action,
         "chunk": spec.chunk,
         "devices": {
             "mesh": {"devices": spread.count},
@@ -72,16 +72,17 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment says; observations are not standardised."""
     name, data = ogbench.parse(config["env"]), config["data"]
     if mazes.maze(name.scene, name.version):
-        obs, action = mazes.WIDTHS
-        goal = obs if name.goals else 0
-        return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
+        state, action = mazes.WIDTHS
+        goal = (state,) if name.goals else None
+        return Spec((state,), action, data["chunk"], goal, data["n_step"])
     world = ogbench.OGBenchEnv(name.with_task(name.tasks[0]))
     width = int(np.prod(world.env.observation_space.shape))
-    obs = len(world.reset(0))
+    seen = len(world.reset(0))
     action = int(np.prod(world.env.action_space.shape))
     world.env.close()
-    goal = obs - width if name.goals else 0
-    return Spec(obs, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
+    goal = (seen - width,) if name.goals else None
+    state = (width if name.goals else seen,)
+    return Spec(state, action, data["chunk"], goal, data["n_step"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
@@ -90,10 +91,10 @@ def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
     def array(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct((_ROWS, *shape), dtype)
 
-    obs, action = array(spec.obs_dim - spec.goal_dim), array(spec.action_dim)
+    state, action = array(*spec.state), array(spec.action)
     row, number = array(dtype=np.int32), array()
-    if not spec.goal_dim:
-        late = number if spec.backup not in (0, spec.chunk) else None
-        return Dataset(obs, action, row, row, number, number, number, late)
-    plain = spec.obs_dim == 2 * spec.goal_dim  # goals are observations
-    return GoalDataset(obs, action, row, row, None if plain else array(spec.goal_dim))
+    if spec.goal is None:
+        late = number if spec.return_steps != spec.chunk else None
+        return Dataset(state, action, row, row, number, number, number, late)
+    plain = spec.goal == spec.state  # goals are states
+    return GoalDataset(state, action, row, row, None if plain else array(*spec.goal))

@@ -60,8 +60,8 @@ def pretrain(
             if spread.primary:
                 fields = runs.recorded_spec(Path(workdir), config, fields, loaded.fingerprint)
                 tracker = _begin_to_write(stack, config, Path(workdir))
-            spec = Spec(**fields)
-            feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
+            spec = Spec.of(fields)
+            feed = feeder.make(loaded, spec.steps, spread.for_data())
             stack.callback(feed.close)
         common = runs.common(config, loaded.fingerprint)
         parallel.barrier(common | {"blocks": feed.blocks, "steps between blocks": feed.every})
@@ -119,11 +119,10 @@ def _dispatch(
 
 def _of_primary(spread: DeviceLayout, spec: Spec) -> Spec:
     """With the normalisation of the first host, which alone knows what the run began with."""
-    if not spec.obs_mean:
+    if spec == spec.unscaled():
         return spec
-    scale = np.array(spec.obs_mean), np.array(spec.obs_std)
-    mean, std = (tuple(x.tolist()) for x in spread.broadcast_from_host0(scale))
-    return spec._replace(obs_mean=mean, obs_std=std)
+    moments = spread.broadcast_from_host0((np.array(spec.mean), np.array(spec.std)))
+    return spec.scaled(*(tuple(x.tolist()) for x in moments))
 
 
 def _begin_to_write(

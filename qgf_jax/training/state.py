@@ -70,7 +70,7 @@ def init_state(
     """The state before the first step; `seed` [] int may be traced, so vmap it for many seeds."""
     key = jax.random.key(seed)
     init_key, train_key = jax.random.split(key)
-    params = learner.init(init_key, jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
+    params = learner.init(init_key, spec.example(), jnp.zeros(spec.chunk_dim))
     # Copies, not the same buffers twice: the state is donated as a whole.
     target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in learner.targets}
     return TrainState(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))

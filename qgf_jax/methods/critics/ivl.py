@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from qgf_jax.bounds import History, OpenFraction
 from qgf_jax.methods.lazy import jax, jnp, losses
 from qgf_jax.methods.parts import critic
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -37,7 +37,7 @@ def ivl(
     `online_code` by the online code, which all members share.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"value": nets.goal_value.init(key, obs)}
 
     def target_members(params: Params, target_params: Params) -> Params:

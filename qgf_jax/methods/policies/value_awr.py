@@ -10,7 +10,7 @@ from qgf_jax.methods.policies.gaussians import (
     gaussian_learner,
     imitation,
 )
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -32,7 +32,7 @@ def value_awr(
     def actor(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
-        def value(obs: Array) -> Array:
+        def value(obs: Obs) -> Array:
             return nets.goal_value.apply(params["value"], obs).mean()
 
         advantage = value(x.next_obs) - value(x.obs)
