@@ -292,7 +292,7 @@ def test_text_is_read_as_its_kind(kind, text, value):
         ("evaluate --workdir=x --workers=0", f"--workers: the value is 0; it must be {COUNT}"),
         ("evaluate --workdir=x --step=-1", f"--step: the value is -1; it must be {INDEX}"),
         ("evaluate --workdir=x --envs=jax:0", f"--envs: the value is 0; it must be {COUNT}"),
-        ("evaluate --workdir=x --envs=-1", f"--envs: the value is -1; it must be {COUNT}"),
+        ("evaluate --workdir=x --envs=-1", f"--envs: the value is -1; it must be {INDEX}"),
         ("train --config=x --cpu_threads=0", f"--cpu_threads: the value is 0; it must be {COUNT}"),
         ("import-official x --config=x --workdir=x --cpu_threads=-1", "--cpu_threads: the value is"),
     ],

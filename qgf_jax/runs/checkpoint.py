@@ -18,18 +18,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax.runs import array_files
-from qgf_jax.runs import failpoints
-from qgf_jax.runs.array_files import named
 from qgf_jax.errors import (
     ELSEWHERE,
     NoSoundCheckpointError,
     NotFiniteError,
     SaveError,
     UserError,
-    remedy,
     log,
+    remedy,
 )
+from qgf_jax.runs import array_files, failpoints
+from qgf_jax.runs.array_files import named
 
 _SEALS = "seals"
 UNMERGED = (
@@ -146,6 +145,21 @@ class Checkpoints:
             return jax.random.wrap_key_data(data) if _is_key(leaf) else data
 
         return RestoredState(step, jax.tree.map(back, template, raw), seal["note"])
+
+    def restore_part(
+        self, entries: Sequence[str], sharding: Any, step: int | None = None
+    ) -> RestoredState | None:
+        """As `restore`, but only some entries of the state, such as "params", without a template.
+
+        Their trees are of dicts and lists; arrays lie as `sharding` says.
+        """
+        step = self.newest_sound(step)
+        if step is None:
+            return None
+        note = self._read_seal(step)["note"]
+        failpoints.failpoint("restore")
+        part = array_files.read_part(self.root, str(step), entries, sharding)
+        return RestoredState(step, part, note)
 
     def newest_sound(self, step: int | None = None) -> int | None:
         """The newest step whose files are what was sealed; `step` itself if it is named."""

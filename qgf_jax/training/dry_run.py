@@ -11,6 +11,7 @@ from qgf_jax.envs import mazes, ogbench
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
 from qgf_jax.runtime import backend, flops
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import parallel
 from qgf_jax.training import step as train
 from qgf_jax.types import Spec
@@ -27,7 +28,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec, spread = spec_of(config), parallel.make(config)
     learner = algorithms.build_learner(config, spec)
-    seeds = train.seeds_of(config)
+    seeds = seeds_of(config)
     part = config["train"]["batch_size"] // spread.count
     mine = {**config, "train": {**config["train"], "batch_size": part}}
     programs = train.make_programs(learner, mine, spec)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from qgf_jax.core.reductions import fast_sum, for_training
 from qgf_jax.data import sampling
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import global_batch, vectors
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Spec
 
@@ -50,11 +50,6 @@ class TrainState:
     """slow copies of the groups that a learner lists in `targets`"""
     opt_state: Any
     guard: NonFiniteGuard = flax.struct.field(default_factory=NonFiniteGuard.fresh)
-
-
-def seeds_of(config: Mapping[str, Any]) -> np.ndarray:
-    """[S] uint32: `seed`, `seed` + 1, … of a config, each below 2**32."""
-    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
 
 
 def init_state(
@@ -344,16 +339,6 @@ def make_trainer(
         run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
         evaluate=jax.jit(programs.evaluate),
     )
-
-
-def over_seeds(f: Callable[[Any], Any], stacked: Any) -> Any:
-    """vmap of `f` over the leading axis, without the vmap if that axis has length 1.
-
-    A batch axis of 1 costs: XLA's batched matrix products are slower than the plain ones.
-    """
-    if len(jax.tree.leaves(stacked)[0]) > 1:
-        return jax.vmap(f)(stacked)
-    return jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[0], stacked)))
 
 
 _BATCH, _VALIDATION = 2**31 - 1, 2**31 - 2  # no learner has so many losses
