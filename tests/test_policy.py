@@ -145,5 +145,5 @@ def test_candidates_are_ranked_by_the_critic_that_the_config_names(run_folder):
         return np.asarray(mine.sampler("best_of", 4)(mine.params_of(0), obs, key, 0.0))
 
     same = loaded.params | {"online_critic": loaded.params["critic"]}
-    np.testing.assert_allclose(action("online", same), action("slow", opposed), atol=1e-6)
-    assert not np.allclose(action("online", opposed), action("slow", opposed))
+    np.testing.assert_allclose(action("online", same), action("target", opposed), atol=1e-6)
+    assert not np.allclose(action("online", opposed), action("target", opposed))

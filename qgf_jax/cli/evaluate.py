@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
-from qgf_jax.cli import Parser, add_cpu_threads, kind, limit_cpu_threads, path
+from qgf_jax.cli import Parser, kind, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import arms
@@ -27,7 +27,6 @@ def main(arguments: Sequence[str]) -> None:
     for name in names:
         parse(name)
     run.check_free(flags.out or flags.workdir, run.EVALUATION)
-    limit_cpu_threads(flags.cpu_threads)
     from qgf_jax.evaluation.evaluate import evaluate
 
     sweep = arms(
@@ -107,8 +106,8 @@ def _parser() -> Parser:
         type=_envs,
         default=(None, None),
         metavar="N|jax[:N]",
-        help="environments at once; jax: on the device, an approximation, N for each seed; else the "
-        "config's; 0: by platform",
+        help="environments at once; jax: on the device, an approximation, N for each seed; 0: by "
+        "platform; else the config's",
     )
     parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=kind(Index), help="checkpoint; else the newest sound one")
@@ -120,7 +119,7 @@ def _parser() -> Parser:
         type=path,
         help="folder for the episodes of somebody else's run, which stays untouched",
     )
-    add_cpu_threads(parser)
+    parser.add_cpu_threads()
     return parser
 
 
@@ -141,13 +140,12 @@ def _summary(usage: "Usage") -> str:
 def _envs(text: str) -> tuple[str | None, int | None]:
     """An argparse type: "40" as (None, 40), "jax:40" as ("jax", 40), "jax" as ("jax", None).
 
-    A number alone may be 0, which is what suits the platform.
+    The number 0 is what suits the platform.
     """
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
     if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
-    number = kind(Count if simulator else Index)
-    return simulator or None, number(count) if count else None
+    return simulator or None, kind(Index)(count) if count else None
 
 
 def _default(algorithm: str) -> str:

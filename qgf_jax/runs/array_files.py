@@ -111,7 +111,7 @@ def _checkpointer(handler: Callable[..., Any] | None = None) -> Any:
     import jax
     import orbax.checkpoint as ocp
 
-    options = {}
+    options: dict[str, Any] = {}
     if jax.process_count() > 1:
         me = jax.process_index()
         options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
