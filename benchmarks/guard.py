@@ -28,9 +28,9 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.methods import table as algorithms
+from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import step as train
 from qgf_jax.training.optimizers import make_optimizer
-from qgf_jax.training.programs import over_seeds
 from qgf_jax.training.state import TrainState, init_state
 from qgf_jax.types import Actor, Batch, Obs, Spec
 

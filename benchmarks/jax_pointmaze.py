@@ -38,6 +38,8 @@ from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 
@@ -113,8 +115,8 @@ def trained(folder: Path) -> Path:
     return pretrain(configs.plain(config), folder / "run")
 
 
-def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[evaluate.Usage, dict[Any, Any]]:
-    sweep = evaluate.arms(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
+def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[Usage, dict[Any, Any]]:
+    sweep = arms(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
     tasks = [int(task) for task in flags.tasks.split(",") if task]
     usage = evaluate.evaluate(
         workdir,

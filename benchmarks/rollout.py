@@ -37,7 +37,8 @@ import numpy as np
 from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench, pool
-from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation import evaluate, worker_pool
+from qgf_jax.evaluation.arms import arms
 from qgf_jax.training.loop import pretrain
 
 BARE = """
@@ -99,7 +100,7 @@ def bare_rate(env_id: str, folder: str) -> float:
 
 
 def main() -> None:
-    evaluate.EnvPool = RecordingPool
+    worker_pool.EnvPool = RecordingPool
     with tempfile.TemporaryDirectory() as folder:
         config = configs.make("qgf")
         config.env = f"{flags.env}-singletask-v0"
@@ -112,7 +113,7 @@ def main() -> None:
         workdir = pretrain(configs.plain(config), Path(folder) / "run")
         usage = evaluate.evaluate(
             workdir,
-            evaluate.arms([flags.method], [float(w) for w in flags.weights.split(",")]),
+            arms([flags.method], [float(w) for w in flags.weights.split(",")]),
             episodes=flags.episodes,
             selection_episodes=0,
             envs=flags.envs,

@@ -15,8 +15,10 @@ from qgf_jax.envs import ogbench
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
-from qgf_jax.report import report, tables
-from qgf_jax.runs import policy
+from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.summary import ALL_TASKS
+from qgf_jax.report import report
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 
@@ -35,7 +37,7 @@ def run(maze_data, tmp_path_factory):
 
 
 def test_spec_has_the_goal_and_its_statistics_last(run):
-    spec = policy.restore(run).spec
+    spec = LoadedRun.open(run).spec
     assert (spec.state, spec.goal, spec.n_step, spec.long_dim) == ((2,), (2,), 5, 10)
     assert spec.state_mean == spec.goal_mean  # a goal is an observation here
     assert (run / "calibration.npz").is_file()
@@ -57,7 +59,7 @@ def test_policy_takes_the_goal_apart_or_at_the_end(run):
 
 
 def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(run):
-    sweep = evaluate.arms(["reference", "qgf"], [0.5, 1.0])
+    sweep = arms(["reference", "qgf"], [0.5, 1.0])
     evaluate.evaluate(
         run, sweep, episodes=1, selection_episodes=1, tasks=TASKS, envs=2, report_selected=True
     )
@@ -69,7 +71,7 @@ def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(ru
     table = report.write(run)
     assert "| all " in table
     rows = json.loads((run / "report" / "summary.json").read_text())["rows"]
-    together = [r for r in rows if r["task"] == tables.ALL_TASKS and r["split"] == "report"]
+    together = [r for r in rows if r["task"] == ALL_TASKS and r["split"] == "report"]
     assert {(r["method"], r["episodes"], r["seeds"]) for r in together} == {
         ("reference", 4, 2), ("qgf", 4, 2),
     }  # fmt: skip

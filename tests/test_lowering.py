@@ -17,10 +17,10 @@ from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.table import METHODS
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import dry_run, parallel
 from qgf_jax.training.programs import make_trainer
-from qgf_jax.training.state import seeds_of
 from qgf_jax.types import Spec
 
 PLATFORMS = ("cuda", "tpu")

@@ -1,7 +1,6 @@
 """Seconds of an action, alone and in a batch, and steps of a maze with the policy inside."""
 
 import concurrent.futures
-import functools
 import os
 import time
 from pathlib import Path
@@ -13,9 +12,11 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.envs.jax_pointmaze import PointMaze
-from qgf_jax.evaluation import evaluate_device
+from qgf_jax.evaluation.arms import Arm
+from qgf_jax.evaluation.device import DeviceSimulator
+from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.policy import LoadedRun
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 from stages import programs
@@ -111,22 +112,20 @@ def maze_rate(method: str, *, dry: bool) -> dict[str, Any]:
     """Steps a second of many episodes at once, policy and walls in one program."""
     maze = PointMaze("pointmaze-medium-navigate-singletask-task1-v0")
     envs = 4 if dry else _ENVS
-    restored = _restored(maze, dry)
+    simulator = DeviceSimulator(_restored(maze, dry), maze, envs)
+    arm = Arm(method, 0.1, 1)
+    jobs = [Job((arm,), 0, 1, i) for i in range(4 * envs)]  # what one call takes
+    best, sampler = float("inf"), jobs[0].acts_as.sampler
     started = time.perf_counter()
-    program = evaluate_device.compile_play(restored, maze, envs, method)
-    compile_seconds = time.perf_counter() - started
-    episodes = [
-        evaluate_device.Episode(0, 1, i, i, 0.1) for i in range(evaluate_device.ROUNDS * envs)
-    ]
-    best = float("inf")
-    play = functools.partial(evaluate_device.play, restored, maze, program, envs, episodes)
-    for _ in range(1 if dry else 2):  # the second one is warm
-        started = time.perf_counter()
-        steps = sum(result["length"] for _, result in play())
-        best = min(best, time.perf_counter() - started)
+    with simulator.ready_for(jobs):
+        compile_seconds = time.perf_counter() - started
+        for _ in range(1 if dry else 2):  # the second one is warm
+            started = time.perf_counter()
+            steps = sum(result["length"] for _, result in simulator.play(sampler, jobs))
+            best = min(best, time.perf_counter() - started)
     return {
         "envs": envs,
-        "episodes": len(episodes),
+        "episodes": len(jobs),
         "steps": steps,
         "steps_per_second": steps / best,
         "seconds": best,
@@ -143,4 +142,4 @@ def _restored(maze: PointMaze, dry: bool) -> LoadedRun:
     plain, spec = configs.plain(config), Spec((maze.obs_width,), maze.action_dim, 10)
     state = jax.tree.map(jnp.asarray, programs.initial(plain, spec))
     run = Run(Path(), plain, spec._asdict(), {})
-    return LoadedRun(run, spec, 0, state.params, state.target_params)
+    return LoadedRun(run, spec, 0, algorithms.acting_params(state.params, state.target_params))

@@ -168,8 +168,9 @@ def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any
     import jax
     import jax.numpy as jnp
 
+    from qgf_jax.runtime.seeds import seeds_of
     from qgf_jax.training.programs import make_trainer
-    from qgf_jax.training.state import TrainState, seeds_of
+    from qgf_jax.training.state import TrainState
     from qgf_jax.types import Spec
 
     ours = Spec.of(spec)

@@ -7,7 +7,6 @@ beside it.
 
 import functools
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax.data import sampling
-from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import write_atomically
-from qgf_jax.training.programs import over_seeds
+from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.state import TrainState
 from qgf_jax.types import Array, Obs, Params, Spec
 
@@ -94,20 +92,3 @@ def write(
     found: Any = jax.device_get(measure(config, spec, state, dataset, blocks, stacked=stacked))
     np.savez(buffer, step=np.int64(step), **found)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
-
-
-def read(workdir: Path, step: int) -> dict[str, Array]:
-    """The constants of the checkpoint at `step`, with a leading axis of seeds; empty if none.
-
-    Files of earlier versions have no `logit_std`.
-    """
-    path = workdir / "calibration.npz"
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
-            found = {name: jnp.asarray(file[name]) for name in names}
-            return found if int(file["step"]) == step else {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

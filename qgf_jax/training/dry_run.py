@@ -11,9 +11,9 @@ from qgf_jax.envs import mazes, ogbench
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
 from qgf_jax.runtime import backend, flops
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import parallel
 from qgf_jax.training.programs import make_programs
-from qgf_jax.training.state import seeds_of
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count

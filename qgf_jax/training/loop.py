@@ -22,15 +22,17 @@ from qgf_jax.methods.table import build_learner
 from qgf_jax.runs import failpoints
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState, check_space, tree_bytes
+from qgf_jax.runs.loaded import calibration
 from qgf_jax.runs.metrics import Clock, Writer
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import parallel
 from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.training.programs import Trainer
-from qgf_jax.training.state import MOST_SKIPPED, TrainState, seeds_of
+from qgf_jax.training.state import MOST_SKIPPED, TrainState
 from qgf_jax.types import Metrics, Spec
 
 
@@ -81,7 +83,7 @@ def pretrain(
                 checkpoints = Checkpoints(workdir, keep=keep, identity=run.identity)
                 keeper = _Outputs(stack.enter_context(checkpoints), writer)
                 found = _restore(trainer, seeds, keeper, clock)
-                calibrated = bool(calibrate.read(Path(workdir), steps))
+                calibrated = bool(calibration(Path(workdir), steps))
         # Before the exchanges between devices of the training itself, whose patience is short.
         parallel.barrier({})
         start = _start(spread, trainer, seeds, found)

@@ -1,12 +1,10 @@
 """The training state: all that a run is, besides its config and data."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from qgf_jax.types import Array, Learner, Params, Spec
@@ -57,11 +55,6 @@ class TrainState:
         """[L] keys of that update's losses."""
         key = self.step_key(step)
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(losses))
-
-
-def seeds_of(config: Mapping[str, Any]) -> np.ndarray:
-    """[S] uint32: `seed`, `seed` + 1, … of a config, each below 2**32."""
-    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
 
 
 def init_state(
