@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qgf_jax import bounds, schema
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.methods.table import CRITIC_SETTINGS, METHODS, method
 from qgf_jax.runtime import paths
@@ -144,7 +144,7 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
 
 def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
     """Sets what a method's authors chose by environment, where file and user have left the default."""
-    row, name = method(config.algorithm), ogbench.parse(config.env).dataset
+    row, name = method(config.algorithm), families.parse(config.env).dataset
     default = flatten(make(config.algorithm, config.preset, config.critic))
     for key, values in row.by_env.items():
         current = flatten(config).get(key)

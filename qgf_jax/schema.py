@@ -26,7 +26,7 @@ from qgf_jax.bounds import (
     Weights,
     Words,
 )
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import (
     METHODS,
@@ -56,7 +56,7 @@ class Root:
 class Data:
     """The section `data`."""
 
-    dir: str = ""  # where the npz files are; empty: ./data, then ~/.ogbench/data
+    dir: str = ""  # where the npz files are; empty: ./data, then the family's own folder
     name: str = ""  # of file or folder, such as cube-triple-play-100m-v0; empty: the env's
     # Resident on the device or streamed from disk; auto: by its memory.
     mode: Literal["auto", "resident", "streamed"] = "auto"
@@ -184,7 +184,7 @@ def check_together(flat: Mapping[str, Any]) -> None:
         )
     if not flat["env"]:
         raise UserError("config key env is empty: name an environment, --config.env=…")
-    name = ogbench.parse(flat["env"])
+    name = families.parse(flat["env"])
     _check_critic(flat, name)
     _check_hierarchy(flat, name)
     of_tasks = {"reward_scale": 1.0, "reward_shift": 0.0, "sparse": False}
@@ -195,16 +195,14 @@ def check_together(flat: Mapping[str, Any]) -> None:
         )
 
 
-def _check_critic(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
+def _check_critic(flat: Mapping[str, Any], name: families.EnvName) -> None:
     """Critics that are for goals alone, or for values between 0 and 1."""
     critic, sigmoid = flat["critic"], flat["networks.critic_output"] == "sigmoid"
     needs = f"algorithm {flat['algorithm']!r}" * METHODS[flat["algorithm"]].goals
     needs = needs or "critic 'contrastive'" * (critic == "contrastive")
     needs = needs or "critic 'dqc' with sigmoid outputs" * sigmoid
     if needs and not name.goals:
-        raise UserError(
-            f"{needs} needs an environment with goals, such as {name.scene}-{name.kind}-v0"
-        )
+        raise UserError(f"{needs} needs an environment with goals, such as {name.dataset}")
     if sigmoid and (flat["goals.negative"] or critic != "dqc"):
         raise UserError(
             "networks.critic_output=sigmoid is for values between 0 and 1: "
@@ -214,7 +212,7 @@ def _check_critic(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
         raise UserError("networks.critic_form=bilinear belongs to critic=contrastive, and it alone")
 
 
-def _check_hierarchy(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
+def _check_hierarchy(flat: Mapping[str, Any], name: families.EnvName) -> None:
     """What two-level policies need."""
     algorithm = flat["algorithm"]
     if "hiql" not in METHODS[algorithm].policies:

@@ -18,8 +18,8 @@ def main(arguments: Sequence[str]) -> None:
         prog="qgf train",
         description="Pretrains a policy and a critic. The same command again goes on where it stopped.",
         epilog="Any value of the config can be set: --config.policy.time_grid=10; --show lists them.\n\n"
-        "example: qgf train --config=experiments/configs/ogbench.py:cube_single_small "
-        "--workdir=runs/cube",
+        "example: qgf train --config=experiments/configs/quickstart.py "
+        "--workdir=runs/quickstart",
     )
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
     parser.add_argument("--workdir", type=path, help="run folder")

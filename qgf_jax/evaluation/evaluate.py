@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.errors import UserError, unknown_name_error
@@ -68,7 +68,7 @@ class Job(NamedTuple):
     episode: int
 
 
-Write = Callable[[ogbench.EnvName, Job, dict[str, Any]], None]
+Write = Callable[[families.EnvName, Job, dict[str, Any]], None]
 """Takes the result of an episode."""
 
 
@@ -158,21 +158,21 @@ def evaluate(
     the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
-    `simulator`: one of `ogbench.SIMULATORS`. "jax" plays on the device, in an approximation that lines
+    `simulator`: one of `families.SIMULATORS`. "jax" plays on the device, in an approximation that lines
     name beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
     `out` is another folder for the lines, see `run.create_beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
-    if simulator not in ogbench.SIMULATORS:
-        raise unknown_name_error("simulator", simulator, ogbench.SIMULATORS)
+    if simulator not in families.SIMULATORS:
+        raise unknown_name_error("simulator", simulator, families.SIMULATORS)
     run = runs.open_run(workdir)
     if out is not None:
         run = runs.create_beside(run, out)
-    name = ogbench.parse(run.config["env"])
+    name = families.parse(run.config["env"])
     maze = None
-    if simulator == ogbench.ON_DEVICE:
-        name = name._replace(simulator=ogbench.ON_DEVICE)
-        maze = PointMaze(name)
+    if simulator == families.ON_DEVICE:
+        name = name.played_in(families.ON_DEVICE)
+        maze = families.of(name).device_simulator(name)
     selection = episodes if selection_episodes is None else selection_episodes
     to_select = [2 * i for i in range(selection)]
     to_report = [2 * i + 1 for i in range(episodes)]
@@ -212,7 +212,7 @@ def evaluate(
 
 
 def _selected(
-    restored: LoadedRun, log: records.Log, sweep: Sequence[Arm], names: Sequence[ogbench.EnvName]
+    restored: LoadedRun, log: records.Log, sweep: Sequence[Arm], names: Sequence[families.EnvName]
 ) -> list[Arm]:
     """The arms of `sweep` whose weight the selection episodes so far choose."""
     mine = [(name.label, name.task, restored.step) for name in names]
@@ -241,7 +241,7 @@ def _done(log: records.Log) -> set[tuple[Any, ...]]:
 def _missing(
     restored: LoadedRun,
     sweep: Sequence[Arm],
-    name: ogbench.EnvName,
+    name: families.EnvName,
     indices: Sequence[int],
     done: set[tuple[Any, ...]],
 ) -> Iterator[Job]:
@@ -259,7 +259,7 @@ def _missing(
 def _evaluate_task(
     restored: LoadedRun,
     jobs: list[Job],
-    name: ogbench.EnvName,
+    name: families.EnvName,
     envs: int,
     workers: int | None,
     programs: dict[tuple[Any, ...], Act],
@@ -352,7 +352,7 @@ def _title(sampler: _Sampler) -> str:
 
 
 def _write(
-    log: records.Log, step: int, name: ogbench.EnvName, job: Job, result: dict[str, Any]
+    log: records.Log, step: int, name: families.EnvName, job: Job, result: dict[str, Any]
 ) -> None:
     for arm in job.arms:
         line = {

@@ -64,7 +64,7 @@ _FIELD = {"networks.diffusion_field": "fourier", "sampler.posterior": False}
 _CLIP = {"optimizer.clip_norm": 1.0}
 _ACTOR = {"rule": "unguided", "group": "actor"}
 _ANY = ("iql", "td", "dqc", "contrastive")
-_OGBENCH = "Park et al., 2025, arXiv 2410.20092"
+_BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
 # The benchmark's actors have no layer norm, its critics do.
 _PLAIN_ACTOR = {"networks.policy_layer_norm": False}
 _MANIPULATION = ("cube-*", "scene-*", "puzzle-*")
@@ -286,7 +286,7 @@ METHODS: dict[str, Method] = {
     # Methods for goals alone, as the benchmark has them.
     "gcbc": Method(
         "Gaussian policy, cloned from what led to the goal",
-        f"{_OGBENCH}, GCBC",
+        f"{_BENCHMARK}, GCBC",
         sampler="gaussian",
         policies=("gaussian_bc",),
         critics=("none",),
@@ -296,7 +296,7 @@ METHODS: dict[str, Method] = {
     ),
     "gciql": Method(
         "Gaussian policy, cloned and pushed up the critic",
-        f"{_OGBENCH}, GCIQL",
+        f"{_BENCHMARK}, GCIQL",
         sampler="gaussian",
         policies=("ddpg_bc",),
         critics=("iql",),
@@ -317,7 +317,7 @@ METHODS: dict[str, Method] = {
     ),
     "gcivl": Method(
         "Gaussian policy, cloned where V rises",
-        f"{_OGBENCH}, GCIVL",
+        f"{_BENCHMARK}, GCIVL",
         sampler="gaussian",
         policies=("value_awr",),
         critics=("ivl",),

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.report.tables import ALL_TASKS, label, task_label, unique
 from qgf_jax.runs.run import Run
@@ -198,13 +198,13 @@ def _trajectories(episodes: Sequence[Line], run: Run, rows: Sequence[Row]) -> An
     shown = [r for r in rows if r["selected"] and r["split"] == "report"]
     shown = [r for r in shown if (r["env"], r["task"]) in _tasks(shown)]
     lines = [line for line in unique(episodes) if "path" in line]
-    if not shown or not lines:
+    maze = _maze(run)
+    if not shown or not lines or maze is None:
         return None
     across = min(len(shown), 5)
     down = -(-len(shown) // across)
     fig, panels = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
     keys = ("env", "method", "options", "best_of", "weight", "split", "step")
-    maze = _maze(run)
     for ax in panels.ravel()[len(shown) :]:
         ax.set_axis_off()
     for place, (ax, row) in enumerate(zip(panels.ravel(), shown, strict=False)):
@@ -254,12 +254,10 @@ class _Maze:
                     yield x + dx, y + dy
 
 
-def _maze(run: Run) -> _Maze:
-    name = ogbench.parse(run.config["env"])
-    if known := mazes.maze(name.scene, name.version):
-        return _Maze(known.free, mazes.UNIT, (mazes.OFFSET[0], mazes.OFFSET[1]))
-    env = ogbench.make(name.env_id).unwrapped
-    return _Maze(env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y))
+def _maze(run: Run) -> _Maze | None:
+    name = families.parse(run.config["env"])
+    known = families.of(name).maze(name)
+    return _Maze(*known) if known else None
 
 
 def _field(run: Run, rows: Sequence[Row]) -> Any:
@@ -271,13 +269,13 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
 
     guided: dict[str, Row] = {}
     # A method's selected weight; where that is 0, its least positive one.
-    own = [row for row in rows if row["env"] == ogbench.parse(run.config["env"]).label]
+    own = [row for row in rows if row["env"] == families.parse(run.config["env"]).label]
     for row in sorted(own or rows, key=lambda r: (not r["selected"], r["weight"])):
         if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:
             guided.setdefault(label(row), row)
-    if not guided:
-        return None
     maze = _maze(run)
+    if not guided or maze is None:
+        return None
     points = np.array(list(maze.grid(3)), np.float32)
     try:
         restored = policy.restore(run.workdir, rows[0]["step"])

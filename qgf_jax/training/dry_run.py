@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
 from qgf_jax.runtime import backend, flops
@@ -69,18 +69,9 @@ def _without_keys(leaf: Any) -> Any:
 
 def spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment says; observations are not standardised."""
-    name, data = ogbench.parse(config["env"]), config["data"]
-    if mazes.maze(name.scene, name.version):
-        obs, action = mazes.WIDTHS
-        goal = obs if name.goals else 0
-        return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["backup"])
-    world = ogbench.OGBenchEnv(name.with_task(name.tasks[0]))
-    width = int(np.prod(world.env.observation_space.shape))
-    obs = len(world.reset(0))
-    action = int(np.prod(world.env.action_space.shape))
-    world.env.close()
-    goal = obs - width if name.goals else 0
-    return Spec(obs, action, data["chunk"], goal_dim=goal, backup=data["backup"])
+    name, data = families.parse(config["env"]), config["data"]
+    obs, goal, action = families.of(name).widths(name)
+    return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["backup"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:

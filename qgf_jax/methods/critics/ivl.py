@@ -16,13 +16,13 @@ def ivl(
     expectile: OpenFraction = 0.9,
     online_code: bool = False,
 ) -> Learner:
-    """Goal-conditioned V by expectiles (Park et al., 2023, Eqs. 4 and 5; OGBench's GCIVL).
+    """Goal-conditioned V by expectiles (Park et al., 2023, Eqs. 4 and 5; Park et al., 2025a, GCIVL).
 
     Member e regresses on reward + discount * slow V_e(next_obs); which side of the expectile an example
     is on is judged by the slow members together: reward + discount * their least - their mean here.
 
     With networks.goal_code, the slow members see a goal by their own slow copy of the code, or with
-    `online_code` by the online code, as in OGBench's HIQL, where all members share one code.
+    `online_code` by the online code, as in the benchmark's HIQL, where all members share one code.
     """
     del sample
 

@@ -25,13 +25,13 @@ def init(nets: Networks, key: Array, obs: Array, action: Array) -> Params:
 
 
 def imitation(nets: Networks, group: Params, x: Batch) -> Array:
-    """Negative log likelihood [] of an action under a Gaussian of unit variance, as OGBench's."""
+    """Negative log likelihood [] of an action under a Gaussian of unit variance, as the benchmark's."""
     mean, log_std = nets.gaussian.apply(group, x.obs)
     return -log_density(x.action, mean, jnp.zeros_like(log_std))
 
 
 def gaussian_bc(nets: Networks) -> Learner:
-    """Behavioural cloning by a Gaussian of unit variance (OGBench's GCBC; Park et al., 2025)."""
+    """Behavioural cloning by a Gaussian of unit variance (GCBC; Park et al., 2025a)."""
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
@@ -43,7 +43,7 @@ def gaussian_bc(nets: Networks) -> Learner:
 def ddpg_bc(nets: Networks, *, alpha: NonNegative = 0.3) -> Learner:
     """- Q of the actor's mean over Q's size, + `alpha` times cloning (Fujimoto & Gu, 2021).
 
-    As OGBench's GCIQL and CRL extract their policies; Q is of the critic's parameters of the moment.
+    As the benchmark's GCIQL and CRL do; Q is of the critic's parameters of the moment.
     """
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:

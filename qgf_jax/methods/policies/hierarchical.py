@@ -25,7 +25,7 @@ def _weight(advantage: Array, inverse_temperature: float, max_weight: float) -> 
 def value_awr(
     nets: Networks, *, inverse_temperature: NonNegative = 10.0, max_weight: Positive = 100.0
 ) -> Learner:
-    """Cloning weighted by exp(inverse_temperature * (V(next_obs) - V(obs))), as OGBench's GCIVL."""
+    """Cloning weighted by exp(inverse_temperature * (V(next_obs) - V(obs))), as in GCIVL."""
 
     def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         del target, key
