@@ -71,7 +71,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment says; observations are not standardised."""
     name, data = families.parse(config["env"]), config["data"]
     obs, goal, action = families.of(name).widths(name)
-    return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["backup"])
+    return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
