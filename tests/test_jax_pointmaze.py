@@ -312,7 +312,7 @@ def test_command_line(played, tmp_path, capsys):
     capsys.readouterr()
     for wrong, hint in (
         (["--envs=jaxx"], "jax:NUMBER"),
-        (["--envs=jax:0"], "a whole number from 1"),
+        (["--envs=jax:-1"], "a whole number from 0"),
         (["--envs=jax", "--videos=1"], "--videos"),
     ):
         with pytest.raises(SystemExit) as stop:
