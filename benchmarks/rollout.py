@@ -45,7 +45,7 @@ BARE = """
 import sys, time
 import numpy as np
 from qgf_jax.envs import ogbench
-env = ogbench.make(sys.argv[1])
+env = ogbench.FAMILY.gym(sys.argv[1])
 ogbench.reset(env, 0)
 with np.load(sys.argv[2], allow_pickle=False) as file:
     episodes = [(int(key.split("-")[1]), file[key]) for key in file.files]
@@ -108,7 +108,7 @@ def main() -> None:
         hidden = (flags.width,) * flags.depth
         config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
         config.train.update(steps=1, batch_size=8)
-        name = ogbench.parse(config.env)
+        name = ogbench.FAMILY.parse(config.env)
         collect(name.dataset, 2, folder, workers=flags.workers)
         workdir = pretrain(configs.plain(config), Path(folder) / "run")
         usage = evaluate.evaluate(

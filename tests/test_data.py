@@ -1,6 +1,8 @@
 """Files to batches: the sampler against brute force, and every refusal in one line."""
 
+import ast
 import re
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,10 @@ import numpy as np
 import pytest
 from conftest import rows_of, tiny
 
-from qgf_jax.data import chunks, collect, experts, formats, sampling, starts
-from qgf_jax.data.labels import transform
-from qgf_jax.data.load import load
+from qgf_jax.data import chunks, formats, sampling, starts
+from qgf_jax.data.load import load, transform
 from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import ogbench, ogbench_experts
 from qgf_jax.errors import UserError
 
 GAMMA = 0.9
@@ -213,8 +214,8 @@ def test_record_describes_the_data():
             "or run `qgf collect --env=cube-single-play-v0 --episodes=100 --out=",
         ),
         ("cube-octuple-noisy-v0", "or run `qgf collect --env=cube-octuple-noisy-v0"),
-        ("antmaze-medium-navigate-v0", "download_datasets(['antmaze-medium-navigate-v0'], '"),
-        ("antsoccer-arena-stitch-v0", "download_datasets(['antsoccer-arena-stitch-v0'], '"),
+        ("antmaze-medium-navigate-v0", 'download_datasets(["antmaze-medium-navigate-v0"], "'),
+        ("antsoccer-arena-stitch-v0", 'download_datasets(["antsoccer-arena-stitch-v0"], "'),
         ("pointmaze-medium-stich-v0", "did you mean 'stitch'?"),
         ("cube-triple-play-100m-v0", "only OGBench's layout is read so far"),
         ("hopper-medium-v2", "only OGBench's layout is read so far"),
@@ -227,7 +228,20 @@ def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
     said = str(error.value)
     assert said.startswith(f"dataset {name}.npz is not in {tmp_path}: ") and hint in said
     if "qgf collect" in said:
-        experts.check(*collect.parse(name)[:2])  # raises if it would be refused
+        ogbench_experts.Expert.check(ogbench.FAMILY.parse(name))  # raises if it would be refused
+
+
+@pytest.mark.parametrize("name", ["cube-single-play-v0", "antmaze-medium-navigate-v0"])
+def test_advice_can_be_pasted_whatever_the_folder_is_called(name, tmp_path):
+    folder = tmp_path / 'my "data", isn\'t it; `ls` $HOME'
+    with pytest.raises(UserError) as error:
+        formats.find(name, str(folder))
+    command = shlex.split(re.search(r"`(qgf|python) .*`", str(error.value))[0].strip("`"))
+    if command[0] == "qgf":
+        assert command[-1] == f"--out={folder}"
+    else:
+        call = ast.parse(command[2]).body[-1].value
+        assert [ast.literal_eval(argument) for argument in call.args] == [[name], str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +262,7 @@ def test_environments_that_cannot_be_used_are_named_before_their_data(env, hint,
     with pytest.raises(UserError, match=hint):
         load(tiny(**{"env": env, "data.dir": str(tmp_path)}))
     with pytest.raises(UserError, match=hint):
-        ogbench.make(ogbench.parse(env).env_id)
+        ogbench.OGBenchEnv(env)
 
 
 def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):

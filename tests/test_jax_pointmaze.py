@@ -76,7 +76,7 @@ def test_episodes_start_where_the_real_ones_do(name):
             real = world.reset(seed)
             start = maze.start(task, seed)
             np.testing.assert_array_equal(maze.reset(start)[1], real.astype(np.float32))
-            goal = ogbench.goal_position(world.env)
+            goal = world.goal_position()
             np.testing.assert_array_equal(start.goal, np.array(goal, np.float32))
 
 
@@ -121,7 +121,7 @@ def test_time_limit():
     for steps, over in ((maze.limit - 2, False), (maze.limit - 1, True)):
         *_, done, success = step(state._replace(steps=np.int32(steps)), np.zeros(2, np.float32))
         assert (bool(done), bool(success)) == (over, False)
-    assert maze.limit == ogbench.make("pointmaze-giant-v0").spec.max_episode_steps
+    assert maze.limit == ogbench.FAMILY.gym("pointmaze-giant-v0").spec.max_episode_steps
 
 
 def test_teleports_lead_where_the_real_ones_do():

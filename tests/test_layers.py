@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "runtime": {"errors", "runtime"},
     "envs": {"envs", "errors", "runtime"},
     "data": PURE | {"data", "envs", "runs", "runtime"},
-    "runs": PURE | {"config", "methods", "runs", "runtime", "training"},
+    "runs": PURE | {"config", "envs", "methods", "runs", "runtime", "training"},
     "training": PURE | {"config", "core", "data", "envs", "methods", "runs", "runtime", "training"},
     "evaluation": PURE | {"envs", "evaluation", "methods", "report", "runs", "runtime", "training"},
     "report": PURE | {"envs", "evaluation", "methods", "report", "runs", "runtime"},

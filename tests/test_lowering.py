@@ -12,7 +12,6 @@ import pytest
 from conftest import LONG, at, tiny
 from test_learners import loss_of, make_batch
 
-from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.table import METHODS
@@ -138,7 +137,7 @@ def test_training_on_several_devices_is_lowered(form, platform):
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_what_is_around_training_is_lowered(platform):
     """The first state, the losses on other data, the calibration, and the maze on the device."""
-    config, maze = tiny(), PointMaze(ogbench.parse(tiny()["env"]))
+    config, maze = tiny(), PointMaze(tiny()["env"])
     spec = spec_of(config)
     trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
     _, (state, data, _) = training(config)

@@ -81,7 +81,9 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     if given:
         monkeypatch.setenv("MUJOCO_GL", given)
-    ogbench.make("pointmaze-medium-singletask-task1-v0").close()  # renders nothing, in this process
+    ogbench.FAMILY.gym(
+        "pointmaze-medium-singletask-task1-v0"
+    ).close()  # renders nothing, in this process
     monkeypatch.setattr(video.subprocess, "run", run)
     video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
     assert seen["env"] == os.environ | {"MUJOCO_GL": used} and "-P" in seen["command"]

@@ -58,7 +58,7 @@ def maze(results: Results, folder: Path, *, dry: bool) -> None:
     weights = plain["eval"]["weights"][:2] if dry else plain["eval"]["weights"]
     methods = ["reference", "best_of", "qgf"]
     sweep = arms(methods[:: 1 + dry], weights)
-    data = ogbench.parse(plain["env"]).dataset
+    data = ogbench.FAMILY.parse(plain["env"]).dataset
     parts: dict[str, Callable[[], Any]] = {
         "collect": lambda: collect(data, 3 if dry else 300, folder, simulator="jax"),
         "train": lambda: pretrain(plain, workdir),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser, kind, path
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import arms
 from qgf_jax.methods.table import METHODS, parse, served_by
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         flags.best_of,
         own_weights=not flags.weights,
         # With the paper's own critics best of 32 is ahead of all that it shows with goals.
-        more=(32,) if ogbench.parse(config["env"]).goals else (),
+        more=(32,) if families.parse(config["env"]).goals else (),
     )
     usage = evaluate(flags.workdir, sweep, **options)
     if usage.episodes:

@@ -1,7 +1,7 @@
 """Goals in hindsight: which row of the data a transition is trained to reach.
 
-The definitions are OGBench's (Park et al., 2025), on its compact layout; with `chunk` = `n_step` = 1
-they give its rewards and masks. Longer returns end at the goal.
+The definitions are the benchmark's (Park et al., 2025a), on its compact layout; with `chunk` =
+`n_step` = 1 they give its rewards and masks. Longer returns end at the goal.
 """
 
 from typing import NamedTuple

@@ -3,8 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from qgf_jax.envs import ogbench
-from qgf_jax.envs.jax_pointmaze import PointMaze
+from qgf_jax.envs import families
 from qgf_jax.errors import unknown_name_error
 from qgf_jax.evaluation import episodes as records
 from qgf_jax.evaluation.arms import Arm
@@ -46,15 +45,15 @@ def evaluate(
     `out` is another folder for the lines, see `run.create_beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
-    if simulator not in ogbench.SIMULATORS:
-        raise unknown_name_error("simulator", simulator, ogbench.SIMULATORS)
+    if simulator not in families.SIMULATORS:
+        raise unknown_name_error("simulator", simulator, families.SIMULATORS)
     run = runs.open_run(workdir)
     if out is not None:
         run = runs.create_beside(run, out)
-    name, maze = ogbench.parse(run.config["env"]), None
-    if simulator == ogbench.ON_DEVICE:
-        name = name._replace(simulator=ogbench.ON_DEVICE)
-        maze = PointMaze(name)
+    name, maze = families.parse(run.config["env"]), None
+    if simulator == families.ON_DEVICE:
+        name = name.played_in(families.ON_DEVICE)
+        maze = families.of(name).device_simulator(name)
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.report.tables import cells
@@ -276,12 +276,13 @@ def _trajectories(subject: _Subject) -> Any:
     kept = _panels(shown)
     shown = [row for row in shown if (row["env"], row["task"]) in kept]
     lines = [line for line in subject.episodes if "path" in line]
-    if not shown or not lines:
+    maze = _maze(subject.run)
+    if not shown or not lines or maze is None:
         return None
     across = min(len(shown), 5)
     down = -(-len(shown) // across)
     fig, axes = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
-    maze, several = _maze(subject.run), len({row["env"] for row in shown}) > 1
+    several = len({row["env"] for row in shown}) > 1
     for ax in axes.ravel()[len(shown) :]:
         ax.set_axis_off()
     for place, (ax, row) in enumerate(zip(axes.ravel(), shown, strict=False)):
@@ -340,12 +341,10 @@ class _Maze:
                     yield x + dx, y + dy
 
 
-def _maze(run: Run) -> _Maze:
-    name = ogbench.parse(run.config["env"])
-    if known := mazes.maze(name.scene, name.version):
-        return _Maze(known.free, mazes.UNIT, (mazes.OFFSET[0], mazes.OFFSET[1]))
-    env = ogbench.make(name.env_id).unwrapped
-    return _Maze(env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y))
+def _maze(run: Run) -> _Maze | None:
+    name = families.parse(run.config["env"])
+    known = families.of(name).maze(name)
+    return _Maze(*known) if known else None
 
 
 def _field(subject: _Subject) -> Any:
@@ -360,6 +359,8 @@ def _field(subject: _Subject) -> Any:
     if not guided or "reference" not in served_by(run.config["algorithm"]):
         return None
     maze = _maze(run)
+    if not guided or maze is None:
+        return None
     points = np.array(list(maze.grid(3)), np.float32)
     try:
         loaded = LoadedRun.open(run.workdir, subject.rows[0]["step"])
@@ -386,7 +387,7 @@ def _field(subject: _Subject) -> Any:
 def _guided(subject: _Subject) -> list[Row]:
     """Two methods' rows of a positive weight: the selected one, or the least if that is 0."""
     rows = subject.rows
-    own = [r for r in rows if r["env"] == ogbench.parse(subject.run.config["env"]).label]
+    own = [r for r in rows if r["env"] == families.parse(subject.run.config["env"]).label]
     guided: dict[str, Row] = {}
     for row in sorted(own or rows, key=lambda r: (not r["selected"], r["weight"])):
         if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:

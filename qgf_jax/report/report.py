@@ -49,7 +49,7 @@ def write(workdir: str | os.PathLike) -> str:
             for one in found.left_out
         ],
         "earlier_checkpoints": _earlier(lines),
-        "versions": runs.versions(),
+        "versions": runs.versions(run.config["env"]),
     }
     for name, text in {
         "summary.json": json.dumps(record, indent=1) + "\n",

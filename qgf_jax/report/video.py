@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.rollout import rollout
@@ -43,7 +43,7 @@ def film(
     In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
     """
     loaded = LoadedRun.open(workdir, step)
-    name = ogbench.parse(loaded.run.config["env"])
+    name = families.parse(loaded.run.config["env"])
     folder = Path(workdir if out is None else out) / "report" / "videos"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _film(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 
 
 def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
-    ogbench.require()
+    families.of(world).require()
     command = children.command("qgf_jax.report.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
@@ -102,17 +102,15 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 def _main(name: str, seed: str, path: str) -> None:
     from PIL import Image
 
-    size = {"width": _SIZE, "height": _SIZE, "render_mode": "rgb_array"}
-    world = ogbench.OGBenchEnv(name, **size)
-    env = world.env
-    actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, *env.action_space.shape)
+    world = families.of(name).rendered(families.parse(name), _SIZE)
+    actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, world.action_dim)
     world.reset(int(seed))
     every = max(1, -(-len(actions) // _FRAMES))
-    frames = [Image.fromarray(np.asarray(env.render()))]
+    frames = [Image.fromarray(np.asarray(world.render()))]
     for i, action in enumerate(actions):
         world.step(action)
         if (i + 1) % every == 0 or i == len(actions) - 1:
-            frames.append(Image.fromarray(np.asarray(env.render())))
+            frames.append(Image.fromarray(np.asarray(world.render())))
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
 
 

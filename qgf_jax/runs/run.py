@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
+from qgf_jax.envs import families
 from qgf_jax.errors import SaveError, UserError, log, saving
 from qgf_jax.runs.checkpoint import fingerprint, write_atomically
 from qgf_jax.types import Spec
 
 _PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
 
 
@@ -129,10 +130,10 @@ def check_free(workdir: Path, work: Work = TRAINING) -> None:
             pass
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that results depend on."""
+def versions(env: str = "") -> dict[str, str]:
+    """Python and the packages that results in the environment `env` depend on."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *families.of(env).packages):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -168,7 +169,7 @@ def create(
         "former_fingerprints": former,
         "spec": spec,
         "dataset": data,
-        "versions": versions(),
+        "versions": versions(config["env"]),
         "git_commit": git_commit(),
     }
     _write(workdir, record)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
 from qgf_jax.runtime import backend, flops
@@ -70,19 +70,9 @@ def _without_keys(leaf: Any) -> Any:
 
 def spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment says; observations are not standardised."""
-    name, data = ogbench.parse(config["env"]), config["data"]
-    if mazes.maze(name.scene, name.version):
-        state, action = mazes.WIDTHS
-        goal = (state,) if name.goals else None
-        return Spec((state,), action, data["chunk"], goal, data["n_step"])
-    world = ogbench.OGBenchEnv(name.with_task(name.tasks[0]))
-    width = int(np.prod(world.env.observation_space.shape))
-    seen = len(world.reset(0))
-    action = int(np.prod(world.env.action_space.shape))
-    world.env.close()
-    goal = (seen - width,) if name.goals else None
-    state = (width if name.goals else seen,)
-    return Spec(state, action, data["chunk"], goal, data["n_step"])
+    name, data = families.parse(config["env"]), config["data"]
+    state, goal, action = families.of(name).widths(name)
+    return Spec((state,), action, data["chunk"], (goal,) if goal else None, data["n_step"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:

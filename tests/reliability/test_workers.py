@@ -162,9 +162,9 @@ def test_a_worker_takes_requests_while_it_plays(monkeypatch):
     released = threading.Event()
 
     class Slow:
-        obs_width, world = 2, SimpleNamespace(env=SimpleNamespace(action_space=np.zeros(2)))
+        obs_width, env = 2, SimpleNamespace(action_dim=2)
 
-        def __init__(self, name):
+        def __init__(self, *_):
             pass
 
         def act(self, chunk):
@@ -174,7 +174,7 @@ def test_a_worker_takes_requests_while_it_plays(monkeypatch):
     monkeypatch.setattr(worker, "Slot", Slow)
     ours, theirs = socket.socketpair()
     ours.settimeout(10.0)
-    threading.Thread(target=worker.serve, args=(theirs, "slow", 1), daemon=True).start()
+    threading.Thread(target=worker._serve, args=(theirs, "slow", 1), daemon=True).start()
     assert wire.receive(ours)[0] == {"action_dim": 2, "obs_width": 2}
     chunks = [np.full((1, 500_000, 2), i, np.float32) for i in range(3)]
     for actions in chunks:
