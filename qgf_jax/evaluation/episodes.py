@@ -63,7 +63,7 @@ _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Those that not every line has."""
 
 
-def fault(line: Mapping[str, Any]) -> str:
+def _why_invalid(line: Mapping[str, Any]) -> str:
     """What keeps an object from being an episode, with the name of the field; empty if nothing does."""
     for name, (is_sound, what) in {**_FIELDS, **_MORE_FIELDS}.items():
         if name not in line:
@@ -93,7 +93,7 @@ def read(run: Run) -> Lines:
     labels = (name.label, name.played_in(families.ON_DEVICE).label)
 
     def why(line: Mapping[str, Any]) -> str:
-        if found := fault(line):
+        if found := _why_invalid(line):
             return found
         if line["env"] not in labels:
             return f"of {_short(line['env'])}, not of {name.label}"

@@ -7,6 +7,7 @@ Even indices are for selecting a weight, odd ones for reporting; they never mix.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -115,17 +116,21 @@ class Plan:
         self, arms: Iterable[Arm], episodes: Sequence[int], step: int, lines: Iterable[Line]
     ) -> list[Job]:
         """Episodes that not all of `arms` have finished; arms with the same actions share a job."""
-        keys = ("env", "task", "episode", "seed", "step")
-        whole = (line for line in lines if not line.get("failed"))
-        done = {(*Arm.of(line), *(line[k] for k in keys)) for line in whole}
+        done = _done(lines)
         sharing: dict[Arm, list[Arm]] = {}
         for arm in arms:
             sharing.setdefault(arm.acts_as, []).append(arm)
+        every = itertools.product(self.tasks, sharing.values(), episodes, range(self.seeds))
         jobs = []
-        for task in self.tasks:
-            for same in sharing.values():
-                for episode, seed in ((e, s) for e in episodes for s in range(self.seeds)):
-                    rest = (self.env, task, episode, seed, step)
-                    if left := tuple(arm for arm in same if (*arm, *rest) not in done):
-                        jobs.append(Job(left, seed, task, episode))
+        for task, same, episode, seed in every:
+            rest = (self.env, task, episode, seed, step)
+            if left := tuple(arm for arm in same if (*arm, *rest) not in done):
+                jobs.append(Job(left, seed, task, episode))
         return jobs
+
+
+def _done(lines: Iterable[Line]) -> set[tuple[Any, ...]]:
+    """The episodes that were played to the end: arm, environment, task, index, seed and step."""
+    keys = ("env", "task", "episode", "seed", "step")
+    whole = (line for line in lines if not line.get("failed"))
+    return {(*Arm.of(line), *(line[k] for k in keys)) for line in whole}

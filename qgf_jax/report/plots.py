@@ -258,23 +258,27 @@ def _training(subject: _Subject) -> Any:
         return None
     fig, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
-        for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
-        positive = all(line[name] > 0 for line in lines if name in line)
-        ax.set(title=name, xlabel="step", yscale="log" if positive else "linear")
-        ax.grid(alpha=0.3)
+        _loss_panel(ax, lines, name)
     axes[0][0].legend(fontsize=8)
     fig.tight_layout()
     return fig
 
 
+def _loss_panel(ax: Axes, lines: Sequence[Line], name: str) -> None:
+    """A loss in training and on validation data, on a logarithmic axis if it is positive."""
+    for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
+    positive = all(line[name] > 0 for line in lines if name in line)
+    ax.set(title=name, xlabel="step", yscale="log" if positive else "linear")
+    ax.grid(alpha=0.3)
+
+
 def _trajectories(subject: _Subject) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
-    shown = _selected(subject.rows)
-    kept = _panels(shown)
-    shown = [row for row in shown if (row["env"], row["task"]) in kept]
+    selected = _selected(subject.rows)
+    shown = [row for row in selected if (row["env"], row["task"]) in _panels(selected)]
     lines = [line for line in subject.episodes if "path" in line]
     maze = _maze(subject.run)
     if not shown or not lines or maze is None:
@@ -287,13 +291,17 @@ def _trajectories(subject: _Subject) -> Any:
         ax.set_axis_off()
     for place, (ax, row) in enumerate(zip(axes.ravel(), shown, strict=False)):
         maze.draw(ax)
-        mine = _lines_of(row, lines)
-        for line in mine:
-            _draw_path(ax, line, row, place)
-        reached = sum(line["success"] for line in mine)
         title = _label(row) + _at_weight(row) + (f"\n{row['env']}" if several else "")
-        ax.set_title(f"{title}\n{reached:.0f} of {len(mine)} shown arrive", fontsize=9)
+        _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
+
+
+def _trajectories_panel(ax: Axes, title: str, row: Row, lines: Sequence[Line], place: int) -> None:
+    """The ways of a row's episodes, and how many arrive."""
+    for line in lines:
+        _draw_path(ax, line, row, place)
+    reached = sum(line["success"] for line in lines)
+    ax.set_title(f"{title}\n{reached:.0f} of {len(lines)} shown arrive", fontsize=9)
 
 
 def _lines_of(row: Row, lines: Sequence[Line]) -> list[Line]:

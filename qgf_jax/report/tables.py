@@ -27,14 +27,18 @@ def markdown(rows: Sequence[Row]) -> str:
         head.insert(2, "trained as")
         for line, row in zip(body, shown, strict=True):
             line.insert(2, row["trained_as"])
-    body = [[cell.replace("|", "\\|") for cell in line] for line in body]
-    widths = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
-    lines = [head, ["-" * w for w in widths], *body]
-    table = "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
-    return "\n\n".join([table, _SELECTED, *notes(rows)])
+    return "\n\n".join([_grid([head, *body]), _SELECTED, *notes(rows)])
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of a head and further lines, its columns aligned."""
+    head, *body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+
+    def drawn(line: Sequence[str]) -> str:
+        return f"| {' | '.join(map(str.ljust, line, widths))} |"
+
+    return "\n".join(map(drawn, [head, ["-" * w for w in widths], *body]))
 
 
 def _line(row: Row) -> list[str]:
