@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @critic(
     provides=("goal_v",),
     needs=("goals",),
-    source="Park et al., 2023, arXiv 2307.11949, Eqs. 4 and 5; GCIVL",
+    source="Park et al., 2023, arXiv 2307.11949, Eqs. 4 and 5; GCIVL of arXiv 2410.20092",
 )
 def ivl(
     nets: "Networks",

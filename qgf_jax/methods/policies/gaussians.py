@@ -22,7 +22,7 @@ def log_density(x: Array, mean: Array, log_std: Array) -> Array:
 
 
 def imitation(nets: "Networks", params: Params, x: Batch) -> Array:
-    """Negative log likelihood [] of an action under a Gaussian of unit variance, as the benchmark's."""
+    """Negative log likelihood [] of an action under a Gaussian of unit variance."""
     mean, log_std = nets.gaussian.apply(params["actor"], x.obs)
     return -log_density(x.action, mean, jnp.zeros_like(log_std))
 
