@@ -70,17 +70,18 @@ def program(name: str, n: int) -> Callable[[], None]:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
-    spec = Spec(flags.obs, flags.action, flags.chunk)
+    spec = Spec((flags.obs,), flags.action, flags.chunk)
     learner = algorithms.build_learner(plain, spec)
     init = jax.jit(learner.init)
-    params = init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
+    params = init(jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
     slow = {group: params[group] for group in learner.targets}
     width = jnp.ones(spec.chunk_dim)
-    slow["calibration"] = {"q_std": jnp.ones(()), "values": width, "vectors": jnp.diag(width)}
-    obs = jax.random.normal(jax.random.key(1), (flags.batch, spec.obs_dim))
+    constants = {"q_std": jnp.ones(()), "values": width, "vectors": jnp.diag(width)}
+    acting = algorithms.acting_params(params, slow, constants)
+    obs = spec.observation(jax.random.normal(jax.random.key(1), (flags.batch, spec.width)))
     keys = jax.random.split(jax.random.key(2), flags.batch)
     sample = algorithms.build_sample(plain, spec, name, n)
-    act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+    act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     if part:
         # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
         nets = algorithms.build_networks(plain, spec)
@@ -91,8 +92,8 @@ def program(name: str, n: int) -> Callable[[], None]:
             q, slope = jax.value_and_grad(nets.q_of(params["critic"], obs))(action)
             return slope + q
 
-        def ten(params: Any, slow: Any, obs: Any, keys: Any, weight: Any) -> Any:
-            start = jnp.zeros((len(obs), spec.chunk_dim))
+        def ten(params: Any, obs: Any, keys: Any, weight: Any) -> Any:
+            start = jnp.zeros((flags.batch, spec.chunk_dim))
 
             def turn(action: Any, t: Any) -> tuple[Any, None]:
                 return jax.vmap(once, in_axes=(None, 0, 0, None))(params, action, obs, t), None
@@ -102,7 +103,7 @@ def program(name: str, n: int) -> Callable[[], None]:
         act = jax.jit(ten)
 
     def call() -> None:
-        jax.block_until_ready(act(params, slow, obs, keys, jnp.float32(0.1)))
+        jax.block_until_ready(act(acting, obs, keys, jnp.float32(0.1)))
 
     call()
     return call

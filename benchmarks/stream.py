@@ -73,7 +73,7 @@ def train() -> None:
     from qgf_jax import config as configs
     from qgf_jax.data import feeder, load
     from qgf_jax.methods import table as algorithms
-    from qgf_jax.training import step as train
+    from qgf_jax.training.programs import make_trainer
     from qgf_jax.types import Spec
 
     config = configs.make("qgf")
@@ -96,10 +96,10 @@ def train() -> None:
     imported = peak()
     loaded = load.load(config)
     loading = peak()
-    spec = Spec(**loaded.spec)
-    feed = feeder.DatasetFeed(loaded, max(spec.chunk, spec.backup))
+    spec = Spec.of(loaded.spec)
+    feed = feeder.DatasetFeed(loaded, spec.steps)
     learner = algorithms.build_learner(config, spec)
-    trainer = train.make_trainer(learner, config, spec, blocks=feed.blocks)
+    trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0
     if flags.child == "streamed" and not feed.every:
         sys.exit("the window holds all of it, so nothing is streamed: more --rows")

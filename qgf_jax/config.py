@@ -20,9 +20,10 @@ from ml_collections import ConfigDict
 
 from qgf_jax import bounds, schema
 from qgf_jax.bounds import Field
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError, log_once, unknown_name_error
-from qgf_jax.methods.table import CRITIC_SETTINGS, METHODS, method
+from qgf_jax.methods.parts import part
+from qgf_jax.methods.table import METHODS, method
 from qgf_jax.runtime import paths
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -97,7 +98,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
         section[name] = field.default
     config = _Section.of(values, fields)
     config.preset = preset
-    update(config, CRITIC_SETTINGS.get(critic, {}))
+    update(config, part("critic", critic).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})
@@ -210,7 +211,7 @@ def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
 
 def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
     """Sets what a method's authors chose by environment, where file and user have left the default."""
-    row, name = method(config.algorithm), ogbench.parse(config.env).dataset
+    row, name = method(config.algorithm), families.parse(config.env).dataset
     default = flatten(make(config.algorithm, config.preset, config.critic))
     for key, values in row.by_env.items():
         current = flatten(config).get(key)

@@ -27,12 +27,12 @@ _MODULES = {
     "dry_run": "training.dry_run",
     "episodes": "evaluation.episodes",
     "evaluate": "evaluation.evaluate",
-    "evaluate_device": "evaluation.evaluate_device",
+    "evaluate_device": "evaluation.device",
     "faults": "runs.failpoints",
     "flops": "runtime.flops",
     "flow": "core.flow",
     "global_batch": "training.global_batch",
-    "guidance": "core.guidance",
+    "guidance": "methods.guidance",
     "losses": "core.losses",
     "metrics": "runs.metrics",
     "networks": "core.networks",
@@ -43,7 +43,11 @@ _MODULES = {
     "pickled": "interop.pickled",
     "plots": "report.plots",
     "policies": "methods.policies",
-    "policy": "runs.policy",
+    "policies.diffusion": "methods.policies.noise_prediction",
+    "policies.gaussian": "methods.policies.gaussians",
+    "policies.hierarchical": "methods.policies.hiql",
+    "policies.matching": "methods.policies.flow_loss",
+    "policy": "runs.loaded",
     "pretrain": "training.loop",
     "run": "runs.run",
     "samplers": "methods.samplers",
@@ -57,26 +61,59 @@ _MODULES = {
     "vectors": "training.vectors",
     "video": "report.video",
 }
-"""{old module: where it is now}; modules below an old package have moved with it."""
+"""{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
-    "core.flow": {"rest": "flow_endpoint"},
-    "core.losses": {"side": "expectile_weight"},
-    "core.networks": {"sight": "network_input"},
-    "core.reductions": {"row_sum": "fast_sum"},
-    "data.checksums": {"measure": "CheckedFile.measure", "record": "CheckedFile.record"},
+    "core.flow": {
+        "rest": "flow_endpoint",
+    },
+    "core.losses": {
+        "side": "expectile_weight",
+    },
+    "core.networks": {
+        "ACTIVATIONS": "core.layers:ACTIVATIONS",
+        "ARITHMETIC": "core.layers:ARITHMETIC",
+        "LayerNorm": "core.layers:LayerNorm",
+        "MLP": "core.layers:MLP",
+        "normalize_length": "core.layers:normalize_length",
+        "sight": "network_input",
+        "sinusoidal": "core.layers:sinusoidal",
+    },
+    "core.reductions": {
+        "row_sum": "fast_sum",
+    },
+    "data.checksums": {
+        "measure": "CheckedFile.measure",
+        "record": "CheckedFile.record",
+    },
     "data.feeder": {
         "Feeder": "DatasetFeed",
         "Lanes": "DevicePlacement",
         "make": "DatasetFeed",
         "one_device": "DevicePlacement.one_device",
     },
-    "data.formats": {"peek": "Peek.read"},
-    "data.goals": {"Hindsight": "GoalDistribution"},
-    "data.sampling": {"Feed": "BatchSampler"},
-    "data.shards": {"twin": "validation_path"},
-    "data.stream": {"memory": "runtime.memory:available_bytes"},
-    "envs.ogbench": {"Name": "EnvName", "World": "OGBenchEnv"},
+    "data.formats": {
+        "peek": "Peek.read",
+    },
+    "data.goals": {
+        "Hindsight": "GoalDistribution",
+    },
+    "data.sampling": {
+        "Feed": "BatchSampler",
+    },
+    "data.shards": {
+        "twin": "validation_path",
+    },
+    "data.stream": {
+        "memory": "runtime.memory:available_bytes",
+    },
+    "envs.ogbench": {
+        "Name": "EnvName",
+        "ON_DEVICE": "envs.families:ON_DEVICE",
+        "SIMULATORS": "envs.families:SIMULATORS",
+        "World": "OGBenchEnv",
+        "parse": "envs.families:parse",
+    },
     "errors": {
         "remedy": "SaveError.remedy",
         "say": "log",
@@ -84,8 +121,40 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "unknown": "unknown_name_error",
         "unreadable": "UserError.unreadable",
     },
-    "interop.import_official": {"read": "Official.read"},
-    "report": {"compare": "report.report:compare", "write": "report.report:write"},
+    "evaluation.evaluate": {
+        "Arm": "evaluation.arms:Arm",
+        "Job": "evaluation.sweep:Job",
+        "Usage": "evaluation.simulators:Usage",
+        "arms": "evaluation.arms:arms",
+        "compile_act": "evaluation.worker_pool:compile_act",
+    },
+    "interop.import_official": {
+        "read": "Official.read",
+    },
+    "methods.policies.gaussians": {
+        "awr": "methods.policies.awr:awr",
+        "ddpg_bc": "methods.policies.ddpg_bc:ddpg_bc",
+        "gaussian_bc": "methods.policies.gaussian_bc:gaussian_bc",
+        "rebrac": "methods.policies.rebrac:rebrac",
+    },
+    "methods.policies.hiql": {
+        "value_awr": "methods.policies.value_awr:value_awr",
+    },
+    "methods.policies.noise_prediction": {
+        "dac": "methods.policies.dac:dac",
+        "qsm": "methods.policies.qsm:qsm",
+    },
+    "report": {
+        "compare": "report.report:compare",
+        "write": "report.report:write",
+    },
+    "report.tables": {
+        "ALL_TASKS": "evaluation.summary:ALL_TASKS",
+        "gaps": "evaluation.summary:gaps",
+        "optimistic": "evaluation.summary:optimistic",
+        "summarize": "evaluation.summary:summarize",
+        "unique": "evaluation.summary:unique",
+    },
     "runs.checkpoint": {
         "Found": "RestoredState",
         "check_tree": "runs.tree:check_tree",
@@ -94,7 +163,13 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "tree_bytes": "runs.tree:tree_bytes",
         "write_atomically": "runs.files:write_atomically",
     },
-    "runs.failpoints": {"point": "failpoint"},
+    "runs.failpoints": {
+        "point": "failpoint",
+    },
+    "runs.loaded": {
+        "Restored": "LoadedRun",
+        "restore": "LoadedRun.open",
+    },
     "runs.metrics": {
         "Lines": "runs.files:Lines",
         "append_line": "runs.files:Lines.append",
@@ -103,7 +178,6 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "read_lines": "runs.files:read_lines",
         "scan": "runs.files:Lines.read",
     },
-    "runs.policy": {"Restored": "LoadedRun"},
     "runs.run": {
         "EVALUATION": "runs.locks:EVALUATION",
         "TRAINING": "runs.locks:TRAINING",
@@ -112,9 +186,13 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "only_writer": "runs.locks:TRAINING.lock",
         "recorded_spec": "Run.first_spec",
     },
+    "training.calibration": {
+        "read": "runs.loaded:calibration",
+    },
     "training.parallel": {
         "ReplicaError": "errors:UserError",
         "Spread": "DeviceLayout",
+        "for_seeds": "runtime.seeds:sharding",
         "join": "training.hosts:Hosts.initialize",
         "leave": "training.hosts:Hosts.shutdown",
         "make": "DeviceLayout.of",
@@ -123,7 +201,22 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "parse_hosts": "training.hosts:Hosts.parse",
         "together": "training.hosts:Hosts.setup_phase",
     },
-    "training.step": {"Guard": "NonFiniteGuard"},
+    "training.step": {
+        "Guard": "training.state:NonFiniteGuard",
+        "MOST_SKIPPED": "training.state:MOST_SKIPPED",
+        "TrainState": "training.state:TrainState",
+        "Trainer": "training.programs:Trainer",
+        "init_state": "training.state:init_state",
+        "make_optimizer": "training.optimizers:make_optimizer",
+        "make_programs": "training.programs:make_programs",
+        "make_trainer": "training.programs:make_trainer",
+        "over_seeds": "runtime.seeds:over_seeds",
+        "seeds_of": "runtime.seeds:seeds_of",
+    },
+    "types": {
+        "as_actor": "methods.learners:as_actor",
+        "merge": "methods.learners:merge",
+    },
 }
 """{module of today: {old attribute: what it is now, as NAME or MODULE:NAME}}."""
 
@@ -141,11 +234,10 @@ class _Finder:
         if not fullname.startswith(_PACKAGE):
             return None
         name = fullname.removeprefix(_PACKAGE)
-        first, dot, below = name.partition(".")
-        if first in _MODULES:
+        if today := _today(name):
             # Not an `importlib.abc.Loader`: that module imports many more, and here they could still be
             # files of the working folder (see __main__).
-            loader: Any = _Alias(name, f"{_MODULES[first]}{dot}{below}")
+            loader: Any = _Alias(name, today)
             return ModuleSpec(fullname, loader)
         spec = PathFinder.find_spec(fullname, path, target) if name in _ATTRIBUTES else None
         if spec and spec.loader:
@@ -157,6 +249,14 @@ class _Finder:
 
             vars(spec.loader)["exec_module"] = execute_and_add
         return spec
+
+
+def _today(name: str) -> str:
+    """Where an old module is now; "" if `name` is none."""
+    if name in _MODULES:
+        return _MODULES[name]
+    first, dot, below = name.partition(".")
+    return f"{_MODULES[first]}.{below}" if dot and first in _MODULES else ""
 
 
 class _Alias:

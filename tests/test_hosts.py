@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import LONG, ROOT
 
-from qgf_jax.runs import policy
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.loaded import LoadedRun
 
 ENVIRONMENT = {
     "XLA_FLAGS": re.sub(r"device_count=\d+", "device_count=2", os.environ["XLA_FLAGS"]),
@@ -65,7 +65,7 @@ def finish(workdir, processes):
 
 
 def numbers(workdir):
-    restored = policy.restore(workdir)
+    restored = LoadedRun.open(workdir)
     return restored.step, [np.asarray(x) for x in jax.tree.leaves(restored.params)]
 
 

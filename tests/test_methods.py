@@ -4,43 +4,52 @@ It starts, each of its losses moves its parameter group, it acts inside the box,
 survives saving, and is evaluated.
 """
 
+import dataclasses
 import functools
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MAZE, tiny
+from conftest import MAZE, ROOT, tiny
 from test_learners import make_batch
 
-from qgf_jax import load_policy
-from qgf_jax.evaluation import evaluate
+from qgf_jax import bounds, load_policy
+from qgf_jax.core.network_options import NetworkOptions
+from qgf_jax.evaluation import evaluate, worker_pool
+from qgf_jax.evaluation.arms import Sampler, arms
+from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs import policy
 from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.step import TrainState, make_optimizer, train_step
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
 from qgf_jax.types import Spec
 
 METHODS = algorithms.METHODS
+QUICKSTART = ROOT / "experiments" / "configs" / "quickstart.py"
 # Several methods act with one training; each training is tested once, with each of its critics.
 TRAININGS = {}
 for _name, _row in METHODS.items():
     for _critic in _row.critics:
         TRAININGS.setdefault((_row.policies, _critic, str(_row.settings)), (_name, _critic))
 TRAININGS = sorted(TRAININGS.values())
-SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
-GOALS = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
+SPEC = Spec(state=(3,), action=2, chunk=2)
+GOALS = Spec(state=(2,), action=2, chunk=2, goal=(2,), n_step=3)
 
 
 def with_goals(batch):
-    """Returns of three steps to goals of two numbers, and waypoints on the way."""
+    """Returns of three steps to goals of two numbers, and subgoals on the way."""
     return batch._replace(
         long_action=jnp.concatenate([batch.action, batch.action[:, :2]], axis=1),
         reward=jnp.abs(jnp.tanh(batch.reward)),
-        waypoint=batch.next_obs[:, :2] + 1.0,
-        waypoint_to_goal=batch.next_obs[:, :2] - 1.0,
+        subgoal=batch.next_obs.state + 1.0,
+        subgoal_to_goal=batch.next_obs.state - 1.0,
     )
 
 
@@ -57,7 +66,7 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     learner = algorithms.build_learner(config, spec)
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when it is trained below.
-    params = learner.init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(4))
+    params = learner.init(jax.random.key(0), spec.example(), jnp.zeros(4))
     assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
     # Apart from the online ones, so that a slow copy has somewhere to go.
     target = jax.tree.map(lambda x: x + 0.1, {group: params[group] for group in learner.targets})
@@ -105,32 +114,32 @@ FIVE = 5  # environments, and observations below
 
 def observations(restored):
     """Five of them."""
-    width = restored.spec.obs_dim
+    width = restored.spec.width
     return np.linspace(-1, 1, FIVE * width, dtype=np.float32).reshape(FIVE, width)
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    """`evaluate.compile_act`, each program once; all runs of one training have equal parameters."""
-    real = evaluate.compile_act
+    """`worker_pool.compile_act`, each program once; all runs of one training have equal parameters."""
+    real = worker_pool.compile_act
 
     @functools.cache
-    def compile_once(training, method, best_of, per_seed, options):
-        return real(runs[training], method, best_of, per_seed, options)
+    def compile_once(training, sampler, per_seed):
+        return real(runs[training], sampler, per_seed)
 
     runs = {}
 
-    def compile_act(restored, method, best_of, per_seed, options=()):
+    def compile_act(restored, sampler, per_seed):
         training = restored.run.config["algorithm"]
         runs.setdefault(training, restored)
-        return compile_once(training, method, best_of, per_seed, options)
+        return compile_once(training, sampler, per_seed)
 
     return compile_act
 
 
 def acting(compile_act, restored, name, n=1):
     """weight -> the actions of method `name` at five observations, by the program of `evaluate`."""
-    act = compile_act(restored, name, n, FIVE)
+    act = compile_act(restored, Sampler(name, n, ()), FIVE)
     identity = np.stack([np.array([1, 7, i], np.int32) for i in range(FIVE)])[None]
 
     def actions(weight):
@@ -149,7 +158,7 @@ def key_of(place):
 
 
 # The first of each sampler and training chooses among candidates in earnest.
-CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed(METHODS.items())}
+CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed([*METHODS.items()])}
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -158,10 +167,10 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
 ):
     workdir, in_memory = trained(name)
     folder = shutil.copytree(workdir, tmp_path / "run")
-    restored = policy.restore(folder)
+    restored = LoadedRun.open(folder)
     row, spec = METHODS[name], restored.spec
-    slow = {k: v for k, v in restored.target_params.items() if k != "calibration"}
-    jax.tree.map(np.testing.assert_array_equal, (restored.params, slow), in_memory)
+    learned = {k: v for k, v in restored.params.items() if k != "calibration"}
+    jax.tree.map(np.testing.assert_array_equal, learned, algorithms.acting_params(*in_memory))
     n = row.best_of[0]
     act = acting(compiled, restored, name, n)
     actions = act(0.5)
@@ -175,16 +184,16 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
         if name in CHOOSING.values():
             check_actions(acting(compiled, restored, name, 4)(0.5), spec)
         else:
-            sample = policy.sampler(restored, name, 4)
-            groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
-            shape = jax.eval_shape(sample, *groups, observations(restored)[0], key_of(0), 0.5)
+            sample = restored.sampler(name, 4)
+            params = restored.params_of(0)
+            shape = jax.eval_shape(sample, params, spec.example(), key_of(0), 0.5)
             assert shape.shape == (spec.chunk_dim,)
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
-    assert alone.shape == (spec.chunk, spec.action_dim)
+    assert alone.shape == (spec.chunk, spec.action)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
-    sweep = evaluate.arms([name], [0.5])
-    monkeypatch.setattr(evaluate, "compile_act", compiled)
+    sweep = arms([name], [0.5])
+    monkeypatch.setattr(worker_pool, "compile_act", compiled)
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )
@@ -226,14 +235,14 @@ def test_methods_are_written_with_their_options(text, options):
         ("qgf:rule=noisy", "option of qgf"),  # what makes the row what it is
         ("qgf:group=actor", "option of qgf"),
         ("qgf:endpoint=strait", "did you mean 'straight'"),
-        ("qgf:units=zzz", "units of qgf"),
+        ("qgf:units=zzz", "units of qgf is 'zzz': it must be one of covariance, posterior"),
         ("qgf:num_steps=0", "from 1 to"),
         ("qgf_smooth:samples=0", "from 1 to"),
         ("reference:schedule=linear", "option of reference"),  # it would change nothing
         ("qfql:endpoint=learned", "option of qfql"),
         ("edp:units=variance", "option of edp"),
         ("qgf_smooth:samples=x", "is 'x'; it must be a whole number"),
-        ("qgf:schedule", "no option=value"),
+        ("qgf:schedule", "not of the form option=value"),
         ("grad_step:sign=perhaps", "it must be true or false"),
     ],
 )
@@ -244,20 +253,120 @@ def test_wrong_methods_and_options_are_explained(text, hint):
         algorithms.parse(text)
 
 
-def test_names_of_options_are_those_of_the_registries():
-    from qgf_jax.core.guidance import SCHEDULES
+def test_choices_are_the_declared_parts():
     from qgf_jax.core.networks import ACTIVATIONS, AGGREGATES
-    from qgf_jax.methods.samplers import UNITS
 
-    def words(fields, name):
-        return fields[name].bound.words
+    found = parts.part("sampler", "guided").fields
+    options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}
+    for option, kind in options.items():
+        assert found[option].bound.words == tuple(parts.parts(kind)), option
+    networks = bounds.fields(NetworkOptions)
+    assert networks["activation"].bound.words == tuple(ACTIVATIONS)
+    assert networks["aggregate"].bound.words == tuple(AGGREGATES)
 
-    sampler = algorithms.factory_fields("methods.samplers", "guided")
-    networks = algorithms.factory_fields("core.networks", "build")
-    assert words(sampler, "schedule") == tuple(SCHEDULES)
-    assert words(sampler, "units") == tuple(UNITS)
-    assert words(networks, "activation") == tuple(ACTIVATIONS)
-    assert words(networks, "aggregate") == tuple(AGGREGATES)
+
+def test_every_option_of_a_part_says_what_it_is():
+    for kind in ("sampler", "rule", "unit", "schedule", "endpoint", "selector"):
+        for part in parts.parts(kind).values():
+            assert part.about.endswith("."), part.name
+            assert all(field.help for field in part.fields.values()), part.name
+    assert all(field.help for field in bounds.fields(NetworkOptions).values())
+
+
+ALL = {"iql", "td", "dqc", "contrastive"}
+
+
+@pytest.mark.parametrize(
+    ("name", "critics"),
+    [
+        ("reference", ALL),
+        ("qgf", ALL),
+        ("qgf_distill", ALL),
+        ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
+        ("cfgrl", {"iql"}),  # asks for a V in the units of Q
+        ("iql", {"iql"}),
+        ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
+        ("qam", {"iql", "td"}),
+        ("fawac", {"td", "iql"}),
+        ("rebrac", {"td", "iql"}),
+        ("gcbc", {"none"}),
+        ("gciql", {"iql"}),
+        ("crl", {"contrastive"}),
+        ("gcivl", {"ivl"}),
+        ("hiql", {"ivl"}),
+    ],
+)
+def test_critics_follow_from_what_parts_need_and_provide(name, critics):
+    assert set(METHODS[name].critics) == critics
+    assert METHODS[name].critics[0] == METHODS[name].critic
+
+
+def test_needs_follow_from_the_parts_that_are_chosen():
+    assert METHODS["qgf"].needs() == {"q"}
+    assert METHODS["qgf"].needs({"endpoint": "learned"}) == {"q", "endpoint"}
+    assert METHODS["qgf_distill"].needs() == {"q"}
+    assert "noisy_q" not in METHODS["robust_q"].needs()  # its own learner provides it
+    assert {name for name, row in METHODS.items() if row.goals} == {
+        "gcbc", "gciql", "gcivl", "crl", "hiql",
+    }  # fmt: skip
+    weighted = {name for name, row in METHODS.items() if row.weighted}
+    assert {n for n in weighted if not METHODS[n].at_zero} == {"cfgrl"}
+    assert not weighted & {"reference", "best_of", "ifql", "edp", "fql", "dsrl", "iql", "hiql"}
+
+
+def test_a_part_or_row_of_a_name_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match="two methods 'qgf'"):
+        algorithms.row("qgf", "another", "nobody")
+    with pytest.raises(ValueError, match="letters, digits"):
+        algorithms.row("qgf:2", "another", "nobody")
+
+    def one_step(velocity, q, endpoint):
+        return None
+
+    with pytest.raises(ValueError, match="'one_step' is declared in"):
+        parts.rule()(one_step)
+    assert parts.part("rule", "one_step").make is not one_step
+
+
+def test_parameters_to_act_with_are_the_target_copies():
+    merged = algorithms.acting_params({"policy": 1, "critic": 2}, {"critic": 3}, {"q_std": 4})
+    assert merged == {"policy": 1, "critic": 3, "online_critic": 2, "calibration": {"q_std": 4}}
+    assert algorithms.acting_params({"actor": 1}, {"calibration": 5}) == {
+        "actor": 1,
+        "calibration": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["methods", "--jsn"],
+        ["evaluate", "--workdir=WORKDIR", "--methods=qgf:shedule=linear"],
+        ["evaluate", "--workdir=WORKDIR", "--methods=qgff"],
+        ["train", "--config=quickstart.py", "--workdir=x", "--config.policy.tme_grid=1"],
+        ["train", "--config=quickstart.py", "--workdir=x", "--config.algorithm=qgff"],
+    ],
+    ids=lambda words: words[-1],
+)
+def test_a_mistyped_word_is_answered_at_once_and_without_jax(words, run_folder):
+    """Within half a second on a machine of its own; here, three times that in CPU time passes."""
+    words = [word.replace("WORKDIR", str(run_folder)) for word in words]
+    words = [word.replace("quickstart.py", str(QUICKSTART)) for word in words]
+    code = (
+        "import os, sys, time\n"
+        "from qgf_jax import cli\n"
+        "try:\n"
+        f"    cli.main({words!r})\n"
+        "finally:\n"
+        "    times = os.times()\n"
+        "    print(times.user + times.system, *{'jax', 'flax', 'optax'} & {*sys.modules})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "did you mean" in done.stderr + " did you mean" * (
+        words[0] == "methods"
+    )
+    seconds, *loaded = done.stdout.split()
+    assert not loaded and float(seconds) < 1.5
 
 
 def test_a_runs_own_options_are_not_those_of_other_methods():
@@ -273,17 +382,19 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     from qgf_jax.errors import UserError
 
     folder, _ = trained("qgf")
-    restored = policy.restore(folder)
+    restored = LoadedRun.open(folder)
     with pytest.raises(UserError, match="qgf_distill"):
-        policy.sampler(restored, "qgf", 1, (("endpoint", "learned"),))
-    bare = restored._replace(target_params={"critic": restored.target_params["critic"]})
+        restored.sampler("qgf", 1, (("endpoint", "learned"),))
+    params = dict(restored.params)
+    constants = params.pop("calibration")
+    bare = dataclasses.replace(restored, params=params)
     with pytest.raises(UserError, match="no calibration for step 2"):
-        policy.sampler(bare, "qgf_relative")
-    constants = {k: v for k, v in restored.target_params["calibration"].items() if k != "logit_std"}
-    old = restored._replace(target_params=restored.target_params | {"calibration": constants})
-    policy.sampler(old, "qgf_relative")  # a file of an earlier version serves what it holds
+        bare.sampler("qgf_relative")
+    constants = {k: v for k, v in constants.items() if k != "logit_std"}
+    old = dataclasses.replace(restored, params=params | {"calibration": constants})
+    old.sampler("qgf_relative")  # a file of an earlier version serves what it holds
     with pytest.raises(UserError, match="no spread of logits: remove it"):
-        policy.sampler(old, "qgf_relative", 1, (("scale", "logit"),))
+        old.sampler("qgf_relative", 1, (("scale", "logit"),))
     with pytest.raises(UserError, match="whole number from 1"):
         load_policy(folder, "qgf", best_of=0)
 

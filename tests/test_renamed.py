@@ -23,8 +23,7 @@ def advice_is_new():
 @pytest.mark.parametrize("old", [*renamed._MODULES, *BELOW])
 def test_an_old_module_is_the_one_of_today(old, capsys):
     sys.modules.pop(f"qgf_jax.{old}", None)
-    first, dot, below = old.partition(".")
-    new = f"qgf_jax.{renamed._MODULES[first]}{dot}{below}"
+    new = f"qgf_jax.{renamed._today(old)}"
     module = importlib.import_module(f"qgf_jax.{old}")
     assert vars(module).get("_module", module) is importlib.import_module(new)
     said = capsys.readouterr().err.splitlines()
@@ -67,7 +66,7 @@ def test_an_old_module_takes_the_place_of_no_function(monkeypatch):
     assert qgf_jax.pretrain(1, 2) == (1, 2)
 
 
-@pytest.mark.parametrize("name", ["flows", "flow.x", "critics.sarsa"])
+@pytest.mark.parametrize("name", ["flows", "flow.x", "critics.sarsa", "policy.x"])
 def test_a_module_that_never_was_is_none(name):
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module(f"qgf_jax.{name}")

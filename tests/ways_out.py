@@ -88,13 +88,13 @@ def move(arguments):
 
     from qgf_jax.methods.table import build_learner
     from qgf_jax.runs import run
-    from qgf_jax.training.step import make_trainer
+    from qgf_jax.training.programs import make_trainer
     from qgf_jax.types import Spec
 
     source, target, count = arguments
     assert jax.device_count() == int(count), jax.devices()
     found = run.open_run(source)
-    config, spec = found.config, Spec(**found.spec)
+    config, spec = found.config, Spec.of(found.spec)
     trainer = make_trainer(build_learner(config, spec), config, spec)
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
 

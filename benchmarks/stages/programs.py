@@ -11,7 +11,7 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training import step as train
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 from stages.record import ROOT
 
@@ -72,7 +72,8 @@ def make(name: str, *, dry: bool = False, seeds: int = 1, steps: int = 10) -> Ma
     if dry:
         config.sampler.num_steps = 3
     config.train.update(steps=steps, log_every=steps, save_every=steps)
-    spec = Spec(46 + size.goal, 5, config.data.chunk, goal_dim=size.goal, backup=config.data.n_step)
+    goal = (size.goal,) if size.goal else None
+    spec = Spec((46,), 5, config.data.chunk, goal, config.data.n_step)
     data = common.made_up_data(spec, size.rows, config.data.discount)
     return Made(configs.plain(config), spec, data)
 
@@ -86,7 +87,7 @@ def host_state(name: str, *, dry: bool = False) -> Any:
 
 def initial(config: Mapping[str, Any], spec: Spec) -> Any:
     """As `host_state`, of any config. A CPU makes it, which compiles sooner."""
-    trainer = train.make_trainer(algorithms.build_learner(config, spec), config, spec)
+    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
     with jax.default_device(jax.devices("cpu")[0]):
         return jax.device_get(trainer.init(np.arange(1)).replace(key=None))
 

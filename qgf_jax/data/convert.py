@@ -17,8 +17,8 @@ from qgf_jax.errors import SaveError, UserError, log
 from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.files import fingerprint, sha256
 
-_INFO = ("qpos", "button_states")
-"""What rewards and goals are computed from; kept in the file's own types."""
+_INFO = ("qpos", "button_states", "rewards", "masks")
+"""Rewards and masks, or what they and goals are computed from; kept in the file's own types."""
 
 
 class _Target(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.interop import pickled
 from qgf_jax.methods import table as algorithms
@@ -21,6 +21,7 @@ from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import check_tree, describe
 from qgf_jax.runtime import backend
+from qgf_jax.types import Spec
 
 GROUPS = ("policy", "critic", "target_critic", "value")
 _DEEPEST = 8  # dicts in one another; such files have 5
@@ -78,25 +79,23 @@ class Official(NamedTuple):
                 node[leaf] = array
         return root
 
-    def spec(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of `types.Spec` that are not the defaults; `options` is the config's `data`.
+    def spec(self, options: Mapping[str, Any]) -> Spec:
+        """The shapes of the file's networks; `options` is the config's section `data`.
 
         Raises `UserError` if the file's chunks cannot have `options["chunk"]` actions.
         """
         try:
-            obs_dim = self.arrays["value/value_net/Dense_0/kernel"].shape[0]
+            state = self.arrays["value/value_net/Dense_0/kernel"].shape[0]
             chunk_dim = self.arrays["policy/Dense_0/kernel"].shape[1]
         except (KeyError, IndexError):
             raise _refused(self.path, "its networks are others") from None
         chunk = options["chunk"]
-        if not obs_dim or not chunk_dim or chunk_dim % chunk:
+        if not state or not chunk_dim or chunk_dim % chunk:
             raise UserError(
                 f"{self.path}: its chunks are {chunk_dim} numbers, which are no {chunk} actions: "
                 "set data.chunk to what it was trained with"
             )
-        action_dim = chunk_dim // chunk
-        backup = options["n_step"]
-        return {"obs_dim": obs_dim, "action_dim": action_dim, "chunk": chunk, "backup": backup}
+        return Spec((state,), chunk_dim // chunk, chunk, n_step=options["n_step"])
 
 
 def _leaves(params: Any, group: str) -> dict[str, np.ndarray]:
@@ -136,7 +135,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
     row = algorithms.method(config["algorithm"])
     if row.policies != ("flow_bc",) or config["critic"] != "iql":
         raise UserError("only the public qgf agent is imported: --config.algorithm=qgf, critic=iql")
-    if ogbench.parse(config["env"]).goals:
+    if families.parse(config["env"]).goals:
         raise UserError(f"env {config['env']}: the public qgf agent knows single tasks, no goals")
     given = {"data.standardize": config["data"]["standardize"], "seeds": config["seeds"]}
     for key, needed in {"data.standardize": False, "seeds": 1}.items():
@@ -162,21 +161,21 @@ def import_run(
     state = _state(official, config, spec)
     data = {"file": official.path.name, "sha256": official.sha256}
     with TRAINING.lock(workdir):
-        run = Run.create(workdir, config, spec, data)
+        run = Run.create(workdir, config, spec._asdict(), data)
         Checkpoints(workdir, identity=run.identity).save(official.step, state)
     return workdir
 
 
-def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any]) -> Any:
+def _state(official: Official, config: Mapping[str, Any], spec: Spec) -> Any:
     """A train state, with a leading axis of one seed, that acts as the file does."""
     import jax
     import jax.numpy as jnp
 
-    from qgf_jax.training.step import TrainState, make_trainer, seeds_of
-    from qgf_jax.types import Spec
+    from qgf_jax.runtime.seeds import seeds_of
+    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.training.state import TrainState
 
-    ours = Spec(**spec)
-    trainer = make_trainer(algorithms.build_learner(config, ours), config, ours)
+    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
     seeds = jnp.asarray(seeds_of(config))
     template: TrainState = jax.eval_shape(trainer.init, seeds)
 

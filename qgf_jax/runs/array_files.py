@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,25 @@ class ArrayFiles(NamedTuple):
         """
         with _neutral(self.folder) as folder, _checkpointer() as checkpointer:
             return checkpointer.restore(folder / self.name, template)
+
+    def read_part(self, entries: Collection[str], sharding: Any) -> dict[str, Any]:
+        """The `entries` of a dict of trees; reads no others.
+
+        The trees are of dicts and lists, as Orbax recorded them, and the arrays have `sharding`.
+        """
+        import jax
+        import orbax.checkpoint as ocp
+
+        handler = ocp.PyTreeCheckpointHandler
+        with _neutral(self.folder) as folder, _checkpointer(handler) as checkpointer:
+            recorded = checkpointer.metadata(folder / self.name).item_metadata.tree
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                {entry: recorded[entry] for entry in entries},
+            )
+            how = ocp.checkpoint_utils.construct_restore_args(shapes)
+            part = ocp.args.PyTreeRestore(item=shapes, restore_args=how, partial_restore=True)
+            return checkpointer.restore(folder / self.name, args=part)
 
     def read_named(self) -> dict[str, Any]:
         """{path of a leaf, such as "params/critic/kernel": array}, in no special order."""
@@ -82,15 +101,20 @@ def _neutral(folder: Path, *, writing: bool = False) -> Generator[Path]:
             yield link
 
 
-def _checkpointer() -> Any:
-    """Orbax's, for this process alone: the state is replicated, and one host writes and reads it."""
+def _checkpointer(handler: Callable[..., Any] | None = None) -> Any:
+    """Orbax's, for this process alone: the state is replicated, and one host writes and reads it.
+
+    `handler` is one of Orbax's classes; `None`: the one for whole trees.
+    """
     import jax
     import orbax.checkpoint as ocp
 
-    if jax.process_count() == 1:
-        return ocp.StandardCheckpointer()
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+    options: dict[str, Any] = {}
+    if jax.process_count() > 1:
+        me = jax.process_index()
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        )
+    if handler is None:
+        return ocp.StandardCheckpointer(**options)
+    return ocp.Checkpointer(handler(**options), **options)

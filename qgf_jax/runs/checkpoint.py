@@ -155,6 +155,21 @@ class Checkpoints:
                 "free: make room and run the command again"
             )
 
+    def restore_part(
+        self, entries: Sequence[str], sharding: Any, step: int | None = None
+    ) -> RestoredState | None:
+        """As `restore`, but only some entries of the state, such as "params", without a template.
+
+        Their trees are of dicts and lists; arrays lie as `sharding` says.
+        """
+        step = self.newest_sound(step)
+        if step is None:
+            return None
+        note = self._read_seal(step)["note"]
+        failpoint("restore")
+        part = ArrayFiles(self.root, str(step)).read_part(entries, sharding)
+        return RestoredState(step, part, note)
+
     def newest_sound(self, step: int | None = None) -> int | None:
         """The newest step whose files match its seal; `step` itself if it is given.
 

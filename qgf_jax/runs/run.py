@@ -10,14 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from qgf_jax import config as configs
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.files import fingerprint, write_atomically
+from qgf_jax.types import Spec
 
 _PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     """The resolved config, nested plain dicts."""
     spec: dict[str, Any]
-    """The fields of `types.Spec`."""
+    """The record of its `Spec`, which reads it by `Spec.of`."""
     dataset: dict[str, Any]
     """The data that it was trained on: file name, SHA-256, rows."""
     former: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Run(NamedTuple):
             "former_fingerprints": former,
             "spec": spec,
             "dataset": data,
-            "versions": versions(),
+            "versions": versions(config["env"]),
             "git_commit": _git_commit(),
         }
         _write(workdir, record)
@@ -73,9 +73,9 @@ class Run(NamedTuple):
     ) -> dict[str, Any]:
         """The spec of the run in `workdir`, which keeps its first normalisation; `spec` without a run.
 
-        The last bits of means and standard deviations depend on package versions and on the layout on
-        disk. Raises `UserError` if the run has another config or other data, or if the specs differ by
-        more.
+        A record of an earlier version stays as that wrote it: checkpoints are sealed with it. The last
+        bits of means and standard deviations depend on package versions and on the layout on disk.
+        Raises `UserError` if the run has another config or other data, or if the specs differ by more.
         """
         cls.check_same(workdir, config, data)
         path = workdir / "config.json"
@@ -188,10 +188,10 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*(known or ()), before)))
 
 
-def versions() -> dict[str, str]:
-    """{name: version} of Python and the packages that results depend on."""
+def versions(env: str = "") -> dict[str, str]:
+    """{name: version} of Python and the packages that results in the environment `env` depend on."""
     installed = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *families.of(env).packages):
         with contextlib.suppress(metadata.PackageNotFoundError):
             installed[package] = metadata.version(package)
     return installed
@@ -211,15 +211,16 @@ def _git_commit() -> str:
 
 def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two specs are of the same data. A dimension that is not scaled now may have been."""
-    scale = ("obs_mean", "obs_std")
-    if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - {*scale}):
+    try:
+        before, now = Spec.of(old), Spec.of(new)
+    except (KeyError, TypeError, ValueError):
         return False
-    columns = [np.array(spec.get(key, ())) for key in scale for spec in (old, new)]
-    if len({column.shape for column in columns}) > 1:
+    if before.unscaled() != now.unscaled() or len(before.mean) != len(now.mean):
         return False
-    old_mean, mean, old_std, std = columns
-    close = np.abs(std - old_std) <= _ROUNDING * std
-    return bool((np.abs(mean - old_mean) <= _ROUNDING * std).all() & (close | (std == 1.0)).all())
+    return all(
+        abs(mean - other) <= _ROUNDING * std and (abs(std - was) <= _ROUNDING * std or std == 1.0)
+        for mean, other, was, std in zip(before.mean, now.mean, before.std, now.std, strict=True)
+    )
 
 
 _ROUNDING = 1e-6
@@ -253,10 +254,10 @@ def _check_same_data(workdir: Path, old: Mapping[str, Any], new: Mapping[str, An
 
 _NEEDED = {
     "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
-    "spec": ("obs_dim", "action_dim", "chunk"),
+    "spec": (),
     "dataset": ("sha256",),
 }
-"""The keys that config.json has in each part, whatever version wrote it."""
+"""The keys that config.json has in each part, whatever version wrote it; `Spec.of` knows a spec's."""
 
 
 def open_run(workdir: str | os.PathLike) -> Run:
@@ -284,10 +285,22 @@ def _why_invalid(record: Any) -> str:
             return f"{part!r} is missing"
         if missing := [name for name in names if name not in record[part]]:
             return f"{missing[0]!r} is missing in {part!r}"
+    if why := _why_no_spec(record["spec"]):
+        return why
     if not isinstance(record.get("checkpoints_of"), str | None):
         return "'checkpoints_of' is no folder"
     try:
         _former(record)
     except (KeyError, TypeError):
         return "'data.dir' or 'former_fingerprints' is none"
+    return ""
+
+
+def _why_no_spec(record: Mapping[str, Any]) -> str:
+    try:
+        Spec.of(record)
+    except KeyError as error:
+        return f"{error} is missing in 'spec'"
+    except (TypeError, ValueError) as error:
+        return f"'spec' is none ({error})"
     return ""

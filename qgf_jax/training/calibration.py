@@ -7,7 +7,6 @@ checkpoint, and lie beside it.
 
 import functools
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax.data import sampling
-from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.files import write_atomically
-from qgf_jax.training.step import TrainState, over_seeds
-from qgf_jax.types import Array, Params, Spec
+from qgf_jax.runtime.seeds import over_seeds
+from qgf_jax.training.state import TrainState
+from qgf_jax.types import Array, Obs, Params, Spec
 
 STATES, ACTIONS = 2048, 16
 """Drawn from the data, and drawn from the policy in each of the states."""
@@ -47,7 +46,7 @@ def measure(
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
 
-    def draw(data: Any, key: Array) -> Array:
+    def draw(data: Any, key: Array) -> Obs:
         data = jax.tree.map(lambda x: x[0], data) if stacked else data
         return feed.gather(data, feed.draw(data, key)).actor.obs
 
@@ -55,11 +54,11 @@ def measure(
 
     scales = (nets.q_of, nets.q_logit_of) if nets.bounded else (nets.q_of,)
 
-    def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Any, Array]:
+    def one_state(groups: tuple[Params, Params], obs: Obs, key: Array) -> tuple[Any, Array]:
+        params = algorithms.acting_params(*groups)
         keys = jax.random.split(key, ACTIONS)
-        actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
-        critic = (groups[0] | groups[1])["critic"]
-        spreads = [jax.vmap(q(critic, obs))(actions).std(ddof=1) for q in scales]
+        actions = jax.vmap(lambda k: sample(params, obs, k, jnp.zeros(())))(keys)
+        spreads = [jax.vmap(q(params["critic"], obs))(actions).std(ddof=1) for q in scales]
         centred = actions - actions.mean(axis=0, keepdims=True)
         products = jnp.matmul(centred.T, centred, precision="highest")
         return spreads, products / (ACTIONS - 1)
@@ -80,20 +79,3 @@ def write(workdir: Path, step: int, constants: Mapping[str, Any]) -> None:
     buffer, arrays = io.BytesIO(), jax.device_get(dict(constants))
     np.savez(buffer, step=np.int64(step), **arrays)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
-
-
-def read(workdir: Path, step: int) -> dict[str, Array]:
-    """The constants of the checkpoint at `step`, with a leading axis of seeds; {} if there are none.
-
-    Files of earlier versions have no `logit_std`. Raises `UserError` for a damaged file.
-    """
-    path = workdir / "calibration.npz"
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
-            constants = {name: jnp.asarray(file[name]) for name in names}
-            return constants if int(file["step"]) == step else {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

@@ -27,16 +27,19 @@ from qgf_jax.errors import NotFiniteError, log
 from qgf_jax.methods.table import build_learner
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
+from qgf_jax.runs.loaded import calibration as read_calibration
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.metrics import Clock, Writer
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration
 from qgf_jax.training.hosts import Hosts
 from qgf_jax.training.parallel import DeviceLayout
-from qgf_jax.training.step import MOST_SKIPPED, Trainer, TrainState, seeds_of
+from qgf_jax.training.programs import Trainer
+from qgf_jax.training.state import MOST_SKIPPED, TrainState
 from qgf_jax.types import Metrics, Spec
 
 
@@ -123,8 +126,8 @@ class _Host(NamedTuple):
             TRAINING.check_free(workdir)
             tracker = stack.enter_context(Tracker(config, workdir))
             stack.enter_context(TRAINING.lock(workdir))
-        spec = Spec(**record)
-        feed = DatasetFeed(loaded, max(spec.backup, spec.chunk), layout.for_data())
+        spec = Spec.of(record)
+        feed = DatasetFeed(loaded, spec.steps, layout.for_data())
         stack.callback(feed.close)
         return cls(layout, stop, loaded, spec, feed, tracker, workdir)
 
@@ -137,11 +140,11 @@ class _Host(NamedTuple):
         shared |= {f"data's {k}": self.loaded.fingerprint.get(k) for k in _SAME_DATA}
         shared |= {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
         Hosts.barrier(json.loads(json.dumps(shared)))  # as the others' answers arrive
-        if not self.spec.obs_mean:
+        if self.spec == self.spec.unscaled():
             return self.spec
-        scale = np.array(self.spec.obs_mean), np.array(self.spec.obs_std)
-        mean, std = (tuple(x.tolist()) for x in self.layout.broadcast_from_host0(scale))
-        return self.spec._replace(obs_mean=mean, obs_std=std)
+        scale = np.array(self.spec.mean), np.array(self.spec.std)
+        mean, std = self.layout.broadcast_from_host0(scale)
+        return self.spec.scaled(mean.tolist(), std.tolist())
 
 
 _SAME_DATA = ("sha256", "mode", "layout")
@@ -172,7 +175,7 @@ class _Outputs(NamedTuple):
         stack.callback(writer.close)
         options = config["train"]
         checkpoints = Checkpoints(host.workdir, keep=options["keep"], identity=run.identity)
-        calibrated = bool(calibration.read(host.workdir, options["steps"]))
+        calibrated = bool(read_calibration(host.workdir, options["steps"]))
         return cls(stack.enter_context(checkpoints), writer, clock, calibrated)
 
     def restore(self, trainer: Trainer, seeds: np.ndarray) -> RestoredState | None:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qgf_jax.data.feeder import DevicePlacement
 from qgf_jax.errors import UserError
@@ -24,8 +24,9 @@ from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tree import keys_as_numbers, numbers_as_keys
 from qgf_jax.runtime import backend
 from qgf_jax.runtime.memory import available_bytes
-from qgf_jax.training import step as train
-from qgf_jax.training.step import Trainer, TrainState
+from qgf_jax.training import programs
+from qgf_jax.training.programs import Trainer
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Batch, Learner, Metrics, Spec
 
 FORMS = ("pmap", "jit")
@@ -205,21 +206,21 @@ class DeviceLayout:
         `init` and `evaluate` run on one device: they take and give states as `local` gives them and
         `replicate` takes them. A dataset is made of `blocks` of one shape.
         """
-        alone = train.make_trainer(learner, config, spec, blocks=blocks)
+        alone = programs.make_trainer(learner, config, spec, blocks=blocks)
         if self.count == 1:
             return alone
-        programs = functools.partial(
-            train.make_programs, learner, config, spec, blocks=blocks, shards=self.count
+        make = functools.partial(
+            programs.make_programs, learner, config, spec, blocks=blocks, shards=self.count
         )
         form = {"pmap": _pmapped, "jit": _jitted}[self.form]
-        return alone._replace(run=form(self, programs))
+        return alone._replace(run=form(self, make))
 
 
 def _pmapped(
-    layout: DeviceLayout, programs: Callable[..., Trainer]
+    layout: DeviceLayout, make: Callable[..., Trainer]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     return jax.pmap(
-        programs(axis_name=_AXIS).run,
+        make(axis_name=_AXIS).run,
         axis_name=_AXIS,
         # None is replicated: no axis of devices is ever seen.
         in_axes=(None, 0, None),
@@ -231,7 +232,7 @@ def _pmapped(
 
 
 def _jitted(
-    layout: DeviceLayout, programs: Callable[..., Trainer]
+    layout: DeviceLayout, make: Callable[..., Trainer]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     split, replicated = layout._sharding(_AXIS), layout._sharding()
 
@@ -239,17 +240,8 @@ def _jitted(
         return jax.lax.with_sharding_constraint(batch, split)
 
     return jax.jit(
-        programs(constrain=constrain).run,
+        make(constrain=constrain).run,
         out_shardings=(replicated, replicated),
         donate_argnums=0,
         static_argnums=2,
     )
-
-
-def for_seeds(seeds: int) -> Any:
-    """The sharding over this host's devices of arrays whose leading axis is `seeds` trained seeds."""
-    local = backend.devices(local=True)
-    count = next(n for n in range(min(seeds, len(local)), 0, -1) if seeds % n == 0)
-    if count == 1:
-        return SingleDeviceSharding(local[0])
-    return NamedSharding(Mesh(np.array(local[:count]), ("seeds",)), PartitionSpec("seeds"))
