@@ -17,7 +17,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || { python=$$(.ci/python $(PYTHON)) && "$$python" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' $(LIMITS)
-	$(BIN)/python -c 'from qgf_jax.envs import ogbench; print(*ogbench.requirements())' > $(VENV)/ogbench
+	$(BIN)/python -c 'from qgf_jax.envs import ogbench; print(*ogbench.FAMILY.requirements())' > $(VENV)/ogbench
 	$(BIN)/python -m pip install --quiet --no-deps $$(cat $(VENV)/ogbench) $(LIMITS)
 	touch $@
 

@@ -70,15 +70,15 @@ def program(name: str, n: int) -> Callable[[], None]:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
-    spec = Spec(flags.obs, flags.action, flags.chunk)
+    spec = Spec((flags.obs,), flags.action, flags.chunk)
     learner = algorithms.build_learner(plain, spec)
     init = jax.jit(learner.init)
-    params = init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
+    params = init(jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
     slow = {group: params[group] for group in learner.targets}
     width = jnp.ones(spec.chunk_dim)
     constants = {"q_std": jnp.ones(()), "values": width, "vectors": jnp.diag(width)}
     acting = algorithms.acting_params(params, slow, constants)
-    obs = jax.random.normal(jax.random.key(1), (flags.batch, spec.obs_dim))
+    obs = spec.observation(jax.random.normal(jax.random.key(1), (flags.batch, spec.width)))
     keys = jax.random.split(jax.random.key(2), flags.batch)
     sample = algorithms.build_sample(plain, spec, name, n)
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
@@ -93,7 +93,7 @@ def program(name: str, n: int) -> Callable[[], None]:
             return slope + q
 
         def ten(params: Any, obs: Any, keys: Any, weight: Any) -> Any:
-            start = jnp.zeros((len(obs), spec.chunk_dim))
+            start = jnp.zeros((flags.batch, spec.chunk_dim))
 
             def turn(action: Any, t: Any) -> tuple[Any, None]:
                 return jax.vmap(once, in_axes=(None, 0, 0, None))(params, action, obs, t), None

@@ -55,7 +55,7 @@ def made_up_run(
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     config.train.batch_size = batch
     configs.update(config, {"data.chunk": chunk, **changes})
-    spec = Spec(obs, action, chunk)
+    spec = Spec((obs,), action, chunk)
     return configs.plain(config), spec, jax.device_put(made_up_data(spec, rows))
 
 
@@ -69,12 +69,12 @@ def made_up_data(spec: Any, rows: int, discount: float = 0.99) -> Any:
     rng = np.random.default_rng(0)
     ends = np.arange(rows) % 1001 == 1000
     ends[-1] = True
-    observations = rng.standard_normal((rows, spec.obs_dim - spec.goal_dim), np.float32)
-    actions = rng.uniform(-1, 1, (rows, spec.action_dim)).astype(np.float32)
+    observations = rng.standard_normal((rows, *spec.state), np.float32)
+    actions = rng.uniform(-1, 1, (rows, spec.action)).astype(np.float32)
     made = Rows(observations, actions, ends, {})
-    if spec.goal_dim:
-        return chunks.prepare_goals(made, rng.standard_normal((rows, spec.goal_dim), np.float32))
-    lengths = {"chunk": spec.chunk, "n_step": spec.backup, "discount": discount}
+    if spec.goal is not None:
+        return chunks.prepare_goals(made, rng.standard_normal((rows, *spec.goal), np.float32))
+    lengths = {"chunk": spec.chunk, "n_step": spec.n_step, "discount": discount}
     return chunks.prepare(made, -np.ones(rows), np.ones(rows), **lengths)
 
 

@@ -28,28 +28,28 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.methods import table as algorithms
+from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import step as train
 from qgf_jax.training.optimizers import make_optimizer
-from qgf_jax.training.programs import over_seeds
 from qgf_jax.training.state import TrainState, init_state
-from qgf_jax.types import Actor, Batch, Spec
+from qgf_jax.types import Actor, Batch, Obs, Spec
 
-SPEC = Spec(28, 5, 5)
+SPEC = Spec((28,), 5, 5)
 
 
 def made_up_batch(seed: int) -> Batch:
     keys = jax.random.split(jax.random.key(seed), 3)
-    obs = jax.random.normal(keys[0], (2, flags.batch, SPEC.obs_dim))
+    obs, next_obs = map(Obs, jax.random.normal(keys[0], (2, flags.batch, *SPEC.state)))
     action = jax.random.uniform(keys[1], (flags.batch, SPEC.chunk_dim), minval=-1.0)
     ones = jnp.ones(flags.batch)
     return Batch(
-        obs=obs[0],
+        obs=obs,
         action=action,
         reward=-ones,
         discount=0.95 * ones,
-        next_obs=obs[1],
+        next_obs=next_obs,
         weight=ones,
-        actor=Actor(obs[0], obs[1], ones),
+        actor=Actor(obs, next_obs, ones),
         long_action=action,
     )
 

@@ -38,13 +38,15 @@ from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 
 
 def walk(scene: str, steps: int) -> tuple[np.ndarray, ...]:
     """(before, action, after) [N, 2] in the real maze, and the CPU seconds of stepping it."""
-    env = ogbench.make(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=10**9)
+    env = ogbench.FAMILY.gym(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=10**9)
     ogbench.reset(env, 0)
     maze, rng = env.unwrapped, np.random.default_rng(0)
     cells, rows, seconds = np.argwhere(maze.maze_map == 0), [], 0.0
@@ -109,12 +111,12 @@ def trained(folder: Path) -> Path:
     config.data.update(dir=str(folder), chunk=10, standardize=True)
     config.networks.update(policy_hidden=(64,) * 3, critic_hidden=(64,) * 3)
     config.train.update(steps=flags.train_steps, save_every=flags.train_steps)
-    collect(ogbench.parse(config.env).dataset, 60, folder, workers=2)
+    collect(ogbench.FAMILY.parse(config.env).dataset, 60, folder, workers=2)
     return pretrain(configs.plain(config), folder / "run")
 
 
-def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[evaluate.Usage, dict[Any, Any]]:
-    sweep = evaluate.arms(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
+def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[Usage, dict[Any, Any]]:
+    sweep = arms(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
     tasks = [int(task) for task in flags.tasks.split(",") if task]
     usage = evaluate.evaluate(
         workdir,
@@ -141,7 +143,7 @@ def by_arm(lines: dict[Any, Any]) -> dict[str, float]:
 
 def main() -> None:
     errors, rates = zip(*map(error, SCENES), strict=True)
-    real_rate, rate = rates[SCENES.index(ogbench.parse(flags.env).scene)], device_rate()
+    real_rate, rate = rates[SCENES.index(ogbench.FAMILY.parse(flags.env).scene)], device_rate()
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "copy"
         shutil.copytree(flags.workdir or trained(Path(folder)), workdir)

@@ -153,18 +153,17 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     n = algorithms.method(method).best_of[0]
     sample = algorithms.build_sample(config, spec, method, n, options)
     init = algorithms.build_learner(config, spec).init
-    params = jax.eval_shape(
-        init, jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim)
-    )
+    params = jax.eval_shape(init, jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
 
     @jax.jit
     def act(params: Any, obs: Any, key: Any, weight: Any) -> Any:
-        keys = jax.random.split(key, len(obs))
+        keys = jax.random.split(key, flags.batch)
         return jax.vmap(lambda o, k: sample(algorithms.acting_params(params, {}), o, k, weight))(
             obs, keys
         )
 
-    obs = jax.ShapeDtypeStruct((flags.batch, spec.obs_dim), jnp.float32)
+    row = jax.ShapeDtypeStruct((flags.batch, spec.width), jnp.float32)
+    obs = jax.eval_shape(spec.observation, row)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return act, (params, obs, key, jax.ShapeDtypeStruct((), jnp.float32)), ()
 
@@ -177,8 +176,8 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     base = {} if flags.config else _BASE
     config = configs.plain(configs.load(flags.config or f"{_CONFIGS}/ogbench.py", base | overrides))
     spec = Spec(
-        flags.obs + flags.goal, flags.action, config["data"]["chunk"], goal_dim=flags.goal,
-        backup=config["data"]["n_step"],
+        (flags.obs,), flags.action, config["data"]["chunk"],
+        goal=(flags.goal,) if flags.goal else None, n_step=config["data"]["n_step"],
     )  # fmt: skip
     for old in dump.rglob("*.txt"):
         old.unlink()

@@ -29,9 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation import worker_pool
+from qgf_jax.evaluation.arms import Sampler
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.policy import LoadedRun
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
@@ -41,35 +42,35 @@ def made_up() -> LoadedRun:
     config = configs.make("qgf")
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
-    plain, spec = configs.plain(config), Spec(46, 5, flags.chunk)
+    plain, spec = configs.plain(config), Spec((46,), 5, flags.chunk)
     learner = algorithms.build_learner(plain, spec)
-    init = functools.partial(learner.init, obs=jnp.zeros(46), action=jnp.zeros(spec.chunk_dim))
+    init = functools.partial(learner.init, obs=spec.example(), action=jnp.zeros(spec.chunk_dim))
     params = jax.jit(lambda key: jax.tree.map(lambda x: x[None], init(key)))(jax.random.key(0))
     run = Run(Path(), plain, spec._asdict(), {})
-    return LoadedRun(run, spec, 0, params, {group: params[group] for group in learner.targets})
+    return LoadedRun(run, spec, 0, params)
 
 
-def seconds_of(act: evaluate.Act, envs: int) -> float:
+def seconds_of(act: worker_pool.Act, envs: int) -> float:
     obs = np.random.default_rng(0).normal(size=(1, envs, 46)).astype(np.float32)
     identity, weight = np.ones((1, envs, 3), np.int32), np.ones((1, envs), np.float32)
     act(obs, identity, weight)
     return common.least_cpu_seconds(lambda: act(obs, identity, weight), flags.repeats)
 
 
-def compiled(restored: LoadedRun, rows: int, envs: int) -> evaluate.Act:
-    evaluate._ROWS = rows
-    return evaluate.compile_act(restored, "qgf", 1, envs)
+def compiled(restored: LoadedRun, rows: int, envs: int) -> worker_pool.Act:
+    worker_pool._ROWS = rows
+    return worker_pool.compile_act(restored, Sampler("qgf", 1, ()), envs)
 
 
 def main() -> None:
-    restored, fixed = made_up(), evaluate._ROWS
+    restored, fixed = made_up(), worker_pool._ROWS
     ratios, milliseconds = {}, {}
     for envs in map(int, flags.envs.split(",")):
         acts = [(rows, compiled(restored, rows, envs)) for rows in (fixed, envs)]
         least = {fixed: float("inf"), -envs: float("inf")}
         for _ in range(3):  # in turn: on a shared machine minutes are not alike
             for place, (rows, act) in zip(least, acts, strict=True):
-                evaluate._ROWS = rows
+                worker_pool._ROWS = rows
                 least[place] = min(least[place], seconds_of(act, envs))
         mine, other = least.values()
         ratios[envs], milliseconds[envs] = mine / other, 1e3 * mine

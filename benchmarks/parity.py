@@ -29,7 +29,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
-from qgf_jax.types import Spec
+from qgf_jax.types import Obs, Spec
 
 TOLERANCES = {
     "batches": 0.0,
@@ -48,10 +48,8 @@ class Reference:
     def __init__(self, path: Path):
         with np.load(path, allow_pickle=False) as file:
             self.arrays = {key: file[key] for key in file.files}
-        _, obs_dim, action_dim, chunk, self.num_steps, self.batch_size = self.arrays[
-            "meta"
-        ].tolist()
-        self.spec = Spec(obs_dim, action_dim, chunk)
+        _, state, action, chunk, self.num_steps, self.batch_size = self.arrays["meta"].tolist()
+        self.spec = Spec((state,), action, chunk)
         config = configs.make("qgf", preset="paper")
         hidden = tuple(self.arrays["hidden"].tolist())
         config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
@@ -107,7 +105,8 @@ def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
     """The first batch against theirs, column for column of what a loss uses."""
     on_device, start = jax.device_put(dataset), jnp.asarray(reference["start_indices"][0])
     drawn = sampling.locate(on_device, start)
-    ours = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
+    batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
+    ours = batch._asdict() | {name: getattr(batch, name).state for name in ("obs", "next_obs")}
     gamma = float(reference["discount"]) ** reference.spec.chunk
     theirs = {
         "obs": reference["batch0/observations"],
@@ -119,14 +118,14 @@ def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
         "next_obs": reference["batch0/next_observations"][:, -1],
         "weight": reference["batch0/valid"][:, -1],
     }
-    return {name: difference(getattr(ours, name), value) for name, value in theirs.items()}
+    return {name: difference(ours[name], value) for name, value in theirs.items()}
 
 
 def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
     """Velocities; values and Q."""
     nets = algorithms.build_networks(reference.config, reference.spec)
     params, target = reference.params("after10")
-    obs, noise = reference["act/obs"], reference["act/noise"]
+    obs, noise = Obs(reference["act/obs"]), reference["act/noise"]
     velocities = {}
     for key, theirs in reference.arrays.items():
         if key.startswith("act/velocity_t"):
@@ -162,7 +161,7 @@ def actions(reference: Reference) -> dict[str, float]:
         for key, theirs in reference.arrays.items():
             if key.startswith(f"act/{name}_w"):
                 weight = jnp.float32(key.removeprefix(f"act/{name}_w"))
-                ours = batch(reference["act/obs"], reference["act/noise"], weight)
+                ours = batch(Obs(reference["act/obs"]), reference["act/noise"], weight)
                 found[key] = difference(ours, theirs)
     return found
 

@@ -37,14 +37,15 @@ import numpy as np
 from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench, pool
-from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation import evaluate, worker_pool
+from qgf_jax.evaluation.arms import arms
 from qgf_jax.training.loop import pretrain
 
 BARE = """
 import sys, time
 import numpy as np
 from qgf_jax.envs import ogbench
-env = ogbench.make(sys.argv[1])
+env = ogbench.FAMILY.gym(sys.argv[1])
 ogbench.reset(env, 0)
 with np.load(sys.argv[2], allow_pickle=False) as file:
     episodes = [(int(key.split("-")[1]), file[key]) for key in file.files]
@@ -99,7 +100,7 @@ def bare_rate(env_id: str, folder: str) -> float:
 
 
 def main() -> None:
-    evaluate.EnvPool = RecordingPool
+    worker_pool.EnvPool = RecordingPool
     with tempfile.TemporaryDirectory() as folder:
         config = configs.make("qgf")
         config.env = f"{flags.env}-singletask-v0"
@@ -107,12 +108,12 @@ def main() -> None:
         hidden = (flags.width,) * flags.depth
         config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
         config.train.update(steps=1, batch_size=8)
-        name = ogbench.parse(config.env)
+        name = ogbench.FAMILY.parse(config.env)
         collect(name.dataset, 2, folder, workers=flags.workers)
         workdir = pretrain(configs.plain(config), Path(folder) / "run")
         usage = evaluate.evaluate(
             workdir,
-            evaluate.arms([flags.method], [float(w) for w in flags.weights.split(",")]),
+            arms([flags.method], [float(w) for w in flags.weights.split(",")]),
             episodes=flags.episodes,
             selection_episodes=0,
             envs=flags.envs,

@@ -31,6 +31,7 @@ from qgf_jax.data.load import Loaded
 from qgf_jax.runs import checkpoint
 from qgf_jax.runs.metrics import Clock
 from qgf_jax.training import loop as pretrain
+from qgf_jax.types import Spec
 
 ROWS, OBS, ACTION, CHUNK = 20_000, 28, 5, 5
 
@@ -43,7 +44,7 @@ def made_up() -> Loaded:
     dataset = chunks.prepare(
         rows, -np.ones(ROWS), np.ones(ROWS), chunk=CHUNK, discount=0.99, action_clip=1e-5
     )
-    spec = {"obs_dim": OBS, "action_dim": ACTION, "chunk": CHUNK, "backup": 0}
+    spec = Spec((OBS,), ACTION, CHUNK)._asdict()
     return Loaded(dataset, None, spec, {"file": "made up", "sha256": "", "rows": ROWS})
 
 

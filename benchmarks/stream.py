@@ -96,8 +96,8 @@ def train() -> None:
     imported = peak()
     loaded = load.load(config)
     loading = peak()
-    spec = Spec(**loaded.spec)
-    feed = feeder.make(loaded, max(spec.chunk, spec.backup))
+    spec = Spec.of(loaded.spec)
+    feed = feeder.make(loaded, spec.steps)
     learner = algorithms.build_learner(config, spec)
     trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qgf_jax.errors import UserError
     from qgf_jax.methods.guidance import RULES, guide
     from qgf_jax.methods.table import METHODS
-    from qgf_jax.runs.policy import load_policy
+    from qgf_jax.runs.loaded import load_policy
     from qgf_jax.training.loop import pretrain
 
 _HOMES = {
@@ -24,7 +24,7 @@ _HOMES = {
     "endpoint": "core.flow",
     "guide": "methods.guidance",
     "integrate": "core.flow",
-    "load_policy": "runs.policy",
+    "load_policy": "runs.loaded",
     "pretrain": "training.loop",
 }
 

@@ -32,7 +32,7 @@ from qgf_jax.bounds import (
     Words,
 )
 from qgf_jax.core.network_options import NetworkOptions
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.methods.parts import part, parts
 from qgf_jax.methods.table import (
@@ -77,7 +77,9 @@ class Root:
 class Data:
     """The section `data`: where transitions come from, and what a batch holds."""
 
-    dir: Annotated[str, "folder of the data; empty: ./data, then ~/.ogbench/data", _PLACE] = ""
+    dir: Annotated[
+        str, "folder of the data; empty: ./data, then the family's own folder", _PLACE
+    ] = ""
     name: Annotated[
         str,
         "file or folder of the data, as cube-triple-play-100m-v0; empty: named by env",
@@ -265,7 +267,7 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_returns(flat)
     if not flat["env"]:
         raise UserError("config key env is empty: name an environment, --config.env=…")
-    name = ogbench.parse(flat["env"])
+    name = families.parse(flat["env"])
     _check_needs(flat, name)
     _check_critic_output(flat)
     _check_critic_form(flat)
@@ -288,15 +290,15 @@ def _check_returns(flat: Mapping[str, Any]) -> None:
         )
 
 
-def _check_needs(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
+def _check_needs(flat: Mapping[str, Any], name: families.EnvName) -> None:
     """What the parts of a method ask of the environment."""
     means = {
-        "goals": f"an environment with goals, such as {name.scene}-{name.kind}-v0",
+        "goals": f"an environment with goals, such as {name.dataset}",
         "goal_observations": "goals that are observations",
     }
-    provided = {"": (), "observation": tuple(means), "oraclerep": ("goals",)}[name.goals]
+    provided = {"goals": bool(name.goals), "goal_observations": name.goals == "observation"}
     for who, need in _needs(flat):
-        if need in means and need not in provided:
+        if not provided.get(need, True):  # other needs are of other parts
             raise UserError(f"{who} needs {means[need]}")
 
 
@@ -344,7 +346,7 @@ def _check_two_levels(flat: Mapping[str, Any]) -> None:
                 raise UserError(f"config key {key} is 0; algorithm {algorithm!r} needs it")
 
 
-def _check_rewards(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
+def _check_rewards(flat: Mapping[str, Any], name: families.EnvName) -> None:
     idle = {"data.reward_scale": 1.0, "data.reward_shift": 0.0, "data.sparse": False}
     if name.goals and any(flat[key] != value for key, value in idle.items()):
         raise UserError(

@@ -1,16 +1,29 @@
-"""Shared types. Shapes: O observation, D action (a flattened chunk), B batch, E ensemble.
+"""Shared types. Shapes: D action (a flattened chunk), B batch, E ensemble.
 
 A type describes one example unless its name or docstring says otherwise. Importing this module does
 not import JAX.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     from jax import Array
 else:
     Array = Any
+
+
+class Obs(NamedTuple):
+    """An observation by its parts, each as the environment has it; networks scale and encode them."""
+
+    state: Any
+    """Of the shape `Spec.state`."""
+    goal: Any = None
+    """Of the shape `Spec.goal`; `None` where a run has no goals."""
+
 
 Params = dict[str, Any]
 """One entry per parameter group: "policy", "critic", "value" …"""
@@ -25,51 +38,161 @@ Slope = Callable[[Array, Array], tuple[Array, Array]]
 """(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
 Endpoint = Callable[..., Array]
 """(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
-Sample = Callable[[Params, Array, Array, Array], Array]
-"""(params, obs [O], key, weight []) -> action [D]; params as of `table.acting_params`."""
+Sample = Callable[[Params, Obs, Array, Array], Array]
+"""(params, obs, key, weight []) -> action [D]; params as of `table.acting_params`."""
 
 
 class Spec(NamedTuple):
-    """What a run must know of its data, long after the data is out of network_input. Hashable."""
+    """What a run must know of its data, long after the data are gone. Hashable.
 
-    obs_dim: int
-    """O, the goal's numbers among them: a goal is the last `goal_dim` of an observation."""
-    action_dim: int
+    `_asdict()` is its record in config.json, and `Spec.of` reads that.
+    """
+
+    state: tuple[int, ...]
+    """The shape of a state."""
+    action: int
     """Width of one action; in [-1, 1]."""
     chunk: int
     """Actions in a row that the policy gives at once."""
-    obs_mean: tuple[float, ...] = ()
-    """[O], or empty: observations are used as they are."""
-    obs_std: tuple[float, ...] = ()
-    goal_dim: int = 0
-    """0: no goals."""
-    backup: int = 0
-    """Steps of a return, if they are not those of `chunk`."""
+    goal: tuple[int, ...] | None = None
+    """The shape of a goal; `None`: no goals."""
+    n_step: int = 0
+    """Steps of a return; 0: as many as those of a chunk."""
+    state_mean: tuple[float, ...] = ()
+    """Numbers of a state, row by row, or empty: states are used as they are."""
+    state_std: tuple[float, ...] = ()
+    goal_mean: tuple[float, ...] = ()
+    goal_std: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Spec":
+        """The spec that a run's config.json records, whichever version wrote it.
+
+        Raises `KeyError` with the name of a field that is missing, `TypeError` or `ValueError` if one
+        is of the wrong kind.
+        """
+        fields = _read_flat(record) if record.keys() & {"obs_dim", "action_dim"} else record
+        spec = cls(
+            state=_shape(fields["state"]),
+            action=_index(fields["action"]),
+            chunk=_index(fields["chunk"]),
+            goal=None if fields.get("goal") is None else _shape(fields["goal"]),
+            n_step=_index(fields.get("n_step", 0)),
+            **{name: tuple(map(float, fields.get(name, ()))) for name in _SCALES},
+        )
+        if {len(spec.mean), len(spec.std)} not in ({0}, {spec.width}):
+            raise ValueError(
+                "means or standard deviations are not as many as an observation's numbers"
+            )
+        return spec
+
+    @property
+    def goal_width(self) -> int:
+        """Numbers of a goal; 0: no goals."""
+        return 0 if self.goal is None else math.prod(self.goal)
+
+    @property
+    def width(self) -> int:
+        """O, the numbers of an observation that is one row, a goal's last."""
+        return math.prod(self.state) + self.goal_width
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of the numbers of an observation [width], or empty."""
+        return self.state_mean + self.goal_mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The same of the standard deviations."""
+        return self.state_std + self.goal_std
+
+    def scaled(self, mean: Sequence[float], std: Sequence[float]) -> "Spec":
+        """The spec with the normalisation `mean` and `std` [width]."""
+        size = math.prod(self.state)
+        return self._replace(
+            state_mean=tuple(mean[:size]),
+            state_std=tuple(std[:size]),
+            goal_mean=tuple(mean[size:]),
+            goal_std=tuple(std[size:]),
+        )
+
+    def unscaled(self) -> "Spec":
+        """The spec without normalisation."""
+        return self.scaled((), ())
+
+    @property
+    def chunk_dim(self) -> int:
+        """D, the width of a flattened chunk; its first `action` numbers are acted out first."""
+        return self.chunk * self.action
+
+    @property
+    def return_steps(self) -> int:
+        """Steps of a return."""
+        return self.n_step or self.chunk
 
     @property
     def long_dim(self) -> int:
         """Width of the flattened actions of a whole return."""
-        return (self.backup or self.chunk) * self.action_dim
+        return self.return_steps * self.action
 
     @property
-    def chunk_dim(self) -> int:
-        """D, the width of a flattened chunk; its first `action_dim` numbers are acted out first."""
-        return self.chunk * self.action_dim
+    def steps(self) -> int:
+        """Transitions in a row that an example is made of: the chunk's or the return's."""
+        return max(self.chunk, self.return_steps)
 
-    def standardize(self, obs: Array) -> Array:
-        """`obs` [O] as the networks see it."""
-        if not self.obs_mean:
-            return obs
-        import jax.numpy as jnp
+    def observation(self, flat: Any) -> Obs:
+        """The parts of observations that are rows of numbers, `flat` [..., width].
 
-        return (obs - jnp.asarray(self.obs_mean, obs.dtype)) / jnp.asarray(self.obs_std, obs.dtype)
+        Environments hand over such rows, a goal's numbers last. Nothing else takes them apart. Raises
+        `ValueError` for another width.
+        """
+        if flat.shape[-1] != self.width:
+            raise ValueError(f"an observation is {self.width} numbers wide, not {flat.shape[-1]}")
+        batch, size = flat.shape[:-1], math.prod(self.state)
+        state = flat[..., :size].reshape(*batch, *self.state)
+        if self.goal is None:
+            return Obs(state)
+        return Obs(state, flat[..., size:].reshape(*batch, *self.goal))
+
+    def example(self) -> Obs:
+        """An observation of zeros, to initialise networks with."""
+        return self.observation(np.zeros(self.width, np.float32))
+
+
+_SCALES = ("state_mean", "state_std", "goal_mean", "goal_std")
+
+
+def _read_flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of an earlier version as one of today.
+
+    That version had the goal's numbers among those of an observation, as the last ones.
+    """
+    goal = _index(record.get("goal_dim", 0))
+    spec = Spec(
+        state=(_index(record["obs_dim"]) - goal,),
+        action=record["action_dim"],
+        chunk=record["chunk"],
+        goal=(goal,) if goal else None,
+        n_step=record.get("backup", 0),
+    )
+    return spec.scaled(record.get("obs_mean", ()), record.get("obs_std", ()))._asdict()
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(_index(size) for size in value)
+
+
+def _index(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
 
 
 class Actor(NamedTuple):
     """The fields of a batch that depend on the policy's goal and on the length of its chunk."""
 
-    obs: Array
-    next_obs: Array
+    obs: Obs
+    next_obs: Obs
     """After the chunk, with goals; without, as in the batch."""
     weight: Array
     """[B], 0 where the chunk, not the return, runs over the end of its trajectory."""
@@ -78,26 +201,26 @@ class Actor(NamedTuple):
 class Batch(NamedTuple):
     """What a loss sees. Time is settled in it: no loss knows a horizon, a mask or a gamma."""
 
-    obs: Array
-    """[B, O], with the critics' goal if there are goals."""
+    obs: Obs
+    """Each part [B, …], with the critics' goal if there are goals."""
     action: Array
     """[B, D], D = chunk * width of one action."""
     reward: Array
     """[B], discounted and summed over the n steps of a return."""
     discount: Array
     """[B], gamma ** n, and 0 where the future must not be bootstrapped."""
-    next_obs: Array
-    """[B, O], after n steps."""
+    next_obs: Obs
+    """Each part [B, …], after n steps."""
     weight: Array
     """[B], 0 where the n steps run over the end of their trajectory, else 1."""
     actor: Actor
     """What a policy learner sees in place of the above."""
     long_action: Array
     """[B, n * width of one action], which begins with `action`."""
-    waypoint: Any = None
-    """[B, G], some steps on in the trajectory, or its last state but one; where one is asked for."""
-    waypoint_to_goal: Any = None
-    """[B, G], as many steps on, or the policy's goal if that comes first."""
+    subgoal: Any = None
+    """[B, …], the goal some steps on in the trajectory, at most its last but one; if asked for."""
+    subgoal_to_goal: Any = None
+    """[B, …], as many steps on, or the policy's goal if that comes first."""
 
     def policy_view(self) -> "Batch":
         """The batch with the policy's own goals. Reward and discount are not of these goals."""
@@ -146,8 +269,8 @@ class Loss(NamedTuple):
 class Learner(NamedTuple):
     """How some parameter groups start, which loss moves each, and which have a target copy."""
 
-    init: Callable[[Array, Array, Array], Params]
-    """(key, obs [O], action [D]) -> groups."""
+    init: Callable[[Array, Obs, Array], Params]
+    """(key, obs, action [D]) -> groups."""
     losses: Mapping[str, Loss]
     """The loss of each group, which moves no other group."""
     targets: tuple[str, ...] = ()

@@ -73,6 +73,13 @@ def parity():
     return module
 
 
+def at(batch, i):
+    """Example `i` of a tree whose leaves have one in each row."""
+    import jax
+
+    return jax.tree.map(lambda x: x[i], batch)
+
+
 def rows_of(lengths, obs_dim=2, action_dim=2, seed=0):
     """Made-up rows: trajectories of `lengths` transitions; the observation tells the row."""
     from qgf_jax.data.formats import Rows

@@ -58,4 +58,4 @@ def fail(kind, obs, played):
 
 if __name__ == "__main__":
     worker.Slot = Slot
-    worker.main()
+    worker._main()

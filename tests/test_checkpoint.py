@@ -13,8 +13,9 @@ import pytest
 
 from qgf_jax import cli
 from qgf_jax.errors import SaveError, UserError
-from qgf_jax.runs import array_files, policy
+from qgf_jax.runs import array_files
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints, _digests
+from qgf_jax.runs.loaded import LoadedRun
 
 
 def state_of(value):
@@ -228,4 +229,4 @@ def test_a_whole_train_state_is_rescued(run_folder, tmp_path, capsys):
     assert all(not json.loads(line)["sound"] for line in said.out.splitlines())
     cli.main(["verify", "--rescue", str(tmp_path / "run")])
     assert all(json.loads(line)["sound"] for line in capsys.readouterr().out.splitlines())
-    equal(policy.restore(tmp_path / "run").params, policy.restore(run_folder).params)
+    equal(LoadedRun.open(tmp_path / "run").params, LoadedRun.open(run_folder).params)

@@ -1,5 +1,7 @@
 """What is wrong at a seam between parts is one clear line, and nothing is traced again in vain."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ from test_learners import SPEC, N, loss_of, make_batch
 from qgf_jax.core import checks
 from qgf_jax.data import chunks
 from qgf_jax.errors import UserError
+from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import part
 from qgf_jax.training.programs import make_programs
 from qgf_jax.types import Learner, Loss, Spec
@@ -73,6 +77,46 @@ def test_a_sampler_s_action_has_the_shape_of_a_chunk():
     params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
     with pytest.raises(UserError, match=r"action has shape \[1\]; it must have shape \[4\]"):
         loss_of(learner, "critic", params, params, make_batch())
+
+
+def test_an_endpoint_has_the_shape_of_the_action():
+    field = guide(
+        lambda a, t: a, lambda a: a.sum(), weight=1.0, endpoint=lambda a, t, v, **box: a[:1]
+    )
+    with pytest.raises(UserError, match=r"endpoint returned shape \(1,\) for an action of shape"):
+        field(jnp.zeros(4), jnp.float32(0.5))
+
+
+def test_an_action_that_is_no_chunk_is_refused(monkeypatch):
+    made = part("sampler", "guided")
+    short = dataclasses.replace(made, make=lambda nets, **_: lambda *_: jnp.zeros(1))
+    monkeypatch.setitem(parts._PARTS, ("sampler", "guided"), short)
+    sample = algorithms.build_sample(tiny(), SPEC, "qgf")
+    with pytest.raises(
+        UserError, match=r"an action of qgf has shape \[1\]; it must have shape \[4\]"
+    ):
+        sample({}, jnp.zeros(3), jax.random.key(0), jnp.float32(1.0))
+
+
+def test_a_sweep_over_weights_is_traced_once():
+    """Weights are traced, alone and a vector of them."""
+    config = tiny()
+    learner = algorithms.build_learner(config, SPEC)
+    params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    sample = algorithms.build_sample(config, SPEC, "qgf")
+    act = jax.jit(chex.assert_max_traces(sample, n=1))
+    obs, key = jnp.ones(3), jax.random.key(1)
+    actions = [act(params, obs, key, jnp.float32(w)) for w in (0.0, 3.0, 30.0)]
+
+    def sweep(params, obs, key, weights):
+        return jax.vmap(lambda weight: sample(params, obs, key, weight))(weights)
+
+    many = jax.jit(chex.assert_max_traces(sweep, n=1))
+    np.testing.assert_allclose(
+        many(params, obs, key, jnp.array([0.0, 3.0, 30.0])), np.stack(actions), atol=1e-5
+    )
+    many(params, obs, key, jnp.array([1.0, 2.0, 5.0]))
+    assert not np.allclose(actions[0], actions[2])
 
 
 def test_a_dispatch_is_traced_once():

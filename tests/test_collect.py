@@ -100,7 +100,7 @@ def test_stopped_collection_goes_on_and_leaves_no_half_file(maze_data, tmp_path,
 
 
 def test_vertices_are_not_straight_corridors():
-    vertices = mazes.vertices(mazes.MAZES["pointmaze-medium"].free)
+    vertices = mazes.MAZES["pointmaze-medium"].vertices
     assert (3, 3) not in vertices and (5, 1) not in vertices  # between left and right, up and down
     assert (1, 1) in vertices and (6, 5) in vertices  # a corner, a dead end
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -151,3 +152,12 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["convert", str(tmp_path / "x.npz"), f"--out={tmp_path}"])
     assert left.value.code == 2 and "x.npz: no such file or folder" in capsys.readouterr().err
+
+
+def test_validation_data_that_a_killed_call_left_are_read_once(maze_data, tmp_path, monkeypatch):
+    convert(maze_data / f"{MAZE}.npz", tmp_path)
+    shutil.rmtree(tmp_path / MAZE)
+    whole, real = [], shards.fault
+    monkeypatch.setattr(shards, "fault", lambda folder: whole.append(folder.name) or real(folder))
+    convert(maze_data / f"{MAZE}.npz", tmp_path)
+    assert whole == [f"{MAZE}-val"] and shards.fault(tmp_path / MAZE) == ""

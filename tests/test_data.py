@@ -1,6 +1,8 @@
 """Files to batches: the sampler against brute force, and every refusal in one line."""
 
+import ast
 import re
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,10 @@ import numpy as np
 import pytest
 from conftest import rows_of, tiny
 
-from qgf_jax.data import chunks, collect, experts, formats, sampling, starts
-from qgf_jax.data.labels import transform
-from qgf_jax.data.load import load
+from qgf_jax.data import chunks, formats, sampling, starts
+from qgf_jax.data.load import load, transform
 from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import ogbench, ogbench_experts
 from qgf_jax.errors import UserError
 
 GAMMA = 0.9
@@ -53,10 +54,10 @@ def test_every_start_agrees_with_brute_force(chunk, masks):
         reward, discount, next_row, weight, actions = brute_force(rows, rewards, mask, i, chunk)
         np.testing.assert_allclose(batch.reward[i], reward, rtol=1e-5)
         np.testing.assert_allclose(batch.discount[i], discount, rtol=1e-5)
-        assert batch.next_obs[i, 0] == next_row
+        assert batch.next_obs.state[i, 0] == next_row
         assert batch.weight[i] == weight
         np.testing.assert_array_equal(batch.action[i], actions.reshape(-1))
-        assert batch.obs[i, 0] == np.flatnonzero(~rows.ends)[i]
+        assert batch.obs.state[i, 0] == np.flatnonzero(~rows.ends)[i]
 
 
 def test_weight_is_zero_exactly_where_an_end_comes_before_the_last_column():
@@ -87,7 +88,7 @@ def test_starts_are_uniform_and_stay_inside():
     dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
     drawn = sampling.draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
     batch = sampling.gather(dataset, drawn, chunk=4)
-    values, counts = np.unique(np.asarray(batch.obs[:, 0]), return_counts=True)
+    values, counts = np.unique(np.asarray(batch.obs.state[:, 0]), return_counts=True)
     assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17
     assert np.abs(counts - 1000).max() < 150
 
@@ -101,7 +102,7 @@ def test_rewards_are_transformed_in_the_order_sparse_scale_shift():
 
 def test_statistics_leave_a_dimension_that_never_moves():
     obs = np.stack([np.array([1.0, 3.0]), np.array([5.0, 5.0])], axis=1).astype(np.float32)
-    assert Moments.of(obs).scale() == {"obs_mean": (2.0, 5.0), "obs_std": (1.0, 1.0)}
+    np.testing.assert_array_equal(Moments.of(obs).scale(), [[2.0, 5.0], [1.0, 1.0]])
 
 
 @pytest.mark.parametrize(
@@ -119,9 +120,9 @@ def test_statistics_leave_a_dimension_that_never_moves():
 def test_a_dimension_that_hardly_moves_beside_its_size_is_not_blown_up(size, std, still):
     noise = np.random.default_rng(0).normal(0, std, (5000, 1))
     moments = Moments.of((size + noise).astype(np.float32))
-    scale = moments.scale()
+    (mean,), (scale,) = moments.scale()
     assert moments.still() == [still]
-    probe = (size + 0.01 - scale["obs_mean"][0]) / scale["obs_std"][0]
+    probe = (size + 0.01 - mean) / scale
     np.testing.assert_allclose(probe, 0.01 / (1.0 if still else std), rtol=0.1, atol=0.1)
 
 
@@ -213,8 +214,8 @@ def test_record_describes_the_data():
             "or run `qgf collect --env=cube-single-play-v0 --episodes=100 --out=",
         ),
         ("cube-octuple-noisy-v0", "or run `qgf collect --env=cube-octuple-noisy-v0"),
-        ("antmaze-medium-navigate-v0", "download_datasets(['antmaze-medium-navigate-v0'], '"),
-        ("antsoccer-arena-stitch-v0", "download_datasets(['antsoccer-arena-stitch-v0'], '"),
+        ("antmaze-medium-navigate-v0", 'download_datasets(["antmaze-medium-navigate-v0"], "'),
+        ("antsoccer-arena-stitch-v0", 'download_datasets(["antsoccer-arena-stitch-v0"], "'),
         ("pointmaze-medium-stich-v0", "did you mean 'stitch'?"),
         ("cube-triple-play-100m-v0", "only OGBench's layout is read so far"),
         ("hopper-medium-v2", "only OGBench's layout is read so far"),
@@ -227,7 +228,20 @@ def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
     said = str(error.value)
     assert said.startswith(f"dataset {name}.npz is not in {tmp_path}: ") and hint in said
     if "qgf collect" in said:
-        experts.check(*collect.parse(name)[:2])  # raises if it would be refused
+        ogbench_experts.Expert.check(ogbench.FAMILY.parse(name))  # raises if it would be refused
+
+
+@pytest.mark.parametrize("name", ["cube-single-play-v0", "antmaze-medium-navigate-v0"])
+def test_advice_can_be_pasted_whatever_the_folder_is_called(name, tmp_path):
+    folder = tmp_path / 'my "data", isn\'t it; `ls` $HOME'
+    with pytest.raises(UserError) as error:
+        formats.find(name, str(folder))
+    command = shlex.split(re.search(r"`(qgf|python) .*`", str(error.value))[0].strip("`"))
+    if command[0] == "qgf":
+        assert command[-1] == f"--out={folder}"
+    else:
+        call = ast.parse(command[2]).body[-1].value
+        assert [ast.literal_eval(argument) for argument in call.args] == [[name], str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +262,7 @@ def test_environments_that_cannot_be_used_are_named_before_their_data(env, hint,
     with pytest.raises(UserError, match=hint):
         load(tiny(**{"env": env, "data.dir": str(tmp_path)}))
     with pytest.raises(UserError, match=hint):
-        ogbench.make(ogbench.parse(env).env_id)
+        ogbench.OGBenchEnv(env)
 
 
 def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):

@@ -20,8 +20,9 @@ def test_it_counts_what_would_be_trained_and_touches_nothing(tmp_path, monkeypat
     cli.main(["train", CONFIG, "--dry_run", "--config.seeds=2", "--config.devices=4"])
     said = json.loads(capsys.readouterr().out)
     config = tiny(seeds=2, devices="4")
-    learner = algorithms.build_learner(config, dry_run.spec_of(config))
-    params = jax.eval_shape(learner.init, jax.random.key(0), np.zeros(2), np.zeros(6))
+    spec = dry_run.spec_of(config)
+    learner = algorithms.build_learner(config, spec)
+    params = jax.eval_shape(learner.init, jax.random.key(0), spec.example(), np.zeros(6))
     counts = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
     assert said["parameters"] == counts
     assert (said["observation"], said["action"], said["chunk"]) == (2, 2, 3)
@@ -34,7 +35,7 @@ def test_it_counts_what_would_be_trained_and_touches_nothing(tmp_path, monkeypat
 def test_widths_with_goals_are_those_of_the_data():
     config = tiny(critic="dqc", **{"networks.policy_goal": False})
     spec = dry_run.spec_of(config)
-    assert (spec.obs_dim, spec.goal_dim, spec.action_dim) == (4, 2, 2)
+    assert (spec.state, spec.goal, spec.action) == ((2,), (2,), 2)
 
 
 @pytest.mark.parametrize("hosts", ["here", "127.0.0.1,2,0", "127.0.0.1:80,2,2", "a:1,2"])

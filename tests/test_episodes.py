@@ -37,7 +37,7 @@ def run(tmp_path):
 
 
 def line(**changes):
-    return {**LINE, "env": episodes.ogbench.parse(tiny()["env"]).label, **changes}
+    return {**LINE, "env": episodes.families.parse(tiny()["env"]).label, **changes}
 
 
 WRONG = [

@@ -1,7 +1,10 @@
 """Evaluation as an experiment: identities, splits, sharing, resuming, and no recompilation."""
 
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,11 +15,15 @@ from qgf_jax import cli
 from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.evaluate import Arm, Job
-from qgf_jax.runs import policy
+from qgf_jax.evaluation import evaluate, worker_pool
+from qgf_jax.evaluation.arms import Arm, Sampler, arms
+from qgf_jax.evaluation.simulators import Usage
+from qgf_jax.evaluation.sweep import Job, Plan
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
-from qgf_jax.training import parallel
+from qgf_jax.runtime import seeds
+
+QGF = Sampler("qgf", 1, ())
 
 
 @pytest.fixture
@@ -33,44 +40,111 @@ def identity(line):
 
 
 def test_arms_of_a_sweep():
-    found = evaluate.arms(["reference", "best_of", "qgf"], [0, 0.5])
+    found = arms(["reference", "best_of", "qgf"], [0, 0.5])
     assert found == [
         Arm("reference", 0.0, 1), Arm("best_of", 0.0, 4), Arm("qgf", 0.0, 1), Arm("qgf", 0.5, 1),
     ]  # fmt: skip
-    found = evaluate.arms(["reference", "best_of", "qgf"], [0.5], best_of=[1, 8])
+    found = arms(["reference", "best_of", "qgf"], [0.5], best_of=[1, 8])
     assert found == [
         Arm("reference", 0.0, 1), Arm("best_of", 0.0, 8), Arm("qgf", 0.5, 1), Arm("qgf", 0.5, 8),
     ]  # fmt: skip
-    found = evaluate.arms(["qgf", "grad_step"], [0.5], own_weights=True)
+    found = arms(["qgf", "grad_step"], [0.5], own_weights=True)
     assert [arm.weight for arm in found] == [0.5, 0.003, 0.01, 0.03, 0.1]
-    assert [arm.best_of for arm in evaluate.arms(["ifql"], [1], best_of=[1, 4])] == [32]
-    found = evaluate.arms(["reference", "best_of", "qgf"], [0.5], more=[32])
+    assert [arm.best_of for arm in arms(["ifql"], [1], best_of=[1, 4])] == [32]
+    found = arms(["reference", "best_of", "qgf"], [0.5], more=[32])
     assert [(arm.method, arm.best_of) for arm in found] == [
         ("reference", 1), ("best_of", 4), ("best_of", 32), ("qgf", 1),
     ]  # fmt: skip
     with pytest.raises(UserError, match="did you mean 'qgf'"):
-        evaluate.arms(["qgff"], [1.0])
+        arms(["qgff"], [1.0])
+
+
+def test_what_to_play_is_known_without_jax():
+    code = (
+        "import sys, qgf_jax.evaluation.sweep, qgf_jax.cli.evaluate;"
+        "print({'jax', 'flax', 'orbax', 'ogbench', 'mujoco'} & {*sys.modules})"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout == "set()\n", out.stderr
+
+
+def made(arm, task, episode, seed, **more):
+    """A line of an episode that was played."""
+    (line,) = Job((arm,), seed, task, episode).lines("maze", 7, {"return": -9.0, "length": 9})
+    return {**line, "success": 1.0, **more}
+
+
+def test_a_plan_plays_what_is_missing_and_shares_what_acts_alike():
+    reference, zero, one = Arm("reference", 0.0, 1), Arm("qgf", 0.0, 1), Arm("qgf", 1.0, 1)
+    plan = Plan("maze", (1, 2), 2, (reference, zero, one), episodes=2, selection_episodes=1)
+    (jobs,) = plan.stages(7, [])
+    assert len(jobs) == 2 * 2 * 3 * 2 and len({*jobs}) == len(jobs)
+    assert {job.arms for job in jobs} == {(reference, zero), (one,)}
+    assert [job.task for job in jobs] == [1] * 12 + [2] * 12
+    assert {job.episode for job in jobs} == {0, 1, 3}
+    lines = [line for job in jobs[:5] for line in job.lines("maze", 7, {})]
+    lines += [made(one, 2, 3, 1), made(reference, 2, 3, 1), made(one, 2, 1, 1, failed="died")]
+    (left,) = plan.stages(7, lines)
+    assert len(left) == len(jobs) - 6  # of a shared job its other arm is left
+    assert [job.arms for job in left if (job.task, job.episode, job.seed) == (2, 3, 1)] == [(zero,)]
+    for step, env in ((8, "maze"), (7, "other")):  # lines of something else are no help
+        (again,) = dataclasses.replace(plan, env=env).stages(step, lines)
+        assert again == jobs
+
+
+def test_a_plan_reports_the_selected_weight_alone():
+    arms_ = [Arm("reference", 0.0, 1), Arm("qgf", 0.5, 1), Arm("qgf", 1.0, 1)]
+    plan = Plan("maze", (1,), 1, arms_, 1, 2, report_selected=True)
+    lines = []
+    stages = plan.stages(7, lines)
+    first = next(stages)
+    assert {job.arms for job in first} == {(arms_[1],), (arms_[2],)}
+    assert {job.episode for job in first} == {0, 2}
+    lines += [
+        made(arm, 1, episode, 0, success=float(arm.weight == 1.0))
+        for arm in arms_[1:] for episode in (0, 2)
+    ]  # fmt: skip
+    second = next(stages)
+    assert [job.arms for job in second] == [(arms_[0],), (arms_[2],)]
+    assert {job.episode for job in second} == {1} and not [*stages]
+    with pytest.raises(UserError, match="selection_episodes"):
+        dataclasses.replace(plan, selection_episodes=0)
+
+
+def test_flags_go_before_the_runs_own_options_and_no_environments_means_by_platform():
+    own = {"episodes": 7, "envs": 12}
+
+    def options(*words, **more):
+        flags = evaluate_command._parser().parse_args(["--workdir=x", *words])
+        found = evaluate_command._options(flags, own | more)
+        return tuple(found[k] for k in ("simulator", "envs", "episodes"))
+
+    assert options() == ("mujoco", 12, 7)
+    assert options("--envs=0", "--episodes=0") == ("mujoco", 0, 0)
+    assert options("--envs=jax") == ("jax", 0, 7) and options("--envs=jax:5") == ("jax", 5, 7)
+    assert options(simulator="jax") == options("--envs=jax")
+    assert options("--envs=3", simulator="jax") == ("jax", 3, 7)
 
 
 def test_weight_zero_takes_the_path_without_a_critic_gradient():
-    assert evaluate.acts_as(Arm("qgf", 0.0, 1)) == Arm("reference", 0.0, 1)
-    assert evaluate.acts_as(Arm("best_of", 0.0, 4)) == Arm("reference", 0.0, 4)
-    assert evaluate.acts_as(Arm("qgf", 2.0, 4)) == Arm("qgf", 2.0, 4)
+    assert Arm("qgf", 0.0, 1).acts_as == Arm("reference", 0.0, 1)
+    assert Arm("best_of", 0.0, 4).acts_as == Arm("reference", 0.0, 4)
+    assert Arm("qgf", 2.0, 4).acts_as == Arm("qgf", 2.0, 4)
     linear = Arm("qgf", 0.0, 1, (("num_steps", 5), ("schedule", "linear")))
-    assert evaluate.acts_as(linear) == Arm("reference", 0.0, 1, (("num_steps", 5),))
-    assert evaluate.acts_as(Arm("ifql", 0.0, 32)) == Arm("reference", 0.0, 32)
-    assert evaluate.acts_as(Arm("cfgrl", 0.0, 1)) == Arm("cfgrl", 0.0, 1)
+    assert linear.acts_as == Arm("reference", 0.0, 1, (("num_steps", 5),))
+    assert Arm("ifql", 0.0, 32).acts_as == Arm("reference", 0.0, 32)
+    assert Arm("cfgrl", 0.0, 1).acts_as == Arm("cfgrl", 0.0, 1)
 
 
 def test_episode_seeds_are_distinct():
-    seeds = {evaluate.episode_seed(task, i) for task in range(1, 6) for i in range(0, 5000)}
+    seeds = {Job((), 0, task, i).reset_seed for task in range(1, 6) for i in range(0, 5000)}
     assert len(seeds) == 25_000
 
 
 @pytest.fixture(scope="module")
 def evaluated(run_folder, tmp_path_factory):
     folder = shutil.copytree(run_folder, tmp_path_factory.mktemp("evaluated") / "run")
-    sweep = evaluate.arms(["reference", "best_of", "qgf"], [0.0, 0.5])
+    sweep = arms(["reference", "best_of", "qgf"], [0.0, 0.5])
     usage = evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=4, workers=2)
     return folder, usage
 
@@ -105,7 +179,7 @@ def contents(folder):
 def test_somebody_elses_run_is_evaluated_into_another_folder(evaluated, folder, tmp_path):
     """The same lines, which a second call and a report go on with, and the run stays as it is."""
     before, out = contents(folder), tmp_path / "mine"
-    sweep = evaluate.arms(["reference"], [0.0])
+    sweep = arms(["reference"], [0.0])
     options = {"episodes": 2, "selection_episodes": 1, "envs": 4, "workers": 1}
     assert evaluate.evaluate(folder, sweep, **options, out=out).episodes == 6
     assert evaluate.evaluate(folder, sweep, **options, out=out).episodes == 0
@@ -136,7 +210,7 @@ def test_shared_arms_are_played_once_and_written_for_each(evaluated):
 
 def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tmp_path, capsys):
     folder = shutil.copytree(evaluated[0], tmp_path / "run")
-    sweep = evaluate.arms(["reference", "best_of", "qgf"], [0.0, 0.5])
+    sweep = arms(["reference", "best_of", "qgf"], [0.0, 0.5])
     before = {identity(line): line for line in lines_of(folder)}
     path = folder / "episodes.jsonl"
     garbage = b'garbage\n{"method": "reference"}\n'
@@ -157,7 +231,7 @@ def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tm
 class FakePool:
     """Environments whose episodes end after as many chunks as their seed says."""
 
-    action_dim, obs_dim, goal, name = 2, 2, None, "fake"
+    action_dim, obs_width, goal, name = 2, 2, None, "fake"
 
     def __init__(self):
         self.left = {}
@@ -191,9 +265,9 @@ class FakePool:
 def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(
     run_folder, monkeypatch, groups
 ):
-    restored = policy.restore(run_folder)
+    restored = LoadedRun.open(run_folder)
     traces = []
-    real = policy.sampler
+    real = LoadedRun.sampler
 
     def counting(*args):
         sample = real(*args)
@@ -204,9 +278,9 @@ def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(
 
         return counted
 
-    monkeypatch.setattr(policy, "sampler", counting)
+    monkeypatch.setattr(LoadedRun, "sampler", counting)
     pool, busy = FakePool(), []
-    compiled = evaluate.compile_act(restored, "qgf", 1, -(-3 // groups))
+    compiled = worker_pool.compile_act(restored, QGF, -(-3 // groups))
 
     def act(*args):
         busy.append({slot for move, _ in pool.asked for slot in move.slots})
@@ -217,11 +291,14 @@ def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(
         for weight in (0.1, 0.5, 2.0) for seed in (0, 1) for episode in range(9)
     ]  # fmt: skip
     with jax.log_compiles(False):
-        results = list(evaluate.play(restored, act, pool, jobs, 3, groups))
+        batch = worker_pool._Batch(
+            restored, act, pool, list(worker_pool._groups(2, 3, groups)), Usage()
+        )
+        results = list(batch.play(jobs))
     assert len(traces) == 1
     assert sorted(job for job, _ in results) == sorted(jobs)
     for job, result in results:
-        assert result["length"] == 3 * (1 + evaluate.episode_seed(1, job.episode) % 7)
+        assert result["length"] == 3 * (1 + job.reset_seed % 7)
         assert result["return"] == -result["length"] and result["success"] == 1.0
     # While the policy acts for one group the other plays, until there is nothing left for it.
     share = sum(map(bool, busy)) / len(busy)
@@ -229,42 +306,42 @@ def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(
 
 
 def test_groups_divide_the_environments_into_batches_of_one_shape():
-    one, other = evaluate._groups(2, 5, 2)
+    one, other = worker_pool._groups(2, 5, 2)
     assert one.tolist() == [[0, 1, 2], [5, 6, 7]]
     assert other.tolist() == [[3, 4, 4], [8, 9, 9]]
-    assert [g.tolist() for g in evaluate._groups(1, 4, 1)] == [[[0, 1, 2, 3]]]
+    assert [g.tolist() for g in worker_pool._groups(1, 4, 1)] == [[[0, 1, 2, 3]]]
 
 
 def test_the_summary_says_what_was_waited_for():
-    usage = evaluate.Usage(8, 6000, 10.0, 9.0, 12.0, 6.0, 3.0)
+    usage = Usage(8, 6000, 10.0, 9.0, 12.0, 6.0, 3.0)
     assert evaluate_command._summary(usage) == (
         "8 episodes, 6000 environment steps, 600 a CPU-second, in 12.0 s; of these 50% waiting for the "
         "simulator, 25% for the policy"
     )
-    on_device = usage._replace(waited_for_simulator=0.0, waited_for_policy=0.0)
+    on_device = dataclasses.replace(usage, waited_for_simulator=0.0, waited_for_policy=0.0)
     assert evaluate_command._summary(on_device).endswith("600 a CPU-second, in 12.0 s")
 
 
 def test_environments_take_turns_where_that_helps(monkeypatch):
-    assert evaluate.turns(40, 40, 2) == 1  # this is a CPU
+    assert worker_pool._turns(40, 40, 2) == 1  # this is a CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert evaluate.turns(40, 40, 16) == evaluate.turns(32, 4, 16) == 2
-    assert evaluate.turns(31, 31, 16) == 1  # a group would leave a worker idle
-    assert evaluate.turns(8, 1, 2) == 1  # a seed's environment cannot be divided
+    assert worker_pool._turns(40, 40, 16) == worker_pool._turns(32, 4, 16) == 2
+    assert worker_pool._turns(31, 31, 16) == 1  # a group would leave a worker idle
+    assert worker_pool._turns(8, 1, 2) == 1  # a seed's environment cannot be divided
 
 
 def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
-    restored, rng = policy.restore(run_folder), np.random.default_rng(0)
+    restored, rng = LoadedRun.open(run_folder), np.random.default_rng(0)
     obs = rng.normal(size=(2, 20, 2)).astype(np.float32)
     identity = np.array([[[1, i % 7, i % 3] for i in range(20)]] * 2, np.int32)
     weight = rng.choice(np.float32([0.1, 0.5, 2.0]), (2, 20))
-    act = evaluate.compile_act(restored, "qgf", 1, 20)
+    act = worker_pool.compile_act(restored, QGF, 20)
     together = act(obs, identity, weight)
     assert together.shape == (2, 20, 3, 2)
     assert not np.allclose(together[0], together[1])  # another training seed
     for size in (1, 10):  # whatever acts beside it, and wherever it stands
         order = rng.permutation(20)[:size]
-        some = evaluate.compile_act(restored, "qgf", 1, size)
+        some = worker_pool.compile_act(restored, QGF, size)
         alone = some(obs[:, order], identity[:, order], weight[:, order])
         np.testing.assert_array_equal(alone, together[:, order])
     same = [np.repeat(x[:, :1], 20, axis=1) for x in (obs, identity, weight)]
@@ -289,10 +366,10 @@ def test_episodes_are_the_same_to_the_last_bit_however_many_run_at_once(
     evaluated, run_folder, tmp_path, monkeypatch, envs, workers, groups
 ):
     """Two seeds, so 1, 2, 5 and 10 environments of each; the first was 4 and 2, in one group."""
-    monkeypatch.setattr(evaluate, "turns", lambda *_: groups)
+    monkeypatch.setattr(worker_pool, "_turns", lambda *_: groups)
     expected = {identity(line): line for line in lines_of(evaluated[0])}
     folder = shutil.copytree(run_folder, tmp_path / "run")
-    sweep = evaluate.arms(["reference", "best_of", "qgf"][:: 1 if envs % 4 else -1], [0.5, 0.0])
+    sweep = arms(["reference", "best_of", "qgf"][:: 1 if envs % 4 else -1], [0.5, 0.0])
     evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=envs, workers=workers)
     found = {identity(line): line for line in lines_of(folder)}
     assert found.keys() == expected.keys()
@@ -304,21 +381,21 @@ def test_episodes_are_the_same_to_the_last_bit_however_many_run_at_once(
 def test_other_learners_methods_are_refused(run_folder, monkeypatch):
     from qgf_jax.methods import table as algorithms
 
-    restored = policy.restore(run_folder)
+    restored = LoadedRun.open(run_folder)
     strange = algorithms.METHODS["qgf"]._replace(policies=("other",))
     monkeypatch.setitem(algorithms.METHODS, "strange", strange)
     with pytest.raises(UserError, match="'strange'"):
-        policy.sampler(restored, "strange")
+        restored.sampler("strange")
 
 
 def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
-    from qgf_jax.report import tables
+    from qgf_jax.evaluation import summary
 
     folder = shutil.copytree(run_folder, tmp_path / "run")
-    sweep = evaluate.arms(["reference", "qgf", "qgf:schedule=linear"], [0.5, 1.0])
+    sweep = arms(["reference", "qgf", "qgf:schedule=linear"], [0.5, 1.0])
     options = {"episodes": 1, "selection_episodes": 1, "envs": 4, "workers": 1}
     evaluate.evaluate(folder, sweep, **options, report_selected=True)
-    rows = tables.summarize(lines_of(folder))
+    rows = summary.summarize(lines_of(folder))
     assert len([r for r in rows if r["split"] == "selection"]) == 4  # reference has no rival
     report = [r for r in rows if r["split"] == "report"]
     assert len(report) == 3 and all(r["selected"] for r in report)
@@ -330,16 +407,16 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
 
 
 def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
-    restored = policy.restore(run_folder)
-    width, rng = restored.spec.obs_dim, np.random.default_rng(0)
+    restored = LoadedRun.open(run_folder)
+    width, rng = restored.spec.width, np.random.default_rng(0)
     asked = (
         rng.standard_normal((2, 3, width), np.float32),
         rng.integers(0, 5, (2, 3, 3)).astype(np.int32),
         np.ones((2, 3), np.float32),
     )
-    assert len(parallel.for_seeds(2).device_set) == 2
-    divided = evaluate.compile_act(restored, "qgf", 1, 3)(*asked)
+    assert len(seeds.sharding(2).device_set) == 2
+    divided = worker_pool.compile_act(restored, QGF, 3)(*asked)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    monkeypatch.setattr(parallel, "for_seeds", lambda seeds: one)
-    np.testing.assert_array_equal(divided, evaluate.compile_act(restored, "qgf", 1, 3)(*asked))
+    monkeypatch.setattr(seeds, "sharding", lambda count: one)
+    np.testing.assert_array_equal(divided, worker_pool.compile_act(restored, QGF, 3)(*asked))
     assert np.any(divided[0] != divided[1])

@@ -6,30 +6,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import at, tiny
 from test_learners import N, batched, make_batch
 from test_learners import loss_of as loss_at
 
 from qgf_jax.core.networks import normalize_length
 from qgf_jax.data import chunks
 from qgf_jax.methods import table as algorithms
-from qgf_jax.types import Actor, Spec
+from qgf_jax.types import Actor, Obs, Spec
 
-SPEC = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
+SPEC = Spec(state=(2,), action=2, chunk=2, goal=(2,), n_step=3)
 KEY = jax.random.key(3)
 
 
 def goal_batch():
     """Six examples; the policy has goals of its own, and a return is longer than a chunk."""
-    batch = make_batch(width=4, reward=jnp.linspace(0.0, 0.9, N))
+    batch = make_batch(spec=SPEC, reward=jnp.linspace(0.0, 0.9, N))
     other = jax.random.normal(jax.random.key(9), (N, 2))
-    place = lambda obs, goal: jnp.concatenate([obs[:, :2], goal], axis=1)
+    place = lambda obs, goal: obs._replace(goal=goal)
     return batch._replace(
-        next_obs=place(batch.next_obs, batch.obs[:, 2:]),
+        next_obs=place(batch.next_obs, batch.obs.goal),
         actor=Actor(place(batch.obs, other), place(batch.next_obs, other), jnp.ones(N)),
         long_action=jnp.concatenate([batch.action, -batch.action[:, :2]], axis=1),
-        waypoint=other + 0.5,
-        waypoint_to_goal=other - 0.5,
+        subgoal=other + 0.5,
+        subgoal_to_goal=other - 0.5,
     )
 
 
@@ -38,7 +38,7 @@ def setup(name, critic="", **changes):
     config = tiny(name, critic=critic, **changes)
     learner, nets = algorithms.build_learner(config, SPEC), algorithms.build_networks(config, SPEC)
     init = jax.jit(learner.init)
-    params, other = (init(jax.random.key(k), jnp.zeros(4), jnp.zeros(4)) for k in (0, 1))
+    params, other = (init(jax.random.key(k), SPEC.example(), jnp.zeros(4)) for k in (0, 1))
     return nets, learner, params, {group: other[group] for group in learner.targets}
 
 
@@ -100,7 +100,7 @@ def test_dqc_as_the_paper_prints_it():
 def test_guidance_climbs_the_value_or_its_logit():
     nets, _, params, target, b, *_ = dqc_parts("sigmoid")
     act = lambda obs, action, of: jax.grad(of(target["critic"], obs))(action)
-    obs, action = b.obs[0], b.action[0]
+    obs, action = at((b.obs, b.action), 0)
     of_value, of_logit = act(obs, action, nets.q_of), act(obs, action, nets.q_logit_of)
     q = nets.q_of(target["critic"], obs)(action)
     np.testing.assert_allclose(of_value, q * (1 - q) * of_logit, rtol=1e-4)
@@ -120,7 +120,7 @@ def test_candidates_of_dqc_are_ranked_by_the_logits_of_the_moment(aggregate):
     how = {"networks.aggregate": aggregate}
     nets, _, params, target = setup("qgf", "dqc", **how)
     old, *_ = setup("qgf", "dqc", **how, **{"networks.ranking": "target"})
-    obs, action = goal_batch().obs[0], goal_batch().action[0]
+    obs, action = at((goal_batch().obs, goal_batch().action), 0)
     logits = nets.ensemble_logits(params["critic"], obs, action)
     acting = algorithms.acting_params(params, target)
     found = float(nets.rank_of(acting, obs)(action))
@@ -144,13 +144,15 @@ def test_contrastive_critic_tells_the_goal_of_its_own_row():
         member = jax.tree.map(lambda x, e=e: x[e], params["critic"])
         for i in range(N):
             for j in range(N):
-                pair = jnp.concatenate([b.obs[i, :2], b.obs[j, 2:]])
+                pair = Obs(b.obs.state[i], b.obs.goal[j])
                 p = sigmoid(float(nets.critic.apply(member, pair, b.action[i])))
                 total += float(b.weight[i]) * entropy(p, float(i == j))
     check(loss_of(learner, "critic", params, target, b), total / (2 * N * N))
-    phi, psi = nets.critic.apply(member, b.obs[0], b.action[0], True)
+    phi, psi = nets.critic.apply(member, at(b.obs, 0), b.action[0], True)
     np.testing.assert_allclose(
-        nets.critic.apply(member, b.obs[0], b.action[0]), phi @ psi / np.sqrt(len(phi)), rtol=1e-5
+        nets.critic.apply(member, at(b.obs, 0), b.action[0]),
+        phi @ psi / np.sqrt(len(phi)),
+        rtol=1e-5,
     )
 
 
@@ -176,17 +178,18 @@ def test_the_slow_members_of_hiql_see_goals_by_the_online_code(online):
 
     def v(heads, codes, obs):
         """[E] by the heads of one group and the code of another."""
-        x = jnp.concatenate([obs[:2], code(codes, obs)])
+        x = jnp.concatenate([obs.state, code(codes, obs)])
         members = [heads["params"][f"member{e}"] for e in range(2)]
         return jnp.stack([_mlp(member, x) for member in members])[:, 0]
 
     slow, slow_next = (
-        np.stack([v(target["value"], whose, o) for o in obs]) for obs in (b.obs, b.next_obs)
+        np.stack([v(target["value"], whose, at(obs, i)) for i in range(N)])
+        for obs in (b.obs, b.next_obs)
     )
     goal = np.asarray(b.reward)[:, None] + np.asarray(b.discount)[:, None] * slow_next
     advantage = b.reward + b.discount * slow_next.min(axis=1) - slow.mean(axis=1)
     side = np.where(np.asarray(advantage) < 0, 0.3, 0.7)
-    mine = np.stack([v(params["value"], params["value"], o) for o in b.obs])
+    mine = np.stack([v(params["value"], params["value"], at(b.obs, i)) for i in range(N)])
     expected = np.mean(np.asarray(b.weight) * side * ((goal - mine) ** 2).sum(axis=1))
     check(loss_of(learner, "value", params, target, b), expected)
 
@@ -204,9 +207,7 @@ def unit_gaussian(mean, x):
 
 
 def mean_v(nets, params, obs):
-    return np.asarray(
-        jax.vmap(lambda o: nets.goal_value.apply(params["value"], o).mean())(jnp.asarray(obs))
-    )
+    return np.asarray(jax.vmap(lambda o: nets.goal_value.apply(params["value"], o).mean())(obs))
 
 
 def test_gcbc_gciql_and_gcivl_clone_with_the_policys_goal():
@@ -272,19 +273,19 @@ def test_hiql_clones_towards_waypoints_on_both_levels():
     }
     b = goal_batch()
     seen = b.policy_view()
-    place = lambda obs, goal: jnp.concatenate([obs[:, :2], goal], axis=1)
+    place = lambda obs, goal: obs._replace(goal=goal)
     code = lambda obs: jax.vmap(lambda o: nets.goal_value.apply(params["value"], o, coded=True))(
         obs
     )
-    near = place(seen.obs, b.waypoint)
-    gain = mean_v(nets, params, place(seen.next_obs, b.waypoint)) - mean_v(nets, params, near)
+    near = place(seen.obs, b.subgoal)
+    gain = mean_v(nets, params, place(seen.next_obs, b.subgoal)) - mean_v(nets, params, near)
     mean, _ = jax.vmap(lambda o, c: nets.low.apply(params["low"], o, c))(near, code(near))
     expected = np.minimum(np.exp(3.0 * gain), 100) * unit_gaussian(mean, b.action)
     check(loss_of(learner, "low", params, target, b), expected.mean())
-    there = jnp.concatenate([b.waypoint_to_goal, seen.obs[:, 2:]], axis=1)
+    there = seen.obs._replace(state=b.subgoal_to_goal)
     gain = mean_v(nets, params, there) - mean_v(nets, params, seen.obs)
     mean, _ = jax.vmap(lambda o: nets.high.apply(params["high"], o))(seen.obs)
-    subgoal = code(place(seen.obs, b.waypoint_to_goal))
+    subgoal = code(place(seen.obs, b.subgoal_to_goal))
     np.testing.assert_allclose(np.linalg.norm(subgoal, axis=1), np.sqrt(10), rtol=1e-4)
     expected = np.minimum(np.exp(3.0 * gain), 100) * unit_gaussian(mean, subgoal)
     check(loss_of(learner, "high", params, target, b), expected.mean())
@@ -292,22 +293,22 @@ def test_hiql_clones_towards_waypoints_on_both_levels():
 
 def test_hiql_acts_on_the_code_of_its_high_policy():
     nets, _, params, target = setup("hiql")
-    obs = goal_batch().obs[0]
+    obs = at(goal_batch().obs, 0)
     sample = algorithms.build_sample(tiny("hiql"), SPEC, "hiql")
     code = normalize_length(nets.high.apply(params["high"], obs)[0])
     expected = jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1, 1)
     acting = algorithms.acting_params(params, target)
     action = sample(acting, obs, KEY, jnp.float32(0.0))
     np.testing.assert_allclose(action, expected, rtol=1e-5)
-    elsewhere = sample(acting, obs.at[3].add(1.0), KEY, jnp.float32(0.0))
+    elsewhere = sample(acting, obs._replace(goal=obs.goal.at[1].add(1.0)), KEY, jnp.float32(0.0))
     assert not np.allclose(action, elsewhere)  # the low policy sees the goal by its code alone
 
 
 @pytest.mark.parametrize("sees", [True, False])
 def test_goals_reach_the_policy_only_if_told_and_the_critic_always(sees):
     nets, _, params, _ = setup("qgf", "iql", **{"networks.policy_goal": sees})
-    obs, action = goal_batch().obs[0], goal_batch().action[0]
-    other = obs.at[3].add(2.0)
+    obs, action = at((goal_batch().obs, goal_batch().action), 0)
+    other = obs._replace(goal=obs.goal.at[1].add(2.0))
     v = lambda o: nets.velocity(params["policy"], o)(action, jnp.float32(0.5))
     assert np.allclose(v(obs), v(other)) != sees
     q = lambda o: float(nets.q_of(params["critic"], o)(action))
@@ -322,7 +323,7 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     from qgf_jax.training.programs import make_trainer
 
     config = tiny("qgf", critic="contrastive")
-    spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
+    spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
     trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
     data = jax.device_put(chunks.prepare_goals(rows_of([20, 20]), None))
     found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
@@ -341,7 +342,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     from qgf_jax.training.programs import make_trainer
 
     config = tiny("qgf", critic="dqc")
-    spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
+    spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
     state = make_trainer(algorithms.build_learner(config, spec), config, spec).init(np.arange(1))
     critic = jax.tree.map(
         lambda x: x - 3.0 if x.shape[-1] == 1 and x.ndim == 3 else x, state.target_params["critic"]
@@ -351,7 +352,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     constants = calibrate.measure(config, spec, state.replace(target_params=target), data)
     params, target, constants = jax.tree.map(lambda x: x[0], (state.params, target, constants))
     assert float(constants["logit_std"]) > 5 * float(constants["q_std"]) > 0
-    obs, weight = jnp.ones(4), 0.3
+    obs, weight = spec.observation(jnp.ones(4)), 0.3
     for scale, name in (("value", "q_std"), ("logit", "logit_std")):
         act = lambda units, w, scale=scale: algorithms.build_sample(
             config, spec, "qgf", options=(("scale", scale), ("units", units))
@@ -363,6 +364,6 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
 
 def test_mean_of_members_where_the_config_says_so():
     nets, _, params, _ = setup("qgf", "iql", **{"networks.aggregate": "mean"})
-    obs, action = goal_batch().obs[0], goal_batch().action[0]
+    obs, action = at((goal_batch().obs, goal_batch().action), 0)
     members = nets.apply_ensemble(params["critic"], obs, action)
     assert float(nets.q_of(params["critic"], obs)(action)) == pytest.approx(float(members.mean()))

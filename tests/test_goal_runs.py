@@ -9,14 +9,15 @@ from conftest import tiny
 
 from qgf_jax import config as configs
 from qgf_jax import load_policy
-from qgf_jax.data import labels
 from qgf_jax.data.formats import read_rows
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families, ogbench
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
-from qgf_jax.report import report, tables
-from qgf_jax.runs import policy
+from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.summary import ALL_TASKS
+from qgf_jax.report import report
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 
@@ -35,9 +36,9 @@ def run(maze_data, tmp_path_factory):
 
 
 def test_spec_has_the_goal_and_its_statistics_last(run):
-    spec = policy.restore(run).spec
-    assert (spec.obs_dim, spec.goal_dim, spec.backup, spec.long_dim) == (4, 2, 5, 10)
-    assert spec.obs_mean[:2] == spec.obs_mean[2:]  # a goal is an observation here
+    spec = LoadedRun.open(run).spec
+    assert (spec.state, spec.goal, spec.n_step, spec.long_dim) == ((2,), (2,), 5, 10)
+    assert spec.state_mean == spec.goal_mean  # a goal is an observation here
     assert (run / "calibration.npz").is_file()
 
 
@@ -57,7 +58,7 @@ def test_policy_takes_the_goal_apart_or_at_the_end(run):
 
 
 def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(run):
-    sweep = evaluate.arms(["reference", "qgf"], [0.5, 1.0])
+    sweep = arms(["reference", "qgf"], [0.5, 1.0])
     evaluate.evaluate(
         run, sweep, episodes=1, selection_episodes=1, tasks=TASKS, envs=2, report_selected=True
     )
@@ -69,7 +70,7 @@ def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(ru
     table = report.write(run)
     assert "| all " in table
     rows = json.loads((run / "report" / "summary.json").read_text())["rows"]
-    together = [r for r in rows if r["task"] == tables.ALL_TASKS and r["split"] == "report"]
+    together = [r for r in rows if r["task"] == ALL_TASKS and r["split"] == "report"]
     assert {(r["method"], r["episodes"], r["seeds"]) for r in together} == {
         ("reference", 4, 2), ("qgf", 4, 2),
     }  # fmt: skip
@@ -82,9 +83,9 @@ def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(ru
 
 
 def test_evaluation_without_tasks_means_all_five():
-    name = ogbench.parse("cube-single-play-v0")
+    name = families.parse("cube-single-play-v0")
     assert name.tasks == (1, 2, 3, 4, 5) and name.with_task(2).tasks == (2,)
-    assert ogbench.parse("cube-single-play-singletask-task4-v0").tasks == (4,)
+    assert families.parse("cube-single-play-singletask-task4-v0").tasks == (4,)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_evaluation_without_tasks_means_all_five():
     ],
 )
 def test_names_with_goals(text, env_id, label):
-    name = ogbench.parse(text)
+    name = families.parse(text)
     assert (name.env_id, name.label, name.full) == (env_id, label, text)
     assert "oraclerep" not in name.dataset and "task" not in name.dataset
 
@@ -133,7 +134,7 @@ def test_oracle_goals_of_the_data_are_those_of_the_environment():
     goal = env.compute_oracle_observation()
     assert obs.shape == (world.env.observation_space.shape[0] + len(goal),)
     rows = _one_row(env)
-    found = labels.oracle_goals(rows, "file", world.env, world.name)
+    found = ogbench.FAMILY.labels(world.name).goals(rows.info, "file")
     np.testing.assert_allclose(found[0], goal, atol=1e-5)
 
 
@@ -146,9 +147,9 @@ def _one_row(env):
 
 def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
     rows = read_rows(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
-    name = ogbench.parse("pointmaze-medium-stitch-oraclerep-v0")
+    name = families.parse("pointmaze-medium-stitch-oraclerep-v0")
     with pytest.raises(UserError, match="'qpos' is missing, and the goals"):
-        labels.oracle_goals(rows, "file", None, name)
+        ogbench.FAMILY.labels(name).goals(rows.info, "file")
 
 
 @pytest.mark.parametrize(

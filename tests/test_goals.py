@@ -44,10 +44,10 @@ def test_one_step_is_the_benchmarks_reward_and_mask(negative):
     success = np.array([r == g for r, g in zip(row, goal, strict=True)], np.float32)
     np.testing.assert_allclose(batch.reward, success - negative, atol=1e-6)
     np.testing.assert_allclose(batch.discount, GAMMA * (1 - success), atol=1e-6)
-    np.testing.assert_array_equal(batch.next_obs[:, 0], np.array(row) + 1)
-    np.testing.assert_array_equal(batch.obs[:, 0], row)
-    np.testing.assert_array_equal(batch.obs[:, 2], goal)  # the goal follows the two numbers
-    np.testing.assert_array_equal(batch.next_obs[:, 2], goal)
+    np.testing.assert_array_equal(batch.next_obs.state[:, 0], np.array(row) + 1)
+    np.testing.assert_array_equal(batch.obs.state[:, 0], row)
+    np.testing.assert_array_equal(batch.obs.goal[:, 0], goal)
+    np.testing.assert_array_equal(batch.next_obs.goal[:, 0], goal)
 
 
 def rollout(row, goal, end, n_step):
@@ -78,7 +78,7 @@ def test_longer_returns_end_at_the_goal(n_step):
     left = ends[start] - np.array(row)
     np.testing.assert_array_equal(negative.weight, left >= n_step)
     np.testing.assert_array_equal(negative.actor.weight, left >= min(2, n_step))
-    np.testing.assert_array_equal(negative.next_obs[:, 0], row + np.minimum(left, n_step))
+    np.testing.assert_array_equal(negative.next_obs.state[:, 0], row + np.minimum(left, n_step))
 
 
 def test_actions_of_a_return_begin_with_those_of_the_chunk():
@@ -91,20 +91,21 @@ def test_actions_of_a_return_begin_with_those_of_the_chunk():
 def test_policy_has_a_goal_of_its_own():
     batch = gather([1], [4], [11])
     seen = batch.policy_view()
-    assert (batch.obs[0, 2], seen.obs[0, 2], seen.next_obs[0, 2]) == (4, 11, 11)
-    assert (seen.obs[0, 0], seen.next_obs[0, 0]) == (1, 2)
+    goals_of = (batch.obs.goal, seen.obs.goal, seen.next_obs.goal)
+    assert [goal[0, 0] for goal in goals_of] == [4, 11, 11]
+    assert (seen.obs.state[0, 0], seen.next_obs.state[0, 0]) == (1, 2)
 
 
 def test_policy_is_judged_after_its_chunk_and_the_critic_after_its_return():
     batch = gather([0, 4], [5, 5], n_step=4, chunk=2)
-    np.testing.assert_array_equal(batch.actor.next_obs[:, 0], [2, 6])
-    np.testing.assert_array_equal(batch.next_obs[:, 0], [4, 6])
+    np.testing.assert_array_equal(batch.actor.next_obs.state[:, 0], [2, 6])
+    np.testing.assert_array_equal(batch.next_obs.state[:, 0], [4, 6])
 
 
-def test_waypoints_stop_at_the_goal_and_at_the_last_state_but_one():
+def test_subgoals_stop_at_the_goal_and_at_the_last_state_but_one():
     batch = gather([0, 0, 0, 3], [1] * 4, [2, 5, 12, 1], subgoal_steps=4)
-    np.testing.assert_array_equal(batch.waypoint[:, 0], [4, 4, 4, 5])
-    np.testing.assert_array_equal(batch.waypoint_to_goal[:, 0], [2, 4, 4, 5])
+    np.testing.assert_array_equal(batch.subgoal[:, 0], [4, 4, 4, 5])
+    np.testing.assert_array_equal(batch.subgoal_to_goal[:, 0], [2, 4, 4, 5])
 
 
 def test_goals_may_be_other_numbers_than_observations():
@@ -113,8 +114,8 @@ def test_goals_may_be_other_numbers_than_observations():
     batch = goals.gather(
         data, drawn(data, [2], [5], [6]), chunk=1, n_step=1, discount=GAMMA, negative_reward=True
     )
-    np.testing.assert_array_equal(batch.obs, [[2, 2, 50]])
-    np.testing.assert_array_equal(batch.actor.obs, [[2, 2, 60]])
+    np.testing.assert_array_equal(batch.obs.state, [[2, 2]])
+    np.testing.assert_array_equal((batch.obs.goal, batch.actor.obs.goal), [[[50]], [[60]]])
 
 
 def draws(how, lengths, start, n=40_000, discount=GAMMA):
@@ -173,7 +174,7 @@ def test_feed_takes_the_actors_goals_from_the_kind_of_data():
     from conftest import tiny
 
     config = tiny("gciql", **{"train.batch_size": 4000, "data.chunk": 2})
-    spec = Spec(4, 2, 2, goal_dim=2, backup=2)
+    spec = Spec((2,), 2, 2, goal=(2,), n_step=2)
     for kind, share in (("stitch", 0.5), ("navigate", 0.0), ("explore", 1.0)):
         feed = sampling.build(config | {"env": f"pointmaze-medium-{kind}-v0"}, spec)
         data = dataset([500, 500])
@@ -194,7 +195,7 @@ def test_feed_takes_the_goals_of_critics_and_of_the_policy_from_their_own_settin
 
     def feed(**changes):
         config = tiny("gciql", **{"train.batch_size": 4000, "data.discount": 0.5, **changes})
-        made = sampling.build(config, Spec(4, 2, 2, goal_dim=2, backup=2))
+        made = sampling.build(config, Spec((2,), 2, 2, goal=(2,), n_step=2))
         drawn = jax.jit(made.draw)(dataset([500, 500]), jax.random.key(0))
         mine, other = np.asarray(drawn.goal), np.asarray(drawn.actor_goal)
         mine, other = (mine, other) if whose == "critic" else (other, mine)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import LONG, ROOT
 
-from qgf_jax.runs import policy
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
 
 ENVIRONMENT = {
@@ -65,7 +65,7 @@ def finish(workdir, processes):
 
 
 def numbers(workdir):
-    restored = policy.restore(workdir)
+    restored = LoadedRun.open(workdir)
     return restored.step, [np.asarray(x) for x in jax.tree.leaves(restored.params)]
 
 

@@ -11,11 +11,16 @@ from qgf_jax import cli
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation import evaluate, evaluate_device
+from qgf_jax.evaluation import evaluate, summary, worker_pool
+from qgf_jax.evaluation.arms import Arm, Sampler, arms
+from qgf_jax.evaluation.device import DeviceSimulator
+from qgf_jax.evaluation.episodes import SPLITS
+from qgf_jax.evaluation.rollout import rollout
+from qgf_jax.evaluation.sweep import Job
 from qgf_jax.report import tables
-from qgf_jax.runs import policy
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
-from qgf_jax.training import parallel
+from qgf_jax.runtime import seeds
 
 
 def pair(name):
@@ -67,11 +72,11 @@ def test_episodes_start_where_the_real_ones_do(name):
     for task in ogbench.TASKS:
         world = ogbench.OGBenchEnv(maze.name.with_task(task))
         for episode in (0, 7):
-            seed = evaluate.episode_seed(task, episode)
+            seed = Job((), 0, task, episode).reset_seed
             real = world.reset(seed)
             start = maze.start(task, seed)
             np.testing.assert_array_equal(maze.reset(start)[1], real.astype(np.float32))
-            goal = ogbench.goal_position(world.env)
+            goal = world.goal_position()
             np.testing.assert_array_equal(start.goal, np.array(goal, np.float32))
 
 
@@ -116,7 +121,7 @@ def test_time_limit():
     for steps, over in ((maze.limit - 2, False), (maze.limit - 1, True)):
         *_, done, success = step(state._replace(steps=np.int32(steps)), np.zeros(2, np.float32))
         assert (bool(done), bool(success)) == (over, False)
-    assert maze.limit == ogbench.make("pointmaze-giant-v0").spec.max_episode_steps
+    assert maze.limit == ogbench.FAMILY.gym("pointmaze-giant-v0").spec.max_episode_steps
 
 
 def test_teleports_lead_where_the_real_ones_do():
@@ -172,21 +177,21 @@ def test_the_expert_arrives_in_both_and_about_as_soon():
     assert np.abs(real - ours).max() <= 5 and real.min() > 100, lengths
 
 
-SWEEP = evaluate.arms(["reference", "qgf"], [0.5, 1.0])
+SWEEP = arms(["reference", "qgf"], [0.5, 1.0])
 
 
 @pytest.fixture(scope="module")
 def played(run_folder, tmp_path_factory):
     """A run that was evaluated on the device and, in part, in the real environment."""
     folder = shutil.copytree(run_folder, tmp_path_factory.mktemp("device") / "run")
-    traces, real = [], policy.sampler
+    traces, real = [], LoadedRun.sampler
 
     def counting(*args):
         sample = real(*args)
         return lambda *inner: (traces.append(args[1]), sample(*inner))[1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy, "sampler", counting)
+        patch.setattr(LoadedRun, "sampler", counting)
         usage = evaluate.evaluate(
             folder, SWEEP, episodes=7, selection_episodes=6, tasks=(1, 2), envs=8, simulator="jax"
         )
@@ -204,13 +209,13 @@ def test_evaluation_is_stepping_by_hand(played):
     lines = [line for line in read_lines(played / "episodes.jsonl") if "(jax)" in line["env"]]
     by_key = {key_of(line): line for line in lines}
     assert len(by_key) == len(lines) == 13 * 2 * 2 * 3
-    restored = policy.restore(played)
-    act = evaluate.compile_act(restored, "qgf", 1, 1)
+    restored = LoadedRun.open(played)
+    act = worker_pool.compile_act(restored, Sampler("qgf", 1, ()), 1)
     maze = PointMaze(restored.run.config["env"])
     step = jax.jit(maze.step)
     for task, episode, seed in ((1, 3, 0), (2, 0, 1)):
         line = by_key["qgf", 1.0, task, episode, seed]
-        state, obs = maze.reset(maze.start(task, evaluate.episode_seed(task, episode)))
+        state, obs = maze.reset(maze.start(task, Job((), 0, task, episode).reset_seed))
         path, total, chunks, done = [np.asarray(obs)], 0.0, 0, False
         while not done:
             identity = np.int32([[[task, episode, chunks]]] * 2)
@@ -226,7 +231,7 @@ def test_evaluation_is_stepping_by_hand(played):
         assert (line["return"], line["length"], line["success"]) == expected
         np.testing.assert_allclose(line["path"], path, atol=0.02)
         np.testing.assert_allclose(line["goal"], state.goal, atol=1e-5)
-        assert line["split"] == evaluate.SPLITS[episode % 2] and line["step"] == restored.step
+        assert line["split"] == SPLITS[episode % 2] and line["step"] == restored.step
 
 
 def test_the_same_policy_goes_the_same_way_in_both(played):
@@ -262,13 +267,13 @@ def test_nothing_mixes_the_simulators(played, tmp_path):
     for line in lines:  # the device says 0.5 is better, the real environment 1.0
         better = 0.5 if "(jax)" in line["env"] else 1.0
         line["success"] = float(line["weight"] == better)
-    rows = tables.summarize(lines)
+    rows = summary.summarize(lines)
     for label in labels:
-        alone = tables.summarize([line for line in lines if line["env"] == label])
+        alone = summary.summarize([line for line in lines if line["env"] == label])
         assert [row for row in rows if row["env"] == label] == alone
         chosen = {r["weight"] for r in alone if r["method"] == "qgf" and r["selected"]}
         assert chosen == {0.5 if "(jax)" in label else 1.0}
-    best = tables.optimistic(rows)
+    best = summary.optimistic(rows)
     assert len(best) == len({(row["env"], row["task"], row["method"]) for row in best})
     text = tables.markdown(rows)
     assert text.count("(jax)") == sum("(jax)" in r["env"] for r in rows if r["split"] == "report")
@@ -284,21 +289,19 @@ def test_nothing_mixes_the_simulators(played, tmp_path):
     }
 
 
-def test_devices_divide_the_seeds_and_play_the_same(played):
-    restored = policy.restore(played)
+def test_devices_divide_the_seeds_and_play_the_same(played, monkeypatch):
+    restored = LoadedRun.open(played)
     maze = PointMaze(restored.run.config["env"])
-    episodes = [
-        evaluate_device.Episode(seed, 1, i, evaluate.episode_seed(1, i), 0.0)
-        for seed in range(2)
-        for i in range(4)
-    ]
-    place = parallel.for_seeds(2)
-    assert len(place.device_set) == 2 and len(parallel.for_seeds(9).device_set) == 3
+    arm = Arm("reference", 0.0, 1)
+    jobs = [Job((arm,), seed, 1, i) for seed in range(2) for i in range(4)]
+    divided, one = seeds.sharding(2), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    assert len(divided.device_set) == 2 and len(seeds.sharding(9).device_set) == 3
     found = []
-    for where in (place, None):
-        program = evaluate_device.compile_play(restored, maze, 2, "reference", place=where)
-        results = dict(evaluate_device.play(restored, maze, program, 2, episodes))
-        found.append([{k: v for k, v in results[i].items() if k != "seconds"} for i in range(8)])
+    for where in (divided, one):
+        monkeypatch.setattr(seeds, "sharding", lambda count, where=where: where)
+        results = {}
+        rollout(DeviceSimulator(restored, maze, 2), jobs, results.__setitem__)
+        found.append([{k: v for k, v in results[j].items() if k != "seconds"} for j in jobs])
     assert found[0] == found[1]
     assert found[0][:4] != found[0][4:]  # seeds differ
 
@@ -312,7 +315,7 @@ def test_command_line(played, tmp_path, capsys):
     capsys.readouterr()
     for wrong, hint in (
         (["--envs=jaxx"], "jax:NUMBER"),
-        (["--envs=jax:0"], "a whole number from 1"),
+        (["--envs=jax:-1"], "a whole number from 0"),
         (["--envs=jax", "--videos=1"], "--videos"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -327,10 +330,10 @@ def test_what_has_no_simulator_on_the_device_is_refused(played, capsys, tmp_path
             PointMaze(name)
     with pytest.raises(UserError, match="unknown simulator"):
         evaluate.evaluate(played, SWEEP, simulator="mujocco")
-    restored = policy.restore(played)
+    restored = LoadedRun.open(played)
     with pytest.raises(UserError, match="4 and actions 2 wide"):
         goals = PointMaze("pointmaze-medium-stitch-v0")
-        evaluate_device.compile_play(restored, goals, 2, "reference")
+        DeviceSimulator(restored, goals, 2)
     folder = shutil.copytree(played, tmp_path / "run")
     record = (folder / "config.json").read_text()
     (folder / "config.json").write_text(record.replace('"mujoco"', '"jax"', 1))

@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import at, tiny
 
 from qgf_jax.core import losses
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.critics.td import td
 from qgf_jax.methods.learners import merge
 from qgf_jax.training.global_batch import batch_loss
-from qgf_jax.types import Actor, Batch, Learner, Loss, Spec
+from qgf_jax.types import Actor, Batch, Learner, Loss, Obs, Spec
 
-SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
+SPEC = Spec(state=(3,), action=2, chunk=2)
 N = 6
 
 
-def make_batch(seed=0, width=3, **changes):
+def make_batch(seed=0, spec=SPEC, **changes):
     keys = jax.random.split(jax.random.key(seed), 6)
     batch = Batch(
-        obs=jax.random.normal(keys[0], (N, width)),
+        obs=spec.observation(jax.random.normal(keys[0], (N, spec.width))),
         action=jnp.tanh(jax.random.normal(keys[1], (N, 4))),
         reward=jax.random.normal(keys[2], (N,)),
         discount=jnp.full(N, 0.9).at[2].set(0.0),
-        next_obs=jax.random.normal(keys[3], (N, width)),
+        next_obs=spec.observation(jax.random.normal(keys[3], (N, spec.width))),
         weight=jnp.ones(N).at[4].set(0.0),
         actor=Actor(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0)),
         long_action=jnp.zeros(0),
@@ -57,8 +57,8 @@ def batched(f, *inputs):
 def setup():
     config = tiny()
     learner = algorithms.build_learner(config, SPEC)
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
-    other = jax.jit(learner.init)(jax.random.key(1), jnp.zeros(3), jnp.zeros(4))
+    params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
+    other = jax.jit(learner.init)(jax.random.key(1), SPEC.example(), jnp.zeros(4))
     nets = algorithms.build_networks(config, SPEC)
     return nets, learner, params, {"critic": other["critic"]}
 
@@ -90,7 +90,7 @@ def test_value_loss_is_the_expectile_of_the_least_slow_critic(setup):
 def test_policy_loss_leaves_spliced_chunks_out_only_if_weighted(weighted):
     config = tiny(**{"policy.weighted": weighted})
     learner = algorithms.build_learner(config, SPEC)
-    params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
 
     def loss(action):
         batch = make_batch()
@@ -109,7 +109,7 @@ def test_policy_loss_is_flow_matching_averaged(setup):
     t, noise = jax.random.uniform(time_key, (N,)), jax.random.normal(noise_key, (N, 4))
     each = [
         losses.flow_matching(
-            lambda a, s, o=batch.obs[i]: nets.policy.apply(params["policy"], o, a, s),
+            lambda a, s, i=i: nets.policy.apply(params["policy"], at(batch.obs, i), a, s),
             batch.action[i], noise[i], t[i],
         )
         for i in range(N)
@@ -149,7 +149,12 @@ def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
     learner = td(nets, sample, rho=0.0, noise=noise)
     zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
     batch = make_batch()._replace(
-        obs=zeros, action=zeros, next_obs=zeros, reward=0 * ones, discount=ones, weight=ones
+        obs=Obs(zeros),
+        action=zeros,
+        next_obs=Obs(zeros),
+        reward=0 * ones,
+        discount=ones,
+        weight=ones,
     )
     batch = as_without_goals(batch)
     params, target = {"critic": jnp.zeros(2)}, {"critic": jnp.ones(2)}

@@ -10,13 +10,14 @@ from scipy.sparse.csgraph import shortest_path
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation.arms import arms
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.programs import make_trainer
-from qgf_jax.types import Spec
+from qgf_jax.types import Obs, Spec
 
-SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
+SPEC = Spec(state=(1,), action=2, chunk=1)
 
 
 def bandit(n=4000):
@@ -54,7 +55,7 @@ def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_refe
     state, _ = trainer.run(trainer.init(np.array([0])), jax.device_put(bandit()), 1500)
     params, target = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
     keys = jax.random.split(jax.random.key(1), 300)
-    obs = jnp.linspace(-1, 1, 300)[:, None]
+    obs = Obs(jnp.linspace(-1, 1, 300)[:, None])
 
     def actions(method, weight, n=1):
         sample = algorithms.build_sample(config, SPEC, method, n)
@@ -135,12 +136,12 @@ def test_a_policy_that_never_arrives_is_led_to_the_goal(tmp_path):
         }
     )
     run = pretrain(config, tmp_path / "run")
-    sweep = evaluate.arms(["reference", "best_of", "qgf"], [3.0, 10.0])
+    sweep = arms(["reference", "best_of", "qgf"], [3.0, 10.0])
     evaluate.evaluate(run, sweep, episodes=16, selection_episodes=0, envs=48, simulator="jax")
-    arms = {}
+    by_arm = {}
     for line in read_lines(run / "episodes.jsonl"):
-        arms.setdefault((line["method"], line["weight"]), []).append(line["success"])
-    success = {arm: np.mean(values) for arm, values in arms.items()}
+        by_arm.setdefault((line["method"], line["weight"]), []).append(line["success"])
+    success = {arm: np.mean(values) for arm, values in by_arm.items()}
     assert success["reference", 0.0] < 0.1, success
     assert success["best_of", 0.0] > 0.6, success
     assert max(success["qgf", 3.0], success["qgf", 10.0]) > 0.6, success

@@ -9,18 +9,17 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import LONG, tiny
+from conftest import LONG, at, tiny
 from test_learners import loss_of, make_batch
 
-from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.table import METHODS
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import dry_run, parallel
 from qgf_jax.training.programs import make_trainer
-from qgf_jax.training.state import seeds_of
 from qgf_jax.types import Spec
 
 PLATFORMS = ("cuda", "tpu")
@@ -40,7 +39,7 @@ ACTING |= {"guided": "qgf", "turned": "qgf_ortho", "calibrated": "qgf_relative"}
 def spec_of(config):
     """Widths as the config's environment has them, made up."""
     goal = 0 if "singletask" in config["env"] else 2
-    return Spec(2 + goal, 2, 3, goal_dim=goal, backup=config["data"]["n_step"])
+    return Spec((2,), 2, 3, goal=(goal,) if goal else None, n_step=config["data"]["n_step"])
 
 
 def shape(*sizes):
@@ -68,7 +67,7 @@ def acting(config, method):
     spec = spec_of(config)
     learner = algorithms.build_learner(config, spec)
     sample = algorithms.build_sample(config, spec, method, METHODS[method].best_of[0])
-    params = jax.eval_shape(learner.init, jax.random.key(0), shape(spec.obs_dim), shape(6))
+    params = jax.eval_shape(learner.init, jax.random.key(0), spec.example(), shape(6))
     names = {"q_std": (), "logit_std": (), "values": (6,), "vectors": (6, 6)}
     target = {name: params[name] for name in learner.targets}
     target["calibration"] = {name: shape(*sizes) for name, sizes in names.items()}
@@ -78,7 +77,8 @@ def acting(config, method):
         return jax.vmap(one)(obs, keys, weights)
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 16))
-    return jax.jit(act), (params, target, shape(16, spec.obs_dim), keys, shape(16))
+    obs = jax.eval_shape(spec.observation, shape(16, spec.width))
+    return jax.jit(act), (params, target, obs, keys, shape(16))
 
 
 def check(text, platform):
@@ -137,7 +137,7 @@ def test_training_on_several_devices_is_lowered(form, platform):
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_what_is_around_training_is_lowered(platform):
     """The first state, the losses on other data, the calibration, and the maze on the device."""
-    config, maze = tiny(), PointMaze(ogbench.parse(tiny()["env"]))
+    config, maze = tiny(), PointMaze(tiny()["env"])
     spec = spec_of(config)
     trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
     _, (state, data, _) = training(config)
@@ -161,14 +161,15 @@ def test_products_are_as_precise_as_the_config_says(precision, stands, surroundi
     """Those of losses, of a critic's slope, and of gradients, whatever JAX was told."""
     # It has products outside layers, and no layer norm, whose sums are products on a CPU alone.
     config = tiny("crl", precision=precision, **NO_NORMS)
-    spec, batch = Spec(4, 2, 2, goal_dim=2), make_batch(width=4)
+    spec = Spec((2,), 2, 2, goal=(2,))
+    batch = make_batch(spec=spec)
     learner = algorithms.build_learner(config, spec)
     nets = algorithms.build_networks(config, spec)
-    params = jax.eval_shape(learner.init, jax.random.key(0), batch.obs[0], batch.action[0])
+    params = jax.eval_shape(learner.init, jax.random.key(0), at(batch.obs, 0), batch.action[0])
 
     def loss(params):
         value = loss_of(learner, "critic", params, {}, batch)
-        return value + nets.q_of(params["critic"], batch.obs[0])(batch.action[0])
+        return value + nets.q_of(params["critic"], at(batch.obs, 0))(batch.action[0])
 
     with jax.default_matmul_precision(surroundings):
         traced = jax.jit(jax.grad(loss)).trace(params)

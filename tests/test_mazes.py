@@ -8,9 +8,8 @@ import pytest
 from conftest import ROOT, tiny
 
 from qgf_jax import cli
-from qgf_jax.data import formats, labels
+from qgf_jax.data import formats
 from qgf_jax.data.collect import collect
-from qgf_jax.data.formats import Rows
 from qgf_jax.data.load import load
 from qgf_jax.envs import mazes, ogbench, worker
 from qgf_jax.errors import UserError
@@ -31,11 +30,11 @@ def bare(monkeypatch):
 def test_numbers_are_those_of_the_installed_environments(scene):
     maze = mazes.MAZES[scene]
     for single in ("", "-singletask-task3"):
-        env = ogbench.make(f"{scene}{single}-{mazes.VERSION}")
+        env = ogbench.FAMILY.gym(f"{scene}{single}-{mazes.VERSION}")
         real = env.unwrapped
         np.testing.assert_array_equal(maze.free, real.maze_map == 0)
         assert maze.tasks == tuple((t["init_ij"], t["goal_ij"]) for t in real.task_infos)
-        for cell in mazes.cells(maze.free):
+        for cell in maze.cells:
             np.testing.assert_array_equal(mazes.centre(cell), real.ij_to_xy(cell))
         assert (real._maze_unit, real._offset_x, real._offset_y) == (mazes.UNIT, *mazes.OFFSET)
         assert (real._goal_tol, real._noise * real._maze_unit / 4) == (
@@ -56,35 +55,36 @@ def test_numbers_are_those_of_the_installed_environments(scene):
 
 @pytest.mark.parametrize("scene", mazes.MAZES)
 def test_ways_are_those_of_the_benchmarks_expert(scene):
-    free = mazes.MAZES[scene].free
-    real = ogbench.make(f"{scene}-{mazes.VERSION}").unwrapped
-    cells = mazes.cells(free)
+    maze = mazes.MAZES[scene]
+    real = ogbench.FAMILY.gym(f"{scene}-{mazes.VERSION}").unwrapped
+    cells = maze.cells
     for goal in cells[:: max(1, len(cells) // 12)]:
-        ours = mazes.subgoals(free, goal)
+        ours = maze.subgoals(goal)
         for cell in cells:
             subgoal, away = real.get_oracle_subgoal(real.ij_to_xy(cell), real.ij_to_xy(goal))
             np.testing.assert_array_equal(ours[cell], subgoal)
-        np.testing.assert_array_equal(mazes.distances(free, goal), away)
+        np.testing.assert_array_equal(maze.distances(goal), away)
 
 
 @pytest.mark.parametrize("scene", mazes.MAZES)
 def test_labels_are_the_benchmarks_to_the_bit(scene, tmp_path):
     rng = np.random.default_rng(0)
     for task in ogbench.TASKS:
-        name = ogbench.parse(f"{scene}-navigate-singletask-task{task}-v0")
-        env, maze = ogbench.make(name.env_id), mazes.MAZES[scene]
+        name = ogbench.FAMILY.parse(f"{scene}-navigate-singletask-task{task}-v0")
+        env, maze = ogbench.FAMILY.gym(name.env_id), mazes.MAZES[scene]
         goal = mazes.centre(maze.tasks[task - 1][1])
         qpos = (goal + rng.uniform(-1.5, 1.5, (500, 2))).astype(np.float32)
-        rows = Rows(qpos, qpos, np.arange(500) == 499, {"qpos": qpos})
+        by_rule, by_simulator = ogbench.FAMILY.labels(name), ogbench._SimulatorLabels(name, env)
         for ours, theirs in zip(
-            labels.relabel(rows, tmp_path, maze, name),
-            labels.relabel(rows, tmp_path, env, name),
+            by_rule.rewards({"qpos": qpos}, tmp_path),
+            by_simulator.rewards({"qpos": qpos}, tmp_path),
             strict=True,
         ):
             assert ours.tobytes() == theirs.tobytes() and ours.dtype == theirs.dtype
         assert 0 < ours.mean() < 1
-    oracle = name._replace(goals="oraclerep")
-    found, theirs = (labels.oracle_goals(rows, tmp_path, e, oracle) for e in (maze, env))
+    oracle = ogbench.FAMILY.parse(f"{scene}-navigate-oraclerep-v0")
+    labels = (ogbench.FAMILY.labels(oracle), ogbench._SimulatorLabels(oracle, env))
+    found, theirs = (some.goals({"qpos": qpos}, tmp_path) for some in labels)
     np.testing.assert_array_equal(found, theirs)
 
 
@@ -101,6 +101,10 @@ def test_data_of_the_device_have_the_benchmarks_form(made, maze_data, tmp_path):
     assert ours.ends.sum() == 30 and (np.diff(np.flatnonzero(ours.ends)) == 201).all()
     assert formats.read_rows(made / f"{NAME}-val.npz").ends.sum() == 3
     np.testing.assert_array_equal(ours.observations, ours.info["qpos"])
+    for folder, marked in ((made, True), (maze_data, False)):
+        with np.load(folder / f"{NAME}.npz") as file:
+            assert ("simulator" in file.files) == marked
+            assert not marked or str(file["simulator"]) == "jax"
     free = mazes.MAZES["pointmaze-medium"].free
     for rows in (ours, real):
         column, row = np.round((rows.observations + mazes.OFFSET) / mazes.UNIT).astype(int).T
@@ -129,7 +133,7 @@ def test_the_experts_of_the_device_arrive_and_go_on(tmp_path):
         places = rows.observations[end - 1000 : end + 1]
         squares = np.round((places + mazes.OFFSET) / mazes.UNIT).astype(int)
         visited.append(len(np.unique(squares, axis=0)))
-    assert np.mean(visited) > 0.6 * len(mazes.cells(maze.free))
+    assert np.mean(visited) > 0.6 * len(maze.cells)
 
 
 def test_a_run_from_nothing_to_a_table_without_the_benchmark(bare, tmp_path, capsys):
@@ -180,7 +184,7 @@ def test_the_worker_of_an_evaluation_passes_the_line_on(bare):
         def sendall(self, data):
             self.sent += data
 
-    worker.serve(channel := Channel(), "pointmaze-medium-navigate-singletask-task1-v0", 1)
+    worker._serve(channel := Channel(), "pointmaze-medium-navigate-singletask-task1-v0", 1)
     assert b"refused" in channel.sent and b"which are not installed" in channel.sent
 
 
@@ -195,7 +199,7 @@ def test_goals_that_are_observations_need_rows_alone(bare, tmp_path, capsys):
     )
     config = tiny(critic="dqc", **{"data.dir": str(tmp_path), "env": "cube-single-play-v0"})
     loaded = load(config)
-    assert (loaded.spec["obs_dim"], loaded.spec["action_dim"]) == (56, 5)
+    assert (loaded.spec["state"], loaded.spec["goal"], loaded.spec["action"]) == ((28,), (28,), 5)
     assert "nobody checks that the rows are those of cube-single-v0" in capsys.readouterr().err
     with pytest.raises(UserError, match="which are not installed"):
         load({**config, "env": "cube-single-play-singletask-v0"})
@@ -209,10 +213,10 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
     ):
         spec, world = (
             dry_run.spec_of(tiny(env=name)),
-            ogbench.OGBenchEnv(ogbench.parse(name).with_task(1)),
+            ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(1)),
         )
-        assert spec.obs_dim == len(world.reset(0))
-        assert spec.action_dim == world.env.action_space.shape[0]
+        assert spec.width == len(world.reset(0))
+        assert spec.action == world.env.action_space.shape[0]
 
 
 def test_no_simulator_on_the_device_but_for_mazes(tmp_path):
@@ -220,3 +224,19 @@ def test_no_simulator_on_the_device_but_for_mazes(tmp_path):
         simulator = "mujocco" if name == NAME else "jax"
         with pytest.raises(UserError, match=hint):
             collect(name, 1, tmp_path, simulator=simulator)
+
+
+def test_from_where_nothing_is_four_steps_away_an_expert_stays():
+    """As the benchmark's does; in a maze with teleports there is such a square."""
+    for scene, maze in mazes.MAZES.items():
+        goals = {cell: maze.expert_goals("stitch", cell) for cell in maze.cells}
+        assert all(goals.values())
+        alone = [cell for cell, some in goals.items() if some == [cell]]
+        assert bool(alone) == (scene == "pointmaze-teleport")
+
+
+def test_experts_episodes_are_as_long_as_the_benchmarks():
+    for scene, maze in mazes.MAZES.items():
+        longest = 2001 if scene == "pointmaze-giant" else 1001
+        lengths = [maze.expert_length(kind) for kind in mazes.EXPERT_KINDS]
+        assert lengths == [longest, 201, longest]

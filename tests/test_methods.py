@@ -4,6 +4,7 @@ It starts, each of its losses moves its parameter group, it acts inside the box,
 survives saving, and is evaluated.
 """
 
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -18,10 +19,11 @@ from test_learners import make_batch
 
 from qgf_jax import bounds, load_policy
 from qgf_jax.core.network_options import NetworkOptions
-from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation import evaluate, worker_pool
+from qgf_jax.evaluation.arms import Sampler, arms
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs import policy
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.optimizers import make_optimizer
@@ -37,17 +39,17 @@ for _name, _row in METHODS.items():
     for _critic in _row.critics:
         TRAININGS.setdefault((_row.policies, _critic, str(_row.settings)), (_name, _critic))
 TRAININGS = sorted(TRAININGS.values())
-SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
-GOALS = Spec(obs_dim=4, action_dim=2, chunk=2, goal_dim=2, backup=3)
+SPEC = Spec(state=(3,), action=2, chunk=2)
+GOALS = Spec(state=(2,), action=2, chunk=2, goal=(2,), n_step=3)
 
 
 def with_goals(batch):
-    """Returns of three steps to goals of two numbers, and waypoints on the way."""
+    """Returns of three steps to goals of two numbers, and subgoals on the way."""
     return batch._replace(
         long_action=jnp.concatenate([batch.action, batch.action[:, :2]], axis=1),
         reward=jnp.abs(jnp.tanh(batch.reward)),
-        waypoint=batch.next_obs[:, :2] + 1.0,
-        waypoint_to_goal=batch.next_obs[:, :2] - 1.0,
+        subgoal=batch.next_obs.state + 1.0,
+        subgoal_to_goal=batch.next_obs.state - 1.0,
     )
 
 
@@ -64,7 +66,7 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     learner = algorithms.build_learner(config, spec)
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when it is trained below.
-    params = learner.init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(4))
+    params = learner.init(jax.random.key(0), spec.example(), jnp.zeros(4))
     assert set(learner.losses) == set(params)  # a loss for each group, a group for each loss
     # Apart from the online ones, so that a slow copy has somewhere to go.
     target = jax.tree.map(lambda x: x + 0.1, {group: params[group] for group in learner.targets})
@@ -112,32 +114,32 @@ FIVE = 5  # environments, and observations below
 
 def observations(restored):
     """Five of them."""
-    width = restored.spec.obs_dim
+    width = restored.spec.width
     return np.linspace(-1, 1, FIVE * width, dtype=np.float32).reshape(FIVE, width)
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    """`evaluate.compile_act`, each program once; all runs of one training have equal parameters."""
-    real = evaluate.compile_act
+    """`worker_pool.compile_act`, each program once; all runs of one training have equal parameters."""
+    real = worker_pool.compile_act
 
     @functools.cache
-    def compile_once(training, method, best_of, per_seed, options):
-        return real(runs[training], method, best_of, per_seed, options)
+    def compile_once(training, sampler, per_seed):
+        return real(runs[training], sampler, per_seed)
 
     runs = {}
 
-    def compile_act(restored, method, best_of, per_seed, options=()):
+    def compile_act(restored, sampler, per_seed):
         training = restored.run.config["algorithm"]
         runs.setdefault(training, restored)
-        return compile_once(training, method, best_of, per_seed, options)
+        return compile_once(training, sampler, per_seed)
 
     return compile_act
 
 
 def acting(compile_act, restored, name, n=1):
     """weight -> the actions of method `name` at five observations, by the program of `evaluate`."""
-    act = compile_act(restored, name, n, FIVE)
+    act = compile_act(restored, Sampler(name, n, ()), FIVE)
     identity = np.stack([np.array([1, 7, i], np.int32) for i in range(FIVE)])[None]
 
     def actions(weight):
@@ -165,10 +167,10 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
 ):
     workdir, in_memory = trained(name)
     folder = shutil.copytree(workdir, tmp_path / "run")
-    restored = policy.restore(folder)
+    restored = LoadedRun.open(folder)
     row, spec = METHODS[name], restored.spec
-    slow = {k: v for k, v in restored.target_params.items() if k != "calibration"}
-    jax.tree.map(np.testing.assert_array_equal, (restored.params, slow), in_memory)
+    learned = {k: v for k, v in restored.params.items() if k != "calibration"}
+    jax.tree.map(np.testing.assert_array_equal, learned, algorithms.acting_params(*in_memory))
     n = row.best_of[0]
     act = acting(compiled, restored, name, n)
     actions = act(0.5)
@@ -182,17 +184,16 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
         if name in CHOOSING.values():
             check_actions(acting(compiled, restored, name, 4)(0.5), spec)
         else:
-            sample = policy.sampler(restored, name, 4)
-            groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
-            params = algorithms.acting_params(*groups)
-            shape = jax.eval_shape(sample, params, observations(restored)[0], key_of(0), 0.5)
+            sample = restored.sampler(name, 4)
+            params = restored.params_of(0)
+            shape = jax.eval_shape(sample, params, spec.example(), key_of(0), 0.5)
             assert shape.shape == (spec.chunk_dim,)
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
-    assert alone.shape == (spec.chunk, spec.action_dim)
+    assert alone.shape == (spec.chunk, spec.action)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
-    sweep = evaluate.arms([name], [0.5])
-    monkeypatch.setattr(evaluate, "compile_act", compiled)
+    sweep = arms([name], [0.5])
+    monkeypatch.setattr(worker_pool, "compile_act", compiled)
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )
@@ -381,17 +382,19 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     from qgf_jax.errors import UserError
 
     folder, _ = trained("qgf")
-    restored = policy.restore(folder)
+    restored = LoadedRun.open(folder)
     with pytest.raises(UserError, match="qgf_distill"):
-        policy.sampler(restored, "qgf", 1, (("endpoint", "learned"),))
-    bare = restored._replace(target_params={"critic": restored.target_params["critic"]})
+        restored.sampler("qgf", 1, (("endpoint", "learned"),))
+    params = dict(restored.params)
+    constants = params.pop("calibration")
+    bare = dataclasses.replace(restored, params=params)
     with pytest.raises(UserError, match="no calibration for step 2"):
-        policy.sampler(bare, "qgf_relative")
-    constants = {k: v for k, v in restored.target_params["calibration"].items() if k != "logit_std"}
-    old = restored._replace(target_params=restored.target_params | {"calibration": constants})
-    policy.sampler(old, "qgf_relative")  # a file of an earlier version serves what it holds
+        bare.sampler("qgf_relative")
+    constants = {k: v for k, v in constants.items() if k != "logit_std"}
+    old = dataclasses.replace(restored, params=params | {"calibration": constants})
+    old.sampler("qgf_relative")  # a file of an earlier version serves what it holds
     with pytest.raises(UserError, match="no spread of logits: remove it"):
-        policy.sampler(old, "qgf_relative", 1, (("scale", "logit"),))
+        old.sampler("qgf_relative", 1, (("scale", "logit"),))
     with pytest.raises(UserError, match="whole number from 1"):
         load_policy(folder, "qgf", best_of=0)
 

@@ -14,7 +14,7 @@ from qgf_jax import config as configs
 from qgf_jax.cli import report
 from qgf_jax.data import formats
 from qgf_jax.errors import UserError, one_line
-from qgf_jax.runs import policy
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import paths
 
 HARD = Path(
@@ -63,7 +63,7 @@ def test_every_command_takes_any_path(hard, maze_data, capsys):
     shutil.copytree("-a,b", "-c,d")
     run(capsys, "report", "--workdir=-a,b,-c,d", "--out=-out,[1]")
     assert {"-out,[1].md", "-out,[1].csv"} <= {p.name for p in hard.iterdir()}
-    assert policy.restore(hard / "-a,b").step == 4
+    assert LoadedRun.open(hard / "-a,b").step == 4
     made = {"-a,b", "-c", "-c,d", "-new", "-out,[1].csv", "-out,[1].md"}
     given = {"-c:d,e.py", f"-{MAZE}.npz", f"-{MAZE}-val.npz"}
     assert {p.name for p in hard.iterdir()} - {"__pycache__"} == made | given
@@ -73,7 +73,7 @@ def test_a_public_checkpoint_is_imported_from_and_to_any_path(hard, capsys):
     words = ["--config=-c:d,e.py", "--config.data.standardize=false", "--workdir=-run[1]"]
     (hard / "-params.pkl").write_bytes(pickle.dumps(public_agent()))
     run(capsys, "import-official", *words, "--", "-params.pkl")
-    assert policy.restore("-run[1]").step == 10
+    assert LoadedRun.open("-run[1]").step == 10
     run(capsys, "verify", "--", "-run[1]")
 
 

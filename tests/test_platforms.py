@@ -70,7 +70,7 @@ def test_the_benchmarks_needs_are_here_without_the_wheel_that_is_not(package):
 def test_without_the_benchmark_one_line_names_the_remedy(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     for call in (
-        lambda: ogbench.make("pointmaze-medium-v0"),
+        lambda: ogbench.FAMILY.gym("pointmaze-medium-v0"),
         lambda: ogbench.OGBenchEnv("cube-single-play-singletask-v0"),
         lambda: collect("cube-single-play-v0", 1, tmp_path / "data"),
     ):
@@ -83,7 +83,7 @@ def test_without_the_benchmark_one_line_names_the_remedy(package, monkeypatch, t
 
 def test_the_remedys_ranges_are_those_of_setup_cfg():
     declared = {r.name: r.specifier for r in asked_for("\n".join(oldest.requirements()))}
-    remedy = {r.name: r.specifier for r in map(Requirement, ogbench.requirements())}
+    remedy = {r.name: r.specifier for r in map(Requirement, ogbench.FAMILY.requirements())}
     assert remedy == {name: declared[name] for name in ogbench.PACKAGES}
     assert SpecifierSet("") not in remedy.values()
 

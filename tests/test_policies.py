@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import at, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
 from qgf_jax.core import adjoint, diffusion, flow
@@ -22,8 +22,8 @@ def setup(name, critic="", **changes):
     config = tiny(name, critic=critic, **changes)
     learner, nets = algorithms.build_learner(config, SPEC), algorithms.build_networks(config, SPEC)
     init = jax.jit(learner.init)
-    params = init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
-    other = init(jax.random.key(1), jnp.zeros(3), jnp.zeros(4))
+    params = init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
+    other = init(jax.random.key(1), SPEC.example(), jnp.zeros(4))
     return nets, learner, params, {group: other[group] for group in learner.targets}
 
 
@@ -40,14 +40,16 @@ class Parts:
 
     def q(self, i, action, *, slow):
         members = (self.target if slow else self.params)["critic"]
-        return np.asarray(self.nets.apply_ensemble(members, self.batch.obs[i], action))
+        return np.asarray(self.nets.apply_ensemble(members, at(self.batch.obs, i), action))
 
     def velocity(self, i, action, t, group="policy", *, slow=False):
         params = (self.target if slow else self.params)[group]
-        return np.asarray(self.nets.policy.apply(params, self.batch.obs[i], action, jnp.float32(t)))
+        return np.asarray(
+            self.nets.policy.apply(params, at(self.batch.obs, i), action, jnp.float32(t))
+        )
 
     def value(self, i, group="value"):
-        return float(self.nets.value.apply(self.params[group], self.batch.obs[i]))
+        return float(self.nets.value.apply(self.params[group], at(self.batch.obs, i)))
 
     def path(self, i, noise, t):
         action = np.asarray(self.batch.action[i])
@@ -86,7 +88,7 @@ def test_td_bootstraps_on_the_policys_own_action_with_pessimism(name, group, rho
     keys = jax.random.split(KEY, N)
     losses = []
     for i in range(N):
-        obs = parts.batch.next_obs[i]
+        obs = at(parts.batch.next_obs, i)
         noise = jax.random.normal(jax.random.split(keys[i])[0], (4,))
         velocity = lambda a, t, o=obs: parts.nets.policy.apply(parts.params[group], o, a, t)
         action = jnp.clip(flow.integrate(velocity, noise, num_steps=STEPS), -1, 1)
@@ -120,7 +122,7 @@ def test_cfgrl():
             np.mean(
                 np.square(
                     parts.nets.labelled.apply(
-                        parts.params["actor"], parts.batch.obs[i], a_t, t[i], jnp.int32(label)
+                        parts.params["actor"], at(parts.batch.obs, i), a_t, t[i], jnp.int32(label)
                     )
                     - goal
                 )
@@ -141,7 +143,7 @@ def test_fql(normalized):
     for i in range(N):
         action = np.asarray(
             parts.nets.one_step.apply(
-                parts.params["actor"], parts.batch.obs[i], noise[i], jnp.float32(0)
+                parts.params["actor"], at(parts.batch.obs, i), noise[i], jnp.float32(0)
             )
         )
         distances.append(np.mean((action - parts.end(i, noise[i])) ** 2))
@@ -188,7 +190,7 @@ def test_robust_q():
     for i in range(N):
         a_t, _ = parts.path(i, noise[i], t[i])
         q = parts.nets.noisy_critic.apply(
-            parts.params["noisy_critic"], parts.batch.obs[i], a_t, sinusoidal(jnp.float32(t[i]))
+            parts.params["noisy_critic"], at(parts.batch.obs, i), a_t, sinusoidal(jnp.float32(t[i]))
         )
         losses.append((float(q) - parts.q(i, parts.batch.action[i], slow=True).min()) ** 2)
     check(parts.loss("noisy_critic"), parts.mean(losses))
@@ -221,7 +223,7 @@ def test_diffusion_losses(name):
         p = products[k[i]]
         a_k = np.sqrt(p) * np.asarray(parts.batch.action[i]) + np.sqrt(1 - p) * noise[i]
         mean_q = lambda a, i=i: parts.nets.apply_ensemble(
-            parts.target["critic"], parts.batch.obs[i], a
+            parts.target["critic"], at(parts.batch.obs, i), a
         ).mean()
         slope = np.asarray(jax.grad(mean_q)(jnp.asarray(a_k)))
         guess = parts.velocity(i, a_k, k[i] / STEPS, "actor")
@@ -240,7 +242,7 @@ def test_awr(cap):
     losses, weights = [], []
     for i in range(N):
         mean, log_std = map(
-            np.asarray, parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
+            np.asarray, parts.nets.gaussian.apply(parts.params["actor"], at(parts.batch.obs, i))
         )
         action, std = np.asarray(parts.batch.action[i]), np.exp(log_std)
         density = np.prod(np.exp(-0.5 * ((action - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)))
@@ -255,7 +257,7 @@ def test_rebrac():
     parts = Parts("rebrac", **{"policy.alpha": 0.5})
     distances, values = [], []
     for i in range(N):
-        mean, _ = parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
+        mean, _ = parts.nets.gaussian.apply(parts.params["actor"], at(parts.batch.obs, i))
         action = np.tanh(np.asarray(mean))
         distances.append(np.sum((action - np.asarray(parts.batch.action[i])) ** 2))
         values.append(parts.q(i, action, slow=False).min())
@@ -276,12 +278,12 @@ def test_dsrl(scale, weighted):
     regressions, actors, densities = [], [], []
     for i in range(N):
         latent_q = functools.partial(
-            parts.nets.apply_ensemble, parts.params["latent_critic"], parts.batch.obs[i]
+            parts.nets.apply_ensemble, parts.params["latent_critic"], at(parts.batch.obs, i)
         )
         goal = parts.q(i, parts.end(i, noise[i], slow=True), slow=False)
         regressions.append(np.mean((np.asarray(latent_q(noise[i])) - goal) ** 2))
         mean, log_std = map(
-            np.asarray, parts.nets.gaussian.apply(parts.params["actor"], parts.batch.obs[i])
+            np.asarray, parts.nets.gaussian.apply(parts.params["actor"], at(parts.batch.obs, i))
         )
         z = np.asarray(jax.random.normal(keys[i], (4,)))
         x = mean + np.exp(log_std) * z
@@ -307,7 +309,7 @@ def test_qam(ahead):
     h, losses = 1 / STEPS, []
     for i, key in enumerate(jax.random.split(KEY, N)):
         slow = lambda x, t, i=i: parts.nets.policy.apply(
-            parts.target["policy"], parts.batch.obs[i], x, jnp.float32(t)
+            parts.target["policy"], at(parts.batch.obs, i), x, jnp.float32(t)
         )
         fast = functools.partial(parts.velocity, i, group="actor")
         start_key, noise_key = jax.random.split(key)
@@ -321,7 +323,7 @@ def test_qam(ahead):
             points.append(x)
         end = jnp.asarray(x + h * np.asarray(slow(x, (STEPS - 1) * h)))
         q = lambda a, i=i: parts.nets.apply_ensemble(
-            parts.target["critic"], parts.batch.obs[i], jnp.clip(a, -1, 1)
+            parts.target["critic"], at(parts.batch.obs, i), jnp.clip(a, -1, 1)
         ).mean()
         costate = -2.0 * np.asarray(jax.grad(q)(end))
         total = 0.0
@@ -389,12 +391,12 @@ def test_adjoint_matching_learns_from_a_path_that_it_does_not_differentiate():
     fixed = []
     for i, key in enumerate(jax.random.split(KEY, N)):
         velocity = lambda group, i=i: functools.partial(
-            parts.nets.policy.apply, group, parts.batch.obs[i]
+            parts.nets.policy.apply, group, at(parts.batch.obs, i)
         )
         fast, slow = velocity(parts.params["actor"]), velocity(parts.target["policy"])
         path, end = adjoint.memoryless_path(fast, slow, key, 4, num_steps=STEPS)
         q = lambda a, i=i: parts.nets.apply_ensemble(
-            parts.target["critic"], parts.batch.obs[i], jnp.clip(a, -1, 1)
+            parts.target["critic"], at(parts.batch.obs, i), jnp.clip(a, -1, 1)
         ).mean()
         drift = lambda x, t, slow=slow: 2 * slow(x, t) - x / (t + 1 / STEPS)
         pulled = adjoint.lean_adjoint(drift, path, -2.0 * jax.grad(q)(end), num_steps=STEPS)
@@ -403,7 +405,7 @@ def test_adjoint_matching_learns_from_a_path_that_it_does_not_differentiate():
     def loss(mine):
         total = 0.0
         for i, (path, pulled, slow) in enumerate(fixed):
-            fast = functools.partial(parts.nets.policy.apply, mine, parts.batch.obs[i])
+            fast = functools.partial(parts.nets.policy.apply, mine, at(parts.batch.obs, i))
             tilt = jax.vmap(fast)(path, times) - slow
             total += parts.batch.weight[i] * jnp.sum((2 / scale * tilt + scale * pulled) ** 2)
         return total / N

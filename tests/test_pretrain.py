@@ -9,6 +9,7 @@ import pytest
 from conftest import tiny
 
 from qgf_jax import config as configs
+from qgf_jax import load_policy
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import build_learner
 from qgf_jax.runs.checkpoint import Checkpoints, fingerprint
@@ -26,8 +27,7 @@ def config(maze_data):
 
 
 def final_state(config, workdir):
-    spec = Spec(**json.loads((workdir / "config.json").read_text())["spec"])
-    spec = Spec(*(tuple(x) if isinstance(x, list) else x for x in spec))
+    spec = Spec.of(json.loads((workdir / "config.json").read_text())["spec"])
     trainer = make_trainer(build_learner(config, spec), config, spec)
     step, state, _ = Checkpoints(workdir).restore(jax.eval_shape(trainer.init, np.arange(1)))
     return step, jax.device_get(state.replace(key=jax.random.key_data(state.key)))
@@ -83,7 +83,7 @@ def test_data_that_come_out_otherwise_are_refused_before_anything_is_written(con
     pretrain(config, tmp_path)
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())
-    record["spec"]["obs_std"][0] += 1e-3
+    record["spec"]["state_std"][0] += 1e-3
     path.write_text(json.dumps(record))
     before = path.read_bytes()
     with pytest.raises(UserError, match="normalisation"):
@@ -97,7 +97,8 @@ def test_data_in_another_folder_go_on_bit_for_bit(
 ):
     """Where data lie is no part of a run; a normalisation that would come out otherwise now stays.
 
-    Versions that took the folder for a part of the config have sealed checkpoints with it.
+    Versions that took the folder for a part of the config have sealed checkpoints with it, and with
+    their record of widths and normalisation, which stays as they wrote it.
     """
     work, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -114,7 +115,13 @@ def test_data_in_another_folder_go_on_bit_for_bit(
         seal_path = work / "checkpoints" / "seals" / "2.json"
         seal = json.loads(seal_path.read_text())
         del seal["sha256"], record["former_fingerprints"]
-        seal["identity"]["config"] = old
+        spec = Spec.of(record["spec"])
+        record["spec"] = {"obs_dim": spec.width, "action_dim": spec.action, "chunk": spec.chunk,
+                          "backup": 0, "obs_mean": spec.mean, "obs_std": spec.std}  # fmt: skip
+        record = json.loads(json.dumps(record))
+        seal["identity"] = {"config": old, "normalisation": fingerprint(record["spec"])} | {
+            key: value for key, value in seal["identity"].items() if key == "dataset"
+        }
         seal_path.write_text(json.dumps(seal | {"sha256": fingerprint(seal)}))
         (work / "config.json").write_text(json.dumps(record))
     monkeypatch.setattr("qgf_jax.data.summary.is_still", lambda std, *_: std > 0)
@@ -127,6 +134,8 @@ def test_data_in_another_folder_go_on_bit_for_bit(
         checkpoints = Checkpoints(work, identity=run.identity)
         assert [checkpoints.fault(step) for step in (2, 4)] == ["", ""]
         assert checkpoints.digest(4) == Checkpoints(run_folder).digest(4)
+    same = [load_policy(folder)(np.ones(2), jax.random.key(0)) for folder in (work, run_folder)]
+    np.testing.assert_array_equal(*same)
     other = run._replace(config=tiny(**{"data.dir": f"{elsewhere}/"}), former=())
     assert "another config" in Checkpoints(work, identity=other.identity).fault(4)
 
@@ -135,19 +144,30 @@ def test_data_in_another_folder_go_on_bit_for_bit(
     ("changes", "alike"),
     [
         ({}, True),
-        ({"obs_mean": (5.0 + 1e-15, -2.0)}, True),  # summed in another order
-        ({"obs_std": (3.0, 2e-5)}, True),  # is not scaled any more, and was
-        ({"obs_std": (3.1, 1.0)}, False),
-        ({"obs_mean": (5.1, -2.0)}, False),
-        ({"obs_mean": (5.0,), "obs_std": (3.0,)}, False),
-        ({"obs_std": (3.0,)}, False),
-        ({"obs_dim": 3}, False),
-        ({"goal_dim": 1}, False),
+        ({"state_mean": (5.0 + 1e-15, -2.0)}, True),  # summed in another order
+        ({"state_std": (3.0, 2e-5)}, True),  # is not scaled any more, and was
+        ({"state_std": (3.1, 1.0)}, False),
+        ({"state_mean": (5.1, -2.0)}, False),
+        ({"state_mean": (5.0,), "state_std": (3.0,)}, False),
+        ({"state_std": (3.0,)}, False),
+        ({"state_mean": (), "state_std": ()}, False),
+        ({"state": (3,)}, False),
+        ({"state": (1,), "goal": (1,)}, False),
+        ({"n_step": 5}, False),
     ],
 )
 def test_a_normalisation_stays_if_it_is_of_the_same_data(changes, alike):
-    now = {"obs_dim": 2, "obs_mean": (5.0, -2.0), "obs_std": (3.0, 1.0)}
+    now = Spec((2,), 2, 3, state_mean=(5.0, -2.0), state_std=(3.0, 1.0))._asdict()
     assert _is_alike(now | changes, now) == alike
+
+
+def test_a_normalisation_of_an_earlier_version_is_of_the_same_data():
+    now = Spec((2,), 2, 3, (1,), 5, (5.0, -2.0), (3.0, 1.0), (4.0,), (2.0,))
+    old = {"obs_dim": 3, "action_dim": 2, "chunk": 3, "goal_dim": 1, "backup": 5,
+           "obs_mean": [5.0, -2.0, 4.0], "obs_std": [3.0, 1.0, 2.0]}  # fmt: skip
+    assert _is_alike(old, now._asdict())
+    assert not _is_alike(old | {"obs_std": [3.0, 1.0, 2.1]}, now._asdict())
+    assert not _is_alike(old | {"goal_dim": 0}, now._asdict())
 
 
 def test_metrics_hold_training_and_validation_losses(run_folder):

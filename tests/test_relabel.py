@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from qgf_jax.data.formats import Rows
-from qgf_jax.data.labels import relabel
 from qgf_jax.envs import ogbench
 
 
@@ -19,8 +17,8 @@ from qgf_jax.envs import ogbench
 )
 def test_labels_are_what_the_environment_says(name, tmp_path, monkeypatch):
     """The reward of step t is that of the state before it, as in single-task environments."""
-    parsed = ogbench.parse(name)
-    env = ogbench.make(parsed.env_id)
+    parsed = ogbench.FAMILY.parse(name)
+    env = ogbench.FAMILY.gym(parsed.env_id)
     ogbench.reset(env, 0)
     rng = np.random.default_rng(0)
     qpos, buttons, rewards, done = [], [], [], []
@@ -39,12 +37,9 @@ def test_labels_are_what_the_environment_says(name, tmp_path, monkeypatch):
         if terminated:
             break
     n = len(rewards)
-    rows = Rows(
-        np.zeros((n, 1), np.float32), np.zeros((n, 1), np.float32), np.arange(n) == n - 1,
-        {"qpos": np.array(qpos, np.float32), "button_states": np.array(buttons)},
-    )  # fmt: skip
-    monkeypatch.setattr("qgf_jax.data.labels._AT_ONCE", 9)  # of 40 rows
-    labels, masks = relabel(rows, tmp_path, env, parsed)
+    columns = {"qpos": np.array(qpos, np.float32), "button_states": np.array(buttons)}
+    monkeypatch.setattr(ogbench, "_AT_ONCE", 9)  # of 40 rows
+    labels, masks = ogbench._SimulatorLabels(parsed, env).rewards(columns, tmp_path)
     np.testing.assert_array_equal(labels, rewards)
     np.testing.assert_array_equal(masks, 1.0 - np.array(done))
     if "maze" in name or "cube" in name:

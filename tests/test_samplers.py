@@ -8,20 +8,20 @@ from conftest import tiny
 
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.samplers.best_of import best_of
-from qgf_jax.types import Spec
+from qgf_jax.types import Obs, Spec
 
-SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
+SPEC = Spec(state=(3,), action=2, chunk=2)
 
 
 @pytest.fixture(scope="module")
 def groups():
     learner = algorithms.build_learner(tiny(), SPEC)
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     return params, {"critic": params["critic"]}
 
 
 def test_weight_zero_is_the_reference_and_more_weight_means_more_q(groups):
-    obs, keys = jnp.ones(3) * 0.3, jax.random.split(jax.random.key(3), 64)
+    obs, keys = Obs(jnp.ones(3) * 0.3), jax.random.split(jax.random.key(3), 64)
     nets, params = algorithms.build_networks(tiny(), SPEC), algorithms.acting_params(*groups)
 
     def actions(method, weight):
@@ -41,7 +41,7 @@ def test_slow_critic_guides_and_ranks(groups):
     for method, n in (("qgf", 1), ("best_of", 6), ("grad_step", 1)):
         act = jax.jit(algorithms.build_sample(tiny(), SPEC, method, n))
         for seed in range(4):
-            args = (jnp.ones(3), jax.random.key(seed), jnp.float32(1))
+            args = (Obs(jnp.ones(3)), jax.random.key(seed), jnp.float32(1))
             other, one = (algorithms.acting_params(p, target) for p in (flipped, params))
             np.testing.assert_array_equal(act(other, *args), act(one, *args))
 
@@ -49,7 +49,7 @@ def test_slow_critic_guides_and_ranks(groups):
 def test_best_of_keeps_the_candidate_with_the_highest_q(groups):
     nets = algorithms.build_networks(tiny(), SPEC)
     sample = algorithms.build_sample(tiny(), SPEC, "reference")
-    obs, key, params = jnp.ones(3), jax.random.key(4), algorithms.acting_params(*groups)
+    obs, key, params = Obs(jnp.ones(3)), jax.random.key(4), algorithms.acting_params(*groups)
     best = best_of(nets, sample, 8)(params, obs, key, jnp.float32(0))
     candidates = [sample(params, obs, k, jnp.float32(0)) for k in jax.random.split(key, 8)]
     q = [float(nets.q_of(groups[1]["critic"], obs)(a)) for a in candidates]
@@ -60,15 +60,15 @@ def test_best_of_keeps_the_candidate_with_the_highest_q(groups):
     np.testing.assert_allclose(first, sample(params, obs, key, jnp.float32(0)), atol=2e-3)
 
 
-STEPS, OBS, KEY = 3, jnp.ones(3) * 0.2, jax.random.key(9)
+STEPS, OBS, KEY = 3, Obs(jnp.ones(3) * 0.2), jax.random.key(9)
 
 
 def made(name, **options):
     """(networks, params, slow copies, action of a method with `options`)."""
     config = tiny(name)
     learner, nets = algorithms.build_learner(config, SPEC), algorithms.build_networks(config, SPEC)
-    params = jax.jit(learner.init)(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
-    slow = jax.jit(learner.init)(jax.random.key(1), jnp.zeros(3), jnp.zeros(4))
+    params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
+    slow = jax.jit(learner.init)(jax.random.key(1), SPEC.example(), jnp.zeros(4))
     target = {group: slow[group] for group in learner.targets}
     sample = algorithms.build_sample(config, SPEC, name, options=tuple(options.items()))
     acting = algorithms.acting_params(params, target)

@@ -36,7 +36,7 @@ def test_every_layout_gives_the_same_dataset(maze_data, slices_data, converted, 
     for other in loaded[1:]:
         same(loaded[0].take() if loaded[0].dataset is None else loaded[0].dataset, other.dataset)
         same(loaded[0].validation, other.validation)
-        for key in ("obs_mean", "obs_std"):
+        for key in ("state_mean", "state_std", "goal_mean", "goal_std"):
             np.testing.assert_allclose(loaded[0].spec[key], other.spec[key], rtol=1e-12)
         for key in ("rows", "trajectories", "rows_per_trajectory", "obs_min", "actions_at_bounds"):
             assert loaded[0].fingerprint[key] == other.fingerprint[key]
@@ -145,7 +145,8 @@ def test_dimensions_that_are_not_scaled_are_named(maze_data, tmp_path, capsys):
         loaded = load(tiny(**kind, **{"data.dir": str(tmp_path)}))
         lines = capsys.readouterr().err.splitlines()
         assert [line.split(":")[1].strip() for line in lines] == list(said)
-        assert loaded.spec["obs_std"][0] > 1 and loaded.spec["obs_std"][1::2] == (1.0,) * len(said)
+        stds = loaded.spec["state_std"] + loaded.spec["goal_std"]
+        assert stds[0] > 1 and stds[1::2] == (1.0,) * len(said)
     load(tiny(**{"data.dir": str(tmp_path), "data.standardize": False}))
     assert capsys.readouterr().err == ""
 

@@ -23,8 +23,8 @@ from qgf_jax.report import video
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import children
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import loop as pretrain
-from qgf_jax.training.state import seeds_of
 
 STANDARD = ("random", "socket", "selectors", "numpy", "tempfile")
 
@@ -81,9 +81,11 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     if given:
         monkeypatch.setenv("MUJOCO_GL", given)
-    ogbench.make("pointmaze-medium-singletask-task1-v0").close()  # renders nothing, in this process
+    ogbench.FAMILY.gym(
+        "pointmaze-medium-singletask-task1-v0"
+    ).close()  # renders nothing, in this process
     monkeypatch.setattr(video.subprocess, "run", run)
-    video.render("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
+    video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
     assert seen["env"] == os.environ | {"MUJOCO_GL": used} and "-P" in seen["command"]
     assert (tmp_path / "x.gif").read_bytes() == b"film"
 

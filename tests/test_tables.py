@@ -2,11 +2,12 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
 
-from qgf_jax.evaluation import statistics
+from qgf_jax.evaluation import statistics, summary
 from qgf_jax.report import html as page
 from qgf_jax.report import tables
 from qgf_jax.runs.run import Run
@@ -42,12 +43,12 @@ def find(rows, **wanted):
 
 
 def test_weight_is_selected_on_selection_episodes_alone():
-    rows = tables.summarize(LINES)
+    rows = summary.summarize(LINES)
     report = [r for r in rows if r["split"] == "report"]
     assert [r["weight"] for r in report if r["method"] == "qgf" and r["selected"]] == [1.0]
     assert find(report, method="qgf", weight=1.0)["success"]["mean"] == 0.5
     assert find(report, method="reference")["selected"]
-    best = tables.optimistic(rows)
+    best = summary.optimistic(rows)
     assert find(best, method="qgf")["weight"] == 3.0  # what choosing on the report would have said
 
 
@@ -57,7 +58,7 @@ def test_ties_go_to_the_higher_return_then_to_the_smaller_weight(lengths, weight
         *lines_for("qgf", 1.0, [1, 1], [1, 1], length=lengths[0]),
         *lines_for("qgf", 3.0, [1, 1], [1, 1], length=lengths[1]),
     ]
-    rows = tables.summarize(lines)
+    rows = summary.summarize(lines)
     assert {r["weight"] for r in rows if r["selected"]} == {weight}
 
 
@@ -67,21 +68,21 @@ def test_candidates_are_selected_apart_and_seeds_together():
         *lines_for("qgf", 1.0, [0], [1]), *lines_for("qgf", 2.0, [1], [1]),
         *lines_for("qgf", 1.0, [0], [1], seed=1), *lines_for("qgf", 2.0, [1], [0], seed=1),
     ]  # fmt: skip
-    chosen = {(r["best_of"], r["weight"]) for r in tables.summarize(lines) if r["selected"]}
+    chosen = {(r["best_of"], r["weight"]) for r in summary.summarize(lines) if r["selected"]}
     assert chosen == {(4, 1.0), (1, 2.0)}
-    row = find(tables.summarize(lines), best_of=1, weight=2.0, split="report")
+    row = find(summary.summarize(lines), best_of=1, weight=2.0, split="report")
     assert (row["seeds"], row["episodes"], row["success"]["mean"]) == (2, 2, 0.5)
 
 
 def test_lines_written_twice_and_older_checkpoints_do_not_count():
     lines = [*LINES, *LINES, *lines_for("qgf", 9.0, [1, 1], [1, 1], step=5)]
-    assert tables.summarize(lines) == tables.summarize(LINES)
+    assert summary.summarize(lines) == summary.summarize(LINES)
 
 
 def test_another_simulator_has_rows_a_step_and_a_table_of_its_own(tmp_path):
     ours = [line | {"env": "maze (jax)"} for line in lines_for("qgf", 1.0, [1], [0], step=20)]
-    rows = tables.summarize([*LINES, *ours])
-    assert [r for r in rows if r["env"] == "maze"] == tables.summarize(LINES)
+    rows = summary.summarize([*LINES, *ours])
+    assert [r for r in rows if r["env"] == "maze"] == summary.summarize(LINES)
     assert find(rows, env="maze (jax)", split="report")["step"] == 20
     (tmp_path / "config.json").write_text("{}")
     made = page.render(Run(tmp_path, {"env": "maze"}, {}, {}), rows, [])
@@ -91,7 +92,7 @@ def test_another_simulator_has_rows_a_step_and_a_table_of_its_own(tmp_path):
 
 
 def test_table_and_csv_hold_every_report_row_with_its_interval():
-    rows = tables.summarize(LINES)
+    rows = summary.summarize(LINES)
     table = tables.markdown(rows)
     assert table.count("\n| maze") == 4 and "0.50 [0." in table and "qgf **←**" in table
     parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
@@ -99,16 +100,25 @@ def test_table_and_csv_hold_every_report_row_with_its_interval():
     assert {"success_mean", "success_low", "return_high", "episodes"} <= parsed[0].keys()
 
 
+def test_bars_in_names_end_no_cell():
+    rows = [{"trained_as": "qgf (a|b)", **row} for row in summary.summarize(LINES)]
+    table = tables.markdown(rows)
+    body = [line for line in table.splitlines() if line.startswith("| maze")]
+    assert len(body) == 4
+    for line in body:
+        assert "qgf (a\\|b)" in line and len(re.findall(r"(?<!\\)\|", line)) == 10
+
+
 def test_no_lines_no_rows():
-    assert tables.summarize([]) == []
+    assert summary.summarize([]) == []
 
 
 def test_options_are_arms_of_their_own_and_are_named():
     plain, other = lines_for("qgf", 1.0, [1], [0]), lines_for("qgf", 2.0, [1], [1])
     for line in other:
         line["options"] = {"schedule": "linear"}
-    rows = tables.summarize(plain + other)
-    chosen = {tables.label(r): r["weight"] for r in rows if r["selected"]}
+    rows = summary.summarize(plain + other)
+    chosen = {tables.cells(r)["method"]: r["weight"] for r in rows if r["selected"]}
     assert chosen == {"qgf": 1.0, "qgf:schedule=linear": 2.0}
     parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
     assert {row["options"] for row in parsed} == {"", "schedule=linear"}
@@ -124,15 +134,15 @@ def test_one_weight_is_selected_for_all_tasks_together():
         *on_task(1, "qgf", 1.0, [1] * 8, [1]), *on_task(2, "qgf", 1.0, [0] * 8, [0]),
         *on_task(1, "qgf", 3.0, [1, 0] * 4, [1]), *on_task(2, "qgf", 3.0, [1] * 8, [0]),
     ]  # fmt: skip
-    rows = tables.summarize(lines)
+    rows = summary.summarize(lines)
     assert {(r["task"], r["weight"]) for r in rows if r["selected"]} == {
         (0, 3.0),
         (1, 3.0),
         (2, 3.0),
     }
-    together = find(rows, task=tables.ALL_TASKS, weight=3.0, split="selection")
+    together = find(rows, task=summary.ALL_TASKS, weight=3.0, split="selection")
     assert (together["success"]["mean"], together["episodes"], together["seeds"]) == (0.75, 16, 1)
-    assert {r["weight"] for r in tables.summarize(lines[:9] + lines[18:27]) if r["selected"]} == {
+    assert {r["weight"] for r in summary.summarize(lines[:9] + lines[18:27]) if r["selected"]} == {
         1.0
     }
 
@@ -140,8 +150,8 @@ def test_one_weight_is_selected_for_all_tasks_together():
 def test_an_arm_that_has_not_played_all_tasks_has_no_row_for_all():
     lines = [line for task in (1, 2, 3) for line in on_task(task, "reference", 0.0, [0], [1])]
     lines += [line for task in (1, 2) for line in on_task(task, "best_of", 0.0, [1], [1])]
-    rows = tables.summarize(lines)
-    assert {r["method"] for r in rows if r["task"] == tables.ALL_TASKS} == {"reference"}
+    rows = summary.summarize(lines)
+    assert {r["method"] for r in rows if r["task"] == summary.ALL_TASKS} == {"reference"}
     assert {r["task"] for r in rows if r["method"] == "best_of" and r["selected"]} == {1, 2}
 
 
@@ -153,11 +163,11 @@ def test_order_of_lines_changes_no_interval():
         for seed in (0, 1)
         for line in on_task(task, "qgf", 1.0, [seed] * 9, [seed] * 9, seed=seed)
     ]
-    rows = tables.summarize(lines)
-    together = find(rows, task=tables.ALL_TASKS, split="report")["success"]
+    rows = summary.summarize(lines)
+    together = find(rows, task=summary.ALL_TASKS, split="report")["success"]
     assert together["low"] < 0.05 and together["high"] > 0.95  # a seed fails everywhere or nowhere
     swapped = sorted(lines, key=lambda line: (line["task"], line["seed"] * (3 - 2 * line["task"])))
-    assert tables.summarize(swapped) == rows
+    assert summary.summarize(swapped) == rows
 
 
 def test_tasks_that_were_added_one_by_one_keep_the_weights_they_reported():
@@ -167,7 +177,7 @@ def test_tasks_that_were_added_one_by_one_keep_the_weights_they_reported():
             selection = [1] * round(10 * share) + [0] * round(10 - 10 * share)
             report = [1] if share == 1 else []  # the task's own choice alone was reported
             lines += on_task(task, "qgf", weight, selection, report)
-    rows = [r for r in tables.summarize(lines) if r["split"] == "report"]
+    rows = [r for r in summary.summarize(lines) if r["split"] == "report"]
     assert {(r["task"], r["weight"], r["selected"]) for r in rows} == {
         (1, 1.0, True),
         (2, 10.0, True),
@@ -177,7 +187,7 @@ def test_tasks_that_were_added_one_by_one_keep_the_weights_they_reported():
 def test_episodes_that_no_simulator_could_play_are_counted_and_shown():
     lines = lines_for("qgf", 1.0, [0, 1], [0, 1, 1])
     lines[2]["failed"] = "died with exit code 3"
-    rows = tables.summarize(lines)
+    rows = summary.summarize(lines)
     assert [(row["split"], row["failed"]) for row in rows] == [("selection", 0), ("report", 1)]
     assert "3 (1 not played to the end)" in tables.markdown(rows)
     assert find(rows, split="report")["success"]["mean"] == pytest.approx(2 / 3)  # not left out
@@ -188,7 +198,7 @@ def test_episodes_that_no_simulator_could_play_are_counted_and_shown():
 
 
 def selected(lines):
-    return {r["weight"] for r in tables.summarize(lines) if r["selected"]}
+    return {r["weight"] for r in summary.summarize(lines) if r["selected"]}
 
 
 MANY = [1, 1, 0, 1, 1, 1, 0, 1, 1, 1] * 5
@@ -199,14 +209,14 @@ def test_only_episodes_that_all_weights_have_played_rank_them():
     first, rest = [1, 1, 1, 1, 1, 0, 1, 1, 1, 1] * 3, [1, 1, 0, 1, 0, 1, 0, 1, 1, 0] * 2
     lines = lines_for("qgf", 1.0, first + rest, [1]) + lines_for("qgf", 3.0, first, [1])
     assert selected(lines) == {1.0}
-    rows = tables.summarize(lines)
+    rows = summary.summarize(lines)
     few = find(rows, weight=3.0, split="selection")
     assert (few["missing"], few["ranked_on"]) == (20, 30)
     assert find(rows, weight=1.0, split="selection")["ranked_on"] == 30
-    (line,) = tables.gaps(rows)
+    (line,) = summary.gaps(rows)
     assert "weight 3: 20 selection episodes" in line and "ranked on the 30" in line
     assert line in tables.markdown(rows)
-    assert tables.gaps(tables.summarize(LINES)) == []
+    assert summary.gaps(summary.summarize(LINES)) == []
 
 
 @pytest.mark.parametrize("played", [1, 2, 10])
@@ -218,9 +228,9 @@ def test_a_few_lucky_episodes_neither_win_nor_hide_all_others(played):
         *lines_for("qgf", 9.0, [1] * played, [1]),
     ]  # fmt: skip
     assert selected(lines) == {1.0}
-    rows = tables.summarize(lines)
+    rows = summary.summarize(lines)
     assert find(rows, weight=1.0, split="selection")["ranked_on"] == 50
-    assert any("weight 9" in gap and "too few" in gap for gap in tables.gaps(rows))
+    assert any("weight 9" in gap and "too few" in gap for gap in summary.gaps(rows))
 
 
 def test_a_single_pair_parts_no_weights():
@@ -231,7 +241,7 @@ def test_a_single_pair_parts_no_weights():
 def test_a_seed_that_has_hardly_begun_does_not_hide_the_others():
     lines = [x for seed in range(3) for x in lines_for("qgf", 1.0, [], MANY, seed=seed)]
     lines += lines_for("qgf", 1.0, [], [1], seed=3)
-    row = find(tables.summarize(lines), split="report")
+    row = find(summary.summarize(lines), split="report")
     assert (row["seeds"], row["episodes"], row["left_out"]) == (3, 150, 1)
 
 
@@ -242,19 +252,19 @@ def test_common_pairs_are_of_seed_and_episode():
         *lines_for("qgf", 3.0, [1] * 4 + [0] * 5, [1]),
     ]  # fmt: skip
     assert selected(lines) == {3.0}
-    assert find(tables.summarize(lines), weight=3.0, split="selection")["ranked_on"] == 9
+    assert find(summary.summarize(lines), weight=3.0, split="selection")["ranked_on"] == 9
 
 
 def test_a_weight_without_common_episodes_cannot_be_selected():
     apart = lines_for("qgf", 3.0, [0] * 4 + [1] * 3, [1])[4:]  # its episodes 8, 10 and 12
     lines = lines_for("qgf", 1.0, [0, 1, 0], [1]) + lines_for("qgf", 2.0, [0, 0, 0], [1]) + apart
     assert selected(lines) == {1.0}
-    (line,) = [g for g in tables.gaps(tables.summarize(lines)) if "cannot be selected" in g]
+    (line,) = [g for g in summary.gaps(summary.summarize(lines)) if "cannot be selected" in g]
     assert "weight 3" in line
     without = lines_for("qgf", 9.0, [], [1])
     assert selected(lines + without) == {1.0}
     assert any(
-        "weight 9: without selection" in g for g in tables.gaps(tables.summarize(lines + without))
+        "weight 9: without selection" in g for g in summary.gaps(summary.summarize(lines + without))
     )
 
 
@@ -305,27 +315,27 @@ def test_a_row_counts_the_episodes_that_all_its_seeds_have_played():
     """An evaluation that was stopped: seed 1 has met the easy half alone."""
     lines = lines_for("qgf", 1.0, [], [1, 0] * 5) + lines_for("qgf", 1.0, [], [1] * 9, seed=1)
     lines = [line for line in lines if line["seed"] == 0 or line["episode"] % 4 == 1]
-    row = find(tables.summarize(lines), split="report")
+    row = find(summary.summarize(lines), split="report")
     assert (row["success"]["mean"], row["seeds"], row["episodes"], row["left_out"]) == (
         1.0,
         2,
         10,
         5,
     )
-    assert ["5 report episodes" in line for line in tables.gaps([row])] == [True]
+    assert ["5 report episodes" in line for line in summary.gaps([row])] == [True]
     apart = [line for line in lines if line["seed"] == 0 or line["episode"] == 99]
-    assert find(tables.summarize(apart), split="report")["seeds"] == 1
+    assert find(summary.summarize(apart), split="report")["seeds"] == 1
     apart = (
         lines[:1] + [line for line in lines if line["seed"]][1:]
     )  # nothing that both have played
-    row = find(tables.summarize(apart), split="report")
+    row = find(summary.summarize(apart), split="report")
     assert (row["seeds"], row["episodes"], row["left_out"]) == (1, 4, 1)
 
 
 def test_each_row_names_its_kind_of_interval():
     for seeds, name in ((1, "episodes of one seed"), (2, "t over seeds"), (5, "two-way bootstrap")):
         lines = [line for s in range(seeds) for line in lines_for("qgf", 1.0, [], [1, 0], seed=s)]
-        rows = tables.summarize(lines)
+        rows = summary.summarize(lines)
         assert [row["interval"] for row in rows] == [name]
         assert f"{name}: {statistics.KINDS[name]}" in tables.markdown(rows)
         assert name in tables.as_csv(rows)
@@ -335,6 +345,6 @@ def test_a_complete_line_counts_whatever_failed_before_or_after():
     whole = lines_for("qgf", 1.0, [], [1, 1])
     failed = [line | {"failed": "died", "success": 0.0} for line in whole]
     for lines in (failed + whole, whole + failed, whole + whole + failed[:1]):
-        assert tables.summarize(lines) == tables.summarize(whole)
-    assert find(tables.summarize(failed + failed), split="report")["failed"] == 2
-    assert tables.unique(failed + whole + whole) == whole
+        assert summary.summarize(lines) == summary.summarize(whole)
+    assert find(summary.summarize(failed + failed), split="report")["failed"] == 2
+    assert summary.unique(failed + whole + whole) == whole

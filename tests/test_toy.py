@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from conftest import tiny
 
+from qgf_jax.core import networks
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
-SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
+SPEC = Spec(state=(1,), action=2, chunk=1)
 MODES = np.array([[-0.6, 0.0], [0.2, 0.6], [0.6, -0.4]], np.float32)
 BEST = np.array([0.7, -0.3], np.float32)
 SPREAD, SLOPE, SEEDS = 0.12, 5.0, 2
@@ -31,6 +32,12 @@ class Quadratic(nn.Module):
     def __call__(self, obs, action):
         idle = self.param("idle", nn.initializers.zeros, ())
         return -SLOPE * jnp.sum((action - BEST) ** 2) + 0.0 * idle
+
+
+class KnownCritic(networks.Networks):
+    """The networks of a run, but for the critic."""
+
+    critic = property(lambda self: Quadratic())
 
 
 def q_of(action):
@@ -111,7 +118,7 @@ def trained():
 def known_critic(monkeypatch):
     real = algorithms.build_networks
     monkeypatch.setattr(
-        algorithms, "build_networks", lambda *args: real(*args)._replace(critic=Quadratic())
+        algorithms, "build_networks", lambda *args: KnownCritic(**vars(real(*args)))
     )
 
 
@@ -124,7 +131,7 @@ def act(trained, name, best_of=1, count=200):
 
     def one_seed(params, target):
         acting = algorithms.acting_params(params, target)
-        return jax.vmap(lambda k: sample(acting, jnp.zeros(1), k, weight))(keys)
+        return jax.vmap(lambda k: sample(acting, SPEC.example(), k, weight))(keys)
 
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))  # [seeds, count, 2]
 
@@ -153,7 +160,7 @@ def act_with(trained, row, name, **options):
 
     def one_seed(params, target):
         acting = algorithms.acting_params(params, target)
-        act = lambda k: sample(acting, jnp.zeros(1), k, jnp.float32(0))
+        act = lambda k: sample(acting, SPEC.example(), k, jnp.float32(0))
         return jax.vmap(act)(keys)
 
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))

@@ -19,7 +19,7 @@ from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
 from qgf_jax.types import Learner, Loss, Spec
 
-SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
+SPEC = Spec(state=(2,), action=2, chunk=3)
 
 
 def quadratic(group):

@@ -15,7 +15,7 @@ from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training.programs import make_trainer
-from qgf_jax.types import Spec
+from qgf_jax.types import Obs, Spec
 
 MEAN, VARIANCE = np.array([0.3, -0.2], np.float32), np.array([0.25, 0.04], np.float32)
 SLOPE, BETA = np.array([0.2, -1.0], np.float32), 0.7
@@ -80,7 +80,7 @@ def test_units_are_what_they_say():
     np.testing.assert_allclose(halfway, left @ SLOPE / 2, rtol=1e-4)
 
 
-SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
+SPEC = Spec(state=(1,), action=2, chunk=1)
 
 
 def trained(scale, shift):
@@ -115,7 +115,7 @@ def test_relative_weight_does_not_see_scale_and_shift_of_the_rewards():
             sample = algorithms.build_sample(config, SPEC, method)
             keys = jax.random.split(jax.random.key(0), 20)
             acting = algorithms.acting_params(*groups)
-            act = lambda k, s=sample, p=acting: s(p, jnp.zeros(1), k, jnp.float32(2.0))
+            act = lambda k, s=sample, p=acting: s(p, SPEC.example(), k, jnp.float32(2.0))
             actions[name, method] = np.asarray(jax.jit(jax.vmap(act))(keys))
     np.testing.assert_allclose(
         actions["plain", "qgf_relative"], actions["other", "qgf_relative"], atol=2e-3
@@ -132,7 +132,8 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     acting = algorithms.acting_params(params, target)
     act = jax.jit(jax.vmap(lambda o, k: sample(acting, o, k, jnp.float32(0)), (None, 0)))
     spread = jax.jit(lambda o, a: jnp.std(jax.vmap(nets.q_of(target["critic"], o))(a)))
-    for obs in np.linspace(-1, 1, 15, dtype=np.float32)[:, None]:
+    for state in np.linspace(-1, 1, 15, dtype=np.float32)[:, None]:
+        obs = Obs(state)
         actions = act(obs, keys)
         spreads.append(float(spread(obs, actions)))
         covariances.append(np.cov(np.asarray(actions).T))
@@ -149,7 +150,9 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     sample = lambda params, obs, key, weight: (
         jnp.array([0.5, -0.3]) + 0.1 * jax.random.normal(key, (2,))
     )
-    steep = lambda members, obs: lambda action: jnp.where(obs[0] > 0.5, 100.0, 1.0) * action[0]
+    steep = lambda members, obs: (
+        lambda action: jnp.where(obs.state[0] > 0.5, 100.0, 1.0) * action[0]
+    )
     monkeypatch.setattr(algorithms, "build_sample", lambda *_: sample)
     logit = lambda members, obs: lambda action: 10.0 * steep(members, obs)(action)
     nets = SimpleNamespace(q_of=steep, q_logit_of=logit, bounded=True)

@@ -26,11 +26,11 @@ PARTS = ("mesh_", "tex_", "bvh_", "name", "path")
 
 
 def world(name, smaller):
-    with unrendered.models() if smaller else contextlib.nullcontext():
-        found = ogbench.OGBenchEnv(ogbench.parse(name).with_task(2))
+    with unrendered.models() if smaller else contextlib.nullcontext() as forget_files:
+        found = ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(2))
         found.reset(0)
         if smaller:
-            unrendered.forget_files(found.env)
+            forget_files(found.env)
     return found
 
 
@@ -155,4 +155,4 @@ def test_a_model_that_differs_elsewhere_is_taken_whole(monkeypatch):
         return whole(text, assets)
 
     whole = mujoco.MjModel.from_xml_string
-    assert unrendered.unrendered(xml(BOX + PICTURE), {}, no_spheres).nmesh == 1
+    assert unrendered._lean(xml(BOX + PICTURE), {}, no_spheres).nmesh == 1

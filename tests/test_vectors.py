@@ -16,7 +16,7 @@ from qgf_jax.training.programs import make_programs
 from qgf_jax.training.state import init_state
 from qgf_jax.types import Spec
 
-SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
+SPEC = Spec(state=(2,), action=2, chunk=3)
 
 
 @pytest.fixture(scope="module")

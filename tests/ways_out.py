@@ -94,7 +94,7 @@ def move(arguments):
     source, target, count = arguments
     assert jax.device_count() == int(count), jax.devices()
     found = run.open_run(source)
-    config, spec = found.config, Spec(**found.spec)
+    config, spec = found.config, Spec.of(found.spec)
     trainer = make_trainer(build_learner(config, spec), config, spec)
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
 

@@ -1,7 +1,6 @@
 """Seconds of an action, alone and in a batch, and steps of a maze with the policy inside."""
 
 import concurrent.futures
-import functools
 import os
 import time
 from pathlib import Path
@@ -13,9 +12,11 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.envs.jax_pointmaze import PointMaze
-from qgf_jax.evaluation import evaluate_device
+from qgf_jax.evaluation.arms import Arm
+from qgf_jax.evaluation.device import DeviceSimulator
+from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.policy import LoadedRun
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 from stages import programs
@@ -48,7 +49,7 @@ def run(results: Results, deadline: Deadline, *, dry: bool) -> None:
         for label, (act, seconds) in acts.items():
             name = f"{label}, batch {batch}"
             with results.attempt(name):
-                timed = latency(act, groups, made.spec.obs_dim, batch, dry=dry)
+                timed = latency(act, groups, made.spec, batch, dry=dry)
                 results.put(name, {**timed, "compile_seconds": seconds})
     for method in deadline.take(("qgf", "reference")[: 2 - dry], results, "mazes_left_out"):
         with results.attempt(f"maze with {method} inside"):
@@ -65,7 +66,7 @@ def _compile(
 ) -> dict[str, tuple[Any, float]]:
     """{label: (program, seconds)}, several at a time where there are cores for it."""
     keys = jax.random.split(jax.random.key(0), batch)
-    obs = np.zeros((batch, made.spec.obs_dim), np.float32)
+    obs = made.spec.observation(np.zeros((batch, made.spec.width), np.float32))
     lowered = {}
     config = made.config | {"precision": "tf32"}
     for method, n in methods:
@@ -81,9 +82,10 @@ def _compile(
         return dict(zip(lowered, pool.map(compiled, lowered.values()), strict=True))
 
 
-def latency(act: Any, groups: Any, width: int, batch: int, *, dry: bool) -> dict[str, Any]:
+def latency(act: Any, groups: Any, spec: Spec, batch: int, *, dry: bool) -> dict[str, Any]:
     """From NumPy observations to NumPy actions, one call after another."""
-    obs = np.random.default_rng(0).standard_normal((batch, width)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((batch, spec.width)).astype(np.float32)
+    obs = spec.observation(rows)
     keys, weight = jax.random.split(jax.random.key(0), batch), np.float32(0.1)
     for _ in range(3):
         np.asarray(act(groups, obs, keys, weight))
@@ -110,22 +112,20 @@ def maze_rate(method: str, *, dry: bool) -> dict[str, Any]:
     """Steps a second of many episodes at once, policy and walls in one program."""
     maze = PointMaze("pointmaze-medium-navigate-singletask-task1-v0")
     envs = 4 if dry else _ENVS
-    restored = _restored(maze, dry)
+    simulator = DeviceSimulator(_restored(maze, dry), maze, envs)
+    arm = Arm(method, 0.1, 1)
+    jobs = [Job((arm,), 0, 1, i) for i in range(4 * envs)]  # what one call takes
+    best, sampler = float("inf"), jobs[0].acts_as.sampler
     started = time.perf_counter()
-    program = evaluate_device.compile_play(restored, maze, envs, method)
-    compile_seconds = time.perf_counter() - started
-    episodes = [
-        evaluate_device.Episode(0, 1, i, i, 0.1) for i in range(evaluate_device.ROUNDS * envs)
-    ]
-    best = float("inf")
-    play = functools.partial(evaluate_device.play, restored, maze, program, envs, episodes)
-    for _ in range(1 if dry else 2):  # the second one is warm
-        started = time.perf_counter()
-        steps = sum(result["length"] for _, result in play())
-        best = min(best, time.perf_counter() - started)
+    with simulator.ready_for(jobs):
+        compile_seconds = time.perf_counter() - started
+        for _ in range(1 if dry else 2):  # the second one is warm
+            started = time.perf_counter()
+            steps = sum(result["length"] for _, result in simulator.play(sampler, jobs))
+            best = min(best, time.perf_counter() - started)
     return {
         "envs": envs,
-        "episodes": len(episodes),
+        "episodes": len(jobs),
         "steps": steps,
         "steps_per_second": steps / best,
         "seconds": best,
@@ -139,7 +139,7 @@ def _restored(maze: PointMaze, dry: bool) -> LoadedRun:
     hidden = (16, 16) if dry else (512,) * 4
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     config.env, config.data.chunk = maze.name.full, 10
-    plain, spec = configs.plain(config), Spec(maze.obs_dim, maze.action_dim, 10)
+    plain, spec = configs.plain(config), Spec((maze.obs_width,), maze.action_dim, 10)
     state = jax.tree.map(jnp.asarray, programs.initial(plain, spec))
     run = Run(Path(), plain, spec._asdict(), {})
-    return LoadedRun(run, spec, 0, state.params, state.target_params)
+    return LoadedRun(run, spec, 0, algorithms.acting_params(state.params, state.target_params))

@@ -46,7 +46,7 @@ def measure(name: str, *, dry: bool) -> dict[str, Any]:
             config[key] = size.hidden
     if "action_chunking" in config:
         config.action_chunking = True
-    batch = _batch(size.batch, made.spec.obs_dim, made.spec.action_dim, chunk)
+    batch = _batch(size.batch, made.spec.width, made.spec.action, chunk)
     kind = importlib.import_module("agents").agents[config["agent_name"]]
     started = time.perf_counter()
     agent = kind.create(0, batch["observations"], batch["actions"], config)

@@ -11,7 +11,7 @@ import numpy as np
 from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.policy import load_policy
+from qgf_jax.runs.loaded import load_policy
 from qgf_jax.runs.run import open_run
 from qgf_jax.training.loop import pretrain
 from stages.compared import TOLERANCES, compare

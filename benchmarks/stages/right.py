@@ -182,7 +182,8 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     width, count = made.spec.chunk_dim, 8 if dry else 64
     constants = {"q_std": 1.0, "logit_std": 1.0, "values": np.ones(width), "vectors": np.eye(width)}
     params = algorithms.acting_params(params, slow, jax.tree.map(np.float32, constants))
-    obs = np.random.default_rng(1).standard_normal((count, made.spec.obs_dim)).astype(np.float32)
+    rows = np.random.default_rng(1).standard_normal((count, made.spec.width)).astype(np.float32)
+    obs = made.spec.observation(rows)
     keys, lowered = jax.random.split(jax.random.key(5), count), {}
     placed = jax.device_put((params, obs, keys, np.float32(1.0)), where)
     config = made.config | {"precision": precision}

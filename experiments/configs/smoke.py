@@ -21,7 +21,7 @@ NAME = "pointmaze-medium-stitch-v0"
 
 def get_config(**choice: str) -> ConfigDict:
     if not Path(DATA, f"{NAME}-val.npz").exists():
-        collect(NAME, 20, DATA, simulator="jax" if ogbench.missing() else "mujoco")
+        collect(NAME, 20, DATA, simulator="jax" if ogbench.FAMILY.missing() else "mujoco")
     config = configs.make(**choice)
     config.env = "pointmaze-medium-stitch-singletask-task1-v0"
     config.data.update(dir=DATA, chunk=5, standardize=True)

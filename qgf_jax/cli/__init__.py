@@ -17,7 +17,7 @@ from qgf_jax.runtime import backend, paths
 from qgf_jax.runtime.compiled import keep_compiled
 
 COMMANDS = {
-    "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
+    "collect": "make a dataset with the benchmark's own scripted experts",
     "convert": "unpack a dataset once into plain files, from which training starts at once",
     "train": "pretrain a reference flow policy and a critic, once",
     "evaluate": "roll one checkpoint out under any test-time method, weight and seed",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from qgf_jax.bounds import Count, Seed
 from qgf_jax.cli import Parser, kind, path
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import one_line, saving
 
 
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="qgf collect",
         description="Makes NAME.npz and NAME-val.npz (a tenth as many episodes) with the scripted\n"
         "experts of the benchmark: pointmaze-* (navigate, stitch, explore), cube-*, scene\n"
-        "and puzzle-* (play, noisy).",
+        "and puzzle-* (play, noisy); or with those of another family, FAMILY:NAME.",
         epilog="example: qgf collect --env=cube-single-play-v0 --episodes=250 --out=data",
     )
     parser.add_argument("--env", required=True, help="dataset to make, such as cube-single-play-v0")
@@ -28,16 +28,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--simulator",
         default="mujoco",
-        choices=ogbench.SIMULATORS,
-        help="jax: pointmaze-* on the device in seconds, an approximation that needs no OGBench",
+        choices=families.SIMULATORS,
+        help="jax: pointmaze-* on the device in seconds, an approximation that needs no MuJoCo",
     )
     flags = parser.parse_args(arguments)
     from qgf_jax.data.collect import collect
 
-    name = ogbench.parse(flags.env).dataset
     with saving(flags.out):
         files = collect(
-            name,
+            flags.env,
             flags.episodes,
             flags.out,
             seed=flags.seed,

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> None:
         description="Unpacks NAME.npz, or a folder NAME of npz slices, once and for all into a folder\n"
         "of plain .npy files, one per field, with a manifest; likewise their -val twins.\n"
         "Training from it starts at once and can stream it.",
-        epilog="example: qgf convert ~/.ogbench/data/cube-triple-play-100m-v0 --out=data",
+        epilog="example: qgf convert downloads/cube-triple-play-100m-v0 --out=data",
     )
     parser.add_argument("source", type=path, help="NAME.npz or a folder NAME; it is not touched")
     parser.add_argument(

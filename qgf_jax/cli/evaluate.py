@@ -3,22 +3,72 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser, kind, path
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
+from qgf_jax.evaluation.arms import arms
 from qgf_jax.methods.table import METHODS, parse, served_by
 from qgf_jax.runs import run
 
 if TYPE_CHECKING:
-    from qgf_jax.evaluation.evaluate import Usage
+    from qgf_jax.evaluation.simulators import Usage
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`."""
+    flags = _parser().parse_args(arguments)
+    config = run.open_run(flags.workdir).config
+    options = _options(flags, config["eval"])
+    names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
+    for name in names:
+        parse(name)
+    run.check_free(flags.out or flags.workdir, run.EVALUATION)
+    from qgf_jax.evaluation.evaluate import evaluate
+
+    sweep = arms(
+        names,
+        flags.weights or config["eval"]["weights"],
+        flags.best_of,
+        own_weights=not flags.weights,
+        # With the paper's own critics best of 32 is ahead of all that it shows with goals.
+        more=(32,) if families.parse(config["env"]).goals else (),
+    )
+    usage = evaluate(flags.workdir, sweep, **options)
+    if usage.episodes:
+        print(_summary(usage), file=sys.stderr)
+    if flags.videos:
+        from qgf_jax.report.video import film
+
+        where = {key: options[key] for key in ("tasks", "step", "out")}
+        film(flags.workdir, sweep, flags.videos, **where)
+
+
+def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `evaluate` is called with: the flags, and where they say nothing the run's own `eval`."""
+    simulator, envs = flags.envs
+    simulator = simulator or config.get("simulator", "mujoco")  # older runs do not say
+    if simulator == "jax" and flags.videos:
+        raise UserError("--videos films the benchmark's simulator: leave --envs=jax out")
+    if envs is None:  # the config's number is of the benchmark's simulator
+        envs = 0 if simulator == "jax" else config["envs"]
+    return {
+        "episodes": config["episodes"] if flags.episodes is None else flags.episodes,
+        "selection_episodes": flags.selection_episodes,
+        "tasks": flags.tasks or (),
+        "envs": envs,
+        "simulator": simulator,
+        "workers": flags.workers,
+        "step": flags.step,
+        "report_selected": flags.report_selected,
+        "out": flags.out,
+    }
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="qgf evaluate",
         description="Rolls the newest sound checkpoint of a run out and appends one line per episode\n"
@@ -70,54 +120,7 @@ def main(arguments: Sequence[str]) -> None:
         help="folder for the episodes of somebody else's run, which stays untouched",
     )
     parser.add_cpu_threads()
-    flags = parser.parse_args(arguments)
-    config = run.open_run(flags.workdir).config
-    options = config["eval"]
-    simulator, envs = flags.envs
-    simulator = simulator or options.get("simulator", "mujoco")  # older runs do not say
-    if simulator == "jax":
-        if flags.videos:
-            raise UserError("--videos films the benchmark's simulator: leave --envs=jax out")
-        envs = envs or 0
-    names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
-    for name in names:
-        parse(name)
-    run.check_free(flags.out or flags.workdir, run.EVALUATION)
-    from qgf_jax.evaluation import evaluate
-    from qgf_jax.report import video
-
-    sweep = evaluate.arms(
-        names,
-        flags.weights or options["weights"],
-        flags.best_of,
-        own_weights=not flags.weights,
-        # With the paper's own critics best of 32 is ahead of all that it shows with goals.
-        more=(32,) if ogbench.parse(config["env"]).goals else (),
-    )
-    usage = evaluate.evaluate(
-        flags.workdir,
-        sweep,
-        episodes=options["episodes"] if flags.episodes is None else flags.episodes,
-        selection_episodes=flags.selection_episodes,
-        tasks=flags.tasks or (),
-        envs=options["envs"] if envs is None else envs,
-        simulator=simulator,
-        workers=flags.workers,
-        step=flags.step,
-        report_selected=flags.report_selected,
-        out=flags.out,
-    )
-    if usage.episodes:
-        print(_summary(usage), file=sys.stderr)
-    if flags.videos:
-        video.film(
-            flags.workdir,
-            sweep,
-            flags.videos,
-            tasks=flags.tasks or (),
-            step=flags.step,
-            out=flags.out,
-        )
+    return parser
 
 
 def _summary(usage: "Usage") -> str:
@@ -135,7 +138,10 @@ def _summary(usage: "Usage") -> str:
 
 
 def _envs(text: str) -> tuple[str | None, int | None]:
-    """An argparse type: "40" as (None, 40), "jax:40" as ("jax", 40), "jax" as ("jax", None)."""
+    """An argparse type: "40" as (None, 40), "jax:40" as ("jax", 40), "jax" as ("jax", None).
+
+    The number 0 is what suits the platform.
+    """
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
     if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")

@@ -39,8 +39,8 @@ def _parser() -> Parser:
         description="Pretrains a policy and a critic. The same command again resumes the run.",
         epilog="Any value of the config can be set: --config.policy.time_grid=10. --show lists them;\n"
         "--help=policy.time_grid or --help=policy says what they are.\n\n"
-        "example: qgf train --config=experiments/configs/ogbench.py:cube_single_small "
-        "--workdir=runs/cube",
+        "example: qgf train --config=experiments/configs/quickstart.py "
+        "--workdir=runs/quickstart",
         help_on=keys.describe,
     )
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")

@@ -120,14 +120,14 @@ def _count(num_steps: Any) -> int:
     return count
 
 
-def check_shape(velocity: Array, action: Array) -> Array:
-    """The velocity. Raises `UserError` if its shape is not the action's."""
-    if jnp.shape(velocity) != jnp.shape(action):
+def check_shape(returned: Array, action: Array, what: str = "velocity") -> Array:
+    """What `what` returned. Raises `UserError` if its shape is not the action's."""
+    if jnp.shape(returned) != jnp.shape(action):
         raise UserError(
-            f"velocity returned shape {jnp.shape(velocity)} for an action of shape "
+            f"{what} returned shape {jnp.shape(returned)} for an action of shape "
             f"{jnp.shape(action)}: give one that returns the action's shape"
         )
-    return velocity
+    return returned
 
 
 def sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:

@@ -1,4 +1,4 @@
-"""Sums over the last axis, and layer norms, which are quick on a CPU and few kernels elsewhere.
+"""Sums over the last axis, and layer norms: quick on a CPU, few kernels elsewhere.
 
 XLA's own sums over the last axis take about three times as long on a CPU as a product with ones. An
 accelerator gets the plain sum, which it fuses with what is around it.
@@ -51,27 +51,27 @@ def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
 
 
 def _by_products(x: Array, scale: Array, bias: Array) -> Array:
-    """One pass over `x`. Products with ones spread a number too, whose gradient then is one."""
+    """One pass over `x`. A product with ones repeats a number too, so that its gradient is one."""
     width = x.shape[-1]
 
     def total(x: Array) -> Array:
         return x @ jnp.ones(width, x.dtype)
 
-    def spread(x: Array) -> Array:
+    def repeat(x: Array) -> Array:
         return x[None] @ jnp.ones((1, width), x.dtype)
 
-    return _one_pass(x, scale, bias, total, spread)
+    return _one_pass(x, scale, bias, total, repeat)
 
 
 def _by_sums(x: Array, scale: Array, bias: Array) -> Array:
     return _one_pass(x, scale, bias, jnp.sum, lambda x: x)
 
 
-def _one_pass(x: Array, scale: Array, bias: Array, total: Any, spread: Any) -> Array:
+def _one_pass(x: Array, scale: Array, bias: Array, total: Any, repeat: Any) -> Array:
     mean = total(x) / x.shape[-1]
     variance = jnp.maximum(0.0, total(x * x) / x.shape[-1] - mean * mean)
-    slope = spread(jax.lax.rsqrt(variance + _EPSILON)) * scale
-    return (x - spread(mean)) * slope + bias
+    factor = repeat(jax.lax.rsqrt(variance + _EPSILON)) * scale
+    return (x - repeat(mean)) * factor + bias
 
 
 def _in_training(x: Array, scale: Array, bias: Array) -> Array:
@@ -84,8 +84,8 @@ def _two_passes(x: Array) -> tuple[Array, Array]:
     The mean is taken off before squares are summed: more exact, and what XLA makes one kernel of.
     """
     centred = x - x.mean()
-    slope = jax.lax.rsqrt((centred * centred).mean() + _EPSILON)
-    return centred * slope, slope
+    inverse_std = jax.lax.rsqrt((centred * centred).mean() + _EPSILON)
+    return centred * inverse_std, inverse_std
 
 
 @jax.custom_jvp
@@ -95,14 +95,14 @@ def _normalized(x: Array) -> Array:
 
 @_normalized.defjvp
 def _normalized_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """The derivative is slope (I - U^T U / N), U = [ones, h] [2, N], h the result.
+    """The derivative is (I - U^T U / N) / std, U = [ones, h] [2, N], h the result.
 
     Both sums are of one array, and the transpose of this has the same form, so that either way they are
     one kernel. What JAX would derive by itself has twice as many.
     """
     (x,), (tangent,) = primals, tangents
-    h, slope = _two_passes(x)
+    h, inverse_std = _two_passes(x)
     u = jnp.stack([jnp.ones_like(h), h])
-    tangent = slope * tangent
+    tangent = inverse_std * tangent
     sums = (u * tangent[None]).sum(axis=-1)
     return h, tangent - (sums[:, None] * u).sum(axis=0) / x.shape[-1]

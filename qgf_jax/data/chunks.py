@@ -22,7 +22,7 @@ class Dataset(NamedTuple):
     """
 
     obs: np.ndarray
-    """[R, O], every row of every trajectory"""
+    """[R, …], the state of every row of every trajectory"""
     action: np.ndarray
     """[N, A]"""
     row: np.ndarray
@@ -43,7 +43,7 @@ class GoalDataset(NamedTuple):
     """A dataset on the device: N transitions in R = N + (number of trajectories) rows."""
 
     obs: np.ndarray
-    """[R, O'], every row of every trajectory, without goals"""
+    """[R, …], the state of every row of every trajectory"""
     action: np.ndarray
     """[N, A]"""
     row: np.ndarray
@@ -51,7 +51,7 @@ class GoalDataset(NamedTuple):
     end: np.ndarray
     """[N] int32, the last row of its trajectory"""
     goal: np.ndarray | None = None
-    """[R, G], what a row is as a goal, where that is not its observation"""
+    """[R, …], what a row is as a goal, where that is not its state"""
 
 
 def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -100,7 +100,7 @@ def prepare(
 ) -> Dataset:
     """Settles time: `rewards` and `masks` are [R], one per row, `masks` 0 where success ends it all.
 
-    A return has `n_step` steps, or as many as a chunk. Actions are clipped to
+    A return has `n_step` steps; 0: as many as a chunk. Actions are clipped to
     [-1 + action_clip, 1 - action_clip]; `None` leaves them.
     """
     keep = ~rows.ends  # a trajectory's last row has no successor and is no transition

@@ -1,4 +1,4 @@
-"""Makes OGBench-format datasets with the benchmark's scripted experts.
+"""Makes datasets with the scripted experts that a family of environments has.
 
 No JAX but for the simulator on the device.
 """
@@ -7,19 +7,17 @@ import concurrent.futures
 import functools
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 import threading
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from qgf_jax import bounds
-from qgf_jax.data import experts
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
 from qgf_jax.runs import failpoints
@@ -37,29 +35,30 @@ def collect(
     workers: int | None = None,
     simulator: str = "mujoco",
 ) -> list[Path]:
-    """Writes `name`.npz with `episodes` episodes and `name`-val.npz with a tenth as many.
+    """Writes `dataset`.npz with `episodes` episodes and `dataset`-val.npz with a tenth as many.
 
-    Every episode is a function of (seed, split, index), so the files do not depend on `workers`.
-    Episodes that a stopped call has finished are kept and not made again; the files themselves
-    appear whole or not at all. `simulator`: one of `ogbench.SIMULATORS`; "jax" makes all episodes of
-    a point maze at once on the device, in an approximation. Raises `UserError` if a file is there
-    already.
+    The dataset is that of the environment `name`. Every episode is a function of (seed, split, index),
+    so the files do not depend on `workers`. Episodes that a stopped call has finished are kept and not
+    made again; the files themselves appear whole or not at all. `simulator`: one of
+    `families.SIMULATORS`; "jax" makes all episodes at once on the device, in an approximation that the
+    files name in `simulator`. Raises `UserError` if a file is there already, or where there is no
+    expert.
     """
-    scene, kind, version = parse(name)
-    experts.check(scene, kind, simulator)
+    parsed, family = families.parse(name), families.of(name)
+    dataset, collector = parsed.dataset, family.collector(parsed, simulator)
     bounds.check("--episodes", episodes, bounds.of(bounds.Count))
     bounds.check("--seed", seed, bounds.of(bounds.Seed))
     out = Path(out)
-    files = [out / f"{name}{suffix}.npz" for suffix in _SPLITS]
-    on_device = simulator == ogbench.ON_DEVICE
-    parts = out / f".{name}-seed{seed}{'-device' * on_device}.partial"
+    files = [out / f"{dataset}{suffix}.npz" for suffix in _SPLITS]
+    on_device = simulator == families.ON_DEVICE
+    parts = out / f".{dataset}-seed{seed}{'-device' * on_device}.partial"
     _refuse(files, parts)
     parts.mkdir(parents=True, exist_ok=True)
     counts = (episodes, max(1, episodes // 10))
     if on_device:
-        _make_on_device(files, parts, counts, (scene, kind, version), seed)
+        _make_on_device(files, parts, counts, collector, seed)
     else:
-        _make_in_workers(files, parts, counts, (scene, kind, version), seed, workers)
+        _make_in_workers(files, parts, counts, name, seed, workers)
     failpoints.failpoint("assembled")
     for file in reversed(files):  # validation data first: the others say that both are there
         (parts / file.name).replace(file)
@@ -69,12 +68,10 @@ def collect(
 
 
 def _make_on_device(
-    files: list[Path], parts: Path, counts: tuple[int, int], name: tuple[str, str, str], seed: int
+    files: list[Path], parts: Path, counts: tuple[int, int], collector: Any, seed: int
 ) -> None:
-    from qgf_jax.data import collect_device
-
     for split, (file, count) in enumerate(zip(files, counts, strict=True)):
-        rows = collect_device.episodes(*name, seed=seed, split=split, count=count)
+        rows = collector.episodes(seed=seed, split=split, count=count)
         _save(parts / file.name, rows, compress=True)
 
 
@@ -82,7 +79,7 @@ def _make_in_workers(
     files: list[Path],
     parts: Path,
     counts: tuple[int, int],
-    name: tuple[str, str, str],
+    name: str,
     seed: int,
     workers: int | None,
 ) -> None:
@@ -93,7 +90,7 @@ def _make_in_workers(
         for index in range(count)
     ]
     missing = [job for job in wanted if not job[2].exists()]
-    _make(missing, len(wanted), *name, seed, workers)
+    _make(missing, len(wanted), name, seed, workers)
     for split, file in enumerate(files):
         _assemble([path for s, _, path in wanted if s == split], parts / file.name)
 
@@ -114,22 +111,10 @@ def _refuse(files: list[Path], parts: Path) -> None:
             raise UserError(f"{file} is there already: remove it or choose another --out")
 
 
-def parse(name: str) -> tuple[str, str, str]:
-    """(scene, kind, version) of a dataset's name, such as cube-single-play-v0."""
-    found = re.fullmatch(r"(.+)-([a-z]+)-(v\d+)", name)
-    if not found:
-        raise UserError(
-            f"dataset {name!r} is not of the form SCENE-KIND-v0, as cube-single-play-v0"
-        )
-    return found[1], found[2], found[3]
-
-
 def _make(
     jobs: list[tuple[int, int, Path]],
     total: int,
-    scene: str,
-    kind: str,
-    version: str,
+    name: str,
     seed: int,
     workers: int | None,
 ) -> None:
@@ -148,7 +133,7 @@ def _make(
         concurrent.futures.ProcessPoolExecutor(count, fresh, _watch, (os.getpid(),)) as pool,
     ):
         futures = [
-            pool.submit(_make_one, scene, kind, version, (seed, split, index), str(path))
+            pool.submit(_make_one, name, (seed, split, index), str(path))
             for split, index, path in jobs
         ]
         try:
@@ -166,16 +151,14 @@ def _watch(parent: int) -> None:
 
 
 @functools.cache
-def _environment(scene: str, kind: str, version: str):
-    warnings.filterwarnings("ignore", module="gymnasium")
-    return experts.make_env(scene, kind, version)
+def _collector(name: str) -> Any:
+    """The expert of a process that makes one episode after another."""
+    return families.of(name).collector(families.parse(name))
 
 
-def _make_one(
-    scene: str, kind: str, version: str, identity: tuple[int, int, int], path: str
-) -> None:
+def _make_one(name: str, identity: tuple[int, int, int], path: str) -> None:
     seed = int(np.random.SeedSequence(identity).generate_state(1)[0] >> 1)
-    rows = experts.episode(_environment(scene, kind, version), scene, kind, seed)
+    rows = _collector(name).episode(seed)
     _save(Path(path), rows, compress=False)
 
 

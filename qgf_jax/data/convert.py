@@ -17,8 +17,8 @@ from qgf_jax.errors import SaveError, UserError, log
 from qgf_jax.runs import failpoints
 from qgf_jax.runs.checkpoint import fingerprint, write_atomically
 
-_INFO = ("qpos", "button_states")
-"""What rewards and goals are computed from; kept in the file's own types."""
+_INFO = ("qpos", "button_states", "rewards", "masks")
+"""Rewards and masks, or what they and goals are computed from; kept in the file's own types."""
 
 
 def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
@@ -43,11 +43,12 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
         sums = {p.name: formats.peek(p).identity for p in twins}
         targets.append((out / f"{name}-val", twins, fingerprint(sums)))
     _refuse(targets[0][0])
-    for target, _, digest in targets[1:]:
-        if not _holds(target, digest):
+    kept = [target for target, _, digest in targets[1:] if _holds(target, digest)]
+    for target, *_ in targets[1:]:
+        if target not in kept:
             _refuse(target)
     for target, files, digest in reversed(targets):  # validation data first: the others count
-        if not _holds(target, digest):
+        if target not in kept:
             write(target, ((p.stem, formats.read_rows(p)) for p in files), source=digest)
             failpoints.failpoint("converted")
     return [target for target, *_ in targets]

@@ -1,4 +1,4 @@
-"""Reads OGBench's npz files into arrays that have been looked at. No JAX here."""
+"""Reads npz files of the raw layout into arrays that have been looked at. No JAX here."""
 
 import contextlib
 import math
@@ -13,12 +13,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data import layouts, scale
-from qgf_jax.data.missing import missing
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.runtime import paths
-
-SEARCH_PATH = ("data", "~/.ogbench/data")
-"""Where a dataset is looked for when the config names no place."""
 
 MANIFEST = "manifest.json"
 """Written last by `qgf convert`: a folder that has one is whole."""
@@ -37,16 +34,17 @@ class Rows(NamedTuple):
     ends: np.ndarray
     """[R] bool, true on the last row of each trajectory"""
     info: dict[str, np.ndarray]
-    """`qpos`, `qvel`, `button_states`, where the file has them"""
+    """`rewards`, `masks`, `qpos`, `qvel`, `button_states`, where the file has them"""
 
 
-def find(name: str, directory: str = "") -> Path:
-    """Where `name` is, in `directory` or in `SEARCH_PATH`. Never downloads.
+def find(name: str, directory: str = "", family: families.Family | None = None) -> Path:
+    """Where `name` is, in `directory` or in the search path of its family. Never downloads.
 
     A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
     `name` of npz files.
     """
-    places = [paths.expand(p) for p in ([directory] if directory else SEARCH_PATH)]
+    family = family or families.of("")
+    places = [paths.expand(p) for p in ([directory] if directory else family.search_path)]
     for place in places:
         folder = place / name
         if (folder / MANIFEST).is_file():
@@ -56,7 +54,9 @@ def find(name: str, directory: str = "") -> Path:
         if any(folder.glob("*.npz")):
             return folder
         check_whole(folder)
-    raise missing(name, places)
+    looked = " and ".join(str(place) for place in places)
+    advice = family.advice(name, places[0])
+    raise UserError(f"dataset {name}.npz is not in {looked}: {advice}")
 
 
 def check_whole(folder: Path) -> None:
@@ -88,7 +88,7 @@ def peek(path: Path) -> Peek:
 
 
 def read_rows(path: str | os.PathLike) -> Rows:
-    """Reads and checks one OGBench file. Raises `UserError` naming file, key and cause.
+    """Reads and checks one npz file. Raises `UserError` naming file, key and cause.
 
     Sizes are checked before memory is taken for them.
     """
@@ -145,7 +145,9 @@ def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
 
 
 _LARGEST = 1e9
+_LABELS = ("rewards", "masks")
 _AXES = {"observations": 2, "actions": 2, "terminals": 1, "qpos": 2, "qvel": 2, "button_states": 2}
+_AXES |= dict.fromkeys(_LABELS, 1)
 _FLOATS = ("observations", "actions", "qpos", "qvel")
 _NEEDED = ("observations", "actions", "terminals")
 # Deflate packs zeros 1000:1, states of buttons 250:1, and trajectories as a whole 2:1 to 20:1.
@@ -190,7 +192,15 @@ def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if key not in found:
             has = ", ".join(sorted(i.filename for i in file.infolist()))[:60] or "nothing"
             raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
-    return found
+    rows = _length(file, found["observations"])
+    return {k: v for k, v in found.items() if k not in _LABELS or _length(file, v) == rows}
+
+
+def _length(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> int | None:
+    """How many rows an array says that it has, if its header can be read."""
+    with contextlib.suppress(Exception), file.open(info) as stream:  # the errors of any parser
+        return header(stream)[0][0]
+    return None
 
 
 def _others(file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -203,9 +213,8 @@ def _check_others(path: Path, file: zipfile.ZipFile, rows: int) -> None:
     """Names columns that are not read, and refuses those that somebody would expect to be."""
     columns = []
     for key, info in _others(file).items():
-        with contextlib.suppress(Exception), file.open(info) as stream:  # nobody reads it
-            if header(stream)[0][:1] == (rows,):
-                columns.append(key)
+        if _length(file, info) == rows:  # nobody reads it
+            columns.append(key)
     layouts.check_columns(path, columns)
     if columns:
         log_once(f"data: {path.parent}: columns that are not read: {', '.join(sorted(columns))}")

@@ -1,7 +1,7 @@
 """Goals in hindsight: which row of the data a transition is trained to reach.
 
-The definitions are OGBench's (Park et al., 2025), on its compact layout; with `chunk` = `n_step` = 1
-they give its rewards and masks. Longer returns end at the goal.
+The definitions are the benchmark's (Park et al., 2025a), on its compact layout; with `chunk` =
+`n_step` = 1 they give its rewards and masks. Longer returns end at the goal.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.data.chunks import GoalDataset, nth_start, rows_at, starts_of
-from qgf_jax.types import Actor, Array, Batch
+from qgf_jax.types import Actor, Array, Batch, Obs
 
 
 class GoalDistribution(NamedTuple):
@@ -98,11 +98,10 @@ def gather(
     """The batch of a draw.
 
     A return runs over `n_step` steps or to the goal. Being at the goal is worth 1, k steps before it
-    discount ** k; if `negative_reward`, each step before the goal costs 1. Nothing counts after it.
-    `subgoal_steps`: steps to the subgoals; 0 for none.
+    discount ** k; with `negative_reward` each step before the goal costs 1. Nothing counts after it.
+    `subgoal_steps`: how many steps on the subgoals lie; 0 for none.
     """
-
-    places = dataset.obs if dataset.goal is None else dataset.goal
+    goals = dataset.obs if dataset.goal is None else dataset.goal
     row, end = drawn.row, drawn.end
     left = end - row
     ahead = drawn.goal - row
@@ -118,21 +117,21 @@ def gather(
         drawn.start
     )
     flat = actions.reshape(len(drawn.start), -1)
-    obs = rows_at(dataset.obs, row)
-    next_obs = rows_at(dataset.obs, row + jnp.minimum(left, n_step))
+    state = rows_at(dataset.obs, row)
+    after_return = rows_at(dataset.obs, row + jnp.minimum(left, n_step))
     after_chunk = rows_at(dataset.obs, row + jnp.minimum(left, chunk))
-    goal, actor_goal = rows_at(places, drawn.goal), rows_at(places, drawn.actor_goal)
+    goal, actor_goal = rows_at(goals, drawn.goal), rows_at(goals, drawn.actor_goal)
     width_of_one = dataset.action.shape[1]
     batch = Batch(
-        obs=jnp.concatenate([obs, goal], axis=1),
+        obs=Obs(state, goal),
         action=flat[:, : chunk * width_of_one],
         reward=reward,
         discount=jnp.where(reached, 0.0, jnp.float32(discount**n_step)),
-        next_obs=jnp.concatenate([next_obs, goal], axis=1),
+        next_obs=Obs(after_return, goal),
         weight=(left >= n_step).astype(jnp.float32),
         actor=Actor(
-            obs=jnp.concatenate([obs, actor_goal], axis=1),
-            next_obs=jnp.concatenate([after_chunk, actor_goal], axis=1),
+            obs=Obs(state, actor_goal),
+            next_obs=Obs(after_chunk, actor_goal),
             weight=(left >= chunk).astype(jnp.float32),
         ),
         long_action=flat[:, : n_step * width_of_one],
@@ -142,4 +141,4 @@ def gather(
     on = jnp.minimum(row + subgoal_steps, end - 1)
     before = (drawn.actor_goal >= row) & (drawn.actor_goal < end)
     towards = jnp.where(before, jnp.minimum(on, drawn.actor_goal), on)
-    return batch._replace(waypoint=rows_at(places, on), waypoint_to_goal=rows_at(places, towards))
+    return batch._replace(subgoal=rows_at(goals, on), subgoal_to_goal=rows_at(goals, towards))

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.data import chunks, formats, shards, starts
+from qgf_jax.data import chunks, formats, layouts, shards, starts
 from qgf_jax.data.chunks import OF_ROWS, ROW_NUMBERS, Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
-from qgf_jax.data.labels import oracle_goals, relabel, transform
 from qgf_jax.data.scale import listed
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream, streams
 from qgf_jax.data.summary import Summary, check_alike
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
+from qgf_jax.envs.families import Labels
 from qgf_jax.errors import UserError, log
+from qgf_jax.types import Spec
 
 Prepare = Callable[[Rows], Dataset | GoalDataset]
 
@@ -32,7 +33,7 @@ class Loaded:
     validation: Dataset | GoalDataset | None
     """From the -val file, if there is one."""
     spec: dict[str, Any]
-    """The fields of `types.Spec`."""
+    """The fields of `types.Spec`, as a run records them."""
     fingerprint: dict[str, Any]
     """What the run was trained on: file name, SHA-256, rows."""
 
@@ -45,57 +46,64 @@ class Loaded:
 
 
 def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Loaded:
-    """Finds, reads, checks, relabels and chunks the data of a resolved config.
+    """Finds, reads, checks, labels and chunks the data of a resolved config.
 
     What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
     when the data were found to be sound, where that decides whether to stream.
     """
-    options, name = config["data"], ogbench.parse(config["env"])
-    simulated = _needs_simulator(name)
-    if simulated:
-        ogbench.check(name.env_id)
-    source = shards.open_source(formats.find(options["name"] or name.dataset, options["dir"]))
-    env: Any = ogbench.OGBenchEnv(name).env if simulated else mazes.maze(name.scene, name.version)
-    prepare = functools.partial(_prepare, path=source.path, env=env, name=name, options=options)
+    options, name = config["data"], families.parse(config["env"])
+    labels = families.of(name).labels(name)
+    source = _open(name, options)
+    prepare = functools.partial(_prepare, path=source.path, labels=labels, options=options)
     steps = starts.check_longest(source.path, source.ends, options)
     sample = prepare(source.read(0, int(source.ends[0]) + 1))
+    # A summary that the source has says nothing of goals that labels give.
+    known = None if getattr(sample, "goal", None) is not None else source.summary
     streamed = streams(source, sample, options, room)
-    summary = source.summary
-    if not streamed:
-        known = None if name.goals == "oraclerep" else source.summary
-        dataset, summary = _gather_all(source, prepare, known)
-    else:
+    if streamed:
         dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
-        if options["standardize"] and (summary is None or name.goals == "oraclerep"):
-            summary = _survey(source, prepare)
+        unknown = options["standardize"] and known is None
+        summary = _survey(source, prepare) if unknown else source.summary
+    else:
+        dataset, summary = _gather_all(source, prepare, known)
     _check_starts(source, dataset, steps, options)
-    validation = None
-    if val_path := shards.validation_path(source.path):
-        val = shards.open_source(val_path)
-        rows = val.read(0, int(val.slices[1]))
-        validation = _prepare(rows, val_path, env, name, options)
-        _check_validation(rows, val_path, summary, options)
-    if simulated and not streamed:
-        env.close()
-    fingerprint = source.fingerprint | (summary.describe() if summary else {})
-    fingerprint["mode"] = "streamed" if streamed else "resident"
-    if streamed and options["schedule"] != "slices":  # blocks of packed slices are others
-        fingerprint["layout"] = "converted" if source.seekable else "packed"
+    validation = _validation(source, labels, summary, options)
+    if not streamed:
+        labels.close()
+    fingerprint = _fingerprint(source, summary, options, streamed=streamed)
     return Loaded(dataset, validation, _spec(sample, summary, options), fingerprint)
 
 
-def _needs_simulator(name: ogbench.EnvName) -> bool:
-    """Whether the benchmark must be asked what rows are worth, or whether they are its own.
+def _open(name: families.EnvName, options: Mapping[str, Any]) -> Source:
+    family = families.of(name)
+    own = family.source(name, options["dir"])
+    if own is not None:
+        return own
+    return shards.open_source(formats.find(options["name"] or name.dataset, options["dir"], family))
 
-    Point mazes are known here. Where goals are observations rows say all that is learned from, so
-    that they do without OGBench where that is not installed, which a line says.
-    """
-    if mazes.maze(name.scene, name.version):
-        return False
-    if name.goals == "observation" and ogbench.missing():
-        log(f"data: without OGBench nobody checks that the rows are those of {name.env_id}")
-        return False
-    return True
+
+def _validation(
+    source: Source, labels: Labels, summary: Summary | None, options: Mapping[str, Any]
+) -> Dataset | GoalDataset | None:
+    """The first slice of the validation data, if there are any, checked against the others."""
+    path = shards.validation_path(source.path)
+    if path is None:
+        return None
+    validation = shards.open_source(path)
+    rows = validation.read(0, int(validation.slices[1]))
+    prepared = _prepare(rows, path, labels, options)
+    _check_validation(rows, path, summary, options)
+    return prepared
+
+
+def _fingerprint(
+    source: Source, summary: Summary | None, options: Mapping[str, Any], *, streamed: bool
+) -> dict[str, Any]:
+    record = source.fingerprint | (summary.describe() if summary else {})
+    record["mode"] = "streamed" if streamed else "resident"
+    if streamed and options["schedule"] != "slices":  # blocks of packed slices are others
+        record["layout"] = "converted" if source.seekable else "packed"
+    return record
 
 
 def _check_starts(source: Source, dataset: Any, steps: int, options: Mapping[str, Any]) -> None:
@@ -119,27 +127,29 @@ def _check_validation(
 
 
 def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "obs_dim": sample.obs.shape[1],
-        "action_dim": sample.action.shape[1],
-        "chunk": options["chunk"],
-        "backup": options["n_step"],
-    }
-    goals = isinstance(sample, GoalDataset)
-    if goals:
-        spec["goal_dim"] = (sample.obs if sample.goal is None else sample.goal).shape[1]
-        spec["obs_dim"] += spec["goal_dim"]
+    goal = None
+    if isinstance(sample, GoalDataset):
+        goal = (sample.obs if sample.goal is None else sample.goal).shape[1:]
+    spec = Spec(
+        state=sample.obs.shape[1:],
+        action=sample.action.shape[1],
+        chunk=options["chunk"],
+        goal=goal,
+        n_step=options["n_step"],
+    )
     if options["standardize"] and summary:
-        seen = [summary.observations, summary.goal or summary.observations][: 1 + goals]
-        scales = [moments.scale() for moments in seen]
-        for noun, moments in zip(("observation", "goal"), seen, strict=False):
+        seen = {"observation": summary.observations}
+        if goal is not None:
+            seen["goal"] = summary.goal or summary.observations
+        for noun, moments in seen.items():
             if still := np.flatnonzero(moments.still()).tolist():
                 log(
                     f"data: {listed(noun, still)}: too little spread beside the size for "
                     "data.standardize, which subtracts the mean alone"
                 )
-        spec |= {key: sum((scale[key] for scale in scales), ()) for key in scales[0]}
-    return spec
+        mean, std = np.concatenate([moments.scale() for moments in seen.values()], axis=1)
+        spec = spec.scaled(mean.tolist(), std.tolist())
+    return spec._asdict()
 
 
 def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tuple[Any, Summary]:
@@ -202,29 +212,16 @@ def _survey(source: Source, prepare: Prepare) -> Summary:
     return functools.reduce(Summary.merge, found)
 
 
-def _widths(env: Any) -> tuple[int, int]:
-    """Of an observation and of an action."""
-    if isinstance(env, mazes.Maze):
-        return mazes.WIDTHS
-    return env.observation_space.shape[0], env.action_space.shape[0]
-
-
 def _prepare(
-    rows: Rows, path: Path, env: Any, name: ogbench.EnvName, options: Mapping[str, Any]
+    rows: Rows, path: Path, labels: Labels, options: Mapping[str, Any]
 ) -> Dataset | GoalDataset:
     """The rows may stop within a trajectory: the last one has no successor here, whatever it was."""
-    widths = _widths(env) if env else [array.shape[1] for array in rows[:2]]
-    for key, array, width in zip(("observations", "actions"), rows[:2], widths, strict=True):
-        if array.shape[1] != width:
-            raise UserError(
-                f"{path}: {key} are {array.shape[1]} wide, {name.env_id} has {width}: "
-                "this is another environment's file"
-            )
+    _check_rows(rows, path, labels)
     closed = rows._replace(ends=np.append(rows.ends[:-1], True))
-    if name.goals:
-        goal = oracle_goals(rows, path, env, name) if name.goals == "oraclerep" else None
+    if labels.name.goals:
+        goal = labels.goals(rows.info, path)
         return chunks.prepare_goals(closed, goal, action_clip=options["action_clip"])
-    rewards, masks = relabel(rows, path, env, name)
+    rewards, masks = labels.rewards(rows.info, path)
     if options["masks"] == "trajectory":
         masks = chunks.trajectory_masks(rows.ends)
     return chunks.prepare(
@@ -236,3 +233,25 @@ def _prepare(
         n_step=options["n_step"],
         action_clip=options["action_clip"],
     )
+
+
+def _check_rows(rows: Rows, path: Path, labels: Labels) -> None:
+    """Raises `UserError` if they are another environment's, or have labels that nobody would heed."""
+    layouts.check_columns(path, rows.info.keys() - set(labels.reads))
+    if labels.widths is None:
+        return
+    arrays = (("observations", rows.observations), ("actions", rows.actions))
+    for (key, array), width in zip(arrays, labels.widths, strict=True):
+        if array.shape[1] != width:
+            raise UserError(
+                f"{path}: {key} are {array.shape[1]} wide, {labels.name.env_id} has {width}: "
+                "this is another environment's file"
+            )
+
+
+def transform(
+    rewards: np.ndarray, *, reward_scale: float, reward_shift: float, sparse: bool
+) -> np.ndarray:
+    """scale * reward + shift, of -1[reward != 0] if `sparse`. Training and validation alike."""
+    rewards = np.where(rewards != 0, -1.0, 0.0) if sparse else rewards
+    return reward_scale * rewards + reward_shift

@@ -8,8 +8,8 @@ import jax
 
 from qgf_jax.data import goals
 from qgf_jax.data.chunks import Dataset, nth_start, rows_at, starts_of
-from qgf_jax.envs import ogbench
-from qgf_jax.types import Actor, Array, Batch, Spec
+from qgf_jax.envs import families
+from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
 
 class Starts(NamedTuple):
@@ -32,27 +32,26 @@ class BatchSampler(NamedTuple):
 def build(
     config: Mapping[str, Any], spec: Spec, batch_size: int | None = None, *, blocks: int = 1
 ) -> BatchSampler:
-    """The feed of a resolved config; `batch_size` other than the config's, if given.
+    """The sampler of a resolved config; `batch_size` other than the config's, if given.
 
     `blocks`: how many of one shape a dataset is made of, as a window over a stream is.
     """
     size, data = batch_size or config["train"]["batch_size"], config["data"]
-    n_step = spec.backup or spec.chunk
-    steps = max(n_step, spec.chunk)
-    if not spec.goal_dim:
+    if spec.goal is None:
         return BatchSampler(
-            functools.partial(draw_starts, steps=steps, batch_size=size, blocks=blocks),
-            functools.partial(gather, chunk=spec.chunk, n_step=n_step),
+            functools.partial(draw_starts, steps=spec.steps, batch_size=size, blocks=blocks),
+            functools.partial(gather, chunk=spec.chunk, n_step=spec.n_step),
         )
     how = config["goals"]
-    by_actor = how["actor"] or ogbench.actor_goals(ogbench.parse(config["env"]).kind)
+    name = families.parse(config["env"])
+    by_actor = how["actor"] or families.of(name).policy_goals(name)
     critic = goals.GoalDistribution(*how["critic"], how["critic_geometric"])
     actor = goals.GoalDistribution(*by_actor, how["actor_geometric"])
     return BatchSampler(
         functools.partial(
             goals.draw,
             batch_size=size,
-            steps=steps,
+            steps=spec.steps,
             blocks=blocks,
             critic=critic,
             actor=actor,
@@ -61,7 +60,7 @@ def build(
         functools.partial(
             goals.gather,
             chunk=spec.chunk,
-            n_step=n_step,
+            n_step=spec.return_steps,
             discount=data["discount"],
             negative_reward=how["negative_reward"],
             subgoal_steps=how["subgoal_steps"],
@@ -70,11 +69,11 @@ def build(
 
 
 def gather(dataset: Dataset, drawn: Starts, *, chunk: int, n_step: int = 0) -> Batch:
-    """The chunks and returns of a draw; `n_step` 0: as long as a chunk."""
+    """The chunks and returns of a draw. `n_step`: steps of a return; 0: as many as of a chunk."""
     start, n_step = drawn.start, n_step or chunk
     steps = max(chunk, n_step)
     actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, steps))(start)
-    obs, next_obs = rows_at(dataset.obs, drawn.row), rows_at(dataset.obs, drawn.next_row)
+    obs, next_obs = (Obs(rows_at(dataset.obs, row)) for row in (drawn.row, drawn.next_row))
     weight = rows_at(dataset.weight, start)
     late = weight if dataset.actor_weight is None else rows_at(dataset.actor_weight, start)
     return Batch(
@@ -92,7 +91,7 @@ def gather(dataset: Dataset, drawn: Starts, *, chunk: int, n_step: int = 0) -> B
 def draw_starts(
     dataset: Dataset, key: Array, *, steps: int, batch_size: int, blocks: int = 1
 ) -> Starts:
-    """Where the chunks of a batch begin: uniform over all transitions that may, replaced."""
+    """Where the chunks of a batch begin: uniform, with replacement, over all valid starts."""
     drawn = jax.random.randint(key, (batch_size,), 0, starts_of(dataset, steps, blocks))
     return locate(dataset, nth_start(dataset, drawn, steps, blocks))
 

@@ -41,12 +41,9 @@ class Moments(NamedTuple):
             np.maximum(self.high, other.high),
         )
 
-    def scale(self) -> dict[str, tuple[float, ...]]:
-        """Mean and spread [D]; a dimension that hardly moves gets spread 1."""
-        return {
-            "obs_mean": tuple(self.mean.tolist()),
-            "obs_std": tuple(np.where(self.still(), 1.0, self.std).tolist()),
-        }
+    def scale(self) -> np.ndarray:
+        """[2, D], mean and standard deviation to normalise by; 1 for a dimension that hardly moves."""
+        return np.stack([self.mean, np.where(self.still(), 1.0, self.std)])
 
     def still(self) -> np.ndarray:
         """[D], whether a dimension hardly moves."""

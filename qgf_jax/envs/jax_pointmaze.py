@@ -1,10 +1,10 @@
-"""OGBench's point mazes as pure functions of one state and one action. An approximation.
+"""The benchmark's point mazes as pure functions of one state and one action. An approximation.
 
 The real simulator moves a ball by a fifth of the action and then lets MuJoCo push it out of walls, for
 0.1 s of soft contact. Here the push has a closed form, exact to rounding with one contact and close with
 more: `_push`. Everything else, from the walls to the noise of the start, is as in the real one
-(`mazes`), and the episode of a seed starts where that does, to the same numbers. Neither OGBench nor
-MuJoCo need be installed.
+(`mazes`), and the episode of a seed starts where that does, to the same numbers. Neither the benchmark
+nor MuJoCo need be installed.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families, mazes
 from qgf_jax.errors import UserError
 
 Array = jax.Array
@@ -59,9 +59,9 @@ class PointMaze:
 
     action_dim = 2
 
-    def __init__(self, name: str | ogbench.EnvName):
-        self.name = ogbench.parse(name) if isinstance(name, str) else name
-        maze = mazes.maze(self.name.scene, self.name.version)
+    def __init__(self, name: Any):
+        self.name: Any = families.parse(name) if isinstance(name, str) else name
+        maze: mazes.Maze | None = self.name.maze
         if maze is None:
             raise UserError(
                 f"{self.name.scene}-{self.name.version} has no simulator on the device, only "
@@ -70,7 +70,7 @@ class PointMaze:
         self.maze = maze
         self.limit = mazes.LIMIT
         """Steps of an episode at most."""
-        self.obs_dim = 4 if self.name.goals else 2
+        self.obs_width = 4 if self.name.goals else 2
         self._walls = ~maze.free
         # A single task ends when the state before a step was at the goal, as its rewards say.
         self._before, self._penalty = not self.name.goals, 0.0 if self.name.goals else 1.0
@@ -82,7 +82,7 @@ class PointMaze:
         )
 
     def start(self, task: int, seed: int) -> Start:
-        """The episode `seed` of a task as `ogbench.reset` starts it. Not on the device.
+        """The episode `seed` of a task as the real environment starts it. Not on the device.
 
         The real environment draws from NumPy's global generator: the start, the goal if that has
         noise, and later, whenever the ball enters a teleport, the exit.

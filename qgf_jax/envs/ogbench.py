@@ -1,69 +1,77 @@
-"""OGBench's names, and its environments made to repeat. No JAX; the simulator loads on first use."""
+"""OGBench, the first family of environments, made to repeat (Park et al., 2025a, arXiv 2410.20092).
+
+No JAX, and the simulator is imported on first use. Point mazes need it only to be played in MuJoCo:
+their numbers stand in `mazes`.
+"""
 
 import contextlib
+import dataclasses
 import difflib
 import importlib.metadata
-import importlib.util
+import json
 import random
 import re
-from collections.abc import Generator
-from typing import Any, NamedTuple
+import shlex
+import types
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.envs import mazes, unrendered
+from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family, Labels
+from qgf_jax.errors import UserError, log, unknown_name_error
 from qgf_jax.runtime import children
-
-DEFAULT_TASKS = {"antsoccer": 4, "cube": 2, "scene": 2, "puzzle-3x3": 4, "puzzle-4x4": 4}
-"""The task of a name without one; everything else has 1 or is in `default_task`."""
-
 
 TASKS = (1, 2, 3, 4, 5)
 """Of every environment."""
 
-ON_DEVICE = "jax"
-"""`Name.simulator` of what is played in `envs.jax_pointmaze`."""
-
-SIMULATORS = ("mujoco", ON_DEVICE)
-"""The benchmark's own, and the approximation that runs where the policy does."""
-
 PACKAGES = ("ogbench", "dm_control")
 """Distributions and modules: the benchmark, and what its manipulation is made with."""
 
-SIMULATOR = ("mujoco", "gymnasium")
+_SIMULATOR = ("mujoco", "gymnasium")
 """What pip installs with this package, unless somebody has left it out."""
 
+_DEFAULT_TASKS = {
+    "antsoccer": 4,
+    "cube": 2,
+    "scene": 2,
+    "puzzle-3x3": 4,
+    "puzzle-4x4": 4,
+    "puzzle": 2,
+}
+"""By the beginning of a scene, the task of a name without one; all others have 1."""
 
-class EnvName(NamedTuple):
-    """The parts of a name such as pointmaze-medium-navigate-singletask-task1-v0.
+_POLICY_GOALS = {"stitch": (0.0, 0.5, 0.5), "explore": (0.0, 0.0, 1.0)}
+
+_AT_ONCE = 8192
+"""Rows that are labelled at once: OGBench's rule works in float64."""
+
+
+class _Name(EnvName):
+    """A name such as pointmaze-medium-navigate-singletask-task1-v0.
 
     Without "singletask" the environment has goals: pointmaze-medium-navigate-v0 means all five tasks,
     pointmaze-medium-navigate-task3-v0 one, and cube-single-play-oraclerep-v0 gives as a goal not an
     observation but what of it matters.
     """
 
-    scene: str
-    """pointmaze-medium"""
-    kind: str
-    """navigate: how the data was collected"""
-    task: int
-    """1 … 5; 0 for all of them"""
-    version: str
-    goals: str = ""
-    """"" in a single task; "observation" or "oraclerep", by what a goal is"""
-    simulator: str = ""
-    """What plays in place of the benchmark's own simulator; "" if nothing does"""
+    @property
+    def scene(self) -> str:
+        """pointmaze-medium"""
+        return self.dataset.rsplit("-", 2)[0]
 
     @property
-    def tasks(self) -> tuple[int, ...]:
-        """The tasks that it names."""
-        return (self.task,) if self.task else TASKS
+    def kind(self) -> str:
+        """navigate: how the data were collected"""
+        return self.dataset.rsplit("-", 2)[1]
 
     @property
-    def dataset(self) -> str:
-        """The name of the npz file, which serves all tasks."""
-        return f"{self.scene}-{self.kind}-{self.version}"
+    def version(self) -> str:
+        """v0"""
+        return self.dataset.rsplit("-", 2)[2]
 
     @property
     def env_id(self) -> str:
@@ -74,98 +82,193 @@ class EnvName(NamedTuple):
     @property
     def full(self) -> str:
         """The whole name, its task spelled out."""
-        words = [self.scene, self.kind, *self._words, f"task{self.task}" if self.task else ""]
-        return "-".join(filter(None, [*words, self.version]))
+        words = {"": ["singletask"], "observation": [], "oraclerep": ["oraclerep"]}[self.goals]
+        return self._with([*words, f"task{self.task}"] if self.task else words)
 
     @property
     def label(self) -> str:
         """The name in tables, where the task has a column of its own; another simulator is named."""
-        oracle = [w for w in self._words if w == "oraclerep"]
-        other = f" ({self.simulator})" if self.simulator else ""
-        return "-".join([self.scene, self.kind, *oracle, self.version]) + other
+        return self._with(["oraclerep"] * (self.goals == "oraclerep")) + self._played_by
+
+    def _with(self, words: list[str]) -> str:
+        return "-".join([self.scene, self.kind, *words, self.version])
 
     @property
-    def _words(self) -> list[str]:
-        return {"": ["singletask"], "observation": [], "oraclerep": ["oraclerep"]}[self.goals]
-
-    def with_task(self, task: int) -> "EnvName":
-        """The same environment and data with another task."""
-        if task not in TASKS:
-            raise UserError(f"{self.scene} has tasks 1 to 5, not {task}")
-        return self._replace(task=task)
+    def maze(self) -> mazes.Maze | None:
+        """The point maze, if it is one."""
+        return mazes.MAZES.get(self.scene) if self.version == mazes.VERSION else None
 
 
-def actor_goals(kind: str) -> tuple[float, float, float]:
-    """OGBench's probabilities of a policy's goals, by how the data was collected.
+class _OGBench(Family):
+    """All environments of OGBench whose observations are states."""
 
-    Of the current row, of a later one of the trajectory, of any.
-    """
-    return {"stitch": (0.0, 0.5, 0.5), "explore": (0.0, 0.0, 1.0)}.get(kind, (0.0, 1.0, 0.0))
+    title = "OGBench's"
+    tasks = TASKS
+    modules = (*PACKAGES, *_SIMULATOR)
+    packages = ("ogbench", "mujoco", "gymnasium")
+    search_path = ("data", "~/.ogbench/data")
 
+    def parse(self, name: str) -> _Name:
+        """Takes a name apart, with or without its task."""
+        found = re.fullmatch(r"(.+?-[a-z]+)(-singletask|-oraclerep)?(?:-task(\d+))?(-v\d+)", name)
+        dataset = found[1] if found else ""
+        if not found or dataset.endswith(("-singletask", "-oraclerep")):
+            raise UserError(
+                f"environment {name!r} is neither of the form SCENE-KIND-singletask[-taskN]-v0, such as "
+                "cube-single-play-singletask-task2-v0, nor with goals, SCENE-KIND[-oraclerep]-v0"
+            )
+        _, word, task, version = found.groups()
+        goals = {"-singletask": "", "-oraclerep": "oraclerep", None: "observation"}[word]
+        parsed = _Name(dataset + version, 0, goals, every_task=TASKS)
+        if task:
+            return parsed.with_task(int(task))
+        return parsed if goals else parsed.with_task(_default_task(parsed.scene))
 
-def default_task(scene: str) -> int:
-    """The task that OGBench takes where a name says none."""
-    for prefix, task in DEFAULT_TASKS.items():
-        if scene.startswith(prefix):
-            return task
-    return 2 if scene.startswith("puzzle") else 1
+    def make(self, name: EnvName | str, **options: Any) -> "OGBenchEnv":
+        """The environment of a name; `options` are those of `gymnasium.make`."""
+        return OGBenchEnv(self.parse(name) if isinstance(name, str) else name, **options)
 
+    def gym(self, env_id: str, **options: Any) -> Any:
+        """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
+        with contextlib.nullcontext() if "render_mode" in options else _unseen():
+            _check(env_id)
+            import gymnasium
 
-def parse(name: str) -> EnvName:
-    """Takes a name apart, with or without its task."""
-    found = re.fullmatch(r"(.+?)-([a-z]+)(-singletask|-oraclerep)?(?:-task(\d+))?-(v\d+)", name)
-    if not found or found[2] in ("singletask", "oraclerep"):
+            return gymnasium.make(env_id, disable_env_checker=True, **options)
+
+    def requirements(self) -> list[str]:
+        """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
+
+        The ranges are those of this package's own metadata, which comes from setup.cfg.
+        """
+        try:
+            declared = importlib.metadata.requires("qgf-jax") or []
+        except importlib.metadata.PackageNotFoundError:  # a source tree on the path
+            declared = []
+        ranges = {re.split(r"[^\w.-]", line)[0].replace("-", "_"): line for line in declared}
+        return [ranges.get(name, name).split(";")[0].strip() for name in PACKAGES]
+
+    def require(self) -> None:
+        """Raises `UserError`, with the remedy, where OGBench or its simulator is not installed."""
+        lacking = self.missing()
+        if not lacking:
+            return
+        if set(lacking) & set(_SIMULATOR):
+            raise UserError(
+                f"OGBench's environments need {', '.join(lacking)}, which are not installed: run `make "
+                "install`; point mazes alone do without (--simulator=jax to collect, --envs=jax to "
+                "evaluate)"
+            )
+        words = " ".join(f"'{requirement}'" for requirement in self.requirements())
         raise UserError(
-            f"environment {name!r} is neither of the form SCENE-KIND-singletask[-taskN]-v0, such as "
-            "cube-single-play-singletask-task2-v0, nor with goals, SCENE-KIND[-oraclerep]-v0"
+            f"OGBench's environments need {' and '.join(lacking)}, which pip does not install by "
+            f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
         )
-    scene, kind, word, task, version = found.groups()
-    if word == "-singletask":
-        return EnvName(scene, kind, 1, version).with_task(
-            int(task) if task else default_task(scene)
+
+    @contextlib.contextmanager
+    def headless(self) -> Generator[Callable[[Any], None]]:
+        """Models without what only a camera sees, see `unrendered`."""
+        with _unseen(), unrendered.models() as forget_files:
+            yield lambda env: forget_files(env.env)
+
+    def widths(self, name: EnvName) -> tuple[int, int, int]:
+        """(O, G, A), those of a point maze without its simulator."""
+        if _own(name).maze:
+            width, action = mazes.WIDTHS
+            return width, width if name.goals else 0, action
+        env = self.make(name.with_task(name.tasks[0]))
+        width, whole = env.width, len(env.reset(0))
+        env.env.close()
+        return width, whole - width, env.action_dim
+
+    def rendered(self, name: EnvName, size: int) -> "OGBenchEnv":
+        """The environment with `render`."""
+        return self.make(name, width=size, height=size, render_mode="rgb_array")
+
+    def device_simulator(self, name: EnvName) -> Any:
+        """The point maze on the device; `UserError` for everything else."""
+        from qgf_jax.envs.jax_pointmaze import PointMaze
+
+        return PointMaze(_own(name))
+
+    def maze(self, name: EnvName) -> tuple[np.ndarray, float, tuple[float, float]]:
+        """Free squares, the length of a side, minus the middle of square (0, 0)."""
+        if known := _own(name).maze:
+            return known.free, mazes.UNIT, (mazes.OFFSET[0], mazes.OFFSET[1])
+        env = self.gym(name.env_id).unwrapped
+        return env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y)
+
+    def labels(self, name: EnvName) -> Labels:
+        """By OGBench's own rules.
+
+        The rules of point mazes are known here. Where goals are observations, rows say all that is
+        learned from: that works without OGBench where it is not installed, and a line says so.
+        """
+        if maze := _own(name).maze:
+            return _MazeLabels(name, maze)
+        if name.goals == "observation" and self.missing():
+            log(f"data: without OGBench nobody checks that the rows are those of {name.env_id}")
+            return _StateLabels(name)
+        with _unseen():
+            _check(name.env_id)
+        return _SimulatorLabels(name)
+
+    def policy_goals(self, name: EnvName) -> tuple[float, float, float]:
+        """OGBench's probabilities, by how the data were collected."""
+        return _POLICY_GOALS.get(_own(name).kind, (0.0, 1.0, 0.0))
+
+    def advice(self, dataset: str, folder: Path) -> str:
+        """How to collect the dataset, or to download it."""
+        from qgf_jax.envs import ogbench_experts as experts
+
+        unread = (
+            "put it there, or name another (only OGBench's layout is read so far: docs/your_own.md)"
         )
-    parsed = EnvName(scene, kind, 0, version, "oraclerep" if word else "observation")
-    return parsed.with_task(int(task)) if task else parsed
+        try:
+            name = self.parse(dataset)
+        except UserError:
+            return unread
+        if experts.Expert.is_published_only(name):
+            code = f'import ogbench; ogbench.download_datasets(["{dataset}"], {json.dumps(str(folder))})'
+            return (
+                "no expert is shipped that could collect it; put OGBench's own file there, as by "
+                f"`python -c {shlex.quote(code)}`"
+            )
+        try:
+            experts.Expert.check(name)
+        except UserError as error:
+            known = name.scene in experts.SCENES
+            return f"put it there, or name another ({error})" if known else unread
+        place = shlex.quote(f"--out={folder}")
+        return f"put it there, or run `qgf collect --env={dataset} --episodes=100 {place}`"
+
+    def collector(self, name: EnvName, simulator: str = SIMULATORS[0]) -> Any:
+        """The scripted expert of a scene, or of a point maze on the device."""
+        from qgf_jax.envs import ogbench_experts as experts
+
+        name = self.parse(name.dataset)  # data are collected without a task
+        experts.Expert.check(name, simulator)
+        if simulator == ON_DEVICE:
+            from qgf_jax.envs.jax_experts import MazeExperts
+
+            return MazeExperts(self.device_simulator(name), name.kind)
+        return experts.Expert(name)
 
 
-def requirements() -> list[str]:
-    """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
-
-    The ranges are those of this package's own metadata, which comes from setup.cfg.
-    """
-    try:
-        declared = importlib.metadata.requires("qgf-jax") or []
-    except importlib.metadata.PackageNotFoundError:  # a source tree on the path
-        declared = []
-    ranges = {re.split(r"[^\w.-]", line)[0].replace("-", "_"): line for line in declared}
-    return [ranges.get(name, name).split(";")[0].strip() for name in PACKAGES]
+FAMILY = _OGBench()
 
 
-def missing() -> list[str]:
-    """Packages that OGBench's environments need and that are not installed."""
-    needed = (*PACKAGES, *SIMULATOR)
-    return [name for name in needed if importlib.util.find_spec(name) is None]
+def _own(name: EnvName) -> _Name:
+    return name if isinstance(name, _Name) else _Name(**dataclasses.asdict(name))
 
 
-def require() -> None:
-    """Raises `UserError`, with the remedy, where OGBench or its simulator is not installed."""
-    lacking = missing()
-    if not lacking:
-        return
-    words = " ".join(f"'{requirement}'" for requirement in requirements())
-    if set(lacking) & set(SIMULATOR):
-        raise UserError(
-            f"OGBench's environments need {', '.join(lacking)}, which are not installed: run `make "
-            "install`; point mazes alone do without (--simulator=jax to collect, --envs=jax to evaluate)"
-        )
-    raise UserError(
-        f"OGBench's environments need {' and '.join(lacking)}, which pip does not install by "
-        f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
-    )
+def _default_task(scene: str) -> int:
+    found = (task for prefix, task in _DEFAULT_TASKS.items() if scene.startswith(prefix))
+    return next(found, 1)
 
 
 @contextlib.contextmanager
-def unseen() -> Generator[None]:
+def _unseen() -> Generator[None]:
     """What is imported meanwhile looks for no screen and loads no renderer, whatever MUJOCO_GL says.
 
     MuJoCo and dm_control do so as they are imported, and may take a process down that renders nothing.
@@ -174,24 +277,16 @@ def unseen() -> Generator[None]:
         yield
 
 
-def check(env_id: str) -> None:
-    """Raises `UserError` unless `env_id` is one of OGBench's whose observations are states.
-
-    Also where OGBench is not installed.
-    """
-    with unseen():
-        _check(env_id)
-
-
 def _check(env_id: str) -> None:
+    """Raises `UserError` unless `env_id` is one of OGBench's whose observations are states."""
     ours = {i: spec for i, spec in _registry().items() if "ogbench" in str(spec.entry_point)}
     if env_id not in ours:
-        families = sorted({i.split("-")[0] for i in ours})
-        if difflib.get_close_matches(env_id.split("-")[0], families, n=1, cutoff=0.8):
+        scenes = sorted({i.split("-")[0] for i in ours})
+        if difflib.get_close_matches(env_id.split("-")[0], scenes, n=1, cutoff=0.8):
             raise unknown_name_error("environment", env_id, ours)
         raise UserError(
-            f"environment {env_id!r} is none of OGBench's ({', '.join(families)}); only those can be "
-            "used so far"
+            f"environment {env_id!r} is none of OGBench's ({', '.join(scenes)}): name one of these, or "
+            "of another family, as FAMILY:NAME"
         )
     spec = ours[env_id]
     if spec.kwargs.get("ob_type") == "pixels" or "powderworld" in str(spec.entry_point):
@@ -201,24 +296,15 @@ def _check(env_id: str) -> None:
 
 
 def _registry() -> Any:
-    require()
+    FAMILY.require()
     import gymnasium
     import ogbench  # noqa: F401  (registers the environments)
 
     return gymnasium.registry
 
 
-def make(env_id: str, **options: Any) -> Any:
-    """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
-    with contextlib.nullcontext() if "render_mode" in options else unseen():
-        _check(env_id)
-        import gymnasium
-
-        return gymnasium.make(env_id, disable_env_checker=True, **options)
-
-
 def reset(env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """Resets so that the initial state is a function of `seed` alone.
+    """Resets a Gymnasium environment so that the initial state is a function of `seed` alone.
 
     OGBench draws from three places: the environment's generator, NumPy's global one (point mazes)
     and, for a few steps that settle the scene, from an action space made on the spot and never
@@ -248,10 +334,13 @@ class OGBenchEnv:
     """The environment of a name, seeded; where it has goals, they are the end of an observation."""
 
     def __init__(self, name: str | EnvName, **options: Any):
-        self.name = parse(name) if isinstance(name, str) else name
+        self.name = FAMILY.parse(name) if isinstance(name, str) else name
         if self.name.goals == "oraclerep":
             options["use_oracle_rep"] = True
-        self.env = make(self.name.env_id, **options)
+        self.env = FAMILY.gym(self.name.env_id, **options)
+        self.width = int(np.prod(self.env.observation_space.shape))
+        """Of an observation without its goal."""
+        self.action_dim = int(np.prod(self.env.action_space.shape))
         self._goal = np.zeros(0)
 
     def reset(self, seed: int) -> np.ndarray:
@@ -268,8 +357,117 @@ class OGBenchEnv:
         obs = np.concatenate([obs, self._goal]) if self.name.goals else obs
         return obs, float(reward), bool(terminated or truncated), info
 
+    def goal_position(self) -> list[float] | None:
+        """The goal [x, y] of a maze that has been reset, else None."""
+        goal = getattr(self.env.unwrapped, "cur_goal_xy", None)
+        return None if goal is None else [float(x) for x in goal]
 
-def goal_position(env: Any) -> list[float] | None:
-    """The goal [x, y] of a maze that has been reset, else None."""
-    goal = getattr(env.unwrapped, "cur_goal_xy", None)
-    return None if goal is None else [float(x) for x in goal]
+    def render(self) -> np.ndarray:
+        """A picture [h, w, 3], if the environment was made with a `render_mode`."""
+        return np.asarray(self.env.render())
+
+
+class _StateLabels(Labels):
+    """Labels that come from the simulator's state, which the data have in `qpos`; not from columns."""
+
+    reads = ()
+
+    def _state(
+        self, columns: Mapping[str, np.ndarray], path: Path, width: int | None, what: str
+    ) -> dict[str, np.ndarray]:
+        """The state as OGBench's functions take and extend it."""
+        scene = _own(self.name).scene
+        for key in ["qpos"] + ["button_states"] * scene.startswith(("scene", "puzzle")):
+            if key not in columns:
+                raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
+        if width not in (None, found := columns["qpos"].shape[1]):
+            raise UserError(f"{path}: qpos is {found} wide, {self.name.env_id} has {width}")
+        return dict(columns)
+
+
+class _MazeLabels(_StateLabels):
+    """Those of a point maze, whose rule needs no simulator."""
+
+    def __init__(self, name: EnvName, maze: mazes.Maze):
+        super().__init__(name, mazes.WIDTHS)
+        self._maze = maze
+
+    def rewards(
+        self, columns: Mapping[str, np.ndarray], path: Path
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """-1 and 1, in a state at the goal 0."""
+        state = self._state(columns, path, mazes.WIDTHS[0], "the rewards come")
+        return self._maze.label(state["qpos"], self.name.task)
+
+    def goals(self, columns: Mapping[str, np.ndarray], path: Path) -> np.ndarray | None:
+        """Where the ball is, for the names with -oraclerep-."""
+        if self.name.goals != "oraclerep":
+            return None
+        return self._state(columns, path, mazes.WIDTHS[0], "the goals come")["qpos"]
+
+
+class _SimulatorLabels(_StateLabels):
+    """Those of OGBench's own functions, which ask an environment. It is made when it is needed."""
+
+    def __init__(self, name: EnvName, env: Any = None):
+        super().__init__(name)
+        self._made = env
+
+    @property
+    def _env(self) -> Any:
+        if self._made is None:
+            self._made = OGBenchEnv(self.name).env
+        return self._made
+
+    @property
+    def widths(self) -> tuple[int, int] | None:
+        """Those of the environment's spaces."""
+        return self._env.observation_space.shape[0], self._env.action_space.shape[0]
+
+    @property
+    def _nq(self) -> int | None:
+        try:
+            return self._env.unwrapped.model.nq
+        except ValueError:  # manipulation has no model before its first reset
+            return None
+
+    def rewards(
+        self, columns: Mapping[str, np.ndarray], path: Path
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards and task masks [R] by OGBench's rule, a few rows at a time, the task set once."""
+        from ogbench.relabel_utils import relabel_dataset
+
+        state = self._state(columns, path, self._nq, "the rewards come")
+        self._env.reset()  # sets the task
+        without_reset = types.SimpleNamespace(unwrapped=self._env.unwrapped, reset=lambda: None)
+        rewards, masks = np.empty((2, len(state["qpos"])), np.float32)
+        for start in range(0, len(rewards), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            labelled = {key: array[some] for key, array in state.items()}
+            with self._fitting(path):
+                relabel_dataset(self.name.env_id, without_reset, labelled)
+            rewards[some], masks[some] = labelled["rewards"], labelled["masks"]
+        return rewards, masks
+
+    def goals(self, columns: Mapping[str, np.ndarray], path: Path) -> np.ndarray | None:
+        """What a row is as a goal [R, G] by OGBench's rule, for the names with -oraclerep-."""
+        if self.name.goals != "oraclerep":
+            return None
+        from ogbench.relabel_utils import add_oracle_reps
+
+        state = self._state(columns, path, self._nq, "the goals come")
+        with self._fitting(path):
+            add_oracle_reps(self.name.env_id, self._env, state)
+        return state["oracle_reps"]
+
+    @contextlib.contextmanager
+    def _fitting(self, path: Path) -> Generator[None]:
+        try:
+            yield
+        except (IndexError, ValueError) as error:
+            raise UserError(f"{path}: qpos does not fit {self.name.env_id}: {error}") from None
+
+    def close(self) -> None:
+        """Closes the environment, if one was made."""
+        if self._made is not None:
+            self._made.close()

@@ -100,8 +100,8 @@ class EnvPool:
             self.close()
             raise
         self.action_dim: int = answers[0]["action_dim"]
-        self.obs_dim: int = answers[0]["obs_dim"]
-        self._obs_shape = (self.obs_dim,)
+        self.obs_width: int = answers[0]["obs_width"]
+        self._obs_shape = (self.obs_width,)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """First observations [n, O] of the episodes `seeds`, in the environments `slots`."""

@@ -1,6 +1,6 @@
 """Models without what only a camera sees: textures, and meshes that touch nothing. No JAX.
 
-An environment of OGBench's manipulation holds two models, of 61 and 30 MB, and the 33 MB of files
+An environment of the benchmark's manipulation holds two models, of 61 and 30 MB, and the 33 MB of files
 they were made from; the simulator reads 11 MB of that. What is never rendered is made within
 `models`. Mazes have no such meshes and stay as they are, at 2 MB each.
 """
@@ -26,11 +26,12 @@ _SIZES = ("nmesh", "ntex", "nbvh", "nname", "npath", "npolygonmax", "nbuffer", "
 
 
 @contextlib.contextmanager
-def models() -> Generator[None]:
-    """Models that MuJoCo compiles from a string meanwhile are `unrendered`, each compiled once.
+def models() -> Generator[Callable[[Any], None]]:
+    """Models that MuJoCo compiles from a string meanwhile are leaner, each compiled once.
 
     Whoever asks for the same again gets a copy. At the end all memory that compiling took is given
-    back.
+    back. Gives a function that takes an environment whose model is compiled, and empties the files of
+    its description.
     """
     mujoco = _mujoco()
     compiled: dict[str, Any] = {}
@@ -38,20 +39,20 @@ def models() -> Generator[None]:
 
     def from_xml_string(xml: str, assets: Mapping[str, bytes] | None = None) -> Any:
         if xml not in compiled:
-            compiled[xml] = unrendered(xml, assets or {}, whole)
+            compiled[xml] = _lean(xml, assets or {}, whole)
         return copy.copy(compiled[xml])
 
     _return_large_blocks()
     with mock.patch.object(mujoco.MjModel, "from_xml_string", from_xml_string):
         try:
-            yield
+            yield _forget_files
         finally:
             compiled.clear()
             gc.unfreeze()
             _give_back(whole)
 
 
-def unrendered(
+def _lean(
     xml: str, assets: Mapping[str, bytes], whole: Callable[[str, Mapping[str, bytes]], Any]
 ) -> Any:
     """The `MjModel` of `xml`, which moves as `whole(xml, assets)` does, to the last bit.
@@ -74,38 +75,40 @@ def unrendered(
 
 def _take_pictures_out(root: ElementTree.Element, full: Any) -> bool:
     """Takes textures, and meshes of geoms that collide with nothing, out; false if there are none."""
-    mesh_type = int(_mujoco().mjtGeom.mjGEOM_MESH)
     world, asset = root.find("worldbody"), root.find("asset")
     if world is None or asset is None:
         return False
-    kept = set()
-    for geom in world.iter("geom"):
-        if (mesh := geom.get("mesh")) is None:
-            continue
-        try:
-            found = full.geom(geom.get("name")) if geom.get("name") else None
-        except KeyError:  # compiled under another name, as what is replicated
-            found = None
-        if (
-            found is not None
-            and found.type[0] == mesh_type
-            and not (found.contype[0] or found.conaffinity[0])
-        ):
-            del geom.attrib["mesh"]
-            geom.set("type", "sphere")
-            geom.set("size", "1")
-        else:
-            kept.add(mesh)
-    gone = [
-        part
-        for part in asset
-        if part.tag == "texture" or (part.tag == "mesh" and part.get("name") not in kept)
-    ]
-    for part in gone:
+    meshes = {geom: geom.get("mesh") for geom in world.iter("geom") if geom.get("mesh") is not None}
+    pictures = [geom for geom in meshes if _is_picture(geom, full)]
+    for geom in pictures:
+        del geom.attrib["mesh"]
+        geom.set("type", "sphere")
+        geom.set("size", "1")
+    kept = {mesh for geom, mesh in meshes.items() if geom not in pictures}
+    return _remove_assets(asset, kept)
+
+
+def _is_picture(geom: ElementTree.Element, full: Any) -> bool:
+    """Whether it is known of a geom with a mesh that it collides with nothing."""
+    if not geom.get("name"):
+        return False
+    try:
+        compiled = full.geom(geom.get("name"))
+    except KeyError:  # compiled under another name, as what is replicated
+        return False
+    collides = compiled.contype[0] or compiled.conaffinity[0]
+    return compiled.type[0] == int(_mujoco().mjtGeom.mjGEOM_MESH) and not collides
+
+
+def _remove_assets(asset: ElementTree.Element, kept: set[str | None]) -> bool:
+    """Removes textures, and meshes that are not in `kept`; false if there are none."""
+    textures = asset.findall("texture")
+    meshes = [mesh for mesh in asset.findall("mesh") if mesh.get("name") not in kept]
+    for part in (*textures, *meshes):
         asset.remove(part)
     for material in asset.iter("material"):
         material.attrib.pop("texture", None)
-    return bool(gone)
+    return bool(textures or meshes)
 
 
 def _complete(lean: Any, full: Any) -> bool:
@@ -135,8 +138,7 @@ def _numbers(struct: Any) -> list[str]:
     return [n for n in names if isinstance(getattr(struct, n), int | float | np.ndarray)]
 
 
-def forget_files(env: Any) -> None:
-    """Within `models`: empties the files of an environment's description, now that it is compiled."""
+def _forget_files(env: Any) -> None:
     description: Any = getattr(env.unwrapped, "mjcf_model", None)
     for tag in ("mesh", "texture") if description is not None else ():
         for part in description.find_all(tag):

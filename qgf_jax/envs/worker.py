@@ -12,37 +12,42 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
-from qgf_jax.envs import ogbench, unrendered, wire
+from qgf_jax.envs import families, wire
 from qgf_jax.errors import UserError
 
 
 class Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
-    def __init__(self, name: str):
-        self.world = ogbench.OGBenchEnv(name)
+    def __init__(self, name: str, made: Callable[[Any], None]):
+        self.env = families.of(name).make(families.parse(name))
         self.bits = np.random.MT19937()
-        self.obs_dim = len(
-            self.reset(0)
-        )  # the first reset compiles the model, which must not look like stepping
-        unrendered.forget_files(self.world.env)
+        # The first reset may compile a model, which must not look like stepping.
+        self.obs_width = len(self.reset(0))
+        made(self.env)
+
+    def goal_position(self) -> list[float] | None:
+        """The goal [x, y] of this episode, where the environment has such."""
+        said = getattr(self.env, "goal_position", None)
+        return said() if said else None
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
         set_bit_generator(self.bits)
-        return self.world.reset(seed)
+        return self.env.reset(seed)
 
     def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Plays the actions [H, A] open loop, to the end of the episode at most."""
         set_bit_generator(self.bits)
         total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
         for action in chunk:
-            obs, reward, done, info = self.world.step(action)
+            obs, reward, done, info = self.env.step(action)
             total, steps = total + reward, steps + 1
             if done:
                 break
@@ -53,7 +58,7 @@ class Slot:
 _Request = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-def listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]) -> None:
+def _listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]) -> None:
     """Takes requests off the channel as they come, and None when it closes.
 
     So the other side can always send the next one, however long it is: it must not wait for a worker
@@ -66,19 +71,20 @@ def listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None])
         requests.put(None)
 
 
-def serve(channel: socket.socket, name: str, count: int) -> None:
+def _serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
-        ogbench.require()
-        with ogbench.unseen(), unrendered.models():
-            slots = [Slot(name) for _ in range(count)]
+        family = families.of(name)
+        family.require()
+        with family.headless() as made:
+            slots = [Slot(name, made) for _ in range(count)]
     except UserError as error:
         wire.send(channel, {"refused": str(error)})
         return
-    space = slots[0].world.env.action_space
-    wire.send(channel, {"action_dim": int(np.prod(space.shape)), "obs_dim": slots[0].obs_dim})
+    greeting = {"action_dim": slots[0].env.action_dim, "obs_width": slots[0].obs_width}
+    wire.send(channel, greeting)
     requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-    threading.Thread(target=listen, args=(channel, requests), daemon=True).start()
+    threading.Thread(target=_listen, args=(channel, requests), daemon=True).start()
     while (request := requests.get()) is not None:
         header, arrays = request
         started = time.process_time()
@@ -100,7 +106,7 @@ def serve(channel: socket.socket, name: str, count: int) -> None:
             wire.send(channel, {"error": cause, "place": len(obs)})
             continue
         if header["op"] == "reset":
-            reply["goal"] = ogbench.goal_position(slots[0].world.env)
+            reply["goal"] = slots[0].goal_position()
         reply["cpu_seconds"] = time.process_time() - started
         wire.send(channel, reply, obs=np.asarray(obs, np.float32))
 
@@ -112,7 +118,7 @@ def leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def main() -> None:
+def _main() -> None:
     """Entry point of the process."""
     warnings.filterwarnings("ignore", module="gymnasium")
     os.dup2(2, 1)  # whatever the simulator prints must not look like our output
@@ -120,8 +126,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     # The parent is gone or closing: that is how this ends.
     with contextlib.suppress(ConnectionError, KeyboardInterrupt):
-        serve(channel, sys.argv[2], int(sys.argv[3]))
+        _serve(channel, sys.argv[2], int(sys.argv[3]))
 
 
 if __name__ == "__main__":
-    main()
+    _main()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.metrics import Lines, append_line, is_count, is_number, scan
 from qgf_jax.runs.run import Run
@@ -63,7 +63,7 @@ _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Those that not every line has."""
 
 
-def fault(line: Mapping[str, Any]) -> str:
+def _why_invalid(line: Mapping[str, Any]) -> str:
     """What keeps an object from being an episode, with the name of the field; empty if nothing does."""
     for name, (is_sound, what) in {**_FIELDS, **_MORE_FIELDS}.items():
         if name not in line:
@@ -89,11 +89,11 @@ def read(run: Run) -> Lines:
     An episode is of the run's own environment, or of that in the simulator on the device, and of one
     of its seeds.
     """
-    name = ogbench.parse(run.config["env"])
-    labels = (name.label, name._replace(simulator=ogbench.ON_DEVICE).label)
+    name = families.parse(run.config["env"])
+    labels = (name.label, name.played_in(families.ON_DEVICE).label)
 
     def why(line: Mapping[str, Any]) -> str:
-        if found := fault(line):
+        if found := _why_invalid(line):
             return found
         if line["env"] not in labels:
             return f"of {_short(line['env'])}, not of {name.label}"

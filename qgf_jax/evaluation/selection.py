@@ -11,7 +11,7 @@ Played = Mapping[int, Mapping[tuple[int, int], Mapping[str, Any]]]
 """task -> (seed, episode) -> line: the selection episodes of one weight."""
 
 
-class Choice(NamedTuple):
+class _Choice(NamedTuple):
     """The chosen weight, and what it was chosen on."""
 
     weight: float
@@ -21,7 +21,7 @@ class Choice(NamedTuple):
     """The weights that were compared; one that shares too few pairs with the others is not."""
 
 
-def choose(candidates: Mapping[float, Played]) -> Choice:
+def choose(candidates: Mapping[float, Played]) -> _Choice:
     """The smallest weight that noise does not tell from the best.
 
     Success first: kept are the weights whose success is within one standard error of the highest.
@@ -37,7 +37,7 @@ def choose(candidates: Mapping[float, Played]) -> Choice:
         tables = {w: _tables(candidates[w], pairs, name) for w in weights}
         best = max(weights, key=lambda w: statistics.mean_and_error(tables[w])[0])
         weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
-    return Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
+    return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
 
 
 def common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set], list[Any]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.envs import ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.interop import pickled
 from qgf_jax.methods import table as algorithms
@@ -115,7 +115,7 @@ def check(config: Mapping[str, Any]) -> None:
     row = algorithms.method(config["algorithm"])
     if row.policies != ("flow_bc",) or config["critic"] != "iql":
         raise UserError("only the public qgf agent is imported: --config.algorithm=qgf, critic=iql")
-    if ogbench.parse(config["env"]).goals:
+    if families.parse(config["env"]).goals:
         raise UserError(f"env {config['env']}: the public qgf agent knows single tasks, no goals")
     for key, wanted in (("data.standardize", False), ("seeds", 1)):
         section, _, name = key.rpartition(".")
@@ -146,21 +146,21 @@ def import_run(
 
 
 def _spec(official: Official, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `types.Spec`, as far as they are not the defaults."""
+    """The fields of `types.Spec`."""
+    from qgf_jax.types import Spec
+
     try:
-        obs_dim = official.arrays["value/value_net/Dense_0/kernel"].shape[0]
+        state = official.arrays["value/value_net/Dense_0/kernel"].shape[0]
         chunk_dim = official.arrays["policy/Dense_0/kernel"].shape[1]
     except (KeyError, IndexError):
         raise _refused(official.path, "its networks are others") from None
     chunk = options["chunk"]
-    if not obs_dim or not chunk_dim or chunk_dim % chunk:
+    if not state or not chunk_dim or chunk_dim % chunk:
         raise UserError(
             f"{official.path}: its chunks are {chunk_dim} numbers, which are no {chunk} actions: "
             "set data.chunk to what it was trained with"
         )
-    action_dim = chunk_dim // chunk
-    backup = options["n_step"]
-    return {"obs_dim": obs_dim, "action_dim": action_dim, "chunk": chunk, "backup": backup}
+    return Spec((state,), chunk_dim // chunk, chunk, n_step=options["n_step"])._asdict()
 
 
 def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any]) -> Any:
@@ -168,11 +168,12 @@ def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any
     import jax
     import jax.numpy as jnp
 
+    from qgf_jax.runtime.seeds import seeds_of
     from qgf_jax.training.programs import make_trainer
-    from qgf_jax.training.state import TrainState, seeds_of
+    from qgf_jax.training.state import TrainState
     from qgf_jax.types import Spec
 
-    ours = Spec(**spec)
+    ours = Spec.of(spec)
     trainer = make_trainer(algorithms.build_learner(config, ours), config, ours)
     seeds = jnp.asarray(seeds_of(config))
     template: TrainState = jax.eval_shape(trainer.init, seeds)

@@ -68,9 +68,9 @@ def count(name: str) -> dict[str, Any]:
     config = configs.make(name)
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
     plain, row = configs.plain(config), algorithms.method(name)
-    spec = Spec(_OBS * (2 if row.goals else 1), _ACTION, _CHUNK, goal_dim=_OBS * row.goals)
+    spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
     learner = algorithms.build_learner(plain, spec)
-    obs, width = jnp.zeros(spec.obs_dim), spec.chunk_dim
+    obs, width = spec.example(), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     targets = {group: params[group] for group in learner.targets}
     constants = {
@@ -84,7 +84,7 @@ def count(name: str) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), _BATCH)
     traced = act.trace(
         algorithms.acting_params(params, targets, constants),
-        jnp.zeros((_BATCH, spec.obs_dim)),
+        spec.observation(jnp.zeros((_BATCH, spec.width))),
         keys,
         jnp.zeros(()),
     )

@@ -59,14 +59,14 @@ def guide(
 
     Raises `UserError` for a rule or schedule that does not exist. What it returns raises it for a
     batch of actions, a weight or a value of `q` that is not one number, and a velocity of another
-    shape than the action's.
+    shape than the action's, and likewise an endpoint.
     """
     make, factor = part("rule", rule).make, part("schedule", schedule).make
     if jnp.ndim(weight):
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
         )
-    direct = make(_of_one(velocity), _scalar(q), endpoint, **options)
+    direct = make(_of_one(velocity), _scalar(q), _of_shape(endpoint), **options)
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)
@@ -88,6 +88,15 @@ def _of_one(velocity: Velocity) -> Velocity:
                 "flatten a chunk, and act on a batch by jax.vmap"
             )
         return flow.check_shape(velocity(action, t), action)
+
+    return checked
+
+
+def _of_shape(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, of the action's shape, else a `UserError`."""
+
+    def checked(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
+        return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
 
     return checked
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qgf_jax.methods.lazy import jax
-from qgf_jax.types import Array, Batch, Learner, Params
+from qgf_jax.types import Array, Batch, Learner, Obs, Params
 
 
 def as_actor(learner: Learner) -> Learner:
@@ -19,7 +19,7 @@ def merge(*learners: Learner) -> Learner:
     Two losses, or two numbers of updates, for one group are a `ValueError`.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         groups: Params = {}
         for i, learner in enumerate(learners):
             groups |= learner.init(jax.random.fold_in(key, i), obs, action)

@@ -8,7 +8,7 @@ from qgf_jax.methods.table import row
 
 _QGF = "Zhou et al., 2026, arXiv 2606.11087"
 _LI = "Li et al., 2026, arXiv 2601.14234"
-_OGBENCH = "Park et al., 2025, arXiv 2410.20092"
+_BENCHMARK = "Park et al., 2025, arXiv 2410.20092"
 _PLAIN_FLOW = {
     "networks.time_feature": "raw",
     "networks.policy_layer_norm": False,
@@ -252,7 +252,7 @@ row(
 row(
     "gcbc",
     "Gaussian policy, cloned from what led to the goal",
-    f"{_OGBENCH}, GCBC",
+    f"{_BENCHMARK}, GCBC",
     sampler="gaussian",
     policies=("gaussian_bc",),
     critic="none",
@@ -264,7 +264,7 @@ row(
 row(
     "gciql",
     "Gaussian policy, cloned and trained to maximise Q",
-    f"{_OGBENCH}, GCIQL",
+    f"{_BENCHMARK}, GCIQL",
     sampler="gaussian",
     policies=("ddpg_bc",),
     fixed_critic=True,
@@ -286,7 +286,7 @@ row(
 row(
     "gcivl",
     "Gaussian policy, cloned where V rises",
-    f"{_OGBENCH}, GCIVL",
+    f"{_BENCHMARK}, GCIVL",
     sampler="gaussian",
     policies=("value_awr",),
     critic="ivl",

@@ -301,6 +301,16 @@ def build_sample(
     """The `Sample` of method `name` over a checkpoint of `config`; `UserError` if `best_of` < 1."""
     if best_of < 1:
         raise UserError(f"best of {best_of} candidates: give at least 1")
+    from qgf_jax.core import checks
+
     nets, row = build_networks(config, spec), method(name)
     sample = part("sampler", row.sampler).make(nets, **sampler_settings(config, name, options))
-    return sample if best_of == 1 else part("selector", row.selector).make(nets, sample, best_of)
+    if best_of > 1:
+        sample = part("selector", row.selector).make(nets, sample, best_of)
+
+    def checked(params: Any, obs: Any, key: Any, weight: Any) -> Any:
+        action = sample(params, obs, key, weight)
+        checks.shape(f"an action of {name}", action, (nets.chunk_dim,))
+        return action
+
+    return checked

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qgf_jax.report.tables import count, gaps, intervals, label, task_label
+from qgf_jax.report.tables import cells, notes
 from qgf_jax.runs.run import Run
 
 _STYLE = """
@@ -23,9 +23,9 @@ def render(
     run: Run,
     rows: Sequence[dict[str, Any]],
     figures: Sequence[tuple[str, Path]],
-    notes: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> str:
-    """The page; pictures and films are inside it. `notes` say what the tables leave out."""
+    """The page; pictures and films are inside it. `more` says what the tables leave out."""
     env = html.escape(run.config["env"])
     films = sorted(p for p in (run.workdir / "report" / "videos").glob("*.gif") if p.is_file())
     pictures = [(caption, path, "png") for caption, path in figures]
@@ -35,8 +35,7 @@ def render(
         f' alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for caption, path, kind in pictures
     )
-    said = [*intervals(rows), *gaps(rows), *notes]
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in said)
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in [*notes(rows), *more])
     record = html.escape((run.workdir / "config.json").read_text())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
@@ -65,20 +64,21 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         if row["split"] != "report":
             continue
-        cells = [
-            f"{row['weight']:g}",
+        written = cells(row)
+        numbers = [
+            written["weight"],
             *(
                 _cell(row[k], digits)
                 for k, digits in (("success", 2), ("return", 1), ("length", 0))
             ),
-            count(row),
+            written["episodes"],
             str(row["seeds"]),
         ]
         kind = ' class="selected"' if row["selected"] else ""
-        name = html.escape(json.dumps(label(row))[1:-1])
+        name = html.escape(json.dumps(written["method"])[1:-1])
         lines.append(
-            f"<tr{kind}><td>{task_label(row['task'])}<td>{name}"
-            + "".join(f'<td class="n">{cell}' for cell in cells)
+            f"<tr{kind}><td>{written['task']}<td>{name}"
+            + "".join(f'<td class="n">{cell}' for cell in numbers)
             + "</tr>"
         )
     return f"<table>{head}{''.join(lines)}</table>"

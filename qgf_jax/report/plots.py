@@ -1,9 +1,8 @@
 """The pictures of a report. Matplotlib, no screen needed."""
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,12 +11,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError
-from qgf_jax.report.tables import ALL_TASKS, label, task_label, unique
+from qgf_jax.evaluation.summary import ALL_TASKS, Row
+from qgf_jax.report.tables import cells
 from qgf_jax.runs.run import Run
+from qgf_jax.types import Spec
 
-Row = dict[str, Any]
 Line = Mapping[str, Any]
 _COLORS = {"reference": "#7f7f7f", "best_of": "#e6862e", "qgf": "#1f6fb4"}
 _MORE_COLORS = ("#2a9d5c", "#b5438f", "#8c6d31", "#c0392b", "#5e4fa2", "#17a2b8", "#94a114")
@@ -25,112 +25,164 @@ _LEGIBLE = 8
 """Methods that one panel of curves can hold."""
 
 
+class _Subject(NamedTuple):
+    """What pictures are made of."""
+
+    run: Run
+    rows: Sequence[Row]
+    episodes: Sequence[Line]
+    metrics: Sequence[Line]
+
+
+class _Figure(NamedTuple):
+    """A picture of a report."""
+
+    name: str
+    caption: str
+    draw: Callable[[_Subject], Any]
+    """Gives Matplotlib's figure, or `None` where there is nothing to draw."""
+
+
 def draw(
     run: Run, rows: Sequence[Row], folder: Path, episodes: Sequence[Line], metrics: Sequence[Line]
 ) -> list[tuple[str, Path]]:
     """Draws what the run has data for: (caption, PNG) of each picture, in reading order.
 
-    `episodes` and `metrics` are the run's lines, of which `rows` are made.
+    `episodes`, each of them once, and `metrics` are the run's lines, of which `rows` are made.
     """
-    figures = [
-        (
-            "Success and return against guidance weight: report episodes, 95 % intervals.",
-            "sweep.png",
-            _sweep,
-        ),
-        (
-            "Every method at its selected weight: report episodes, 95 % intervals.",
-            "methods.png",
-            _methods,
-        ),
-        ("Training curves.", "training.png", functools.partial(_training, metrics)),
-    ]
-    goal_dim = run.spec.get("goal_dim", 0)
-    if run.spec["obs_dim"] - goal_dim == 2:
-        ways = "Ways through the maze, report episodes, a colour a task where there are several."
-        trajectories = functools.partial(_trajectories, episodes)
-        figures.append((ways, "trajectories.png", trajectories))
-    if run.spec["obs_dim"] == 2:
-        figures += [
-            (
-                "The policy's mean displacement over one chunk, without guidance and with it, over "
-                "the learned value.",
-                "field.png",
-                _field,
-            ),
-        ]
-    drawn = []
-    for caption, name, figure in figures:
-        fig = figure(run, rows)
+    subject, drawn = _Subject(run, rows, episodes, metrics), []
+    for figure in _figures(Spec.of(run.spec)):
+        path, fig = folder / figure.name, figure.draw(subject)
         if fig is None:
-            (folder / name).unlink(missing_ok=True)  # of an earlier report
+            path.unlink(missing_ok=True)  # of an earlier report
         else:
-            fig.savefig(folder / name, dpi=130, bbox_inches="tight")
+            fig.savefig(path, dpi=130, bbox_inches="tight")
             plt.close(fig)
-            drawn.append((caption, folder / name))
+            drawn.append((figure.caption, path))
     return drawn
 
 
-def _color(text: str, place: int) -> Any:
+def _figures(spec: Spec) -> Iterator[_Figure]:
+    """The pictures that a run of this spec can have."""
+    yield _Figure(
+        "sweep.png",
+        "Success and return against guidance weight: report episodes, 95 % intervals.",
+        _sweep,
+    )
+    yield _Figure(
+        "methods.png",
+        "Every method at its selected weight: report episodes, 95 % intervals.",
+        _methods,
+    )
+    yield _Figure("training.png", "Training curves.", _training)
+    if spec.state == (2,):
+        yield _Figure(
+            "trajectories.png",
+            "Ways through the maze, report episodes, a colour a task where there are several.",
+            _trajectories,
+        )
+    if spec.width == 2:
+        yield _Figure(
+            "field.png",
+            "The policy's mean displacement over one chunk, without guidance and with it, over "
+            "the learned value.",
+            _field,
+        )
+
+
+def _label(row: Row) -> str:
+    return cells(row)["method"]
+
+
+def _at_weight(row: Row) -> str:
+    """How a row's weight is added to its label; methods without one say nothing."""
+    return f", weight {row['weight']:g}" if row["weight"] else ""
+
+
+def _own_color(label: str) -> str | None:
+    return _COLORS.get(label.split(" of ")[0].replace("best", "best_of"))
+
+
+def _color(label: str, place: int) -> str:
     """The colour of a label; `place` tells those apart that have none of their own."""
-    name = text.split(" of ")[0].replace("best", "best_of")
-    return _COLORS.get(name, _MORE_COLORS[place % len(_MORE_COLORS)])
+    return _own_color(label) or _MORE_COLORS[place % len(_MORE_COLORS)]
 
 
-def _tasks(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    """(environment, task) of each panel: an environment's mean over all tasks alone, if it has one."""
-    tasks = sorted({(row["env"], row["task"]) for row in rows})
+class _Panel(NamedTuple):
+    """What a panel is of."""
+
+    env: str
+    task: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.env}, task {self.task if self.task != ALL_TASKS else 'all'}"
+
+    def of(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that belong here."""
+        return [row for row in rows if (row["env"], row["task"]) == self]
+
+
+def _panels(rows: Sequence[Row]) -> list[_Panel]:
+    """A panel each task: an environment's mean over all tasks alone, if it has one."""
+    tasks = sorted({_Panel(row["env"], row["task"]) for row in rows})
     pooled = {env for env, task in tasks if task == ALL_TASKS}
-    return [t for t in tasks if t[1] == ALL_TASKS or t[0] not in pooled]
+    return [panel for panel in tasks if panel.task == ALL_TASKS or panel.env not in pooled]
 
 
-def _swept(rows: Sequence[Row]) -> bool:
+def _selected(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["selected"] and row["split"] == "report"]
+
+
+def _is_swept(rows: Sequence[Row]) -> bool:
     """Whether a method was reported at more than one weight."""
-    points = {(label(r), r["weight"]) for r in rows if r["split"] == "report"}
+    points = {(_label(r), r["weight"]) for r in rows if r["split"] == "report"}
     return len(points) > len({text for text, _ in points})
 
 
-def _methods(run: Run, rows: Sequence[Row]) -> Any:
+def _methods(subject: _Subject) -> Any:
     """A column a task, a line a method, the best on top; only where the sweep does not say as much."""
-    shown = [r for r in rows if r["selected"] and r["split"] == "report"]
-    tasks = _tasks(shown)
-    if not shown or (len({label(row) for row in shown}) <= _LEGIBLE and _swept(rows)):
+    shown = _selected(subject.rows)
+    legible = len({_label(row) for row in shown}) <= _LEGIBLE
+    if not shown or (legible and _is_swept(subject.rows)):
         return None
-    most = max(sum((r["env"], r["task"]) == task for r in shown) for task in tasks)
+    panels = _panels(shown)
+    most = max(len(panel.of(shown)) for panel in panels)
     height = max(1.6, 0.6 + 0.27 * most)  # title and axis alone take 1.2 inches
-    fig, panels = plt.subplots(1, len(tasks), figsize=(6.4 * len(tasks), height), squeeze=False)
-    for ax, task in zip(panels[0], tasks, strict=True):
-        here = [r for r in shown if (r["env"], r["task"]) == task]
-        here.sort(key=lambda r: (r["success"]["mean"], r["return"]["mean"]))
-        for place, row in enumerate(here):
-            value = row["success"]
-            own = label(row).split(" of ")[0].replace("best", "best_of")
-            color = _COLORS.get(own, "#444444")
-            ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
-            ax.plot(value["mean"], place, "o", color=color, ms=6)
-        names = [label(r) + (f", weight {r['weight']:g}" if r["weight"] else "") for r in here]
-        ax.set_yticks(range(len(here)), names, fontsize=8)
-        ax.set(xlim=(-0.02, 1.02), xlabel="success", title=f"{task[0]}, task {task_label(task[1])}")
-        ax.grid(alpha=0.3, axis="x")
+    fig, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), height), squeeze=False)
+    for ax, panel in zip(axes[0], panels, strict=True):
+        _methods_panel(ax, panel.of(shown))
+        ax.set(xlim=(-0.02, 1.02), xlabel="success", title=panel.title)
     fig.tight_layout()
     return fig
 
 
-def _sweep(run: Run, rows: Sequence[Row]) -> Any:
+def _methods_panel(ax: Axes, rows: Sequence[Row]) -> None:
+    """The success of each row, the best on top."""
+    rows = sorted(rows, key=lambda r: (r["success"]["mean"], r["return"]["mean"]))
+    for place, row in enumerate(rows):
+        value, color = row["success"], _own_color(_label(row)) or "#444444"
+        ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
+        ax.plot(value["mean"], place, "o", color=color, ms=6)
+    ax.set_yticks(range(len(rows)), [_label(r) + _at_weight(r) for r in rows], fontsize=8)
+    ax.grid(alpha=0.3, axis="x")
+
+
+def _sweep(subject: _Subject) -> Any:
     """A column a task, success above return: a line a swept method, a band where there is no weight."""
-    if not _swept(rows):
+    if not _is_swept(subject.rows):
         return None
-    tasks = _tasks(rows)
-    fig, panels = plt.subplots(
-        2, len(tasks), figsize=(5.4 * len(tasks), 6.2), squeeze=False, sharex="col"
+    panels = _panels(subject.rows)
+    fig, axes = plt.subplots(
+        2, len(panels), figsize=(5.4 * len(panels), 6.2), squeeze=False, sharex="col"
     )
-    for column, (env, task) in zip(panels.T, tasks, strict=True):
-        here = [r for r in rows if (r["env"], r["task"], r["split"]) == (env, task, "report")]
+    for column, panel in zip(axes.T, panels, strict=True):
+        here = [row for row in panel.of(subject.rows) if row["split"] == "report"]
         for ax, name in zip(column, ("success", "return"), strict=True):
             _sweep_panel(ax, here, name)
         column[0].set(ylim=(-0.03, 1.03))
-        column[0].set_title(f"{env}, task {task_label(task)}", fontsize=10)
-        if len({label(row) for row in here}) <= _LEGIBLE:
+        column[0].set_title(panel.title, fontsize=10)
+        if len({_label(row) for row in here}) <= _LEGIBLE:
             column[0].legend(fontsize=8, framealpha=0.9)
         else:
             column[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.02))
@@ -139,92 +191,135 @@ def _sweep(run: Run, rows: Sequence[Row]) -> Any:
     return fig
 
 
-def _sweep_panel(ax: Axes, here: Sequence[Row], name: str) -> None:
-    labels = list(dict.fromkeys(map(label, here)))
-    if len(labels) > _LEGIBLE:  # what was played at one weight alone is in the picture of methods
-        points = {text: {r["weight"] for r in here if label(r) == text} for text in labels}
-        labels = [t for t in labels if len(points[t]) > 1 or points[t] == {0.0}]
-        here = [r for r in here if label(r) in labels]
-    weights = sorted({r["weight"] for r in here})
-    for place, text in enumerate(labels):
-        mine = sorted((r for r in here if label(r) == text), key=lambda r: r["weight"])
-        color = _color(text, place)
+def _sweep_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
+    """`name` of each method against the weight."""
+    by_label = _legible(rows)
+    for place, (label, mine) in enumerate(by_label.items()):
+        color = _color(label, place)
         if len(mine) == 1 and mine[0]["weight"] == 0:
-            value = mine[0][name]
-            ax.axhline(value["mean"], color=color, ls="--", lw=1.5, label=text)
-            ax.axhspan(value["low"], value["high"], color=color, alpha=0.12, lw=0)
-            continue
-        x = [r["weight"] for r in mine]
-        mean, low, high = (np.array([r[name][k] for r in mine]) for k in ("mean", "low", "high"))
-        errors = np.maximum(0.0, [mean - low, high - mean])
-        ax.errorbar(x, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=text)
-        for row in mine:
-            if row["selected"]:
-                ax.plot(row["weight"], row[name]["mean"], "o", ms=12, mfc="none", color=color)
-    positive = [w for w in weights if w > 0]
+            _band(ax, mine[0][name], color, label)
+        else:
+            _curve(ax, mine, name, color, label)
+    _weight_axis(ax, sorted({row["weight"] for mine in by_label.values() for row in mine}))
+    ax.set_ylabel(name)
+    ax.grid(alpha=0.3)
+
+
+def _legible(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each label by weight.
+
+    Of too many, those alone that were played at several weights, or that have none: the picture of
+    methods has the others.
+    """
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(_label(row), []).append(row)
+    if len(by_label) > _LEGIBLE:
+        weights = {label: {row["weight"] for row in mine} for label, mine in by_label.items()}
+        kept = [label for label, some in weights.items() if len(some) > 1 or some == {0.0}]
+        by_label = {label: by_label[label] for label in kept}
+    return {label: sorted(mine, key=lambda r: r["weight"]) for label, mine in by_label.items()}
+
+
+def _band(ax: Axes, value: Mapping[str, float], color: str, label: str) -> None:
+    """A method without a weight."""
+    ax.axhline(value["mean"], color=color, ls="--", lw=1.5, label=label)
+    ax.axhspan(value["low"], value["high"], color=color, alpha=0.12, lw=0)
+
+
+def _curve(ax: Axes, rows: Sequence[Row], name: str, color: str, label: str) -> None:
+    """A method against its weights, the selected one with a ring."""
+    x = [row["weight"] for row in rows]
+    mean, low, high = (np.array([row[name][k] for row in rows]) for k in ("mean", "low", "high"))
+    errors = np.maximum(0.0, [mean - low, high - mean])
+    ax.errorbar(x, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=label)
+    for row in rows:
+        if row["selected"]:
+            ax.plot(row["weight"], row[name]["mean"], "o", ms=12, mfc="none", color=color)
+
+
+def _weight_axis(ax: Axes, weights: Sequence[float]) -> None:
+    """A logarithmic axis of the weights, which begins at 0."""
+    positive = [weight for weight in weights if weight > 0]
     if positive:
         ax.set_xscale("symlog", linthresh=positive[0])
         tilt = 60 if len(weights) > 6 else 0
         ax.set_xticks(weights, [f"{w:g}" for w in weights], rotation=tilt)
         ax.set_xlim(-0.15 * positive[0], positive[-1] * 1.25)
         ax.minorticks_off()
-    ax.set_ylabel(name)
-    ax.grid(alpha=0.3)
 
 
-def _training(lines: Sequence[Line], run: Run, rows: Sequence[Row]) -> Any:
+def _training(subject: _Subject) -> Any:
     """One panel a loss, training and validation."""
-    names = [
-        k for k in (lines[0] if lines else {}) if k.endswith("/loss") and "validation" not in k
-    ]
+    lines = subject.metrics
+    first = lines[0] if lines else {}
+    names = [k for k in first if k.endswith("/loss") and "validation" not in k]
     if not names:
         return None
-    fig, panels = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
-    for ax, name in zip(panels[0], names, strict=True):
-        for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
-        positive = all(line[k] > 0 for line in lines for k in (name,) if k in line)
-        ax.set(title=name, xlabel="step", yscale="log" if positive else "linear")
-        ax.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=8)
+    fig, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        _loss_panel(ax, lines, name)
+    axes[0][0].legend(fontsize=8)
     fig.tight_layout()
     return fig
 
 
-def _trajectories(episodes: Sequence[Line], run: Run, rows: Sequence[Row]) -> Any:
+def _loss_panel(ax: Axes, lines: Sequence[Line], name: str) -> None:
+    """A loss in training and on validation data, on a logarithmic axis if it is positive."""
+    for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
+    positive = all(line[name] > 0 for line in lines if name in line)
+    ax.set(title=name, xlabel="step", yscale="log" if positive else "linear")
+    ax.grid(alpha=0.3)
+
+
+def _trajectories(subject: _Subject) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
-    shown = [r for r in rows if r["selected"] and r["split"] == "report"]
-    shown = [r for r in shown if (r["env"], r["task"]) in _tasks(shown)]
-    lines = [line for line in unique(episodes) if "path" in line]
-    if not shown or not lines:
+    selected = _selected(subject.rows)
+    shown = [row for row in selected if (row["env"], row["task"]) in _panels(selected)]
+    lines = [line for line in subject.episodes if "path" in line]
+    maze = _maze(subject.run)
+    if not shown or not lines or maze is None:
         return None
     across = min(len(shown), 5)
     down = -(-len(shown) // across)
-    fig, panels = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
-    keys = ("env", "method", "options", "best_of", "weight", "split", "step")
-    maze = _maze(run)
-    for ax in panels.ravel()[len(shown) :]:
+    fig, axes = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
+    several = len({row["env"] for row in shown}) > 1
+    for ax in axes.ravel()[len(shown) :]:
         ax.set_axis_off()
-    for place, (ax, row) in enumerate(zip(panels.ravel(), shown, strict=False)):
+    for place, (ax, row) in enumerate(zip(axes.ravel(), shown, strict=False)):
         maze.draw(ax)
-        mine = [line for line in lines if all(line[k] == row[k] for k in keys)]
-        if row["task"] != ALL_TASKS:
-            mine = [line for line in mine if line["task"] == row["task"]]
-        for line in mine:
-            x, y = np.array(line["path"]).T
-            color, star = _color(label(row), place), "#d62728"
-            if row["task"] == ALL_TASKS:
-                color = star = _MORE_COLORS[line["task"] % len(_MORE_COLORS)]
-            ax.plot(x, y, lw=1.0, alpha=0.75, color=color)
-            ax.plot(x[0], y[0], ".", color="black", ms=4)
-            ax.plot(*line["goal"], "*", color=star, ms=13, zorder=5)
-        weight = f", weight {row['weight']:g}" if row["weight"] else ""
-        weight += f"\n{row['env']}" if len({r["env"] for r in shown}) > 1 else ""
-        reached = sum(line["success"] for line in mine)
-        ax.set_title(f"{label(row)}{weight}\n{reached:.0f} of {len(mine)} shown arrive", fontsize=9)
+        title = _label(row) + _at_weight(row) + (f"\n{row['env']}" if several else "")
+        _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
+
+
+def _trajectories_panel(ax: Axes, title: str, row: Row, lines: Sequence[Line], place: int) -> None:
+    """The ways of a row's episodes, and how many arrive."""
+    for line in lines:
+        _draw_path(ax, line, row, place)
+    reached = sum(line["success"] for line in lines)
+    ax.set_title(f"{title}\n{reached:.0f} of {len(lines)} shown arrive", fontsize=9)
+
+
+def _lines_of(row: Row, lines: Sequence[Line]) -> list[Line]:
+    """The lines that a row is the mean of."""
+    keys = ["env", "method", "options", "best_of", "weight", "split", "step"]
+    keys += ["task"] * (row["task"] != ALL_TASKS)
+    return [line for line in lines if all(line[k] == row[k] for k in keys)]
+
+
+def _draw_path(ax: Axes, line: Line, row: Row, place: int) -> None:
+    """The way of an episode, its start and its goal."""
+    x, y = np.array(line["path"]).T
+    color, star = _color(_label(row), place), "#d62728"
+    if row["task"] == ALL_TASKS:
+        color = star = _MORE_COLORS[line["task"] % len(_MORE_COLORS)]
+    ax.plot(x, y, lw=1.0, alpha=0.75, color=color)
+    ax.plot(x[0], y[0], ".", color="black", ms=4)
+    ax.plot(*line["goal"], "*", color=star, ms=13, zorder=5)
 
 
 class _Maze:
@@ -254,70 +349,82 @@ class _Maze:
                     yield x + dx, y + dy
 
 
-def _maze(run: Run) -> _Maze:
-    name = ogbench.parse(run.config["env"])
-    if known := mazes.maze(name.scene, name.version):
-        return _Maze(known.free, mazes.UNIT, (mazes.OFFSET[0], mazes.OFFSET[1]))
-    env = ogbench.make(name.env_id).unwrapped
-    return _Maze(env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y))
+def _maze(run: Run) -> _Maze | None:
+    name = families.parse(run.config["env"])
+    known = families.of(name).maze(name)
+    return _Maze(*known) if known else None
 
 
-def _field(run: Run, rows: Sequence[Row]) -> Any:
-    """Arrows of the mean action at many places, reference beside guided, over the value."""
-    import jax
+def _field(subject: _Subject) -> Any:
+    """Arrows of the mean action at many places, reference beside guided, over the value.
 
-    from qgf_jax.methods import table as algorithms
-    from qgf_jax.runs import policy
+    `None` where the run has no value or reference policy, and where the evaluated checkpoint is gone.
+    """
+    from qgf_jax.methods.table import served_by
+    from qgf_jax.runs.loaded import LoadedRun
 
-    guided: dict[str, Row] = {}
-    # A method's selected weight; where that is 0, its least positive one.
-    own = [row for row in rows if row["env"] == ogbench.parse(run.config["env"]).label]
-    for row in sorted(own or rows, key=lambda r: (not r["selected"], r["weight"])):
-        if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:
-            guided.setdefault(label(row), row)
-    if not guided:
+    run, guided = subject.run, _guided(subject)
+    if not guided or "reference" not in served_by(run.config["algorithm"]):
         return None
     maze = _maze(run)
+    if not guided or maze is None:
+        return None
     points = np.array(list(maze.grid(3)), np.float32)
     try:
-        restored = policy.restore(run.workdir, rows[0]["step"])
-    except UserError:  # the evaluated checkpoint is gone
-        return None
-    params = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
-    acting = algorithms.acting_params(*params)
-    nets = algorithms.build_networks(run.config, restored.spec)
-    if "reference" not in algorithms.served_by(run.config["algorithm"]) or "value" not in params[0]:
-        return None
-    value = jax.jit(jax.vmap(lambda o: nets.value.apply(params[0]["value"], o)))(points)
-    panels_of = [("reference", (), 0.0, "reference")]
-    panels_of += [
-        (
-            r["method"],
-            tuple(r["options"].items()),
-            r["weight"],
-            f"{label(r)}, weight {r['weight']:g}",
-        )
-        for r in list(guided.values())[:2]
-    ]
-    fig, panels = plt.subplots(1, len(panels_of), figsize=(4.4 * len(panels_of), 4.2))
-    for ax, (method, options, weight, title) in zip(panels, panels_of, strict=True):
-        try:
-            sample = policy.sampler(restored, method, 1, options)
-        except UserError:  # it needs what this checkpoint has no more
+        loaded = LoadedRun.open(run.workdir, subject.rows[0]["step"])
+        if "value" not in loaded.params:
             return None
-
-        def mean_move(obs: Any, key: Any, sample: Any = sample, weight: float = weight) -> Any:
-            keys = jax.random.split(key, 32)
-            chunks = jax.vmap(lambda k: sample(acting, obs, k, weight))(keys)
-            return chunks.reshape(32, restored.spec.chunk, 2).mean(axis=(0, 1))
-
-        keys = jax.random.split(jax.random.key(0), len(points))
-        moves = np.asarray(jax.jit(jax.vmap(mean_move))(points, keys))
+        moves = [_mean_moves(loaded, points, "reference", (), 0.0)]
+        for row in guided:
+            options = tuple(row["options"].items())
+            moves.append(_mean_moves(loaded, points, row["method"], options, row["weight"]))
+    except UserError:  # it is gone, or lacks what a method needs
+        return None
+    titles = ["reference", *(f"{_label(row)}, weight {row['weight']:g}" for row in guided)]
+    value = _values(loaded, points)
+    fig, axes = plt.subplots(1, len(titles), figsize=(4.4 * len(titles), 4.2))
+    for ax, title, move in zip(axes, titles, moves, strict=True):
         maze.draw(ax)
-        shade = ax.scatter(
-            *points.T, c=np.asarray(value), s=60, marker="s", cmap="viridis", alpha=0.55
-        )
-        ax.quiver(*points.T, *moves.T, angles="xy", scale=14, width=0.005, color="black")
+        shade = ax.scatter(*points.T, c=value, s=60, marker="s", cmap="viridis", alpha=0.55)
+        ax.quiver(*points.T, *move.T, angles="xy", scale=14, width=0.005, color="black")
         ax.set_title(title, fontsize=10)
-    fig.colorbar(shade, ax=panels, shrink=0.8, label="V")
+    fig.colorbar(shade, ax=axes, shrink=0.8, label="V")
     return fig
+
+
+def _guided(subject: _Subject) -> list[Row]:
+    """Two methods' rows of a positive weight: the selected one, or the least if that is 0."""
+    rows = subject.rows
+    own = [r for r in rows if r["env"] == families.parse(subject.run.config["env"]).label]
+    guided: dict[str, Row] = {}
+    for row in sorted(own or rows, key=lambda r: (not r["selected"], r["weight"])):
+        if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:
+            guided.setdefault(_label(row), row)
+    return list(guided.values())[:2]
+
+
+def _mean_moves(
+    loaded: Any, points: np.ndarray, method: str, options: tuple[Any, ...], weight: float
+) -> np.ndarray:
+    """The mean action [N, 2] of a chunk, over 32 draws, of the first seed at `points` [N, 2]."""
+    import jax
+
+    sample, params = loaded.sampler(method, 1, options), loaded.params_of(0)
+
+    def mean_move(obs: Any, key: Any) -> Any:
+        keys = jax.random.split(key, 32)
+        chunks = jax.vmap(lambda k: sample(params, obs, k, weight))(keys)
+        return chunks.reshape(32, loaded.spec.chunk, 2).mean(axis=(0, 1))
+
+    keys = jax.random.split(jax.random.key(0), len(points))
+    return np.asarray(jax.jit(jax.vmap(mean_move))(loaded.spec.observation(points), keys))
+
+
+def _values(loaded: Any, points: np.ndarray) -> np.ndarray:
+    """V [N] of the first seed at `points` [N, 2]."""
+    import jax
+
+    value, params = loaded.networks().value, loaded.params_of(0)["value"]
+    return np.asarray(
+        jax.jit(jax.vmap(lambda obs: value.apply(params, obs)))(loaded.spec.observation(points))
+    )

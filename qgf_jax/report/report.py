@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.errors import UserError, log, saving
-from qgf_jax.evaluation import episodes
+from qgf_jax.evaluation import episodes, summary
 from qgf_jax.report import tables
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import write_atomically
@@ -28,7 +28,7 @@ def write(workdir: str | os.PathLike) -> str:
         why = f" ({note})" if (note := lines.note()) else ""
         raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
     lines.warn()
-    rows = tables.summarize(lines.records)
+    rows = summary.summarize(lines.records)
     metrics.warn()
     _warn(rows)
     notes = [*_notes(lines), *filter(None, [metrics.note()])]
@@ -38,21 +38,21 @@ def write(workdir: str | os.PathLike) -> str:
     folder = run.workdir / "report"
     with saving(folder, _ELSEWHERE):
         folder.mkdir(exist_ok=True)
-        figures = plots.draw(run, rows, folder, lines.records, metrics.records)
+        figures = plots.draw(run, rows, folder, summary.unique(lines.records), metrics.records)
     table = "\n\n".join([tables.markdown(rows), *notes])
-    summary = {
+    record = {
         "rows": rows,
-        "optimistic": tables.optimistic(rows),
+        "optimistic": summary.optimistic(rows),
         "left_out": [
             {"file": found.path.name, **one._asdict()}
             for found in (lines, metrics)
             for one in found.left_out
         ],
         "earlier_checkpoints": _earlier(lines),
-        "versions": runs.versions(),
+        "versions": runs.versions(run.config["env"]),
     }
     for name, text in {
-        "summary.json": json.dumps(summary, indent=1) + "\n",
+        "summary.json": json.dumps(record, indent=1) + "\n",
         "table.md": table + "\n",
         "table.csv": tables.as_csv(rows),
         "index.html": page.render(run, rows, figures, notes),
@@ -76,7 +76,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
         lines = episodes.read(run)
         notes += [f"{name}: {note}" for note in _notes(lines)]
         lines.warn()
-        every = tables.summarize(lines.records)
+        every = summary.summarize(lines.records)
         _warn(every)
         for row in every:
             if row["selected"] and row["split"] == "report":
@@ -108,7 +108,7 @@ def _earlier(lines: Lines) -> int:
 
 
 def _warn(rows: Sequence[dict[str, Any]]) -> None:
-    for line in tables.gaps(rows):
+    for line in summary.gaps(rows):
         again = ": `qgf evaluate` of all these weights together plays them" * (
             "are missing" in line
         )

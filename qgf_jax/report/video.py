@@ -13,17 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.envs import ogbench
-from qgf_jax.envs.pool import EnvPool
+from qgf_jax.envs import families
 from qgf_jax.errors import UserError, saving
-from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.evaluate import Arm, Job
-from qgf_jax.runs import policy
+from qgf_jax.evaluation.arms import Arm
+from qgf_jax.evaluation.rollout import rollout
+from qgf_jax.evaluation.simulators import Result
+from qgf_jax.evaluation.sweep import Job
+from qgf_jax.evaluation.worker_pool import WorkerPool
 from qgf_jax.runs.checkpoint import write_atomically
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import children
 
-SIZE = 240
-FRAMES = 60
+_SIZE = 240
+_FRAMES = 60
 """At most, in one film; longer episodes are shown faster."""
 
 
@@ -40,44 +42,37 @@ def film(
 
     In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
     """
-    restored = policy.restore(workdir, step)
-    name = ogbench.parse(restored.run.config["env"])
+    loaded = LoadedRun.open(workdir, step)
+    name = families.parse(loaded.run.config["env"])
     folder = Path(workdir if out is None else out) / "report" / "videos"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    written, programs = [], {}
-    for task in tasks or name.tasks:
-        world = name.with_task(task).full
-        with EnvPool(world, restored.run.config["seeds"], 1) as pool:
-            for arm in arms:
-                real = evaluate.acts_as(arm)
-                key = (real.method, real.best_of, real.options)
-                if key not in programs:  # the weight and the task are data to it
-                    programs[key] = evaluate.compile_act(restored, *key[:2], 1, key[2])
-                act = programs[key]
-                for episode in (2 * i + 1 for i in range(episodes)):
-                    kept: list[np.ndarray] = []
+    player = WorkerPool(loaded, name, loaded.seeds, 1, keep_actions=True)
+    jobs = [
+        Job((arm,), 0, task, 2 * i + 1)
+        for task in tasks or name.tasks for arm in arms for i in range(episodes)
+    ]  # fmt: skip
+    written = []
 
-                    def recording(*args: np.ndarray, act=act, kept=kept) -> np.ndarray:
-                        chunks = act(*args)
-                        kept.append(chunks[0, 0])
-                        return chunks
+    def record(job: Job, result: Result) -> None:
+        path = folder / f"{_title(job)}.gif"
+        _film(name.with_task(job.task).full, job.reset_seed, result["actions"], path)
+        written.append(path)
 
-                    job = Job((arm,), 0, task, episode)
-                    _, result = next(evaluate.play(restored, recording, pool, [job], 1))
-                    actions = np.concatenate(kept)[: result["length"]]
-                    weight = f"_weight{arm.weight:g}" if arm.weight else ""
-                    n = f"_of{arm.best_of}" if arm.best_of > 1 else ""
-                    chosen = "".join(f"_{k}{v}" for k, v in arm.options)
-                    path = (
-                        folder / f"task{task}_{arm.method}{chosen}{n}{weight}_episode{episode}.gif"
-                    )
-                    render(world, evaluate.episode_seed(task, episode), actions, path)
-                    written.append(path)
+    rollout(player, jobs, record)
     return written
 
 
-def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
+def _title(job: Job) -> str:
+    """METHOD and all that tells one film from another, as in a file's name."""
+    (arm,) = job.arms
+    weight = f"_weight{arm.weight:g}" if arm.weight else ""
+    n = f"_of{arm.best_of}" if arm.best_of > 1 else ""
+    chosen = "".join(f"_{k}{v}" for k, v in arm.options)
+    return f"task{job.task}_{arm.method}{chosen}{n}{weight}_episode{job.episode}"
+
+
+def _film(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process.
 
     Raises `UserError` if nothing can be drawn, `SaveError` if the file cannot be written.
@@ -89,7 +84,7 @@ def render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 
 
 def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
-    ogbench.require()
+    families.of(world).require()
     command = children.command("qgf_jax.report.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
@@ -107,17 +102,15 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 def _main(name: str, seed: str, path: str) -> None:
     from PIL import Image
 
-    size = {"width": SIZE, "height": SIZE, "render_mode": "rgb_array"}
-    world = ogbench.OGBenchEnv(name, **size)
-    env = world.env
-    actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, *env.action_space.shape)
+    world = families.of(name).rendered(families.parse(name), _SIZE)
+    actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, world.action_dim)
     world.reset(int(seed))
-    every = max(1, -(-len(actions) // FRAMES))
-    frames = [Image.fromarray(np.asarray(env.render()))]
+    every = max(1, -(-len(actions) // _FRAMES))
+    frames = [Image.fromarray(np.asarray(world.render()))]
     for i, action in enumerate(actions):
         world.step(action)
         if (i + 1) % every == 0 or i == len(actions) - 1:
-            frames.append(Image.fromarray(np.asarray(env.render())))
+            frames.append(Image.fromarray(np.asarray(world.render())))
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
 
 

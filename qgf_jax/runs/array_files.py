@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,25 @@ def read(folder: Path, name: str, template: Any) -> Any:
     """
     with _neutral(folder) as place, _checkpointer() as checkpointer:
         return checkpointer.restore(place / name, template)
+
+
+def read_part(folder: Path, name: str, entries: Collection[str], sharding: Any) -> dict[str, Any]:
+    """The `entries` of the dict in FOLDER/NAME; the others are not read.
+
+    Trees are of dicts and lists, as Orbax has noted them down, and arrays lie as `sharding` says.
+    """
+    import jax
+    import orbax.checkpoint as ocp
+
+    with _neutral(folder) as place, _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
+        noted = checkpointer.metadata(place / name).item_metadata.tree
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            {entry: noted[entry] for entry in entries},
+        )
+        how = ocp.checkpoint_utils.construct_restore_args(shapes)
+        wanted = ocp.args.PyTreeRestore(item=shapes, restore_args=how, partial_restore=True)
+        return checkpointer.restore(place / name, args=wanted)
 
 
 def read_named(folder: Path, name: str) -> dict[str, Any]:
@@ -84,15 +103,20 @@ def _neutral(folder: Path, *, writing: bool = False) -> Generator[Path]:
             yield link
 
 
-def _checkpointer() -> Any:
-    """Orbax's, for this process alone: a state is replicated, and one host writes and reads it."""
+def _checkpointer(handler: Callable[..., Any] | None = None) -> Any:
+    """Orbax's, for this process alone: a state is replicated, and one host writes and reads it.
+
+    `handler` is one of Orbax's classes; `None`: that of whole trees.
+    """
     import jax
     import orbax.checkpoint as ocp
 
-    if jax.process_count() == 1:
-        return ocp.StandardCheckpointer()
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+    options: dict[str, Any] = {}
+    if jax.process_count() > 1:
+        me = jax.process_index()
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        )
+    if handler is None:
+        return ocp.StandardCheckpointer(**options)
+    return ocp.Checkpointer(handler(**options), **options)

@@ -146,6 +146,21 @@ class Checkpoints:
 
         return RestoredState(step, jax.tree.map(back, template, raw), seal["note"])
 
+    def restore_part(
+        self, entries: Sequence[str], sharding: Any, step: int | None = None
+    ) -> RestoredState | None:
+        """As `restore`, but only some entries of the state, such as "params", without a template.
+
+        Their trees are of dicts and lists; arrays lie as `sharding` says.
+        """
+        step = self.newest_sound(step)
+        if step is None:
+            return None
+        note = self._read_seal(step)["note"]
+        failpoints.failpoint("restore")
+        part = array_files.read_part(self.root, str(step), entries, sharding)
+        return RestoredState(step, part, note)
+
     def newest_sound(self, step: int | None = None) -> int | None:
         """The newest step whose files are what was sealed; `step` itself if it is named."""
         candidates = self.steps()[::-1] if step is None else [step]

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
+from qgf_jax.envs import families
 from qgf_jax.errors import SaveError, UserError, log, saving
 from qgf_jax.runs.checkpoint import fingerprint, write_atomically
+from qgf_jax.types import Spec
 
 _PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
 
 
@@ -29,7 +31,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     """The resolved config, nested plain dicts."""
     spec: dict[str, Any]
-    """The fields of `types.Spec`."""
+    """The record of its `Spec`, which reads it by `Spec.of`."""
     dataset: dict[str, Any]
     """What it was trained on: file name, SHA-256, rows."""
     former: tuple[str, ...] = ()
@@ -128,10 +130,10 @@ def check_free(workdir: Path, work: Work = TRAINING) -> None:
             pass
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that results depend on."""
+def versions(env: str = "") -> dict[str, str]:
+    """Python and the packages that results in the environment `env` depend on."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *families.of(env).packages):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -167,7 +169,7 @@ def create(
         "former_fingerprints": former,
         "spec": spec,
         "dataset": data,
-        "versions": versions(),
+        "versions": versions(config["env"]),
         "git_commit": git_commit(),
     }
     _write(workdir, record)
@@ -179,7 +181,8 @@ def recorded_spec(
 ) -> dict[str, Any]:
     """`spec`, or that of the run in `workdir`, which keeps the normalisation that it began with.
 
-    The last bits of mean and spread depend on package versions and on the layout on disk. Raises
+    A record of an earlier version stays as that wrote it: checkpoints are sealed with it. The last bits
+    of mean and standard deviation depend on package versions and on the layout on disk. Raises
     `UserError` if the run is another, or if they differ by more.
     """
     path = workdir / "config.json"
@@ -197,18 +200,20 @@ def recorded_spec(
 
 def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two specs are of the same data; dimensions that are not scaled now may have been."""
-    scale = ("obs_mean", "obs_std")
-    if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - {*scale}):
+    try:
+        before, now = Spec.of(old), Spec.of(new)
+    except (KeyError, TypeError, ValueError):
         return False
-    means, stds = ([spec.get(key, ()) for spec in (old, new)] for key in scale)
-    return len(means[0]) == len(means[1]) == len(stds[0]) == len(stds[1]) and all(
+    if before.unscaled() != now.unscaled() or len(before.mean) != len(now.mean):
+        return False
+    return all(
         abs(mean - other) <= _ROUNDING * std and (abs(std - was) <= _ROUNDING * std or std == 1.0)
-        for mean, other, was, std in zip(*means, *stds, strict=True)
+        for mean, other, was, std in zip(before.mean, now.mean, before.std, now.std, strict=True)
     )
 
 
 _ROUNDING = 1e-6
-"""Of a spread: far more than sums in another order differ by, and far less than anybody notices."""
+"""Of a standard deviation: far more than sums in another order differ by, and less than matters."""
 
 
 def _write(workdir: Path, record: Mapping[str, Any]) -> None:
@@ -294,10 +299,10 @@ def check_same(
 
 _NEEDED = {
     "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
-    "spec": ("obs_dim", "action_dim", "chunk"),
+    "spec": (),
     "dataset": ("sha256",),
 }
-"""What config.json has by its part, whatever version wrote it."""
+"""What config.json has by its part, whatever version wrote it. What a spec has, `Spec.of` knows."""
 
 
 def open_run(workdir: str | os.PathLike) -> Run:
@@ -313,6 +318,12 @@ def open_run(workdir: str | os.PathLike) -> Run:
             raise UserError(altered.format(f"{part!r} is missing"))
         if missing := [name for name in names if name not in record[part]]:
             raise UserError(altered.format(f"{missing[0]!r} is missing in {part!r}"))
+    try:
+        Spec.of(record["spec"])
+    except KeyError as error:
+        raise UserError(altered.format(f"{error} is missing in 'spec'")) from None
+    except (TypeError, ValueError) as error:
+        raise UserError(altered.format(f"'spec' is none ({error})")) from None
     source = record.get("checkpoints_of")
     if source is not None and not isinstance(source, str):
         raise UserError(altered.format("'checkpoints_of' is no folder"))

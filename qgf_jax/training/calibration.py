@@ -7,7 +7,6 @@ beside it.
 
 import functools
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax.data import sampling
-from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import write_atomically
-from qgf_jax.training.programs import over_seeds
+from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.state import TrainState
-from qgf_jax.types import Array, Params, Spec
+from qgf_jax.types import Array, Obs, Params, Spec
 
 STATES, ACTIONS = 2048, 16
 """Drawn from the data, and drawn from the policy in each of the states."""
@@ -48,7 +46,7 @@ def measure(
     sample = algorithms.build_sample(config, spec, "reference")
     feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
 
-    def draw(data: Any, key: Array) -> Array:
+    def draw(data: Any, key: Array) -> Obs:
         data = jax.tree.map(lambda x: x[0], data) if stacked else data
         return feed.gather(data, feed.draw(data, key)).actor.obs
 
@@ -56,7 +54,7 @@ def measure(
 
     scales = (nets.q_of, nets.q_logit_of) if nets.bounded else (nets.q_of,)
 
-    def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Any, Array]:
+    def one_state(groups: tuple[Params, Params], obs: Obs, key: Array) -> tuple[Any, Array]:
         params = algorithms.acting_params(*groups)
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(params, obs, k, jnp.zeros(())))(keys)
@@ -94,20 +92,3 @@ def write(
     found: Any = jax.device_get(measure(config, spec, state, dataset, blocks, stacked=stacked))
     np.savez(buffer, step=np.int64(step), **found)
     write_atomically(workdir / "calibration.npz", buffer.getvalue())
-
-
-def read(workdir: Path, step: int) -> dict[str, Array]:
-    """The constants of the checkpoint at `step`, with a leading axis of seeds; empty if none.
-
-    Files of earlier versions have no `logit_std`.
-    """
-    path = workdir / "calibration.npz"
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
-            found = {name: jnp.asarray(file[name]) for name in names}
-            return found if int(file["step"]) == step else {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}): remove it and train again") from None

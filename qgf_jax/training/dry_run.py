@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
-from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs import families
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
 from qgf_jax.runtime import backend, flops
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import parallel
 from qgf_jax.training.programs import make_programs
-from qgf_jax.training.state import seeds_of
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
@@ -38,8 +38,8 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     here = jax.devices()[0]
     return {
         "config": config,
-        "observation": spec.obs_dim,
-        "action": spec.action_dim,
+        "observation": spec.width,
+        "action": spec.action,
         "chunk": spec.chunk,
         "devices": {
             "mesh": {"devices": spread.count},
@@ -70,18 +70,9 @@ def _without_keys(leaf: Any) -> Any:
 
 def spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment says; observations are not standardised."""
-    name, data = ogbench.parse(config["env"]), config["data"]
-    if mazes.maze(name.scene, name.version):
-        obs, action = mazes.WIDTHS
-        goal = obs if name.goals else 0
-        return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
-    world = ogbench.OGBenchEnv(name.with_task(name.tasks[0]))
-    width = int(np.prod(world.env.observation_space.shape))
-    obs = len(world.reset(0))
-    action = int(np.prod(world.env.action_space.shape))
-    world.env.close()
-    goal = obs - width if name.goals else 0
-    return Spec(obs, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
+    name, data = families.parse(config["env"]), config["data"]
+    state, goal, action = families.of(name).widths(name)
+    return Spec((state,), action, data["chunk"], (goal,) if goal else None, data["n_step"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
@@ -90,10 +81,10 @@ def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
     def array(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct((_ROWS, *shape), dtype)
 
-    obs, action = array(spec.obs_dim - spec.goal_dim), array(spec.action_dim)
+    state, action = array(*spec.state), array(spec.action)
     row, number = array(dtype=np.int32), array()
-    if not spec.goal_dim:
-        late = number if spec.backup not in (0, spec.chunk) else None
-        return Dataset(obs, action, row, row, number, number, number, late)
-    plain = spec.obs_dim == 2 * spec.goal_dim  # goals are observations
-    return GoalDataset(obs, action, row, row, None if plain else array(spec.goal_dim))
+    if spec.goal is None:
+        late = number if spec.return_steps != spec.chunk else None
+        return Dataset(state, action, row, row, number, number, number, late)
+    plain = spec.goal == spec.state  # goals are states
+    return GoalDataset(state, action, row, row, None if plain else array(*spec.goal))

@@ -22,15 +22,17 @@ from qgf_jax.methods.table import build_learner
 from qgf_jax.runs import failpoints
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState, check_space, tree_bytes
+from qgf_jax.runs.loaded import calibration
 from qgf_jax.runs.metrics import Clock, Writer
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import parallel
 from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.training.programs import Trainer
-from qgf_jax.training.state import MOST_SKIPPED, TrainState, seeds_of
+from qgf_jax.training.state import MOST_SKIPPED, TrainState
 from qgf_jax.types import Metrics, Spec
 
 
@@ -60,8 +62,8 @@ def pretrain(
             if spread.primary:
                 fields = runs.recorded_spec(Path(workdir), config, fields, loaded.fingerprint)
                 tracker = _begin_to_write(stack, config, Path(workdir))
-            spec = Spec(**fields)
-            feed = feeder.make(loaded, max(spec.backup, spec.chunk), spread.for_data())
+            spec = Spec.of(fields)
+            feed = feeder.make(loaded, spec.steps, spread.for_data())
             stack.callback(feed.close)
         common = runs.common(config, loaded.fingerprint)
         parallel.barrier(common | {"blocks": feed.blocks, "steps between blocks": feed.every})
@@ -81,7 +83,7 @@ def pretrain(
                 checkpoints = Checkpoints(workdir, keep=keep, identity=run.identity)
                 keeper = _Outputs(stack.enter_context(checkpoints), writer)
                 found = _restore(trainer, seeds, keeper, clock)
-                calibrated = bool(calibrate.read(Path(workdir), steps))
+                calibrated = bool(calibration(Path(workdir), steps))
         # Before the exchanges between devices of the training itself, whose patience is short.
         parallel.barrier({})
         start = _start(spread, trainer, seeds, found)
@@ -119,11 +121,10 @@ def _dispatch(
 
 def _of_primary(spread: DeviceLayout, spec: Spec) -> Spec:
     """With the normalisation of the first host, which alone knows what the run began with."""
-    if not spec.obs_mean:
+    if spec == spec.unscaled():
         return spec
-    scale = np.array(spec.obs_mean), np.array(spec.obs_std)
-    mean, std = (tuple(x.tolist()) for x in spread.broadcast_from_host0(scale))
-    return spec._replace(obs_mean=mean, obs_std=std)
+    moments = spread.broadcast_from_host0((np.array(spec.mean), np.array(spec.std)))
+    return spec.scaled(*(tuple(x.tolist()) for x in moments))
 
 
 def _begin_to_write(

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
 from qgf_jax.data import feeder
@@ -380,12 +380,3 @@ def _jitted(
         donate_argnums=0,
         static_argnums=2,
     )
-
-
-def for_seeds(seeds: int) -> Any:
-    """The sharding of arrays whose leading axis is `seeds` trained seeds, over this host's devices."""
-    here = backend.devices(local=True)
-    count = next(n for n in range(min(seeds, len(here)), 0, -1) if seeds % n == 0)
-    if count == 1:
-        return SingleDeviceSharding(here[0])
-    return NamedSharding(Mesh(np.array(here[:count]), ("seeds",)), PartitionSpec("seeds"))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from qgf_jax.data import sampling
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import vectors
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.optimizers import make_optimizer
@@ -166,13 +167,3 @@ def make_trainer(
         run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
         evaluate=jax.jit(programs.evaluate),
     )
-
-
-def over_seeds(f: Callable[[Any], Any], stacked: Any) -> Any:
-    """vmap of `f` over the leading axis, without the vmap if that axis has length 1.
-
-    A batch axis of 1 costs: XLA's batched matrix products are slower than the plain ones.
-    """
-    if len(jax.tree.leaves(stacked)[0]) > 1:
-        return jax.vmap(f)(stacked)
-    return jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[0], stacked)))

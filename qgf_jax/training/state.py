@@ -1,12 +1,10 @@
 """The training state: all that a run is, besides its config and data."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from qgf_jax.types import Array, Learner, Params, Spec
@@ -59,18 +57,13 @@ class TrainState:
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(losses))
 
 
-def seeds_of(config: Mapping[str, Any]) -> np.ndarray:
-    """[S] uint32: `seed`, `seed` + 1, … of a config, each below 2**32."""
-    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
-
-
 def init_state(
     seed: Array, learner: Learner, tx: optax.GradientTransformation, spec: Spec
 ) -> TrainState:
     """The state before the first step; `seed` [] int may be traced, so vmap it for many seeds."""
     key = jax.random.key(seed)
     init_key, train_key = jax.random.split(key)
-    params = learner.init(init_key, jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
+    params = learner.init(init_key, spec.example(), jnp.zeros(spec.chunk_dim))
     # Copies, not the same buffers twice: the state is donated as a whole.
     target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in learner.targets}
     return TrainState(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))

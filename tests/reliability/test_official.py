@@ -14,10 +14,11 @@ from conftest import MAZE, ROOT, tiny
 from qgf_jax import cli
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
+from qgf_jax.evaluation.arms import arms
 from qgf_jax.interop import import_official as official
 from qgf_jax.interop import pickled
-from qgf_jax.runs import policy
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.metrics import read_lines
 
 FILE = ROOT / "tests" / "data" / "parity.npz"
@@ -82,23 +83,26 @@ def run(path, workdir, *more):
 def test_actions_are_those_of_the_public_code(arrays, trees, tmp_path, leaf, parity):
     path = write(tmp_path / "params_10.pkl", agent(trees, leaf=leaf))
     assert run(path, tmp_path / "run") == 0
-    restored = policy.restore(tmp_path / "run")
+    restored = LoadedRun.open(tmp_path / "run")
     assert restored.step == 10 and restored.run.config["preset"] == "paper"
     assert not Checkpoints(tmp_path / "run", identity=restored.run.identity).fault(10)
-    for name, groups in (("params", restored.params), ("target_params", restored.target_params)):
-        for group, tree in groups.items():
-            theirs = trees[group if name == "params" else f"target_{group}"]
-            ours = {k.replace("MLP_0", "x"): v for k, v in leaves_of(tree["params"])}
-            wanted = {k.replace("value_net", "x").replace("MLP_0", "x"): v
-                      for k, v in leaves_of(theirs)}  # fmt: skip
-            assert ours.keys() == wanted.keys()
-            for key, array in wanted.items():
-                np.testing.assert_array_equal(ours[key][0], array)
+    names = {"critic": "target_critic", "online_critic": "critic"}
+    assert restored.params.keys() == {"policy", "value", *names}
+    for group, tree in restored.params.items():
+        theirs = trees[names.get(group, group)]
+        ours = {k.replace("MLP_0", "x"): v for k, v in leaves_of(tree["params"])}
+        wanted = {
+            k.replace("value_net", "x").replace("MLP_0", "x"): v for k, v in leaves_of(theirs)
+        }
+        assert ours.keys() == wanted.keys()
+        for key, array in wanted.items():
+            np.testing.assert_array_equal(ours[key][0], array)
     if leaf is not np.asarray:
         return
     reference = parity.Reference(FILE)
-    one = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
-    reference.params = lambda prefix: one
+    one = restored.params_of(0)
+    online = one | {"critic": one.pop("online_critic")}
+    reference.params = lambda prefix: (online, {"critic": one["critic"]})
     with jax.default_matmul_precision("highest"):
         found = parity.actions(reference)
     assert len(found) == 12 and max(found.values()) < parity.TOLERANCES["actions"]
@@ -133,7 +137,7 @@ def test_an_imported_run_is_evaluated_and_cannot_be_trained_on(maze_data, tmp_pa
     path = write(tmp_path / "params_10.pkl", content)
     config = tiny(preset="paper", **{"data.standardize": False, "data.dir": str(maze_data)})
     workdir = official.import_run(path, config, tmp_path / "run")
-    sweep = evaluate.arms(["qgf"], [1.0])
+    sweep = arms(["qgf"], [1.0])
     evaluate.evaluate(workdir, sweep, episodes=1, selection_episodes=0, envs=2, workers=1)
     (line,) = read_lines(workdir / "episodes.jsonl")
     assert line["step"] == 10 and line["length"] > 0

@@ -51,9 +51,9 @@ def actions(workdir):
 
 
 def test_a_run_of_the_first_version_is_restored_and_acts_as_it_did(golden, tmp_path):
-    from qgf_jax.runs import policy
+    from qgf_jax.runs.loaded import LoadedRun
 
-    restored = policy.restore(golden)
+    restored = LoadedRun.open(golden)
     checkpoints = Checkpoints(golden, identity=restored.run.identity)
     assert checkpoints.steps() == [4] and not checkpoints.fault(4)
     # To rounding: another version of XLA may add in another order, and the features of time are fast.

@@ -58,7 +58,7 @@ def in_turns(pool, between=None):
     """The same, each half asked to go on while the other is under way."""
     halves = (range(3), range(3, 6))
     asked = [(half, pool.ask_reset(half, SEEDS[half.start : half.stop])) for half in halves]
-    seen, played = np.zeros((6, 6, pool.obs_dim), np.float32), [[] for _ in range(5)]
+    seen, played = np.zeros((6, 6, pool.obs_width), np.float32), [[] for _ in range(5)]
     for step in range(6):
         if between and step == 4:
             between()
@@ -162,9 +162,9 @@ def test_a_worker_takes_requests_while_it_plays(monkeypatch):
     released = threading.Event()
 
     class Slow:
-        obs_dim, world = 2, SimpleNamespace(env=SimpleNamespace(action_space=np.zeros(2)))
+        obs_width, env = 2, SimpleNamespace(action_dim=2)
 
-        def __init__(self, name):
+        def __init__(self, *_):
             pass
 
         def act(self, chunk):
@@ -174,8 +174,8 @@ def test_a_worker_takes_requests_while_it_plays(monkeypatch):
     monkeypatch.setattr(worker, "Slot", Slow)
     ours, theirs = socket.socketpair()
     ours.settimeout(10.0)
-    threading.Thread(target=worker.serve, args=(theirs, "slow", 1), daemon=True).start()
-    assert wire.receive(ours)[0] == {"action_dim": 2, "obs_dim": 2}
+    threading.Thread(target=worker._serve, args=(theirs, "slow", 1), daemon=True).start()
+    assert wire.receive(ours)[0] == {"action_dim": 2, "obs_width": 2}
     chunks = [np.full((1, 500_000, 2), i, np.float32) for i in range(3)]
     for actions in chunks:
         wire.send(ours, {"op": "step", "slots": [0]}, actions=actions)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import jnp, optax
 from qgf_jax.methods.parts import critic
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -23,7 +23,7 @@ def contrastive(nets: "Networks", sample: Sample | None = None) -> Learner:
     for those of the other rows. Needs goals that lie ahead in the trajectory and bilinear critics.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"critic": nets.init_ensemble(key, obs, action)}
 
     def codes(params: Params, target_params: Params, x: Batch, noise: Array) -> tuple[Array, Array]:

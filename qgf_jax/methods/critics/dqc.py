@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from qgf_jax.bounds import OpenFraction
 from qgf_jax.methods.lazy import jax, jnp, losses, optax
 from qgf_jax.methods.parts import critic
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample, Summary
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample, Summary
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -41,7 +41,7 @@ def dqc(
     of the target network of `chunk_critic`.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         keys = jax.random.split(key, 3)
         long_action = jnp.zeros(nets.spec.long_dim)
         return {

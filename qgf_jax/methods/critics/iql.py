@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from qgf_jax.bounds import OpenFraction
 from qgf_jax.methods.lazy import jax, jnp, losses
 from qgf_jax.methods.parts import critic
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample, Summary
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample, Summary
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -28,7 +28,7 @@ def iql(
     of a trajectory weigh 0 and stay in the denominator.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         critic_key, value_key = jax.random.split(key)
         return {
             "critic": nets.init_ensemble(critic_key, obs, action),

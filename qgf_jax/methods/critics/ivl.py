@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from qgf_jax.bounds import History, OpenFraction
 from qgf_jax.methods.lazy import jax, jnp, losses
 from qgf_jax.methods.parts import critic
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @critic(
     provides=("goal_v",),
     needs=("goals",),
-    source="Park et al., 2023, arXiv 2307.11949, Eqs. 4 and 5; OGBench's GCIVL",
+    source="Park et al., 2023, arXiv 2307.11949, Eqs. 4 and 5; GCIVL of arXiv 2410.20092",
 )
 def ivl(
     nets: "Networks",
@@ -23,7 +23,7 @@ def ivl(
     expectile: Annotated[OpenFraction, "level of V's expectile"] = 0.9,
     online_code: Annotated[
         bool,
-        "whether target networks see a goal by the online code, as in OGBench's HIQL",
+        "whether target networks see a goal by the online code, as in the benchmark's HIQL",
         History(past=False),
     ] = False,
 ) -> Learner:
@@ -37,7 +37,7 @@ def ivl(
     `online_code` by the online code, which all members share.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"value": nets.goal_value.init(key, obs)}
 
     def target_members(params: Params, target_params: Params) -> Params:

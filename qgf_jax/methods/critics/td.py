@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from qgf_jax.bounds import NonNegative
 from qgf_jax.methods.lazy import checks, jax, jnp
 from qgf_jax.methods.parts import critic
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample, Summary
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample, Summary
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -30,7 +30,7 @@ def td(
     target, as in Fujimoto et al., 2018.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"critic": nets.init_ensemble(key, obs, action)}
 
     def next_action(params: Params, x: Batch, key: Array) -> Array:

@@ -7,7 +7,7 @@ from qgf_jax.bounds import Finite, Positive
 from qgf_jax.methods.lazy import jnp, losses
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -28,7 +28,7 @@ def cfgrl(
 ) -> Learner:
     """Flow matching with label 1 where Q(s, a) - V(s) > `threshold`, and with label 0 everywhere."""
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.labelled.init(key, obs, action, action[0], jnp.int32(0))}
 
     def actor(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("gaussian_actor",),
     needs=("q",),
-    source="Fujimoto and Gu, 2021, arXiv 2106.06860; OGBench's GCIQL and CRL",
+    source="Fujimoto and Gu, 2021, arXiv 2106.06860; Park et al., 2025, arXiv 2410.20092, GCIQL and CRL",
 )
 def ddpg_bc(
     nets: "Networks",
@@ -24,7 +24,7 @@ def ddpg_bc(
 ) -> Learner:
     """- Q of the actor's mean over Q's mean size, + `alpha` times cloning.
 
-    As OGBench's GCIQL and CRL extract their policies; Q is the online critic's.
+    As GCIQL and CRL of Park et al. extract their policies; Q is the online critic's.
     """
 
     def cloning_and_q(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps, noise_of_action
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -23,7 +23,7 @@ def distill(nets: "Networks", *, num_steps: NumSteps = 10) -> Learner:
     followed by the integrator's steps.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"endpoint": nets.policy.init(key, obs, action, action[0])}
 
     def draw(key: Array, size: int, x: Batch) -> tuple[Array, Array]:

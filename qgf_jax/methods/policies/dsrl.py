@@ -7,7 +7,7 @@ from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps, Weighted, noise_of_action
 from qgf_jax.methods.policies.gaussians import log_density
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -32,7 +32,7 @@ def dsrl(
     and soft actor-critic in z has its temperature tuned to `target_entropy`.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         actor_key, critic_key = jax.random.split(key)
         return {
             "actor": nets.gaussian.init(actor_key, obs),

@@ -7,7 +7,7 @@ from qgf_jax.bounds import NonNegative
 from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -32,7 +32,7 @@ def edp(
     As Zhou et al., 2026, do it for flows.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def actor(

@@ -7,7 +7,7 @@ from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import TimeGrid, flow_matching, noise_and_time
 from qgf_jax.methods.policies.gaussians import InverseTemperature, MaxWeight, advantage_weight
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -31,7 +31,7 @@ def fawac(
     mean of the target network's members over the data's own actions.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         actor_key, baseline_key = jax.random.split(key)
         return {
             "actor": nets.policy.init(actor_key, obs, action, action[0]),

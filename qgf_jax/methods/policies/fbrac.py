@@ -12,7 +12,7 @@ from qgf_jax.methods.policies.flow_loss import (
     noise_and_time,
     noise_of_action,
 )
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -33,7 +33,7 @@ def fbrac(
     The behaviour-regularised actor-critic (Wu et al., 2019) of flows.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def draw(key: Array, size: int, x: Batch) -> tuple[tuple[Array, Array], Array]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, flow_matching, noise_and_time
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -18,7 +18,7 @@ def flow_bc(nets: "Networks", *, time_grid: TimeGrid = 0, weighted: Weighted = T
     The public code draws t from a grid and keeps chunks that are spliced from two trajectories.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"policy": nets.policy.init(key, obs, action, action[0])}
 
     def policy_loss(

@@ -7,7 +7,7 @@ from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps, noise_of_action
 from qgf_jax.methods.policies.gaussians import mean_size
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -34,7 +34,7 @@ def fql(
     Q is the mean over the online critic.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.one_step.init(key, obs, action, action[0])}
 
     def distance_and_q(

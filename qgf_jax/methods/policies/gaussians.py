@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative, Positive
 from qgf_jax.methods.lazy import jax, jnp
-from qgf_jax.types import Array, Batch, Learner, Loss, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -22,7 +22,7 @@ def log_density(x: Array, mean: Array, log_std: Array) -> Array:
 
 
 def imitation(nets: "Networks", params: Params, x: Batch) -> Array:
-    """Negative log likelihood [] of an action under a Gaussian of unit variance, as OGBench's."""
+    """Negative log likelihood [] of an action under a Gaussian of unit variance."""
     mean, log_std = nets.gaussian.apply(params["actor"], x.obs)
     return -log_density(x.action, mean, jnp.zeros_like(log_std))
 
@@ -30,7 +30,7 @@ def imitation(nets: "Networks", params: Params, x: Batch) -> Array:
 def gaussian_learner(nets: "Networks", loss: Loss) -> Learner:
     """Learns one Gaussian, the group "actor", by `loss`."""
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.gaussian.init(key, obs)}
 
     return Learner(init, {"actor": loss})

@@ -10,7 +10,7 @@ from qgf_jax.methods.policies.gaussians import (
     advantage_weight,
     log_density,
 )
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -35,23 +35,23 @@ def hiql(
     up to the subgoal. Needs goals that are observations, and networks.goal_code > 0.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         low_key, high_key = jax.random.split(key)
         code = jnp.zeros(nets.high.width)
         return {"low": nets.low.init(low_key, obs, code), "high": nets.high.init(high_key, obs)}
 
-    def code(params: Params, obs: Array) -> Array:
+    def code(params: Params, obs: Obs) -> Array:
         return nets.goal_value.apply(params["value"], obs, coded=True)
 
-    def value(params: Params, obs: Array) -> Array:
+    def value(params: Params, obs: Obs) -> Array:
         return nets.goal_value.apply(params["value"], obs).mean()
 
-    def at(obs: Array, goal: Array) -> Array:
+    def at(obs: Obs, goal: Array) -> Obs:
         """The observation `obs` with another goal."""
-        return obs.at[-nets.spec.goal_dim :].set(goal)
+        return obs._replace(goal=goal)
 
     def low(params: Params, target_params: Params, x: Batch, noise: Array) -> tuple[Array, Metrics]:
-        obs, next_obs = at(x.obs, x.waypoint), at(x.next_obs, x.waypoint)
+        obs, next_obs = at(x.obs, x.subgoal), at(x.next_obs, x.subgoal)
         advantage = value(params, next_obs) - value(params, obs)
         mean, log_std = nets.low.apply(params["low"], obs, code(params, obs))
         weight = advantage_weight(advantage, low_inverse_temperature, max_weight)
@@ -60,11 +60,11 @@ def hiql(
     def high(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
-        there = jnp.concatenate([x.waypoint_to_goal, x.obs[-nets.spec.goal_dim :]])
+        there = x.obs._replace(state=x.subgoal_to_goal)  # goals are states here
         advantage = value(params, there) - value(params, x.obs)
         mean, log_std = nets.high.apply(params["high"], x.obs)
         weight = advantage_weight(advantage, high_inverse_temperature, max_weight)
-        subgoal = code(params, at(x.obs, x.waypoint_to_goal))
+        subgoal = code(params, at(x.obs, x.subgoal_to_goal))
         return -weight * log_density(subgoal, mean, jnp.zeros_like(log_std)), {}
 
     return Learner(init, {"low": Loss(low), "high": Loss(high)})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import diffusion, jax, jnp
 from qgf_jax.methods.policies.flow_loss import noise_of_action
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -19,7 +19,7 @@ def noise_predictor(nets: "Networks", loss: Callable[..., Array], num_steps: int
     """
     _, products = diffusion.alphas(num_steps)
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.diffusion.init(key, obs, action, action[0])}
 
     def draw(key: Array, size: int, x: Batch) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from qgf_jax.bounds import NonNegative
 from qgf_jax.methods.lazy import adjoint, jax, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -38,7 +38,7 @@ def qam(
     """
     h = 1.0 / num_steps
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def actor(params: Params, target_params: Params, x: Batch, key: Array) -> tuple[Array, Metrics]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from qgf_jax.methods.lazy import flow, jnp, networks
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import Weighted, noise_and_time
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -22,7 +22,7 @@ def robust_q(nets: "Networks", *, weighted: Weighted = True) -> Learner:
     The critic was not trained on spliced chunks, which `weighted` leaves out.
     """
 
-    def init(key: Array, obs: Array, action: Array) -> Params:
+    def init(key: Array, obs: Obs, action: Array) -> Params:
         time = networks.sinusoidal(action[0])
         return {"noisy_critic": nets.noisy_critic.init(key, obs, action, time)}
 

@@ -10,7 +10,7 @@ from qgf_jax.methods.policies.gaussians import (
     gaussian_learner,
     imitation,
 )
-from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("gaussian_actor",),
     needs=("goal_v",),
-    source="Park et al., 2025, arXiv 2410.20092, OGBench's GCIVL",
+    source="Park et al., 2025, arXiv 2410.20092, GCIVL",
 )
 def value_awr(
     nets: "Networks",
@@ -32,7 +32,7 @@ def value_awr(
     def actor(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
-        def value(obs: Array) -> Array:
+        def value(obs: Obs) -> Array:
             return nets.goal_value.apply(params["value"], obs).mean()
 
         advantage = value(x.next_obs) - value(x.obs)

@@ -1,19 +1,22 @@
 """One episode of OGBench's scripted experts, as the benchmark's own datasets were made. No JAX.
 
-An `Episode` is a generator function of (env, rng) that yields actions and is sent (obs, info) after
-each; everything random comes from `rng` and from NumPy's global generator, both seeded by the caller.
+The actions of an episode come from a generator function of (env, rng) that yields an action and is
+sent (obs, info) after it; everything random comes from `rng` and from NumPy's global generator, both
+seeded by the caller.
 """
 
+import functools
+import warnings
 from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
 
 from qgf_jax.envs import mazes, ogbench
+from qgf_jax.envs.families import ON_DEVICE, SIMULATORS
 from qgf_jax.errors import UserError, unknown_name_error
 
-MAZES = tuple(mazes.MAZES)
-STACKING = {  # scene -> range of the chance that a new target is on top of another cube
+_STACKING = {  # scene -> range of the chance that a new target is on top of another cube
     "cube-single": (0.0, 0.0),
     "cube-double": (0.0, 0.25),
     "cube-triple": (0.05, 0.35),
@@ -25,67 +28,78 @@ STACKING = {  # scene -> range of the chance that a new target is on top of anot
     "puzzle-4x5": (0.5, 0.5),
     "puzzle-4x6": (0.5, 0.5),
 }
-NOT_SCRIPTED = ("antmaze", "humanoidmaze", "antsoccer")
+SCENES = (*mazes.MAZES, *_STACKING)
+"""Those with an expert."""
+_PUBLISHED_ONLY = ("antmaze", "humanoidmaze", "antsoccer")
 """Published by OGBench, and walked by policies that it does not ship."""
-NOISE = 0.5
-"""Standard deviation of what is added to an expert's action in a maze."""
-STRAIGHT = 10
-"""Steps in one direction, in a maze of kind explore."""
-KINDS = {"maze": ("navigate", "stitch", "explore"), "manipulation": ("play", "noisy")}
+_ARM_KINDS = ("play", "noisy")
 
-Rows = dict[str, np.ndarray]
-Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
+_Columns = dict[str, np.ndarray]
+_Steps = Generator[np.ndarray, tuple[np.ndarray, dict[str, Any]], None]
 
 
-def check(scene: str, kind: str, simulator: str = "mujoco") -> None:
-    """Raises `UserError` unless there is an expert for `scene` and `kind`, and the simulator for it."""
-    if simulator not in ogbench.SIMULATORS:
-        raise unknown_name_error("simulator", simulator, ogbench.SIMULATORS)
-    on_device = simulator == ogbench.ON_DEVICE
-    scenes = MAZES if on_device else (*MAZES, *STACKING)
-    if scene.startswith("visual-"):
-        raise UserError(
-            f"{scene} has pixels for observations, which are not supported: no data made"
+class Expert:
+    """The expert of a name and the environment that its data are collected in."""
+
+    @staticmethod
+    def is_published_only(name: Any) -> bool:
+        """Whether OGBench has such a dataset for download, of which no expert is shipped."""
+        return name.scene.startswith(_PUBLISHED_ONLY) and name.kind in mazes.EXPERT_KINDS
+
+    @staticmethod
+    def check(name: Any, simulator: str = SIMULATORS[0]) -> None:
+        """Raises `UserError` unless a name's scene and kind have an expert, in that simulator."""
+        scene, on_device = name.scene, simulator == ON_DEVICE
+        if simulator not in SIMULATORS:
+            raise unknown_name_error("simulator", simulator, SIMULATORS)
+        if scene.startswith("visual-"):
+            raise UserError(
+                f"{scene} has pixels for observations, which are not supported: no data made"
+            )
+        if scene.startswith(_PUBLISHED_ONLY):
+            raise UserError(
+                f"{scene} needs a trained low-level policy that no package ships: it cannot be collected"
+            )
+        scenes = tuple(mazes.MAZES) if on_device else SCENES
+        if scene not in scenes:
+            raise unknown_name_error("environment to collect from", scene, scenes)
+        kinds = mazes.EXPERT_KINDS if scene in mazes.MAZES else _ARM_KINDS
+        if name.kind not in kinds:
+            raise unknown_name_error(f"kind of {scene} data", name.kind, kinds)
+        if not on_device:
+            ogbench.FAMILY.require()
+
+    def __init__(self, name: Any):
+        self._name = name
+
+    @functools.cached_property
+    def _env(self) -> Any:
+        warnings.filterwarnings("ignore", module="gymnasium")
+        scene, kind, env_id = self._name.scene, self._name.kind, self._name.env_id
+        if maze := mazes.MAZES.get(scene):
+            return ogbench.FAMILY.gym(
+                env_id, terminate_at_goal=False, max_episode_steps=maze.expert_length(kind)
+            )
+        return ogbench.FAMILY.gym(
+            env_id, terminate_at_goal=False, mode="data_collection", max_episode_steps=1001
         )
-    if scene.startswith(NOT_SCRIPTED):
-        raise UserError(
-            f"{scene} needs a trained low-level policy that no package ships: it cannot be collected"
-        )
-    if scene not in scenes:
-        raise unknown_name_error("environment to collect from", scene, scenes)
-    kinds = KINDS["maze" if scene in MAZES else "manipulation"]
-    if kind not in kinds:
-        raise unknown_name_error(f"kind of {scene} data", kind, kinds)
-    if not on_device:
-        ogbench.require()
+
+    def episode(self, seed: int) -> _Columns:
+        """The columns of one episode, a function of `seed` alone."""
+        scene, kind = self._name.scene, self._name.kind
+        while True:
+            rng = np.random.default_rng(seed)
+            rows = _record(self._env, scene, kind, seed, rng)
+            if scene != "scene" or not _out_of_sight(rows["qpos"]):
+                return rows
+            seed = int(
+                rng.integers(2**31)
+            )  # the cube left the table: another try, reproducible too
 
 
-def make_env(scene: str, kind: str, version: str) -> Any:
-    """The environment that data is collected in."""
-    if scene in MAZES:
-        rows = rows_of(scene, kind)
-        return ogbench.make(f"{scene}-{version}", terminate_at_goal=False, max_episode_steps=rows)
-    return ogbench.make(
-        f"{scene}-{version}",
-        terminate_at_goal=False,
-        mode="data_collection",
-        max_episode_steps=1001,
-    )
-
-
-def episode(env: Any, scene: str, kind: str, seed: int) -> Rows:
-    """One episode, a function of `seed` alone."""
-    while True:
-        rng = np.random.default_rng(seed)
-        rows = _record(env, scene, kind, seed, rng)
-        if scene != "scene" or not _out_of_sight(rows["qpos"]):
-            return rows
-        seed = int(rng.integers(2**31))  # the cube left the table: another try, still reproducible
-
-
-def _record(env: Any, scene: str, kind: str, seed: int, rng: np.random.Generator) -> Rows:
-    actions: Callable[..., Steps] = _maze if scene in MAZES else _manipulation
-    options = _maze_task(env, kind, rng) if scene in MAZES else None
+def _record(env: Any, scene: str, kind: str, seed: int, rng: np.random.Generator) -> _Columns:
+    actions: Callable[..., _Steps] = _maze if scene in mazes.MAZES else _manipulation
+    options = _maze_task(scene, kind, rng) if scene in mazes.MAZES else None
     obs, info = ogbench.reset(env, seed, **({"options": options} if options else {}))
     steps = actions(env, scene, kind, rng, obs, info)
     action = next(steps)
@@ -110,8 +124,8 @@ def _record(env: Any, scene: str, kind: str, seed: int, rng: np.random.Generator
 
 def _manipulation(
     env: Any, scene: str, kind: str, rng: np.random.Generator, obs: np.ndarray, info: dict
-) -> Steps:
-    p_stack = rng.uniform(*STACKING[scene])
+) -> _Steps:
+    p_stack = rng.uniform(*_STACKING[scene])
     experts = _oracles(env, scene, kind)
     noise = rng.uniform(0.0, 0.1)
     p_random = 0.2 if scene.startswith("puzzle") else 0.1
@@ -169,41 +183,28 @@ def _out_of_sight(qpos: np.ndarray) -> bool:
     return bool(np.any((y >= 0.29) | ((y <= -0.3) & ((z < 0.06) | (z > 0.08)))))
 
 
-def rows_of(scene: str, kind: str) -> int:
-    """Of an episode in a maze."""
-    return 201 if kind == "stitch" else 2001 if scene == "pointmaze-giant" else 1001
-
-
-def stitched(free: np.ndarray, start: mazes.Cell) -> list[mazes.Cell]:
-    """The goals of an episode of kind stitch that begins in `start`: squares four steps away."""
-    away = mazes.distances(free, start)
-    return [cell for cell in mazes.cells(free) if away[cell] == 4]
-
-
-def _maze_task(env: Any, kind: str, rng: np.random.Generator) -> dict[str, Any]:
+def _maze_task(scene: str, kind: str, rng: np.random.Generator) -> dict[str, Any]:
     """Where an episode starts, and where it first heads."""
-    free = env.unwrapped.maze_map == 0
-    cells = mazes.cells(free)
-    start = cells[rng.integers(len(cells))]
-    goals = stitched(free, start) if kind == "stitch" else mazes.vertices(free)
+    maze = mazes.MAZES[scene]
+    start = maze.cells[rng.integers(len(maze.cells))]
+    goals = maze.expert_goals(kind, start)
     goal = goals[rng.integers(len(goals))]
     return {"task_info": {"init_ij": start, "goal_ij": goal}}
 
 
 def _maze(
     env: Any, scene: str, kind: str, rng: np.random.Generator, obs: np.ndarray, info: dict
-) -> Steps:
-    maze, step = env.unwrapped, 0
-    vertices = mazes.vertices(maze.maze_map == 0)
+) -> _Steps:
+    maze, step, vertices = env.unwrapped, 0, mazes.MAZES[scene].vertices
     direction = np.zeros(2)
     while True:
         if kind != "explore":
             xy = maze.get_xy()
             direction = maze.get_oracle_subgoal(xy, maze.cur_goal_xy)[0] - xy
-        elif step % STRAIGHT == 0:
+        elif step % mazes.EXPERT_STRAIGHT == 0:
             direction = rng.normal(size=2)
         direction = direction / (np.linalg.norm(direction) + 1e-6)
-        _, info = yield direction + rng.normal(0.0, NOISE, size=2)
+        _, info = yield direction + rng.normal(0.0, mazes.EXPERT_NOISE, size=2)
         step += 1
         if kind == "navigate" and info["success"]:
             maze.set_goal(goal_ij=vertices[rng.integers(len(vertices))])

@@ -1,0 +1,333 @@
+"""Families of environments: what the rest of the package asks one, and which families there are.
+
+A family is one file. It subclasses `Family` and says what its environments are called, how one is made,
+which tasks it has and what rows of its data are worth; everything else has a default:
+
+    class Points(Family):
+        names = ("line-v0",)
+
+        def make(self, name):
+            return PointEnv(name.task)
+
+    FAMILY = Points()
+
+A name is written FAMILY:REST, as points:line-v0. One without a prefix is of the first family of the
+table below. Families of other packages are found by the entry-point group `qgf_jax.environments`,
+whose entries name such an object: `points = my_package.points:FAMILY`. A family is imported when the
+first of its names is met. No JAX here.
+"""
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+
+from qgf_jax.errors import UserError, unknown_name_error
+
+_GROUP = "qgf_jax.environments"
+_FAMILIES = {"ogbench": "qgf_jax.envs.ogbench:FAMILY"}
+"""Those of this package, the default one first."""
+
+ON_DEVICE = "jax"
+"""The simulator that runs where the policy does."""
+
+SIMULATORS = ("mujoco", ON_DEVICE)
+"""The family's own simulator, whatever it is, and the one on the device."""
+
+_Name = TypeVar("_Name", bound="EnvName")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvName:
+    """What the name of an environment says. A family may subclass it to give names another form."""
+
+    dataset: str
+    """Name of the data's file or folder, which serves all tasks."""
+    task: int = 0
+    """From 1; 0 stands for all tasks."""
+    goals: str = ""
+    """"" without goals; "observation", or the family's word for what else a goal is."""
+    simulator: str = ""
+    """`ON_DEVICE` if episodes are played there; "" for the family's own simulator."""
+    family: str = ""
+    """The prefix of the name; "" for the default family."""
+    every_task: tuple[int, ...] = (1,)
+    """All tasks of the environment."""
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks that the name stands for."""
+        return (self.task,) if self.task else self.every_task
+
+    @property
+    def env_id(self) -> str:
+        """The environment in messages about it."""
+        return self._prefix + self.dataset
+
+    @property
+    def full(self) -> str:
+        """The whole name with its task; `parse` gives this object back, but for the simulator."""
+        return self.env_id + (f"-task{self.task}" if self.task else "")
+
+    @property
+    def label(self) -> str:
+        """The name in episodes and tables: without task, and with a simulator that is not the own."""
+        return self._prefix + self.dataset + self._played_by
+
+    def with_task(self: _Name, task: int) -> _Name:
+        """The same environment with another task. Raises `UserError` if there is no such task."""
+        if task not in self.every_task:
+            first, *_, last = (*self.every_task, self.every_task[-1])
+            raise UserError(f"{self.env_id} has tasks {first} to {last}, not {task}")
+        return dataclasses.replace(self, task=task)
+
+    def played_in(self: _Name, simulator: str) -> _Name:
+        """The same environment in one of `SIMULATORS`."""
+        return dataclasses.replace(self, simulator="" if simulator == SIMULATORS[0] else simulator)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.family}:" if self.family else ""
+
+    @property
+    def _played_by(self) -> str:
+        return f" ({self.simulator})" if self.simulator else ""
+
+
+class Env(Protocol):
+    """One environment, for one task.
+
+    Two methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
+    keeping (an observation then begins with x and y), and `render() -> picture [h, w, 3] uint8`.
+    """
+
+    action_dim: int
+
+    def reset(self, seed: int) -> np.ndarray:
+        """First observation [O + G] of the episode `seed`, of which it is a function.
+
+        Where there are goals, the episode's goal [G] is the end of each observation.
+        """
+        ...
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Mapping[str, Any]]:
+        """(observation [O + G], reward, whether the episode is over, info) after `action` [A].
+
+        `info["success"]` counts at the end of an episode: from 0 to 1.
+        """
+        ...
+
+
+class Labels:
+    """What rows of data are worth. This one reads it from the data's own columns.
+
+    `columns` are arrays [R, …] by name, see `data.formats.Rows.info`; `path` is for messages.
+    """
+
+    reads: Collection[str] = ("rewards", "masks")
+    """Columns with labels that are heeded; in a file that has others, they are refused."""
+
+    def __init__(self, name: EnvName, widths: tuple[int, int] | None = None):
+        self.name = name
+        self._widths = widths
+
+    @property
+    def widths(self) -> tuple[int, int] | None:
+        """(O, A): widths of an observation without its goal, and of an action. `None`: not checked."""
+        return self._widths
+
+    def rewards(
+        self, columns: Mapping[str, np.ndarray], path: Path
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards and masks [R] of a row's action in the name's task; a mask is 0 where the task ends.
+
+        Without a column `masks` no row ends the task: the end of a trajectory is none of it.
+        """
+        if "rewards" not in columns:
+            raise UserError(
+                f"{path}: key 'rewards' is missing, and the task's rewards come from it"
+            )
+        rewards = np.asarray(columns["rewards"], np.float32)
+        masks = np.asarray(columns.get("masks", np.ones_like(rewards)), np.float32)
+        if not ((masks >= 0) & (masks <= 1)).all():
+            raise UserError(f"{path}: masks leave [0, 1]: a mask is 0 where the task ends, else 1")
+        return rewards, masks
+
+    def goals(self, columns: Mapping[str, np.ndarray], path: Path) -> np.ndarray | None:
+        """What a row is as a goal [R, G]; `None` where that is its observation."""
+        return None
+
+    def close(self) -> None:
+        """Frees what labelling needed."""
+
+
+class Family(abc.ABC):
+    """A family of environments. Only `make` must be written; nearly always `names` and `tasks` too."""
+
+    title: ClassVar[str] = ""
+    """The family in messages; its prefix if empty."""
+    names: ClassVar[Sequence[str]] = ()
+    """Names of datasets, which are the names of environments without a task; empty: any name."""
+    tasks: ClassVar[tuple[int, ...]] = (1,)
+    """Tasks of every environment."""
+    goals: ClassVar[str] = ""
+    """`EnvName.goals` of every name."""
+    modules: ClassVar[Sequence[str]] = ()
+    """Modules that its environments need, in the order in which messages list them."""
+    packages: ClassVar[Sequence[str]] = ()
+    """Distributions whose versions a run records."""
+    search_path: ClassVar[Sequence[str]] = ("data",)
+    """Folders in which data are looked for when the config names none."""
+    prefix: str = ""
+    """Under which name it is registered; set by `of`, "" for the default family."""
+
+    # Names
+
+    def parse(self, name: str) -> EnvName:
+        """Takes apart a name without the family's prefix: DATASET or DATASET-taskN.
+
+        Without its task a name with goals stands for all tasks, and one without for the first.
+        """
+        dataset, _, task = name.rpartition("-task")
+        if not (dataset and task.isdecimal()):
+            dataset, task = name, ""
+        if self.names and dataset not in self.names:
+            raise unknown_name_error(f"{self} environment", dataset, self.names)
+        parsed = EnvName(dataset, 0, self.goals, "", self.prefix, self.tasks)
+        if task:
+            return parsed.with_task(int(task))
+        return parsed if self.goals else parsed.with_task(self.tasks[0])
+
+    # Environments
+
+    @abc.abstractmethod
+    def make(self, name: EnvName) -> Env:
+        """The environment of a name that says its task. Raises `UserError` if there is none."""
+
+    def missing(self) -> list[str]:
+        """Those of `modules` that are not installed."""
+        return [module for module in self.modules if importlib.util.find_spec(module) is None]
+
+    def require(self) -> None:
+        """Raises `UserError`, with the remedy, if anything is missing."""
+        if lacking := self.missing():
+            raise UserError(
+                f"{self} environments need {', '.join(lacking)}, which are not installed: run `pip "
+                f"install {' '.join(lacking)}`"
+            )
+
+    @contextlib.contextmanager
+    def headless(self) -> Generator[Callable[[Any], None]]:
+        """While it is open, environments are made that nobody will render.
+
+        Gives a function to call with each environment after its first reset, to free what that left.
+        """
+        yield lambda env: None
+
+    def widths(self, name: EnvName) -> tuple[int, int, int]:
+        """(O, G, A): widths of an observation without its goal, of a goal, and of an action.
+
+        This one makes the environment; where there are goals that are not observations, override it.
+        """
+        env = self.make(name.with_task(name.tasks[0]))
+        width = len(env.reset(0))
+        goal = width // 2 if name.goals else 0
+        return width - goal, goal, env.action_dim
+
+    def rendered(self, name: EnvName, size: int) -> Any:
+        """An `Env` with `render`, whose pictures are `size` pixels high and wide."""
+        raise UserError(f"{self} environments cannot be drawn: leave films out")
+
+    def device_simulator(self, name: EnvName) -> Any:
+        """The environment as pure functions in JAX, see `jax_pointmaze.PointMaze`."""
+        raise UserError(f"{name.env_id} has no simulator on the device: leave --envs=jax out")
+
+    def maze(self, name: EnvName) -> tuple[np.ndarray, float, tuple[float, float]] | None:
+        """For plots, where observations without goals are the x and y of a place in a maze.
+
+        (whether each square [rows, columns] is free, the length of its side, minus the x and y of the
+        middle of square (0, 0)); `None` for everything else.
+        """
+        return None
+
+    # Data
+
+    def labels(self, name: EnvName) -> Labels:
+        """What the rows of the environment's data are worth.
+
+        Raises `UserError` if there is no such environment. Called before any data are read. This one
+        checks the widths of rows against the environment, unless a module that it needs is missing.
+        """
+        if self.missing():
+            return Labels(name)
+        width, _, action = self.widths(name)
+        return Labels(name, (width, action))
+
+    def source(self, name: EnvName, folder: str) -> Any:
+        """The data as a `data.shards.Source`, where they are in a format of the family's own.
+
+        `None`: an npz file, a folder of npz files, or what `qgf convert` makes of these.
+        """
+        return None
+
+    def policy_goals(self, name: EnvName) -> tuple[float, float, float]:
+        """Probabilities of a policy's goals, where the config gives none, by how data were collected.
+
+        Of the current row, of a later one of its trajectory, of any row.
+        """
+        return 0.0, 1.0, 0.0
+
+    def advice(self, dataset: str, folder: Path) -> str:
+        """What to do where there is no such dataset in `folder`."""
+        return "put it there, or name another"
+
+    def collector(self, name: EnvName, simulator: str = SIMULATORS[0]) -> Any:
+        """What makes the environment's data: an object with a scripted expert.
+
+        In the family's own simulator, `episode(seed)` gives columns of one episode, as a dict of
+        arrays [T, …] with observations, actions and terminals; in the one on the device,
+        `episodes(seed=, split=, count=)` gives those of many, one after another. Raises `UserError`
+        where there is no expert.
+        """
+        raise UserError(f"{name.env_id} has no scripted expert: its data cannot be collected")
+
+    def __str__(self) -> str:
+        return self.title or self.prefix
+
+
+@functools.cache
+def _family(prefix: str) -> Family:
+    outside = {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
+    default = next(iter(_FAMILIES))
+    if place := _FAMILIES.get(prefix or default):
+        module, attribute = place.split(":")
+        found = getattr(importlib.import_module(module), attribute)
+    elif prefix in outside:
+        found = outside[prefix].load()
+    else:
+        raise unknown_name_error("family of environments", prefix, [*_FAMILIES, *outside])
+    if not isinstance(found, Family):
+        raise UserError(f"{prefix}: {found!r} is no `Family`: mend its entry in {_GROUP}")
+    found.prefix = "" if prefix in ("", default) else prefix
+    return found
+
+
+def of(name: "str | EnvName") -> Family:
+    """The family of a name. Raises `UserError` if the name's prefix is none of a family."""
+    if isinstance(name, EnvName):
+        return _family(name.family)
+    prefix, colon, _ = name.partition(":")
+    return _family(prefix if colon else "")
+
+
+def parse(name: str) -> EnvName:
+    """Takes a name apart. Raises `UserError` if it is none of its family's."""
+    return of(name).parse(name.partition(":")[2] or name)

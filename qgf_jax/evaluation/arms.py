@@ -1,0 +1,91 @@
+"""The arms of a sweep: what is compared with what. No JAX."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from qgf_jax.methods import table
+
+
+class Sampler(NamedTuple):
+    """What one compiled program acts with, whatever the guidance weight."""
+
+    method: str
+    best_of: int
+    options: table.Options
+
+    @property
+    def label(self) -> str:
+        """How a table writes it: with its options, and with its N where that is not 1."""
+        method = ":".join([self.method, *(f"{k}={v}" for k, v in self.options)])
+        if self.best_of == 1 or method == "ifql":
+            return method
+        name = "" if method == "best_of" else f"{method} + "
+        return f"{name}best of {self.best_of}"
+
+
+class Arm(NamedTuple):
+    """A method with its options and number of candidates, under one guidance weight."""
+
+    method: str
+    weight: float
+    best_of: int
+    options: table.Options = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Arm":
+        """The arm of a line of episodes.jsonl, or of a row of a table."""
+        options = tuple(sorted(row["options"].items()))
+        return cls(row["method"], row["weight"], row["best_of"], options)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The arm without its weight: arms that agree in it are rivals, of which one is selected."""
+        return Sampler(self.method, self.best_of, self.options)
+
+    @property
+    def acts_as(self) -> "Arm":
+        """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
+        arm, row = self, table.method(self.method)
+        if row.weighted and arm.weight == 0.0 and row.at_zero:
+            free = table.free_options(row.at_zero)
+            shared = tuple((k, v) for k, v in arm.options if k in free)
+            arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
+        return arm._replace(method=table.canonical(arm.method))
+
+
+def arms(
+    methods: Sequence[str],
+    weights: Sequence[float],
+    best_of: Sequence[int] | None = None,
+    *,
+    own_weights: bool = False,
+    more: Sequence[int] = (),
+) -> list[Arm]:
+    """All arms of a sweep; a method is written NAME or NAME:option=value, see `table.parse`.
+
+    A method without a weight ignores `weights`. With `own_weights`, a method whose weight has units of
+    its own is swept over its own values. `best_of` replaces the methods' own numbers of candidates,
+    except where the number is the method; a method that chooses among several leaves a 1 out. Without
+    `best_of` such a method has the numbers `more` too. Raises `UserError` for an unknown method.
+    """
+    found: dict[Arm, None] = {}
+    for text in methods:
+        name, options = table.parse(text)
+        row = table.method(name)
+        values = row.weights if own_weights and row.weights else weights
+        for n in _candidates(row, best_of, more):
+            for weight in values if row.weighted else (0.0,):
+                found[Arm(name, float(weight), n, options)] = None
+    return list(found)
+
+
+def _candidates(
+    row: table.Method, best_of: Sequence[int] | None, more: Sequence[int]
+) -> tuple[int, ...]:
+    """The numbers of candidates that a method is swept over."""
+    if row.fixed_best_of:
+        return row.best_of
+    if row.best_of[0] == 1:
+        return row.best_of if best_of is None else tuple(best_of)
+    given = (*row.best_of, *more) if best_of is None else best_of
+    return tuple(n for n in given if n > 1) or row.best_of

@@ -1,0 +1,252 @@
+"""Rows of a table from lines of episodes: means, intervals and the selected weight. No JAX."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_jax.evaluation import selection, statistics
+from qgf_jax.evaluation.arms import Arm, Sampler
+
+Row = dict[str, Any]
+ALL_TASKS = 0
+"""The task of a row that is the mean over all tasks."""
+
+Line = Mapping[str, Any]
+_Cell = dict[tuple[int, int], Line]
+"""(seed, episode) -> line: what one arm played of one task and split."""
+_Tasks = Mapping[int, _Cell]
+
+
+class _Group(NamedTuple):
+    """A weight is selected within rows that agree in these."""
+
+    env: str
+    task: int
+    sampler: Sampler
+
+    @classmethod
+    def of(cls, row: Line) -> "_Group":
+        return cls(row["env"], row["task"], Arm.of(row).sampler)
+
+    @property
+    def pooled(self) -> "_Group":
+        """The group of the mean over all tasks."""
+        return self._replace(task=ALL_TASKS)
+
+
+class _Key(NamedTuple):
+    """What a row is the mean of."""
+
+    group: _Group
+    weight: float
+    split: str
+
+
+_Rivals = Mapping[_Group, Mapping[str, Mapping[float, _Tasks]]]
+"""group -> split -> weight -> what was played."""
+
+
+def summarize(lines: Iterable[Line]) -> list[Row]:
+    """One row per (env, task, method, options, best of N, weight, split), `selected` marked.
+
+    Of each environment the newest step that was evaluated counts. An environment that is simulated on
+    the device has a name of its own, so its episodes are never in a row with the real one's.
+
+    A row counts the episodes that all of its seeds have played; `left_out` says how many others there
+    are. `missing`: how many (seed, episode) pairs a rival weight has played and this one has not.
+    `ranked_on`: the pairs that weights were compared on, 0 where this one could not be compared.
+
+    Where there are several tasks, an arm that has played them all has a row for their mean too, of
+    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes by
+    `selection.choose`, for all tasks together if they have such a row. Report rows of that weight
+    carry the mark.
+    """
+    lines = unique(lines)
+    newest: dict[str, int] = {}
+    for line in lines:
+        newest[line["env"]] = max(line["step"], newest.get(line["env"], 0))
+    cells: dict[_Key, _Cell] = {}
+    for line in lines:
+        if line["step"] == newest[line["env"]]:
+            key = _Key(_Group.of(line), line["weight"], line["split"])
+            cells.setdefault(key, {})[line["seed"], line["episode"]] = line
+    parts: dict[_Key, _Tasks] = {key: {key.group.task: cell} for key, cell in cells.items()}
+    parts |= _over_tasks(cells)
+    made = (_row(key, tasks, newest[key.group.env]) for key, tasks in parts.items())
+    rows = [row for row in made if row is not None]
+    rivals: dict[_Group, dict[str, dict[float, _Tasks]]] = {}
+    for (group, weight, split), tasks in parts.items():
+        rivals.setdefault(group, {}).setdefault(split, {})[weight] = tasks
+    _mark_missing(rows, rivals)
+    _mark_selected(rows, rivals)
+    return rows
+
+
+def unique(lines: Iterable[Line]) -> list[Line]:
+    """One line for each episode of an arm: the last one, but a complete one before one that failed."""
+    kept: dict[tuple[Any, ...], Line] = {}
+    for line in lines:
+        key = (_Group.of(line), *(line[k] for k in ("weight", "split", "step", "seed", "episode")))
+        if key in kept and line.get("failed") and not kept[key].get("failed"):
+            continue
+        kept[key] = line
+    return list(kept.values())
+
+
+def _over_tasks(cells: Mapping[_Key, _Cell]) -> dict[_Key, _Tasks]:
+    """The cells of the arms that have played all tasks of an environment, if it has several."""
+    tasks: dict[str, set[int]] = {}
+    together: dict[_Key, dict[int, _Cell]] = {}
+    for key, cell in cells.items():
+        group = key.group
+        tasks.setdefault(group.env, set()).add(group.task)
+        together.setdefault(key._replace(group=group.pooled), {})[group.task] = cell
+    return {
+        key: part for key, part in together.items() if len(part) == len(tasks[key.group.env]) > 1
+    }
+
+
+def _row(key: _Key, tasks: _Tasks, step: int) -> Row | None:
+    """None if no seed has played all of `tasks`."""
+    shared, seeds = _complete(tasks)
+    if shared.keys() != tasks.keys():
+        return None
+    counted = [
+        tasks[task][seed, episode]
+        for task, episodes in shared.items() for seed in seeds for episode in episodes
+    ]  # fmt: skip
+
+    def columns(name: str) -> list[np.ndarray]:
+        return [
+            np.array([[tasks[task][s, e][name] for e in sorted(episodes)] for s in seeds], float)
+            for task, episodes in sorted(shared.items())
+        ]
+
+    sampler = key.group.sampler
+    return {
+        "env": key.group.env,
+        "task": key.group.task,
+        "method": sampler.method,
+        "options": dict(sampler.options),
+        "weight": key.weight,
+        "best_of": sampler.best_of,
+        "split": key.split,
+        "selected": False,
+        "episodes": len(counted),
+        "failed": sum(bool(e.get("failed")) for e in counted),  # by the simulator; none a success
+        "left_out": sum(map(len, tasks.values())) - len(counted),
+        "missing": 0,
+        "ranked_on": 0,
+        "seeds": len(seeds),
+        "step": step,
+        "interval": statistics.kind(len(seeds)),
+        "success": statistics.success_interval(columns("success"))._asdict(),
+        "return": statistics.mean_interval(columns("return"))._asdict(),
+        "length": statistics.mean_interval(columns("length"))._asdict(),
+    }
+
+
+def _complete(tasks: _Tasks) -> tuple[dict[int, set[int]], list[int]]:
+    """The episodes of each task that all of the row's seeds have played, and these seeds."""
+    played: dict[int, dict[int, set[int]]] = {}
+    for task, cell in tasks.items():
+        for seed, episode in cell:
+            played.setdefault(seed, {}).setdefault(task, set()).add(episode)
+    return selection.common(played)
+
+
+def _mark_missing(rows: Iterable[Row], rivals: _Rivals) -> None:
+    """Notes how many (task, seed, episode) a rival weight has played and the row's has not."""
+    for row in rows:
+        pairs = {
+            weight: {(task, *pair) for task, cell in tasks.items() for pair in cell}
+            for weight, tasks in rivals[_Group.of(row)][row["split"]].items()
+        }
+        row["missing"] = len(set.union(*pairs.values()) - pairs[row["weight"]])
+
+
+def _mark_selected(rows: Sequence[Row], rivals: _Rivals) -> None:
+    """Marks the rows of each group's selected weight; that of all tasks together, where there is one."""
+    settled: set[_Group] = set()
+    for group in sorted(rivals, key=lambda group: group.task):  # all tasks first
+        weight = _selected([row for row in rows if _Group.of(row) == group], rivals[group])
+        if weight is None or group.pooled in settled:
+            continue
+        mine = [row for row in rows if group in (_Group.of(row), _Group.of(row).pooled)]
+        if group == group.pooled:
+            if _reported_apart(mine, weight):
+                continue
+            settled.add(group)
+        for row in mine:
+            row["selected"] = row["selected"] or row["weight"] == weight
+
+
+def _reported_apart(rows: Iterable[Row], weight: float) -> bool:
+    """Whether tasks were added one by one, and each has reported a weight of its own."""
+    reported = [row for row in rows if row["split"] == "report"]
+    together = (row["weight"] for row in reported if row["task"] == ALL_TASKS)
+    return bool(reported) and weight not in together
+
+
+def _selected(rows: Iterable[Row], by_split: Mapping[str, Mapping[float, _Tasks]]) -> float | None:
+    """The group's chosen weight; its selection rows learn what they were ranked on."""
+    weights = {weight for part in by_split.values() for weight in part}
+    if len(weights) == 1:
+        return weights.pop()  # nothing is chosen
+    if "selection" not in by_split:
+        return None
+    choice = selection.choose(by_split["selection"])
+    for row in rows:
+        if row["split"] == "selection" and row["weight"] in choice.ranked:
+            row["ranked_on"] = choice.pairs
+    return choice.weight
+
+
+def optimistic(rows: Iterable[Row]) -> list[Row]:
+    """The best report row of each group, chosen on the very episodes it reports: biased upwards.
+
+    What the public code logs as its success; kept under this name for comparison with it.
+    """
+    best: dict[_Group, Row] = {}
+    for row in rows:
+        if row["split"] == "report":
+            group = _Group.of(row)
+            if group not in best or _rank(row) > _rank(best[group]):
+                best[group] = row
+    return list(best.values())
+
+
+def _rank(row: Row) -> tuple[float, float, float]:
+    return row["success"]["mean"], row["return"]["mean"], -row["weight"]
+
+
+def gaps(rows: Sequence[Row]) -> list[str]:
+    """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
+    choosing: dict[_Group, set[float]] = {}  # the weights with selection episodes
+    for row in rows:
+        if row["split"] == "selection":
+            choosing.setdefault(_Group.of(row), set()).add(row["weight"])
+    found: dict[str, None] = {}
+    for row in rows:
+        if row["task"] != ALL_TASKS:  # its tasks say it
+            arm = f"{Arm.of(row).sampler.label}, weight {row['weight']:g}"
+            for gap in _gaps_of(row, choosing):
+                found[f"{row['env']}, task {row['task']}, {arm}: {gap}"] = None
+    return list(found)
+
+
+def _gaps_of(row: Row, choosing: Mapping[_Group, set[float]]) -> Iterable[str]:
+    if row["left_out"]:
+        yield f"{row['left_out']} {row['split']} episodes that only some seeds have played are left out"
+    group = _Group.of(row)
+    for scope, what in ((group, ""), (group.pooled, " of all tasks")):
+        if scope in choosing and row["weight"] not in choosing[scope]:
+            yield f"without selection episodes{what} it cannot be selected"
+    if row["split"] == "selection" and row["missing"]:
+        ranked = f"weights are ranked on the {row['ranked_on']} that all have"
+        alone = "it shares too few with them and cannot be selected"
+        yield (
+            f"{row['missing']} selection episodes of other weights are missing, so "
+            f"{ranked if row['ranked_on'] else alone}"
+        )

@@ -1,0 +1,299 @@
+"""Plays episodes in the benchmark's own simulator, in worker processes, with one program that acts."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax.envs import families
+from qgf_jax.envs.pool import EnvPool, Move, Played
+from qgf_jax.errors import UserError
+from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.simulators import PATHS, Result, Usage
+from qgf_jax.evaluation.sweep import Job
+from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runtime import seeds
+from qgf_jax.types import Array
+
+_ROWS = 16
+"""Observations of each seed that act together on a CPU; more are cut up, fewer filled up with idle ones.
+
+With as many as there are environments, the last bits of an action would depend on how many act, and on
+its place: a processor takes 8 numbers at a time and rounds otherwise in what is left over.
+"""
+
+Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A]"""
+
+
+class WorkerPool:
+    """The simulator of worker processes; it plays one task at a time.
+
+    `envs` environments are stepped at once, at least one for each seed. With `keep_actions` a result
+    has the actions [N, A] of its episode too.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedRun,
+        name: families.EnvName,
+        envs: int,
+        workers: int | None = None,
+        *,
+        keep_actions: bool = False,
+    ):
+        self.usage = Usage()
+        self._loaded, self._name, self._workers = loaded, name, workers
+        self._per_seed = max(1, envs // loaded.seeds)
+        self._keep_actions = keep_actions
+        self._programs: dict[Sampler, Act] = {}
+        self._turns = 1
+        self._pool: EnvPool
+
+    def parts(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """The jobs of each task."""
+        by_task: dict[int, list[Job]] = {}
+        for job in jobs:
+            by_task.setdefault(job.task, []).append(job)
+        return list(by_task.values())
+
+    @contextlib.contextmanager
+    def ready_for(self, jobs: Sequence[Job]) -> Generator[None]:
+        """Starts the workers of a task; what was compiled for another task is used again.
+
+        Raises `UserError` if the environment is not as the run's data.
+        """
+        name, loaded = self._name.with_task(jobs[0].task).full, self._loaded
+        with EnvPool(name, loaded.seeds * self._per_seed, self._workers) as pool:
+            _check_widths(pool, loaded)
+            self._pool = pool
+            self._turns = _turns(pool.slots, self._per_seed, pool.workers)
+            for sampler in dict.fromkeys(job.acts_as.sampler for job in jobs):
+                if sampler not in self._programs:
+                    size = -(-self._per_seed // self._turns)
+                    self._programs[sampler] = compile_act(loaded, sampler, size)
+            yield
+            self.usage.simulator_cpu_seconds += pool.cpu_seconds
+            self.usage.cpu_seconds += pool.cpu_seconds
+
+    def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
+        groups = list(_groups(self._loaded.seeds, self._per_seed, self._turns))
+        act = self._programs[sampler]
+        batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions)
+        return batch.play(jobs)
+
+
+def _check_widths(pool: EnvPool, loaded: LoadedRun) -> None:
+    spec = loaded.spec
+    if pool.action_dim != spec.action:
+        raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
+    if pool.obs_width != spec.width:
+        raise UserError(f"{pool.name} is seen as {pool.obs_width} numbers, the run {spec.width}")
+
+
+def _turns(envs: int, per_seed: int, workers: int) -> int:
+    """In how many groups the environments take turns: 2, or 1 where that would not help.
+
+    With two, workers play one group while the policy acts for the other. That is for accelerators: on
+    a CPU both want the same cores, and groups smaller than `_ROWS` leave more of the policy's rows idle
+    (with 32 on two cores, cubes took a tenth less of the wall time, point mazes a twentieth more CPU
+    time). With less than two environments a worker, a group would leave some workers idle.
+    """
+    if jax.default_backend() == "cpu" or per_seed < 2 or envs < 2 * workers:
+        return 1
+    return 2
+
+
+def _groups(seeds: int, per_seed: int, count: int) -> Iterator[np.ndarray]:
+    """Environments [S, B] of each group; the last of one that is smaller stands there repeatedly.
+
+    B is the same for all, so that one program acts for each. Neighbours are in one group, so that it
+    has environments of every worker.
+    """
+    size = -(-per_seed // count)
+    for first in range(0, per_seed, size):
+        places = np.minimum(np.arange(first, first + size), per_seed - 1)
+        yield np.arange(seeds)[:, None] * per_seed + places
+
+
+def compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
+    """The one program that acts for a whole sweep of weights.
+
+    (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
+    (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
+    B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
+    the seeds are divided among them. On a CPU an action is the same to the last bit whatever B is and
+    whoever acts beside it.
+    """
+    actor, spec = loaded.actor(*sampler), loaded.spec
+    rows = _ROWS if jax.default_backend() == "cpu" else per_seed
+
+    def batch(args: tuple[Any, ...]) -> Array:
+        params, *rest = args
+
+        def block(some: Any) -> Array:
+            return jax.vmap(actor, in_axes=(None, 0, 0, 0))(params, *some)
+
+        def blocks(x: Array) -> Array:
+            filled = jnp.pad(x, [(0, -per_seed % rows), *((0, 0) for _ in x.shape[1:])])
+            return filled.reshape(-1, rows, *x.shape[1:])
+
+        chunks = jax.lax.map(block, jax.tree.map(blocks, tuple(rest)))
+        return chunks.reshape(-1, *chunks.shape[2:])[:per_seed]
+
+    sharding, shape = seeds.sharding(loaded.seeds), (loaded.seeds, per_seed)
+    params = jax.device_put(loaded.params, sharding)
+    shapes = (
+        jax.ShapeDtypeStruct((*shape, spec.width), np.float32, sharding=sharding),
+        jax.ShapeDtypeStruct((*shape, 3), np.int32, sharding=sharding),
+        jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding),
+    )
+    act = jax.jit(lambda *args: seeds.over_seeds(batch, args))
+    program = act.lower(params, *shapes).compile()
+    return lambda obs, identity, weight: np.asarray(program(params, obs, identity, weight))
+
+
+class _Asked(NamedTuple):
+    """What a group of environments was asked to do next."""
+
+    begun: Move | None
+    """Episodes that begin, and whose first observation has yet to come."""
+    gone_on: Move | None
+    """Episodes that play their next chunk."""
+
+
+class _Batch:
+    """The environments of a pool, and what they play.
+
+    They are divided into `groups` [S, B] that take turns: workers play what they were asked to for one
+    while `act`, compiled for as many as a group has, decides for the next. Adds to `usage` what was
+    waited for.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedRun,
+        act: Act,
+        pool: EnvPool,
+        groups: Sequence[np.ndarray],
+        usage: Usage,
+        keep_actions: bool = False,
+    ):
+        self._act, self._pool, self._groups, self._usage = act, pool, groups, usage
+        self._spec, self._seeds = loaded.spec, loaded.seeds
+        self._per_seed = (max(int(group.max()) for group in groups) + 1) // self._seeds
+        slots = self._seeds * self._per_seed
+        self._obs = np.zeros((slots, loaded.spec.width), np.float32)
+        self._identity = np.zeros((slots, 3), np.int32)
+        self._weight = np.zeros(slots, np.float32)
+        self._live: dict[int, tuple[Job, Result]] = {}
+        self._queues: list[collections.deque[Job]] = []
+        self._actions: dict[int, list[np.ndarray]] | None = {} if keep_actions else None
+
+    def play(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """Each job, with its result, when its episode is over."""
+        self._queues = [collections.deque() for _ in range(self._seeds)]
+        for job in jobs:
+            self._queues[job.seed].append(job)
+        asked = collections.deque([(group, self._ask(group)) for group in self._groups])
+        while asked:
+            group, (begun, gone_on) = asked.popleft()
+            if begun:
+                self._answer(begun)
+            if gone_on:
+                yield from self._finished(gone_on)
+            if begun or gone_on:
+                asked.append((group, self._ask(group)))
+
+    def _ask(self, group: np.ndarray) -> _Asked:
+        """What a group does next: free environments begin while there are actions for the others.
+
+        Where one group is all they act with the others at once, as a round without them costs the
+        policy as much.
+        """
+        slots = np.unique(group).tolist()
+        busy = [slot for slot in slots if slot in self._live]
+        begun = self._begin(slot for slot in slots if slot not in busy)
+        if begun and len(self._groups) == 1:
+            self._answer(begun)
+            live = [slot for slot in slots if slot in self._live]
+            return _Asked(None, self._go_on(live, group))
+        return _Asked(begun, self._go_on(busy, group))
+
+    def _begin(self, slots: Iterable[int]) -> Move | None:
+        """Gives free environments their next jobs, as far as there are any."""
+        ready: dict[int, int] = {}
+        for slot in slots:
+            if not (queue := self._queues[slot // self._per_seed]):
+                continue
+            job = queue.popleft()
+            ready[slot] = job.reset_seed
+            self._live[slot] = (job, {"return": 0.0, "length": 0, "started": time.perf_counter()})
+            self._identity[slot] = (job.task, job.episode, 0)
+            self._weight[slot] = job.acts_as.weight
+        return self._pool.ask_reset(list(ready), list(ready.values())) if ready else None
+
+    def _go_on(self, slots: list[int], group: np.ndarray) -> Move | None:
+        """Decides for the environments `slots` of a group [S, B]."""
+        if not slots:
+            return None
+        started = time.perf_counter()
+        chunks = self._act(self._obs[group], self._identity[group], self._weight[group])
+        self._usage.waited_for_policy += time.perf_counter() - started
+        by_slot = dict(
+            zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True)
+        )
+        mine = np.stack([by_slot[slot] for slot in slots])
+        if self._actions is not None:
+            for slot, chunk in zip(slots, mine, strict=True):
+                self._actions.setdefault(slot, []).append(chunk)
+        return self._pool.ask_step(slots, mine)
+
+    def _answer(self, move: Move) -> list[Played]:
+        """Waits for what a move did, and notes where it led."""
+        started = time.perf_counter()
+        self._obs[move.slots], played = self._pool.answer(move)
+        self._usage.waited_for_simulator += time.perf_counter() - started
+        if self._pool.goal is not None:
+            self._note_paths(move.slots, self._pool.goal)
+        return played
+
+    def _note_paths(self, slots: Iterable[int], goal: list[float]) -> None:
+        """Keeps where the first few episodes of a maze went, one point a chunk, and the goal."""
+        for slot in slots:
+            job, result = self._live[slot]
+            if job.episode // 2 < PATHS:
+                own = self._spec.observation(self._obs[slot]).goal
+                point = [round(float(x), 2) for x in self._obs[slot, :2]]
+                result.setdefault("goal", goal if own is None else own[:2].tolist())
+                result.setdefault("path", []).append(point)
+
+    def _finished(self, move: Move) -> Iterator[tuple[Job, Result]]:
+        """The episodes that are over with a move."""
+        played = self._answer(move)
+        self._identity[move.slots, 2] += 1
+        for slot, chunk in zip(move.slots, played, strict=True):
+            job, result = self._live[slot]
+            if _add(result, chunk):
+                if self._actions is not None:
+                    result["actions"] = np.concatenate(self._actions.pop(slot))[: result["length"]]
+                del self._live[slot]
+                yield job, result
+
+
+def _add(result: Result, chunk: Played) -> bool:
+    """Adds a chunk to an episode's result; true if the episode is over."""
+    result["return"] += chunk.reward
+    result["length"] += chunk.steps
+    if chunk.done:
+        result["success"] = chunk.success
+        if chunk.failed:  # counts as a failure, and says so
+            result["failed"] = chunk.failed
+        result["seconds"] = round(time.perf_counter() - result.pop("started"), 3)
+    return chunk.done

@@ -1,0 +1,250 @@
+"""A trained run, opened once, for whatever acts with it: policies, evaluation, reports and films.
+
+Nothing here trains: no optimiser, no data and no simulator is imported or built.
+"""
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax import bounds
+from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.methods import table as algorithms
+from qgf_jax.runs import run as runs
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.run import Run
+from qgf_jax.runtime import backend
+from qgf_jax.types import Array, Params, Sample, Spec
+
+Act = Callable[[Params, Array, Array, Array], Array]
+"""(params of one seed, obs [O], key or identity, weight []) -> action."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """The learned part of a run at one step."""
+
+    run: Run
+    spec: Spec
+    step: int
+    params: Params
+    """What acts, as `acting_params` says; leaves have a leading axis of the run's seeds."""
+
+    @classmethod
+    @backend.standardized
+    def open(cls, workdir: str | os.PathLike, step: int | None = None) -> "LoadedRun":
+        """The newest sound checkpoint of a run, or the one at `step`.
+
+        Raises `UserError` if there is none.
+        """
+        run = runs.open_run(workdir)
+        if not run.trained_in.is_dir():
+            raise UserError(
+                f"{run.trained_in}, whose checkpoints {workdir} has episodes of, is not there: give "
+                f"--workdir=ITS FOLDER NOW --out={workdir}"
+            )
+        # Where the run was trained says nothing of where it acts: restore to one device of this host.
+        here = jax.sharding.SingleDeviceSharding(backend.devices(local=True)[0])
+        checkpoints = Checkpoints(run.trained_in, identity=run.identity)
+        restored = checkpoints.restore_part(("params", "target_params"), here, step)
+        if restored is None:
+            raise UserError(
+                f"{workdir} has no checkpoint yet: let `qgf train` come to its first save"
+            )
+        constants = calibration(run.trained_in, restored.step)
+        params = algorithms.acting_params(
+            restored.state["params"], restored.state["target_params"], constants or None
+        )
+        return cls(run, Spec.of(run.spec), restored.step, params)
+
+    @property
+    def seeds(self) -> int:
+        """How many training seeds the run has."""
+        return self.run.config["seeds"]
+
+    def networks(self) -> Any:
+        """The `Networks` that the parameters belong to."""
+        return algorithms.build_networks(self.run.config, self.spec)
+
+    def params_of(self, seed: int) -> Params:
+        """The parameters of one seed, by its place in the run."""
+        return jax.tree.map(lambda x: x[seed], self.params)
+
+    def sampler(self, method: str, best_of: int = 1, options: algorithms.Options = ()) -> Sample:
+        """(params of one seed, obs, key, weight []) -> action [D] of a method.
+
+        Raises `UserError` if the method needs other learners, or constants that the run does not have.
+        """
+        config = self.run.config
+        trained = config["algorithm"]
+        algorithms.method(method)
+        if method not in (served := algorithms.served_by(trained)):
+            raise unknown_name_error(f"method for a run of {trained!r},", method, served)
+        settings = algorithms.sampler_settings(config, method, options)
+        if settings.get("units", "raw") != "raw":
+            self._check_calibration(method, settings.get("scale", "value"))
+        if best_of > 1 and "critic" not in self.params:
+            raise UserError(
+                f"a run of {trained!r} has no critic to choose the best of {best_of} by"
+            )
+        if settings.get("endpoint") == "learned" and "endpoint" not in self.params:
+            raise UserError(
+                f"a run of {trained!r} has no learned endpoint: train --config.algorithm=qgf_distill"
+            )
+        return algorithms.build_sample(config, self.spec, method, best_of, options)
+
+    def _check_calibration(self, method: str, scale: str) -> None:
+        constants = self.params.get("calibration")
+        if constants is None:
+            raise UserError(
+                f"{self.run.trained_in} has no calibration for step {self.step}, which {method} "
+                "needs: it is measured when `qgf train` reaches its last step"
+            )
+        if scale == "logit" and "logit_std" not in constants:
+            raise UserError(
+                f"{self.run.trained_in / 'calibration.npz'} is of an earlier version and has no spread "
+                "of logits: remove it and give the same `qgf train` again, which measures it"
+            )
+
+    def actor(self, method: str, best_of: int = 1, options: algorithms.Options = ()) -> Act:
+        """(params of one seed, obs [O], identity [3], weight []) -> chunk [H, A]; not compiled.
+
+        For evaluation: identity is (task, episode, how many chunks came before), of which the noise is
+        made. Raises `UserError` as `sampler` does.
+        """
+        sample, spec, root = self.sampler(method, best_of, options), self.spec, jax.random.key(0)
+
+        def act(params: Params, obs: Array, identity: Array, weight: Array) -> Array:
+            key = root
+            for part in identity:
+                key = jax.random.fold_in(key, part)
+            action = sample(params, spec.observation(obs), key, weight)
+            return action.reshape(spec.chunk, spec.action)
+
+        return act
+
+    def policy(
+        self,
+        method: str = "qgf",
+        weight: float = 1.0,
+        *,
+        best_of: int | None = None,
+        seed: int | None = 0,
+        **options: Any,
+    ) -> Callable[..., Array]:
+        """A jitted function (obs, key) -> action chunk, see `load_policy`."""
+        row = algorithms.method(method)
+        for name, value in options.items():
+            algorithms.check_option(method, name, value)
+        n = row.best_of[0] if best_of is None else best_of
+        sample = self.sampler(method, n, tuple(sorted(options.items())))
+        if seed is not None and not 0 <= seed < self.seeds:
+            raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
+        return _Policy(self, sample, weight, seed)
+
+
+class _Policy:
+    """What `load_policy` gives."""
+
+    def __init__(self, loaded: LoadedRun, sample: Sample, weight: float, seed: int | None):
+        spec = self._spec = loaded.spec
+        self._weight = np.float32(weight)
+        self._params = loaded.params if seed is None else loaded.params_of(seed)
+
+        def one(params: Params, obs: Array, key: Array, weight: Array) -> Array:
+            action = sample(params, spec.observation(obs), key, weight)
+            return action.reshape(spec.chunk, spec.action)
+
+        @jax.jit
+        def act(params: Params, obs: Array, key: Array, weight: Array) -> Array:
+            if obs.ndim == 1:
+                return one(params, obs, key, weight)
+            keys = jax.random.split(key, len(obs))
+            return jax.vmap(one, in_axes=(None, 0, 0, None))(params, obs, keys, weight)
+
+        every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None)))
+        self._act = act if seed is not None else every
+
+    @backend.standardized
+    def __call__(self, obs: Any, key: Array, goal: Any = None) -> Array:
+        obs = jnp.asarray(obs, jnp.float32)
+        if goal is not None:
+            obs = self._with_goal(obs, jnp.asarray(goal, jnp.float32))
+        spec = self._spec
+        if obs.ndim not in (1, 2) or obs.shape[-1] != spec.width:
+            last = f", the goal's {spec.goal_width} last" * bool(spec.goal_width)
+            raise UserError(
+                f"observation of shape {obs.shape}: the run wants [{spec.width}] "
+                f"or [B, {spec.width}]{last}"
+            )
+        return self._act(self._params, obs, key, self._weight)
+
+    def _with_goal(self, obs: Array, goal: Array) -> Array:
+        if goal.shape[-1:] != (self._spec.goal_width,):
+            raise UserError(f"goal of shape {goal.shape}: the run wants [{self._spec.goal_width}]")
+        try:
+            batch = np.broadcast_shapes(obs.shape[:-1], goal.shape[:-1])
+        except ValueError:
+            raise UserError(f"{len(obs)} observations and {len(goal)} goals") from None
+        both = (jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (obs, goal))
+        return jnp.concatenate([*both], axis=-1)
+
+
+def calibration(workdir: Path, step: int) -> dict[str, Array]:
+    """The constants of calibration.npz for the checkpoint at `step`; empty if there are none.
+
+    `q_std` and `logit_std` [S], `values` [S, D] and `vectors` [S, D, D], as `training.calibration`
+    measures them; files of earlier versions have no `logit_std`. Raises `UserError` if the file cannot
+    be read.
+    """
+    path = workdir / "calibration.npz"
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
+            constants = {name: jnp.asarray(file[name]) for name in names}
+            return constants if int(file["step"]) == step else {}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not readable ({error}): remove it and train again") from None
+
+
+def load_policy(
+    workdir: str | os.PathLike,
+    method: str = "qgf",
+    weight: float = 1.0,
+    *,
+    best_of: int | None = None,
+    seed: int | None = 0,
+    step: int | None = None,
+    **options: Any,
+) -> Callable[..., Array]:
+    """Restores a run as a jitted function (obs, key) -> action chunk.
+
+        policy = qgf_jax.load_policy("runs/x", method="qgf", weight=3.0)
+        chunk = policy(obs, jax.random.key(0))     # obs [O] -> [chunk, A]; obs [B, O] -> [B, chunk, A]
+
+    Where the run has goals, give one with each call: `policy(obs, key, goal=…)`, [G] or [B, G], or at
+    the end of the observations. Actions lie in [-1, 1] and are meant to be played open loop. `seed` is
+    the place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
+    axis. `best_of` is the method's own number unless given, and `options` are those of the method's
+    sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.
+
+    Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
+    needs other learners than the run has.
+    """
+    weight = float(weight)  # it may be an array's
+    bounds.check("weight", weight, bounds.of(bounds.Finite))
+    for what, number in {"best_of": best_of, "seed": seed, "step": step}.items():
+        if number is not None:
+            kind = bounds.Count if what == "best_of" else bounds.Index
+            bounds.check(what, number, bounds.of(kind))
+    loaded = LoadedRun.open(workdir, step)
+    return loaded.policy(method, weight, best_of=best_of, seed=seed, **options)
