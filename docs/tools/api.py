@@ -1,0 +1,185 @@
+"""Writes docs/api.md: signatures and docstrings of what other code may call, subclass or declare.
+
+    python docs/tools/api.py
+
+Signatures are as they are written, so the page is the same on each Python. `tests/test_docs.py` compares
+the page with the code. What is not on it may change without notice.
+"""
+
+import ast
+import inspect
+import textwrap
+from pathlib import Path
+
+import qgf_jax
+
+DOCS = Path(__file__).parent.parent
+PAGE = DOCS / "api.md"
+PACKAGE = DOCS.parent / "qgf_jax"
+
+SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "Parts of methods": (
+        "What a file of your own declares: [extending](extending.md).",
+        {"methods.parts": ("policy", "critic", "sampler", "rule", "Part", "part", "parts")},
+    ),
+    "Types": (
+        "",
+        {
+            "types": (
+                *("Velocity", "Critic", "Slope", "Endpoint", "Sample"),
+                *("Spec", "Batch", "Loss", "Learner"),
+            )
+        },
+    ),
+    "Configs": ("", {"config": ("make", "load", "update", "plain"), "bounds": ("Field", "fields")}),
+}
+"""By title: what to say first, and by module the names. The first section is `qgf_jax.__all__`."""
+
+
+def home(name: str) -> str:
+    """The module, below the package, that a name of `qgf_jax.__all__` comes from."""
+    return vars(qgf_jax)["_HOMES"][name]
+
+
+def source(module: str) -> Path:
+    """The file of a module below the package."""
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def entry(module: str, name: str) -> str:
+    """Heading, signature and docstring of one name, as Markdown."""
+    body = ast.parse(source(module).read_text(encoding="utf-8")).body
+    for node, after in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if name in _names(node):
+            return _render(module, name, node, _text(after))
+    raise LookupError(f"{module} has no {name}: mend the list in docs/tools/api.py")
+
+
+def _names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.AnnAssign):
+        return {ast.unparse(node.target)}
+    if isinstance(node, ast.Assign):
+        return {name.id for t in node.targets for name in ast.walk(t) if isinstance(name, ast.Name)}
+    return set()
+
+
+def _text(node: ast.stmt) -> str:
+    """The docstring that follows an assignment, if `node` is one."""
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+        return ""
+    return inspect.cleandoc(str(node.value.value))
+
+
+def _render(module: str, name: str, node: ast.stmt, after: str) -> str:
+    where = source(module).relative_to(DOCS.parent)
+    lines = [f"### `{name}`", "", f"*[{where}](../{where})*", ""]
+    if isinstance(node, ast.FunctionDef):
+        return "\n".join([*lines, _code(signature(node)), _prose(ast.get_docstring(node))])
+    if isinstance(node, ast.ClassDef):
+        return "\n".join([*lines, *_class(node)])
+    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    short = value is not None and len(ast.unparse(value)) < 120
+    return "\n".join([*lines, *([_code(ast.unparse(node))] if short else []), _prose(after)])
+
+
+def signature(node: ast.FunctionDef) -> str:
+    """`name(arguments) -> result`, over several lines where it is long."""
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    whole = f"{node.name}({ast.unparse(node.args)}){result}"
+    if len(whole) <= 96:
+        return whole
+    arguments = "\n".join(f"    {x}," for x in _arguments(node.args))
+    return f"{node.name}(\n{arguments}\n){result}"
+
+
+def _arguments(arguments: ast.arguments) -> list[str]:
+    """Each argument by itself, as `ast` writes a signature of that one alone."""
+    plain, defaults = [*arguments.posonlyargs, *arguments.args], list(arguments.defaults)
+    given = [None] * (len(plain) - len(defaults)) + defaults
+    texts = [_argument(a, d) for a, d in zip(plain, given, strict=True)]
+    if arguments.vararg:
+        texts.append(f"*{ast.unparse(arguments.vararg)}")
+    elif arguments.kwonlyargs:
+        texts.append("*")
+    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    texts += [_argument(a, d) for a, d in pairs]
+    return texts + ([f"**{ast.unparse(arguments.kwarg)}"] if arguments.kwarg else [])
+
+
+def _argument(argument: ast.arg, default: ast.expr | None) -> str:
+    equals = " = " if argument.annotation else "="
+    return ast.unparse(argument) + (f"{equals}{ast.unparse(default)}" if default else "")
+
+
+def _class(node: ast.ClassDef) -> list[str]:
+    """Docstring, fields with what is said of each, and public methods."""
+    bases = ", ".join(ast.unparse(base) for base in node.bases)
+    lines = [_code(f"class {node.name}({bases})" if bases else f"class {node.name}")]
+    lines.append(_prose(ast.get_docstring(node)))
+    for field, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
+        if isinstance(field, ast.AnnAssign) and not ast.unparse(field.target).startswith("_"):
+            lines.append(_bullet(ast.unparse(field), _text(after)))
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+            call = f"{method.name}({ast.unparse(method.args)})"
+            call = call.replace("(self, ", "(").replace("(self)", "()").replace("(cls, ", "(")
+            is_property = any(ast.unparse(d).endswith("property") for d in method.decorator_list)
+            shown = method.name if is_property else call
+            result = f" -> {ast.unparse(method.returns)}" if method.returns else ""
+            lines.append(_bullet(shown + result, ast.get_docstring(method)))
+    return lines
+
+
+def _code(text: str) -> str:
+    return f"```text\n{text}\n```\n"
+
+
+def _prose(text: str | None) -> str:
+    """A docstring; lines that it indents are code."""
+    return f"{_fenced(text or '')}\n"
+
+
+def _fenced(text: str) -> str:
+    paragraphs = text.split("\n\n")
+    shown = [
+        f"```text\n{textwrap.dedent(p)}\n```" if p.startswith("    ") else p for p in paragraphs
+    ]
+    return "\n\n".join(shown)
+
+
+def _bullet(code: str, text: str | None) -> str:
+    about = " ".join((text or "").split())
+    return f"* `{code}`" + (f": {about}" if about else "") + "\n"
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# API",
+        "",
+        "Made from the docstrings by `make docs`: what other code may call, and what it may declare.",
+        "Shapes stand in brackets: O observation, G goal, D action (a flattened chunk), B batch. Methods by",
+        "name: [methods.md](methods.md). Config keys: [config.md](config.md).",
+        "",
+        "## `import qgf_jax`",
+        "",
+    ]
+    parts += [entry(home(name), name) for name in sorted(qgf_jax.__all__)]
+    for title, (about, modules) in SECTIONS.items():
+        parts += [f"## {title}", "", *([about, ""] if about else [])]
+        parts += [entry(module, name) for module, names in modules.items() for name in names]
+    lines = "\n".join(parts).splitlines()
+    kept = [a for a, b in zip(lines, [*lines[1:], "end"], strict=True) if a or b]
+    return "\n".join(kept).strip() + "\n"
+
+
+def main() -> None:
+    """Writes the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A run: its folder, sealed checkpoints, metrics, signals, and the policy in it."""
