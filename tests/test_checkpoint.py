@@ -192,7 +192,7 @@ def test_a_rescue_that_was_killed_is_done_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("qgf_jax.runs.failpoints.point", killed)
+        patch.setattr("qgf_jax.runs.failpoints.failpoint", killed)
         found.rescue(2)
     assert found.fault(2) == UNMERGED
     found.rescue(2)

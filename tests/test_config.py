@@ -24,10 +24,10 @@ def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
     from qgf_jax.methods.policies import POLICIES
     from qgf_jax.methods.samplers import SAMPLERS
 
-    pairs = [(build, algorithms.factory_fields("networks", "build"))]
+    pairs = [(build, algorithms.factory_fields("core.networks", "build"))]
     pairs += [(f, algorithms.policy_fields(name)) for name, f in POLICIES.items()]
     pairs += [(f, algorithms.critic_fields(name)) for name, f in CRITICS.items()]
-    for module, registry in (("samplers", SAMPLERS), ("guidance", RULES)):
+    for module, registry in (("methods.samplers", SAMPLERS), ("core.guidance", RULES)):
         pairs += [(f, algorithms.factory_fields(module, name)) for name, f in registry.items()]
     for function, found in pairs:
         real = inspect.signature(function).parameters.values()

@@ -252,8 +252,8 @@ def test_names_of_options_are_those_of_the_registries():
     def words(fields, name):
         return fields[name].bound.words
 
-    sampler = algorithms.factory_fields("samplers", "guided")
-    networks = algorithms.factory_fields("networks", "build")
+    sampler = algorithms.factory_fields("methods.samplers", "guided")
+    networks = algorithms.factory_fields("core.networks", "build")
     assert words(sampler, "schedule") == tuple(SCHEDULES)
     assert words(sampler, "units") == tuple(UNITS)
     assert words(networks, "activation") == tuple(ACTIVATIONS)

@@ -157,7 +157,7 @@ def test_commands_fix_the_variables_of_jax_before_it_is_imported():
     names = ("enable_x64", "default_prng_impl", "transfer_guard", "disable_jit")
     names += ("default_matmul_precision",)
     asked = f"import jax; print(*(getattr(jax.config, f'jax_{{n}}') for n in {names}))"
-    code = f"from qgf_jax import backend; backend.set_variables(); {asked}"
+    code = f"from qgf_jax.runtime import backend; backend.set_variables(); {asked}"
     odd = os.environ | {
         "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg",
         "JAX_TRANSFER_GUARD": "disallow", "JAX_DISABLE_JIT": "1",

@@ -32,8 +32,8 @@ def write(workdir: str | os.PathLike) -> str:
     metrics.warn()
     _warn(rows)
     notes = [*_notes(lines), *filter(None, [metrics.note()])]
-    from qgf_jax import plots  # Matplotlib, which an error should not wait for
     from qgf_jax.report import html as page
+    from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
 
     folder = run.workdir / "report"
     with saving(folder, _ELSEWHERE):
