@@ -88,11 +88,12 @@ def _render(module: str, name: str, node: ast.stmt, after: str) -> str:
 def signature(node: ast.FunctionDef) -> str:
     """`name(arguments) -> result`, over several lines where it is long."""
     result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    whole = f"{node.name}({ast.unparse(node.args)}){result}"
+    arguments = _arguments(node.args)
+    whole = f"{node.name}({', '.join(arguments)}){result}"
     if len(whole) <= 96:
         return whole
-    arguments = "\n".join(f"    {x}," for x in _arguments(node.args))
-    return f"{node.name}(\n{arguments}\n){result}"
+    lines = "\n".join(f"    {x}," for x in arguments)
+    return f"{node.name}(\n{lines}\n){result}"
 
 
 def _arguments(arguments: ast.arguments) -> list[str]:
@@ -124,8 +125,8 @@ def _class(node: ast.ClassDef) -> list[str]:
             lines.append(_bullet(ast.unparse(field), _text(after)))
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-            call = f"{method.name}({ast.unparse(method.args)})"
-            call = call.replace("(self, ", "(").replace("(self)", "()").replace("(cls, ", "(")
+            arguments = [x for x in _arguments(method.args) if x not in ("self", "cls")]
+            call = f"{method.name}({', '.join(arguments)})"
             is_property = any(ast.unparse(d).endswith("property") for d in method.decorator_list)
             shown = method.name if is_property else call
             result = f" -> {ast.unparse(method.returns)}" if method.returns else ""
@@ -161,8 +162,8 @@ def page() -> str:
         "# API",
         "",
         "Made from the docstrings by `make docs`: what other code may call, and what it may declare.",
-        "Shapes stand in brackets: O observation, G goal, D action (a flattened chunk), B batch. Methods by",
-        "name: [methods.md](methods.md). Config keys: [config.md](config.md).",
+        "Shapes stand in brackets: O observation, G goal, D action (a flattened chunk), B batch.",
+        "Methods by name: [methods.md](methods.md). Config keys: [config.md](config.md).",
         "",
         "## `import qgf_jax`",
         "",

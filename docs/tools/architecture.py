@@ -1,6 +1,6 @@
 """Draws the architecture from the code: rooms, their sizes, and which imports which.
 
-    python docs/tools/architecture.py        # docs/architecture.{json,png}, the table in docs/architecture.md
+    python docs/tools/architecture.py        # docs/architecture.{json,png}, the table of the page
 
 The JSON holds what is drawn; `tests/test_docs.py` compares it with the code. Layers are computed: a room
 stands above all rooms that it imports. Arrows that run the other way, if any, are red and dashed.
@@ -9,11 +9,16 @@ stands above all rooms that it imports. Arrows that run the other way, if any, a
 import ast
 import functools
 import hashlib
+import itertools
 import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.path import Path as Curve
 
 DOCS = Path(__file__).parent.parent
 PACKAGE = DOCS.parent / "qgf_jax"
@@ -45,7 +50,9 @@ def read() -> Rooms:
     """What the code is today."""
     rooms: Rooms = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        room = rooms.setdefault(room_of(path), {"about": "", "files": [], "lines": 0, "imports": {}})
+        room = rooms.setdefault(
+            room_of(path), {"about": "", "files": [], "lines": 0, "imports": {}}
+        )
         source = path.read_text(encoding="utf-8")
         if path.name == "__init__.py" or path.parent == PACKAGE:
             doc = ast.get_docstring(ast.parse(source)) or ""
@@ -84,7 +91,9 @@ def order_of(rooms: Rooms, names: list[str]) -> list[str]:
     return list(best(frozenset(names))[1])
 
 
-def arrows_of(rooms: Rooms, order: list[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def arrows_of(
+    rooms: Rooms, order: list[str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(arrows down, arrows up). An arrow down is left out where a way over other rooms leads there."""
     place = {name: i for i, name in enumerate(order)}
     both = [(a, b) for a in order for b in rooms[a]["imports"] if b in place]
@@ -93,7 +102,9 @@ def arrows_of(rooms: Rooms, order: list[str]) -> tuple[list[tuple[str, str]], li
     for a in reversed(order):
         below = {b for c, b in down if c == a}
         reach[a] = below.union(*(reach[b] for b in below))
-    direct = [(a, b) for a, b in sorted(down) if not any((a, c) in down and b in reach[c] for c in order)]
+    direct = [
+        (a, b) for a, b in sorted(down) if not any((a, c) in down and b in reach[c] for c in order)
+    ]
     return direct, [(a, b) for a, b in both if place[a] > place[b]]
 
 
@@ -117,7 +128,7 @@ def positions(layer: dict[str, int], ways: list[list[str]]) -> dict[str, tuple[f
     level = dict(layer)
     near: dict[str, set[str]] = {name: set() for name in layer}
     for way in ways:
-        for a, b in zip(way, way[1:]):
+        for a, b in itertools.pairwise(way):
             level.setdefault(b, level[a] - 1)
             near.setdefault(a, set()).add(b)
             near.setdefault(b, set()).add(a)
@@ -133,105 +144,119 @@ def positions(layer: dict[str, int], ways: list[list[str]]) -> dict[str, tuple[f
     return {n: (x[n], level[n]) for n in level}
 
 
+class _Sheet:
+    """A picture under way; lengths are inches."""
+
+    wide, high, step = 3.9, 1.22, 1.56
+    ink, paper, fill, quiet, alarm = "#1b2a41", "#f4f6fa", "#7ea0cf", "#5b6577", "#c0392b"
+
+    def __init__(self, across: float, top: float):
+        self.across = across
+        self.figure = Figure(figsize=(across, top + 2.1))
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, across), ylim=(-2.1, top))
+        self.axes.axis("off")
+
+    def write(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
+        look = {"ha": "center", "va": "top", "color": self.ink} | style
+        self.axes.text(x, y, text, size=size, **look)
+
+    def frame(self, x: float, y: float, wide: float, high: float, colour: str) -> None:
+        style = "round,pad=0,rounding_size=0.07"
+        self.axes.add_patch(
+            FancyBboxPatch((x, y), wide, high, boxstyle=style, fc=colour, ec=self.ink)
+        )
+
+    def room(self, x: float, y: float, name: str, room: dict[str, Any], most: int) -> None:
+        """A box around (x, y): name, what it is for, its files, and a bar for its lines."""
+        left, low = x - self.wide / 2, y - self.high / 2
+        self.frame(left, low, self.wide, self.high, self.paper)
+        is_file = not room["files"]
+        self.write(x, y + 0.55, name + ".py" * is_file, 11, weight="bold")
+        self.write(x, y + 0.33, _lines(room["about"], 52, 2), 7.5)
+        self.write(x, y - 0.04, _names(room["files"]), 7, color=self.quiet)
+        length = (self.wide - 0.3) * room["lines"] / most
+        self.axes.add_patch(Rectangle((left + 0.15, low + 0.06), length, 0.06, color=self.fill))
+
+    def way(self, points: list[tuple[float, float]], files: int) -> None:
+        """An arrow down through `points`, the first and last of which are middles of boxes."""
+        (x0, y0), *between, (x1, y1) = points
+        points = [(x0, y0 - self.high / 2), *between, (x1, y1 + self.high / 2 + 0.03)]
+        vertices, codes = [points[0]], [Curve.MOVETO]
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
+            middle = (y0 + y1) / 2
+            vertices += [(x0, middle), (x1, middle), (x1, y1)]
+            codes += [Curve.CURVE4] * 3
+        self._arrow(path=Curve(vertices, codes), color="#8a94a6", lw=0.8 + 0.12 * files)
+
+    def upward(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """An arrow that should not be there, from the right side of a box to that of another."""
+        side = self.wide / 2
+        (x0, y0), (x1, y1) = start, end
+        out = max(x0, x1) + side + 0.5
+        vertices = [(x0 + side, y0), (out, y0), (out, y1), (x1 + side, y1)]
+        path = Curve(vertices, [Curve.MOVETO, *[Curve.CURVE4] * 3])
+        self._arrow(path=path, color=self.alarm, lw=1.1, linestyle=(0, (4, 3)))
+
+    def _arrow(self, **look: Any) -> None:
+        self.axes.add_patch(
+            FancyArrowPatch(arrowstyle="-|>", mutation_scale=11, **look)
+        )
+
+    def floor(self, rooms: Rooms, names: list[str]) -> None:
+        """The lowest box: the files that any room may import."""
+        self.frame(0.1, -1.45, self.across - 0.2, 1.1, "#e7ebf2")
+        self.write(self.across / 2, -0.42, "any room may import these", 8, color=self.quiet)
+        for i, name in enumerate(names):
+            x = (i + 0.5) * (self.across - 0.2) / len(names) + 0.1
+            self.write(x, -0.64, f"{name}.py", 11, weight="bold")
+            self.write(
+                x, -0.88, _lines(rooms[name]["about"], int(12 * self.across / len(names)), 3), 7.5
+            )
+
+
 def draw(rooms: Rooms, path: Path = PICTURE) -> None:
     """The picture, with the digest of what is drawn in its metadata."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-    from matplotlib.path import Path as Curve
-
     floor = floor_of(rooms)
     order = order_of(rooms, [name for name in rooms if name not in floor])
     down, up = arrows_of(rooms, order)
     layer = layers_of(order, down)
     ways = list(_ways(layer, down))
-    place = positions(layer, ways)
-    wide, high, step = 3.9, 1.22, 1.66
-    widest = max(list(layer.values()).count(k) for k in range(max(layer.values()) + 1))
-    across = max(widest * (wide + 0.45), 10.5)
-    top = (max(layer.values()) + 1) * step + 1.45
-    figure, axes = plt.subplots(figsize=(across, top))
-    axes.set(xlim=(0, across), ylim=(-1.55, top - 1.55))
-    axes.axis("off")
-    at = {name: (x * across, y * step + 0.75) for name, (x, y) in place.items()}
-    ink, paper, fill = "#1b2a41", "#f4f6fa", "#7ea0cf"
-
+    widest = max(list(layer.values()).count(k) for k in set(layer.values()))
+    across = max(widest * (_Sheet.wide + 0.45), 10.5)
+    sheet = _Sheet(across, (max(layer.values()) + 1) * _Sheet.step + 0.2)
+    at = {
+        name: (x * across, y * _Sheet.step + 0.75)
+        for name, (x, y) in positions(layer, ways).items()
+    }
     for way in ways:
-        weight = rooms[way[0]]["imports"][way[-1]]
-        points = [at[name] for name in way]
-        points[0] = (points[0][0], points[0][1] - high / 2)
-        points[-1] = (points[-1][0], points[-1][1] + high / 2 + 0.03)
-        vertices, codes = [points[0]], [Curve.MOVETO]
-        for (x0, y0), (x1, y1) in zip(points, points[1:]):
-            middle = (y0 + y1) / 2
-            vertices += [(x0, middle), (x1, middle), (x1, y1)]
-            codes += [Curve.CURVE4] * 3
-        line = Curve(vertices, codes)
-        axes.add_patch(
-            FancyArrowPatch(
-                path=line, arrowstyle="-|>", mutation_scale=11, color="#8a94a6", lw=0.8 + 0.12 * weight
-            )
-        )
-    for a, b in up:
-        axes.add_patch(
-            FancyArrowPatch(
-                at[a], at[b], connectionstyle="arc3,rad=0.25", arrowstyle="-|>", shrinkA=34, shrinkB=34,
-                mutation_scale=11, color="#c0392b", lw=1.1, linestyle=(0, (4, 3)),
-            )
-        )  # fmt: skip
+        sheet.way([at[name] for name in way], rooms[way[0]]["imports"][way[-1]])
     most = max(room["lines"] for room in rooms.values())
     for name in layer:
-        x, y = at[name]
-        room = rooms[name]
-        corner = (x - wide / 2, y - high / 2)
-        axes.add_patch(
-            FancyBboxPatch(corner, wide, high, boxstyle="round,pad=0,rounding_size=0.07", fc=paper, ec=ink)
-        )
-        length = (wide - 0.3) * room["lines"] / most
-        axes.add_patch(plt.Rectangle((corner[0] + 0.15, corner[1] + 0.05), length, 0.06, color=fill))
-        is_file = (PACKAGE / f"{name}.py").exists()
-        axes.text(x, y + 0.47, name + ".py" * is_file, ha="center", va="center", weight="bold", color=ink)
-        about = "\n".join(textwrap.wrap(room["about"].rstrip("."), 52)[:2])
-        axes.text(x, y + 0.35, about, ha="center", va="top", size=7, color=ink)
-        names = "" if is_file else "\n".join(_names(room["files"]))
-        axes.text(x, y - 0.03, names, ha="center", va="top", size=6.5, color="#5b6577")
-    _floor(axes, rooms, sorted(floor), across, ink)
-    axes.text(
-        0.1, -1.6,
-        "Arrow: the upper room imports the lower one; thicker: more files do. Not drawn: what a way over "
-        "other rooms shows already, and imports of the floor."
-        + " Red: an import upwards." * bool(up)
-        + f"\nBar: lines of code; the longest stands for {round(most, -2):,}.",
-        ha="left", va="top", size=8, color=ink,
-    )  # fmt: skip
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Description": digest(rooms)})
-    plt.close(figure)
+        sheet.room(*at[name], name, rooms[name], most)
+    for start, end in up:
+        sheet.upward(at[start], at[end])
+    sheet.floor(rooms, sorted(floor))
+    legend = (
+        "Arrow: files of the upper room import the lower one; the thicker, the more. Not drawn: imports "
+        "that a way over other rooms shows, and those of the lowest box.\n"
+        f"Bar: lines of code, the longest {round(most, -2):,}."
+        + " Red: an import upwards."
+        * bool(up)
+    )
+    sheet.write(0.1, -1.6, legend, 8, ha="left")
+    sheet.figure.savefig(path, dpi=110, metadata={"Description": digest(rooms)})
 
 
-def _names(files: list[str]) -> list[str]:
+def _lines(text: str, width: int, most: int) -> str:
+    return "\n".join(textwrap.wrap(text.rstrip("."), width)[:most])
+
+
+def _names(files: list[str]) -> str:
     """Names of a room's files in at most three lines; of a folder within the room its name alone."""
     names = list(dict.fromkeys(f"{x.split('/')[0]}/" if "/" in x else x for x in files))
     lines = textwrap.wrap(", ".join(names), 58)
-    return lines if len(lines) <= 3 else [*lines[:2], lines[2].rsplit(",", 1)[0] + " …"]
-
-
-def _floor(axes: Any, rooms: Rooms, floor: list[str], across: float, ink: str) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    axes.add_patch(
-        FancyBboxPatch(
-            (0.1, -1.45), across - 0.2, 1.0, boxstyle="round,pad=0,rounding_size=0.07", fc="#e7ebf2", ec=ink
-        )
-    )
-    axes.text(across / 2, -0.6, "the floor: any room may import these", ha="center", size=8, color=ink)
-    for i, name in enumerate(floor):
-        x = (i + 0.5) * (across - 0.2) / len(floor) + 0.1
-        axes.text(x, -0.82, f"{name}.py", ha="center", va="center", weight="bold", color=ink)
-        width = int(130 / len(floor))
-        about = "\n".join(textwrap.wrap(rooms[name]["about"].rstrip("."), width)[:3])
-        axes.text(x, -1.16, about, ha="center", va="center", size=7, color=ink)
+    return "\n".join(lines if len(lines) <= 3 else [*lines[:2], lines[2].rsplit(",", 1)[0] + " …"])
 
 
 def digest(rooms: Rooms) -> str:
