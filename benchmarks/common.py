@@ -74,7 +74,7 @@ def made_up_data(spec: Any, rows: int, discount: float = 0.99) -> Any:
     made = Rows(observations, actions, ends, {})
     if spec.goal_dim:
         return chunks.prepare_goals(made, rng.standard_normal((rows, spec.goal_dim), np.float32))
-    lengths = {"chunk": spec.chunk, "backup": spec.backup, "discount": discount}
+    lengths = {"chunk": spec.chunk, "n_step": spec.backup, "discount": discount}
     return chunks.prepare(made, -np.ones(rows), np.ones(rows), **lengths)
 
 

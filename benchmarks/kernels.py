@@ -178,7 +178,7 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     config = configs.plain(configs.load(flags.config or f"{_CONFIGS}/ogbench.py", base | overrides))
     spec = Spec(
         flags.obs + flags.goal, flags.action, config["data"]["chunk"], goal_dim=flags.goal,
-        backup=config["data"]["backup"],
+        backup=config["data"]["n_step"],
     )  # fmt: skip
     for old in dump.rglob("*.txt"):
         old.unlink()

@@ -10,7 +10,9 @@ import dataclasses
 import inspect
 import math
 import numbers
+import operator
 import struct
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args, get_origin
 
 from qgf_jax.errors import UserError, nearest
@@ -33,6 +35,35 @@ class Bound(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class MayChange:
+    """Marks a config key that a resumed run may change. Most are marked `MAY_CHANGE`."""
+
+    generation: int = 0
+    """The first generation of run folders in which the key was no part of a run's identity.
+
+    A config.json of generation 0 has no "former_fingerprints", one of generation 1 has them. Generation
+    2 is today's: its checkpoints are sealed without the keys that older ones counted.
+    """
+    per_host: bool = False
+    """Whether processes that train one run together may each have a value of their own."""
+
+
+MAY_CHANGE = MayChange()
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What older config files and run folders have for a key."""
+
+    past: Any = None
+    """The value that stands for the key where a run is older than the key. None: no run is."""
+    key: str = ""
+    """The name that the key had, as "data.backup"."""
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Today's words, by the words that they replace."""
+
+
 class Field(NamedTuple):
     """One value that a user can set."""
 
@@ -40,19 +71,13 @@ class Field(NamedTuple):
     bound: Bound
     help: str = ""
     """One clause: what the value is, with its unit."""
-    may_change: bool = False
-    """Whether a resumed run may have another value."""
-
-
-class _MayChange:
-    """Marks a field that a resumed run may change."""
-
-
-MAY_CHANGE = _MayChange()
+    may_change: MayChange | None = None
+    """None: a resumed run keeps the value."""
+    history: History = History()
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class _Interval:
     """Numbers between two ends. They must lie there as float32 too, since that is what computes."""
 
     low: float = -math.inf
@@ -103,10 +128,10 @@ class Interval:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entries:
+class _Entries:
     """Tuples whose entries are all `of` one bound."""
 
-    of: Interval
+    of: _Interval
     least: int = 1
 
     @property
@@ -130,7 +155,7 @@ class Entries:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chances(Entries):
+class _Chances(_Entries):
     """Three probabilities of a goal, or, if `least` is 0, nothing."""
 
     @property
@@ -143,13 +168,13 @@ class Chances(Entries):
 
     def holds(self, value: Any) -> bool:
         """Whether they sum to 1."""
-        if not Entries.holds(self, value):
+        if not _Entries.holds(self, value):
             return False
         return not value or (len(value) == 3 and abs(sum(value) - 1) < 1e-6)
 
     def parse(self, text: str) -> tuple[float, ...]:
         """Where nothing is the default, whole numbers stay so: fingerprints of old runs have them."""
-        values = Entries.parse(self, text)
+        values = _Entries.parse(self, text)
         if self.least:
             return values
         return tuple(int(x) if x in (0, 1) and "." not in text else x for x in values)
@@ -176,7 +201,7 @@ class Words:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class _Text:
     """Any text, or, with a `least`, "all" or a whole number of at least that."""
 
     least: int | None = None
@@ -198,7 +223,7 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
-class Switch:
+class _Switch:
     """True or False."""
 
     says: str = "true or false"
@@ -219,49 +244,49 @@ _LARGEST = 2**31 - 1  # of an int32, as steps and indices are
 MOST_EPISODES = 500_000
 """Of a split: their seeds are distinct below a million episodes, see `evaluate.episode_seed`."""
 
-_INDEX = Interval(0, _LARGEST, whole=True)
-_COUNT = Interval(1, _LARGEST, whole=True)
-_FINITE = Interval()
-_FRACTION = Interval(0, 1)
+_INDEX = _Interval(0, _LARGEST, whole=True)
+_COUNT = _Interval(1, _LARGEST, whole=True)
+_FINITE = _Interval()
+_FRACTION = _Interval(0, 1)
 
 Finite = Annotated[float, _FINITE]
-Positive = Annotated[float, Interval(0, above=True)]
-NonNegative = Annotated[float, Interval(0)]
-OpenFraction = Annotated[float, Interval(0, 1, above=True, below=True)]
+Positive = Annotated[float, _Interval(0, above=True)]
+NonNegative = Annotated[float, _Interval(0)]
+OpenFraction = Annotated[float, _Interval(0, 1, above=True, below=True)]
 """(0, 1)"""
-Share = Annotated[float, Interval(0, 1, above=True)]
+Share = Annotated[float, _Interval(0, 1, above=True)]
 """(0, 1]"""
-Margin = Annotated[float, Interval(0, 1, below=True)]
+Margin = Annotated[float, _Interval(0, 1, below=True)]
 """[0, 1)"""
 Count = Annotated[int, _COUNT]
 """At least 1."""
 Index = Annotated[int, _INDEX]
 """At least 0; where 0 stands for something else, its comment says for what."""
-Episodes = Annotated[int, Interval(1, MOST_EPISODES, whole=True)]
-EpisodesIfAny = Annotated[int, Interval(0, MOST_EPISODES, whole=True)]
-Seed = Annotated[int, Interval(0, 2**32 - 1, whole=True)]
+Episodes = Annotated[int, _Interval(1, MOST_EPISODES, whole=True)]
+EpisodesIfAny = Annotated[int, _Interval(0, MOST_EPISODES, whole=True)]
+Seed = Annotated[int, _Interval(0, 2**32 - 1, whole=True)]
 """What a random key is made of: larger seeds would repeat smaller ones."""
-Counts = Annotated[tuple[int, ...], Entries(_COUNT)]
+Counts = Annotated[tuple[int, ...], _Entries(_COUNT)]
 """Not empty: widths of layers, numbers of candidates."""
-Weights = Annotated[tuple[float, ...], Entries(_FINITE)]
+Weights = Annotated[tuple[float, ...], _Entries(_FINITE)]
 """Not empty; the sign is free, as guidance may be turned round."""
-Goals = Annotated[tuple[float, ...], Chances(_FRACTION)]
-OptionalGoals = Annotated[tuple[float, ...], Chances(_FRACTION, least=0)]
-Devices = Annotated[str, Text(least=1)]
+Goals = Annotated[tuple[float, ...], _Chances(_FRACTION)]
+OptionalGoals = Annotated[tuple[float, ...], _Chances(_FRACTION, least=0)]
+Devices = Annotated[str, _Text(least=1)]
 
 
 def of(annotation: Any) -> Bound:
     """The bound of a kind, of `Literal[…]`, `bool` or `str`. Raises `LookupError` for any other type."""
     if get_origin(annotation) is Annotated:
         kind, *notes = get_args(annotation)
-        own = [x for x in notes if not isinstance(x, (str, _MayChange))]
+        own = [note for note in notes if not isinstance(note, (str, MayChange, History))]
         return own[0] if own else of(kind)
     if get_origin(annotation) is Literal:
         return Words(get_args(annotation))
     if annotation is bool:
-        return Switch()
+        return _Switch()
     if annotation is str:
-        return Text()
+        return _Text()
     raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
 
 
@@ -269,32 +294,48 @@ def fields(declaration: Any) -> dict[str, Field]:
     """What a user can set: the fields of a dataclass, or a function's keyword-only arguments.
 
     Annotations are kinds of this module, with help: `expectile: Annotated[OpenFraction, "level of V"]`.
-    `MAY_CHANGE` in an annotation marks what a resumed run may change. Raises `LookupError` for an
-    annotation without bounds.
+    `MAY_CHANGE` marks what a resumed run may change, `History` what older runs have. Raises
+    `LookupError` for an annotation without bounds.
     """
     if dataclasses.is_dataclass(declaration):
-        pairs = [(f.name, f.type, f.default) for f in dataclasses.fields(declaration)]
+        triples = [(f.name, f.type, f.default) for f in dataclasses.fields(declaration)]
     else:
         parameters = inspect.signature(declaration).parameters.values()
-        pairs = [(p.name, p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return {name: _field(annotation, default) for name, annotation, default in pairs}
+        triples = [
+            (p.name, p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
+        ]
+    return {name: _field(annotation, default) for name, annotation, default in triples}
 
 
 def _field(annotation: Any, default: Any) -> Field:
     notes = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    words = [note for note in notes if isinstance(note, str)]
-    return Field(default, of(annotation), " ".join(words), MAY_CHANGE in notes)
+    words = " ".join(note for note in notes if isinstance(note, str))
+    may_change = next((note for note in notes if isinstance(note, MayChange)), None)
+    history = next((note for note in notes if isinstance(note, History)), History())
+    return Field(default, of(annotation), words, may_change, history)
 
 
-def of_source(annotation: ast.expr | None) -> Bound:
-    """The same of an annotation that was parsed and not imported."""
-    if annotation is None:
-        return of(annotation)
-    name = ast.unparse(annotation)
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
-        words = ast.literal_eval(annotation.slice)
-        return Words(words if isinstance(words, tuple) else (words,))
-    return of({"bool": bool, "str": str}.get(name) or globals().get(name, name))
+def of_source(annotation: ast.expr | None, default: Any) -> Field:
+    """A field whose annotation was parsed and not imported."""
+    return _field(_annotation(annotation), default)
+
+
+def _annotation(node: ast.expr | None) -> Any:
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.Name(name) if name in _ANNOTATIONS or name in globals():
+            return _ANNOTATIONS.get(name) or globals()[name]
+        case ast.Subscript(ast.Name("Literal"), words):
+            return operator.getitem(Literal, ast.literal_eval(words))
+        case ast.Subscript(ast.Name("Annotated"), ast.Tuple(notes)):
+            return operator.getitem(Annotated, tuple(_annotation(note) for note in notes))
+        case ast.Call(ast.Name("History"), [], keywords):
+            return History(**{str(x.arg): ast.literal_eval(x.value) for x in keywords})
+    raise LookupError(f"{node and ast.unparse(node)} says no bounds: annotate with a kind")
+
+
+_ANNOTATIONS = {"bool": bool, "str": str}
 
 
 def check(what: str, value: Any, bound: Bound) -> None:

@@ -1,5 +1,9 @@
-"""Configs: what a run can be told, the two presets, overrides from the command line. No JAX here."""
+"""Configs: the two presets, overrides from the command line, and what a resumed run may change.
 
+Keys, with defaults, bounds and what older runs have, are declared in `schema`. No JAX here.
+"""
+
+import copy
 import functools
 import importlib.util
 import inspect
@@ -9,18 +13,20 @@ import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from qgf_jax import bounds, schema
+from qgf_jax.bounds import Field
 from qgf_jax.envs import ogbench
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError, log_once, unknown_name_error
 from qgf_jax.methods.table import CRITIC_SETTINGS, METHODS, method
 from qgf_jax.runtime import paths
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # What we would defend; the defaults below and in the factories are these.
+    # What we would defend; the defaults of `schema` and of the parts' signatures are these.
     "default": {},
     # The mathematics of the public QGF code, its warts included.
     "paper": {
@@ -32,31 +38,45 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-_SINCE = {
-    "precision": "float32",
-    "data.name": "",
-    "data.schedule": "uniform",
-    "data.block": 250_000,
-    "data.window": 8,
-    "data.replace_every": 0,
-    "networks.ranking": "slow",
-    "policy.delay": 1,
-    "critics.ivl.online_code": False,
-}
-"""Keys that came later, and the values that stand for what was before: runs from then go on."""
+GENERATION = 2
+"""Of the run folders that this version makes, see `bounds.MayChange`."""
 
-PLACES = ("data.dir", "data.name")
-"""Where the data lie; what they are, their SHA-256 says."""
 
-DISPATCH = "train.steps_per_dispatch"
+class _Section(ConfigDict):
+    """A `ConfigDict` that takes the former names of keys and values too, with a line of advice."""
 
-_MAY_CHANGE = (
-    *PLACES, DISPATCH, "data.mode", "train.steps", "train.log_every", "train.save_every", "train.keep",
-    "train.check_replicas", "wandb", "eval", "devices", "parallel",
-)  # fmt: skip
-"""Keys that may differ when a run is resumed; a section's name stands for all of it."""
+    _prefix = ""
+    """Of its keys, such as "data."."""
+    _declared: Mapping[str, Field] = {}
+    """All fields of the config."""
 
-_CHOICES = ("algorithm", "preset", "critic")
+    @classmethod
+    def of(cls, values: Mapping[str, Any], declared: Mapping[str, Field], prefix: str = "") -> Any:
+        """The section with `values`, in which mappings are sections too."""
+        section = cls()
+        object.__setattr__(section, "_prefix", prefix)  # ConfigDict's own would make it a key
+        object.__setattr__(section, "_declared", declared)
+        for name, value in values.items():
+            inner = isinstance(value, Mapping)
+            section[name] = cls.of(value, declared, f"{prefix}{name}.") if inner else value
+        return section
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(state)
+        object.__setattr__(self, "_prefix", state["_prefix"])
+        object.__setattr__(self, "_declared", state["_declared"])
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(self._name(key))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        name = self._name(key)
+        super().__setitem__(name, _advised_value(f"{self._prefix}{name}", value, self._declared))
+
+    def _name(self, key: str) -> str:
+        if key in self:
+            return key
+        return _advised_key(f"{self._prefix}{key}", self._declared).removeprefix(self._prefix)
 
 
 def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> ConfigDict:
@@ -70,7 +90,12 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     critic = critic or row.critics[0]
     if critic not in row.critics:
         raise unknown_name_error(f"critic of {algorithm}", critic, row.critics)
-    config = _sections(algorithm, critic)
+    fields = schema.fields(algorithm, critic)
+    values: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
+    for key, field in fields.items():
+        section, name = _place(values, key)
+        section[name] = field.default
+    config = _Section.of(values, fields)
     config.preset = preset
     update(config, CRITIC_SETTINGS.get(critic, {}))
     update(config, row.settings)
@@ -79,33 +104,65 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     return config.lock()
 
 
-def _sections(algorithm: str, critic: str) -> ConfigDict:
-    """The defaults of all keys, nested."""
-    config: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
-    for key, field in schema.fields(algorithm, critic).items():
-        *sections, name = key.split(".")
-        place = functools.reduce(
-            lambda node, section: node.setdefault(section, {}), sections, config
-        )
-        place[name] = field.default
-    return ConfigDict(config)
+def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The section of a key in nested dicts, made where it is missing, and the name in it."""
+    *sections, name = key.split(".")
+    return functools.reduce(
+        lambda node, section: node.setdefault(section, {}), sections, config
+    ), name
 
 
 @functools.cache
-def _known_keys() -> frozenset[str]:
+def _known_fields() -> dict[str, Field]:
     """All keys that some method's config has."""
     pairs = [(name, critic) for name, row in METHODS.items() for critic in row.critics]
-    return frozenset(key for pair in pairs for key in schema.fields(*pair))
+    return {key: field for pair in pairs for key, field in schema.fields(*pair).items()}
+
+
+def _fields(config: Mapping[str, Any] | ConfigDict) -> Mapping[str, Field]:
+    """The keys of a config; none of an altered one, which whoever opens it will name."""
+    try:
+        return schema.fields(config["algorithm"], config["critic"])
+    except (LookupError, TypeError):
+        return {}
+
+
+def _todays_key(key: str, fields: Mapping[str, Field]) -> str:
+    """The name of a key that may have had another."""
+    return next((name for name, field in fields.items() if key == field.history.key), key)
+
+
+def _todays_value(key: str, value: Any, fields: Mapping[str, Field]) -> Any:
+    """The value that stands for one of an older version, or the value itself."""
+    words = fields[key].history.values if key in fields else {}
+    return words.get(value, value) if isinstance(value, str) else value
+
+
+def _advised_key(key: str, fields: Mapping[str, Field]) -> str:
+    """As `_todays_key`, with a line of advice if the key is written in the old way."""
+    today = _todays_key(key, fields)
+    if today != key:
+        log_once(f"qgf: advice: config key {key} is now called {today}")
+    return today
+
+
+def _advised_value(key: str, value: Any, fields: Mapping[str, Field]) -> Any:
+    """As `_todays_value`, with a line of advice if the value is written in the old way."""
+    today = _todays_value(key, value, fields)
+    if today is not value:
+        log_once(f"qgf: advice: {value!r} of config key {key} is now called {today!r}")
+    return today
 
 
 def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
     """Sets {"a.b": value}; leaves out what only other methods have, refuses what none has."""
-    mine = flatten(config)
+    own = _fields(config)
     for key, value in values.items():
-        if key in mine:
-            config.update_from_flattened_dict({key: value})
-        elif key not in _known_keys():
-            raise unknown_name_error("config key", key, _known_keys())
+        name = key if key in own else _advised_key(key, _known_fields())
+        if name in own:
+            config.update_from_flattened_dict({name: value})
+        elif name not in _known_fields():
+            raise unknown_name_error("config key", name, _known_fields())
 
 
 def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -116,12 +173,31 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
 
     A path that does not exist is looked for by its name among the configs installed with the package.
     """
+    texts = dict(overrides or {})
+    # These decide which sections there are, so the file has to know them first.
+    choice = {key: texts.pop(key) for key in inspect.signature(make).parameters if key in texts}
     path, variant = _locate(reference)
+    module = _import(path)
+    _check_variant(path, module, variant)
+    config = module.get_config(*([variant] if variant else []), **choice)
+    overridden = {_override(config, key, text) for key, text in texts.items()}
+    if config.env:
+        _follow_env(config, overridden)
+    check(config)
+    return config
+
+
+def _import(path: Path) -> ModuleType:
     module_spec = importlib.util.spec_from_file_location(f"_qgf_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is not a Python file: give --config=PATH.py[:variant]")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
+    return module
+
+
+def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
+    """Raises `UserError` unless the config file has the variant, or none was asked for."""
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
         raise unknown_name_error(f"variant of {path.name}", variant, variants)
@@ -130,16 +206,6 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
         for parameter in inspect.signature(module.get_config).parameters.values()
     ):
         raise UserError(f"{path} has no variants: leave :{variant} out")
-    rest = dict(overrides or {})
-    # These decide which sections there are, so the file has to know them first.
-    choice = {key: rest.pop(key) for key in _CHOICES if key in rest}
-    config = module.get_config(*([variant] if variant else []), **choice)
-    for key, text in rest.items():
-        _override(config, key, text)
-    if config.env:
-        _follow_env(config, rest)
-    check(config)
-    return config
 
 
 def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
@@ -164,13 +230,16 @@ def _locate(reference: str) -> tuple[Path, str]:
     return path, ":".join(variants)
 
 
-def _override(config: ConfigDict, key: str, text: str) -> None:
-    """Sets one value from the command line."""
+def _override(config: ConfigDict, key: str, text: str) -> str:
+    """Sets one value from the command line and returns the key's name of today."""
     fields = schema.fields(config.algorithm, config.critic)
+    key = _advised_key(key, fields)
     if key not in fields:
         raise unknown_name_error("config key", key, fields)
+    text = _advised_value(key, text, fields)
     value = bounds.read(f"config key {key}", text, fields[key].bound)
     config.update_from_flattened_dict({key: value})
+    return key
 
 
 def check(config: Mapping[str, Any] | ConfigDict) -> None:
@@ -184,12 +253,24 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
         raise unknown_name_error(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
-        if key not in fields:
-            raise unknown_name_error("config key", key, fields)
-        bounds.check(f"config key {key}", value, fields[key].bound)
-    if lacking := fields.keys() - flat.keys() - _SINCE.keys():
+        _check_value(key, value, fields)
+    past = _past(fields)
+    if lacking := fields.keys() - flat.keys() - past.keys():
         raise UserError(f"config key {min(lacking)} is missing: start from config.make")
-    schema.check_together({**_SINCE, **flat})
+    schema.check_together({**past, **flat})
+
+
+def _check_value(key: str, value: Any, fields: Mapping[str, Field]) -> None:
+    if (today := _todays_key(key, fields)) != key:
+        raise UserError(f"config key {key} is now called {today}")
+    if key not in fields:
+        raise unknown_name_error("config key", key, fields)
+    bounds.check(f"config key {key}", value, fields[key].bound)
+
+
+def _past(fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The values that stand for keys in runs that are older than these."""
+    return {k: field.history.past for k, field in fields.items() if field.history.past is not None}
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -215,70 +296,102 @@ def _tuples(value: Any) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A run's config.json, its lists as tuples, and keys of the config that are younger than the run."""
+    """A run's config.json as this version would have written it.
+
+    Lists are tuples, keys and values have their names of today, and keys that are younger than the
+    run have the values that stand for the past.
+    """
     try:
         record = _tuples(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no readable run here ({error}): run `qgf train` first") from None
     if isinstance(record, dict) and isinstance(record.get("config"), dict):
-        record["config"] = _with_later_keys(record["config"])
+        record["config"], renamed = _upgraded(record["config"])
+        if renamed:
+            log_once(f"qgf: advice: {path} has names of an older version: {', '.join(renamed)}")
     return record
 
 
-def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """An older run's config with the keys that came since, at the values that stand for the past."""
-    complete = dict(config)
+def _upgraded(old: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The config of an older run with the names and keys of today, and what is now called what."""
+    config, fields = copy.deepcopy(old), _fields(old)
     try:
-        known = flatten(_sections(config["algorithm"], config["critic"]))
-        for key in _SINCE.keys() & known.keys() - flatten(config).keys():
-            *sections, name = key.split(".")
-            inner = complete
-            for section in sections:
-                inner[section] = dict(inner.get(section, {}))
-                inner = inner[section]
-            inner[name] = _SINCE[key]
-    except (LookupError, TypeError, ValueError):
-        return config  # an altered file, which who opens it will name
-    return complete
+        names = {key: _todays_key(key, fields) for key in flatten(old).keys() - fields.keys()}
+        renamed = {key: today for key, today in names.items() if key != today}
+        for key, today in renamed.items():
+            (section, name), (to, new_name) = _place(config, key), _place(config, today)
+            to[new_name] = section.pop(name)
+        for key, value in _past(fields).items():
+            section, name = _place(config, key)
+            section.setdefault(name, value)
+        for key, value in flatten(config).items():
+            if (today := _todays_value(key, value, fields)) is not value:
+                section, name = _place(config, key)
+                section[name] = today
+                renamed[f"{key}={value}"] = today
+    except (AttributeError, TypeError):
+        return old, []  # an altered file, which whoever opens it will name
+    return config, sorted(f"{former} is now {today}" for former, today in renamed.items())
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two configs and may not, as "key: old -> new"."""
-    before, after = fixed(old), fixed(new)
-    gone = object()
+    before, after = _fixed(old, GENERATION), _fixed(new, GENERATION)
+    past, gone = _past(_fields(new)), object()
     return [
-        f"{key}: {before.get(key, _SINCE.get(key))!r} -> {after.get(key, _SINCE.get(key))!r}"
+        f"{key}: {before.get(key, past.get(key))!r} -> {after.get(key, past.get(key))!r}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, gone) != after.get(key, gone)
     ]
 
 
-def fixed(config: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, Any]:
-    """The part of a config that a run keeps for ever, flat.
+def _fixed(config: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    """The part of a config that a run keeps for ever, flat, without keys at their values of the past.
 
-    `also`: with these keys, which older versions took for a part of it.
+    Keys are left out that a resumed run may change since run folders of `generation`.
     """
-    free = [key for key in _MAY_CHANGE if key not in also]
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == one or key.startswith(f"{one}.") for one in free)
-        and (key not in _SINCE or value != _SINCE[key])
-    }
+    fields, kept = _fields(config), {}
+    for key, value in flatten(config).items():
+        field = fields.get(key, _UNKNOWN)
+        free = field.may_change and field.may_change.generation <= generation
+        if not free and (field.history.past is None or value != field.history.past):
+            kept[key] = value
+    return kept
+
+
+_UNKNOWN = Field(None, bounds.of(str))
+
+
+def identity(config: Mapping[str, Any], generation: int = GENERATION) -> dict[str, str]:
+    """What tells the config of a run from others, for a fingerprint: values as Python writes them.
+
+    Keys and values have their oldest names, so that a fingerprint is the same whatever version made
+    it. `generation`: of run folders, to recognise what older ones counted as part of a config.
+    """
+    fields = _fields(config)
+    named: dict[str, str] = {}
+    for key, value in _fixed(config, generation).items():
+        history = fields.get(key, _UNKNOWN).history
+        first = {today: old for old, today in history.values.items()}
+        named[history.key or key] = repr(first.get(value, value) if first else value)
+    return named
+
+
+def shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What several processes that train one run must have in common, flat."""
+    fields, flat = _fields(config), flatten(config)
+    own = {key for key, field in fields.items() if field.may_change and field.may_change.per_host}
+    return {key: value for key, value in flat.items() if key not in own}
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """`--config.a.b=c` or `--config.a.b c`, as `{"a.b": "c"}`."""
+    """`--config.a.b=c` as `{"a.b": "c"}`. The command line makes that of `--config.a.b c` too."""
     overrides: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
+    for word in arguments:
         if not word.startswith("--config."):
             raise UserError(f"unknown argument {word!r}: see `qgf train --help`")
         key, equals, text = word.removeprefix("--config.").partition("=")
         if not equals:
-            if not rest:
-                raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
-            text = rest.pop(0)
+            raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
         overrides[key] = text
     return overrides

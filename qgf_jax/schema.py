@@ -1,23 +1,28 @@
-"""All that a run can be told: sections of the config, each value with its default and its bounds.
+"""Everything that a run can be told: the sections of the config, and what one key must fit in another.
 
-The numbers of learners, networks and samplers are not here: they stand in the signatures of their
-factories, which `fields` reads. No JAX here.
+A field carries its type and bounds, its default, help, whether a resumed run may change it, and what
+older runs have for it. All else derives from that: overrides, `--show`, validation, the rules of
+resuming, `qgf train --help=KEY` and docs/config.md. Hyperparameters of learners, networks and samplers
+are declared beside their code, and `fields` joins them in. No JAX here.
 """
 
-import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from qgf_jax import bounds
 from qgf_jax.bounds import (
+    MAY_CHANGE,
     Count,
     Devices,
     Episodes,
     Field,
-    Goals,
+    Finite,
+    History,
     Index,
     Margin,
+    MayChange,
     NonNegative,
     OptionalGoals,
     Positive,
@@ -36,109 +41,180 @@ from qgf_jax.methods.table import (
     policy_fields,
 )
 
+_PLACE = MayChange(generation=1, per_host=True)
+"""Says where data are. What they are, their SHA-256 says."""
+_FIRST_HOST = MayChange(per_host=True)
+"""Used by the first of several processes alone."""
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclass(frozen=True)
 class Root:
-    """What belongs to no section."""
+    """The keys that belong to no section."""
 
-    algorithm: Annotated[str, Words(tuple(METHODS))] = "qgf"
-    preset: Literal["default", "paper"] = "default"
-    env: str = ""  # such as pointmaze-medium-navigate-singletask-task1-v0
-    seed: Seed = 0
-    seeds: Count = 1  # trained side by side in one program: seed, seed + 1, …
-    devices: Devices = "all"  # that share each batch, or how many of them
-    parallel: Literal["pmap", "jit"] = "pmap"  # how they do: pmap, or jit with shardings
-    # Of the networks' arithmetic; parameters are always float32.
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The section `data`."""
-
-    dir: str = ""  # where the npz files are; empty: ./data, then ~/.ogbench/data
-    name: str = ""  # of file or folder, such as cube-triple-play-100m-v0; empty: the env's
-    # Resident on the device or streamed from disk; auto: by its memory.
-    mode: Literal["auto", "resident", "streamed"] = "auto"
-    # slices: one at a time, in order, as the public code.
-    schedule: Literal["uniform", "slices"] = "uniform"
-    # Streamed: starts of a block, how many blocks are sampled from, steps between two changes of one
-    # (0: so that each start is drawn twice a round).
-    block: Count = 250_000
-    window: Count = 8
-    replace_every: Index = 0
-    chunk: Count = 5
-    backup: Index = 0  # steps of a return; 0: as many as a chunk
-    discount: Share = 0.99
-    masks: Literal["task", "trajectory"] = (
-        "task"  # task: success ends the return, not the data's end
+    algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = "qgf"
+    critic: Annotated[str, "critic that is trained; each method has its own choices"] = ""
+    preset: Annotated[
+        Literal["default", "paper"], "defaults: this project's, or the public code's mathematics"
+    ] = "default"
+    env: Annotated[str, "environment, as pointmaze-medium-navigate-singletask-task1-v0"] = ""
+    seed: Annotated[Seed, "random seed of the first of `seeds`"] = 0
+    seeds: Annotated[Count, "seeds trained side by side in one program: seed, seed + 1, …"] = 1
+    devices: Annotated[Devices, "number of devices that share each batch, or all", MAY_CHANGE] = (
+        "all"
     )
-    action_clip: Margin = 1e-5  # actions are clipped to the box less this
-    reward_scale: Positive = 1.0  # below 0 the worst would be the best
-    reward_shift: bounds.Finite = 0.0
-    sparse: bool = False  # reward -1 wherever it is not 0
-    standardize: bool = False  # observations, by the mean and spread of the data
+    parallel: Annotated[
+        Literal["pmap", "jit"], "form of data parallelism: pmap, or jit with shardings", MAY_CHANGE
+    ] = "pmap"
+    precision: Annotated[
+        Literal["float32", "tf32", "bfloat16"],
+        "arithmetic of the networks; parameters are always float32",
+        History(past="float32"),
+    ] = "float32"
 
 
-@dataclasses.dataclass(frozen=True)
-class GoalDistribution:
-    """The section `goals`: which rows are goals, where the environment has goals.
+@dataclass(frozen=True)
+class Data:
+    """The section `data`: where transitions come from, and what a batch holds."""
 
-    Probabilities of the current row, of a later one of the trajectory, of any.
-    """
+    dir: Annotated[str, "folder of the data; empty: ./data, then ~/.ogbench/data", _PLACE] = ""
+    name: Annotated[
+        str,
+        "file or folder of the data, as cube-triple-play-100m-v0; empty: named by env",
+        _PLACE,
+        History(past=""),
+    ] = ""
+    mode: Annotated[
+        Literal["auto", "resident", "streamed"],
+        "resident: data lie on the device; streamed: read from disk; auto: by the device's memory",
+        MAY_CHANGE,
+    ] = "auto"
+    schedule: Annotated[
+        Literal["uniform", "slices"],
+        "files of a dataset are sampled all at once, or one after the other as in the public code",
+        History(past="uniform"),
+    ] = "uniform"
+    block: Annotated[Count, "starts in one block of streamed data", History(past=250_000)] = 250_000
+    window: Annotated[Count, "blocks of streamed data that are sampled from", History(past=8)] = 8
+    replace_every: Annotated[
+        Index,
+        "updates between two replacements of a block; 0: each start is drawn twice a round",
+        History(past=0),
+    ] = 0
+    chunk: Annotated[Count, "actions in a row that the policy gives at once"] = 5
+    n_step: Annotated[
+        Index,
+        "environment steps of a return; 0: as many as chunk, else at least chunk",
+        History(key="data.backup"),
+    ] = 0
+    discount: Annotated[Share, "discount of rewards per environment step"] = 0.99
+    masks: Annotated[
+        Literal["task", "trajectory"], "returns end at success (task) or where a trajectory ends"
+    ] = "task"
+    action_clip: Annotated[Margin, "actions are clipped to ±(1 - action_clip)"] = 1e-5
+    reward_scale: Annotated[Positive, "factor on rewards of single tasks"] = 1.0
+    reward_shift: Annotated[Finite, "added to rewards of single tasks after scaling"] = 0.0
+    sparse: Annotated[bool, "replace each reward of a single task that is not 0 by -1"] = False
+    standardize: Annotated[bool, "scale observations to the data's mean 0 and deviation 1"] = False
 
-    critic: Goals = (0.2, 0.5, 0.3)
-    critic_geometric: bool = True
-    actor: OptionalGoals = ()  # empty: by how the data was collected
-    actor_geometric: bool = False
-    negative: bool = True  # each step before the goal costs 1; else being there is worth 1
-    waypoint: Index = 0  # steps to the waypoints of two-level policies; 0: none
+
+@dataclass(frozen=True)
+class Goals:
+    """The section `goals`: which rows are goals in training, where the environment has goals."""
+
+    critic: Annotated[bounds.Goals, "probabilities of a critic's goal: current, later, any row"] = (
+        0.2,
+        0.5,
+        0.3,
+    )
+    critic_geometric: Annotated[
+        bool, "a critic's later row is geometrically far by data.discount; else uniformly"
+    ] = True
+    actor: Annotated[
+        OptionalGoals,
+        "the same probabilities for a policy's goal; empty: by how the data was collected",
+    ] = ()
+    actor_geometric: Annotated[bool, "as critic_geometric, for a policy's goal"] = False
+    negative_reward: Annotated[
+        bool,
+        "each step before the goal has reward -1; else the goal has reward 1",
+        History(key="goals.negative"),
+    ] = True
+    subgoal_steps: Annotated[
+        Index,
+        "environment steps to the subgoals of two-level policies; 0: no subgoals",
+        History(key="goals.waypoint"),
+    ] = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Optimizer:
     """The section `optimizer`."""
 
-    learning_rate: Positive = 3e-4  # with 0 nothing would be learned
-    tau: Share = 0.005
-    lagged_target: bool = False
-    clip_norm: NonNegative = 0.0  # of each parameter group's gradient; 0: never
+    learning_rate: Annotated[Positive, "step size of Adam"] = 3e-4
+    tau: Annotated[Share, "share of the parameters that target networks take over per update"] = (
+        0.005
+    )
+    lagged_target: Annotated[
+        bool, "target networks average the parameters from before an update, as the public code"
+    ] = False
+    clip_norm: Annotated[
+        NonNegative, "largest norm of a parameter group's gradient; 0: any norm"
+    ] = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Train:
     """The section `train`."""
 
-    steps: Count = 1_000_000
-    batch_size: Count = 256
-    steps_per_dispatch: Index = 0  # 0: by platform
-    log_every: Count = 1000
-    save_every: Count = 50_000
-    keep: Count = 2
-    check_replicas: Index = 0  # steps between looks whether all devices agree; 0: never
+    steps: Annotated[Count, "updates in all", MAY_CHANGE] = 1_000_000
+    batch_size: Annotated[Count, "transitions per update, over all devices"] = 256
+    steps_per_dispatch: Annotated[
+        Index, "updates in one call to the device; 0: by platform", MayChange(generation=2)
+    ] = 0
+    log_every: Annotated[Count, "updates between two lines of metrics.jsonl", MAY_CHANGE] = 1000
+    save_every: Annotated[Count, "updates between two checkpoints", MAY_CHANGE] = 50_000
+    keep: Annotated[Count, "newest checkpoints that are kept", MAY_CHANGE] = 2
+    check_replicas: Annotated[
+        Index, "updates between two checks that all devices agree; 0: no checks", MAY_CHANGE
+    ] = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Eval:
-    """The section `eval`."""
+    """The section `eval`: what `qgf evaluate` plays unless its flags say otherwise."""
 
-    weights: Weights = (0.0, 1.0)
-    episodes: Episodes = 50
-    envs: Index = 0  # at once; 0: by platform
-    simulator: Literal["mujoco", "jax"] = "mujoco"  # jax: an approximation, on the device
+    weights: Annotated[Weights, "guidance weights", _FIRST_HOST] = (0.0, 1.0)
+    episodes: Annotated[
+        Episodes, "episodes of each split per method, weight and task", _FIRST_HOST
+    ] = 50
+    envs: Annotated[Index, "environments stepped at once; 0: by platform", _FIRST_HOST] = 0
+    simulator: Annotated[
+        Literal["mujoco", "jax"],
+        "the benchmark's simulator, or an approximation of mazes on the device",
+        _FIRST_HOST,
+    ] = "mujoco"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Tracking:
-    """The section `wandb`."""
+    """The section `wandb`: metrics in Weights & Biases, beside metrics.jsonl."""
 
-    project: str = ""  # none: no Weights & Biases
-    mode: Literal["online", "offline", "disabled"] = "online"
+    project: Annotated[str, "project that metrics go to; empty: none", _FIRST_HOST] = ""
+    mode: Annotated[
+        Literal["online", "offline", "disabled"], "mode of the wandb client", _FIRST_HOST
+    ] = "online"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The section `sampler`: how actions are drawn, beside the options of the method's sampler."""
+
+    num_steps: Annotated[Count, "integration steps from noise to an action"] = 10
 
 
 _SECTIONS = {
     "data": Data,
-    "goals": GoalDistribution,
+    "goals": Goals,
     "optimizer": Optimizer,
     "train": Train,
     "eval": Eval,
@@ -148,79 +224,108 @@ _SECTIONS = {
 
 @functools.cache
 def fields(algorithm: str, critic: str) -> dict[str, Field]:
-    """All keys of the config of a method and its critic, such as "data.chunk"."""
+    """All keys of the config of a method and its critic, such as "data.chunk".
+
+    `KeyError` if there is no such method.
+    """
     row = METHODS[algorithm]
-    sampler = {"num_steps": Field(10, bounds.of(Count)), **free_options(algorithm)}
+    sampler = bounds.fields(Sampler) | free_options(algorithm)
     policy = {k: v for name in row.policies for k, v in policy_fields(name).items()}
     sections = {
-        **{name: _declared(section) for name, section in _SECTIONS.items()},
+        **{name: bounds.fields(section) for name, section in _SECTIONS.items()},
         "networks": factory_fields("core.networks", "build"),
         f"critics.{critic}": critic_fields(critic),
         "policy": {k: v for k, v in policy.items() if k not in sampler},
         "sampler": sampler,
     }
-    root = _declared(Root) | {
-        "algorithm": Field(algorithm, bounds.of(Root.__annotations__["algorithm"])),
-        "critic": Field(critic, Words(row.critics)),
-    }
+    root = bounds.fields(Root)
+    root["algorithm"] = root["algorithm"]._replace(default=algorithm)
+    root["critic"] = root["critic"]._replace(default=critic, bound=Words(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
 
 
-def _declared(section: Any) -> dict[str, Field]:
-    found = dataclasses.fields(section)
-    return {field.name: Field(field.default, bounds.of(field.type)) for field in found}
-
-
 def check_together(flat: Mapping[str, Any]) -> None:
-    """Raises `UserError` for values that are sound each by itself and not beside each other."""
+    """Raises `UserError` for values that are sound each by itself and not beside each other.
+
+    `flat` is a whole config, {"data.chunk": 5, …}, whose values are in their bounds.
+    """
+    _check_seeds(flat)
+    _check_returns(flat)
+    if not flat["env"]:
+        raise UserError("config key env is empty: name an environment, --config.env=…")
+    name = ogbench.parse(flat["env"])
+    _check_needs(flat, name)
+    _check_critic_output(flat)
+    _check_critic_form(flat)
+    _check_two_levels(flat)
+    _check_rewards(flat, name)
+
+
+def _check_seeds(flat: Mapping[str, Any]) -> None:
     if flat["seed"] + flat["seeds"] > 2**32:
         raise UserError(
             f"config keys seed and seeds are {flat['seed']} and {flat['seeds']}; the last seed, "
             f"seed + seeds - 1, must be below {2**32}"
         )
-    if 0 < flat["data.backup"] < flat["data.chunk"]:
+
+
+def _check_returns(flat: Mapping[str, Any]) -> None:
+    if 0 < flat["data.n_step"] < flat["data.chunk"]:
         raise UserError(
-            f"config key data.backup is {flat['data.backup']}; it must be 0 or at least data.chunk"
-        )
-    if not flat["env"]:
-        raise UserError("config key env is empty: name an environment, --config.env=…")
-    name = ogbench.parse(flat["env"])
-    _check_critic(flat, name)
-    _check_hierarchy(flat, name)
-    of_tasks = {"reward_scale": 1.0, "reward_shift": 0.0, "sparse": False}
-    if name.goals and any(flat[f"data.{key}"] != idle for key, idle in of_tasks.items()):
-        raise UserError(
-            f"{', '.join(f'data.{k}' for k in of_tasks)} are of single tasks; with goals, rewards come "
-            "from the rows: goals.negative"
+            f"config key data.n_step is {flat['data.n_step']}; it must be 0 or at least data.chunk"
         )
 
 
-def _check_critic(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
-    """Critics that are for goals alone, or for values between 0 and 1."""
-    critic, sigmoid = flat["critic"], flat["networks.critic_output"] == "sigmoid"
-    needs = f"algorithm {flat['algorithm']!r}" * METHODS[flat["algorithm"]].goals
-    needs = needs or "critic 'contrastive'" * (critic == "contrastive")
-    needs = needs or "critic 'dqc' with sigmoid outputs" * sigmoid
-    if needs and not name.goals:
-        raise UserError(
-            f"{needs} needs an environment with goals, such as {name.scene}-{name.kind}-v0"
-        )
-    if sigmoid and (flat["goals.negative"] or critic != "dqc"):
+def _check_needs(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
+    """What the parts of a method ask of the environment."""
+    provided = {"": set(), "observation": {"goals", "goal_observations"}, "oraclerep": {"goals"}}
+    for part, need in _needs(flat):
+        if need not in provided[name.goals]:
+            means = {
+                "goals": f"an environment with goals, such as {name.scene}-{name.kind}-v0",
+                "goal_observations": "goals that are observations",
+            }
+            raise UserError(f"{part} needs {means[need]}")
+
+
+def _needs(flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Parts, and what each needs."""
+    row, algorithm = METHODS[flat["algorithm"]], f"algorithm {flat['algorithm']!r}"
+    if row.goals:
+        yield algorithm, "goals"
+    if flat["critic"] == "contrastive":
+        yield "critic 'contrastive'", "goals"
+    if flat["networks.critic_output"] == "sigmoid":
+        yield "critic 'dqc' with sigmoid outputs", "goals"
+    if "hiql" in row.policies:
+        yield algorithm, "goal_observations"
+
+
+def _check_critic_output(flat: Mapping[str, Any]) -> None:
+    between = flat["critic"] == "dqc" and not flat["goals.negative_reward"]
+    if flat["networks.critic_output"] == "sigmoid" and not between:
         raise UserError(
             "networks.critic_output=sigmoid is for values between 0 and 1: "
-            "set critic=dqc and goals.negative=false"
+            "set critic=dqc and goals.negative_reward=false"
         )
-    if (flat["networks.critic_form"] == "bilinear") != (critic == "contrastive"):
+
+
+def _check_critic_form(flat: Mapping[str, Any]) -> None:
+    if (flat["networks.critic_form"] == "bilinear") != (flat["critic"] == "contrastive"):
         raise UserError("networks.critic_form=bilinear belongs to critic=contrastive, and it alone")
 
 
-def _check_hierarchy(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
-    """What two-level policies need."""
-    algorithm = flat["algorithm"]
-    if "hiql" not in METHODS[algorithm].policies:
-        return
-    if name.goals == "oraclerep":
-        raise UserError(f"algorithm {algorithm!r} needs goals that are observations")
-    for key in ("goals.waypoint", "networks.goal_code"):
-        if not flat[key]:
-            raise UserError(f"config key {key} is 0; algorithm {algorithm!r} needs it")
+def _check_two_levels(flat: Mapping[str, Any]) -> None:
+    if "hiql" in METHODS[flat["algorithm"]].policies:
+        for key in ("goals.subgoal_steps", "networks.goal_code"):
+            if not flat[key]:
+                raise UserError(f"config key {key} is 0; algorithm {flat['algorithm']!r} needs it")
+
+
+def _check_rewards(flat: Mapping[str, Any], name: ogbench.EnvName) -> None:
+    idle = {"data.reward_scale": 1.0, "data.reward_shift": 0.0, "data.sparse": False}
+    if name.goals and any(flat[key] != value for key, value in idle.items()):
+        raise UserError(
+            f"{', '.join(idle)} are for single tasks; with goals, rewards come from the rows: "
+            "goals.negative_reward"
+        )

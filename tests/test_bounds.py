@@ -35,7 +35,7 @@ TEXTS = [
     ("data.reward_scale", "0", "0.0", POSITIVE),
     ("data.reward_shift", "nan", "nan", "a finite number"),
     ("data.chunk", "0", "0", COUNT),
-    ("data.backup", "-1", "-1", INDEX),
+    ("data.n_step", "-1", "-1", INDEX),
     ("optimizer.learning_rate", "-1", "-1.0", POSITIVE),
     ("optimizer.learning_rate", "0", "0.0", POSITIVE),
     ("optimizer.learning_rate", "1e999", "inf", POSITIVE),
@@ -225,7 +225,7 @@ def test_every_value_of_every_method_is_declared_with_bounds_that_hold_its_defau
 def test_a_number_without_bounds_cannot_be_declared(annotation):
     source = ast.parse(annotation, mode="eval").body
     with pytest.raises(LookupError, match=re.escape(annotation)):
-        bounds.of_source(source)
+        bounds.of_source(source, 0)
     for kind in (int, float, tuple[int, ...]):
         with pytest.raises(LookupError, match=r"qgf_jax/bounds\.py"):
             bounds.of(kind)

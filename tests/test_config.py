@@ -1,7 +1,6 @@
 """Configs: defaults from signatures, overrides with types, and errors that name the key."""
 
 import importlib
-import inspect
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from qgf_jax import bounds
 from qgf_jax import config as configs
+from qgf_jax.cli import Parser
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 
@@ -30,12 +30,7 @@ def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
     for module, registry in (("methods.samplers", SAMPLERS), ("core.guidance", RULES)):
         pairs += [(f, algorithms.factory_fields(module, name)) for name, f in registry.items()]
     for function, found in pairs:
-        real = inspect.signature(function).parameters.values()
-        assert found == {
-            p.name: bounds.Field(p.default, bounds.of(p.annotation))
-            for p in real
-            if p.kind is p.KEYWORD_ONLY
-        }, function
+        assert found == bounds.fields(function), function
 
 
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
@@ -111,9 +106,9 @@ def test_wrong_overrides_are_explained(overrides, hint):
 
 
 def test_overrides_are_read_in_both_spellings():
-    words = ["--config.a.b=1", "--config.c", "x=y"]
+    _, words = Parser("qgf x", "").parse_known_args(["--config.a.b=1", "--config.c", "x=y"])
     assert configs.parse_overrides(words) == {"a.b": "1", "c": "x=y"}
-    for bad in (["--confg.a=1"], ["--config.a"], ["more"]):
+    for bad in (["--confg.a=1"], ["--config.a"], ["more"], ["--config.a", "more"]):
         with pytest.raises(UserError):
             configs.parse_overrides(bad)
 
@@ -132,13 +127,13 @@ GOALS = str(CONFIGS / "goal_conditioned.py")
         ("crl", "puzzle-3x3-play-v0", {"policy.alpha": 3.0, "networks.policy_layer_norm": False}),
         ("crl", "antsoccer-arena-navigate-v0", {"policy.alpha": 0.3}),
         ("crl", "pointmaze-large-stitch-v0", {"policy.alpha": 0.03}),
-        ("hiql", "", {"goals.waypoint": 25, "critics.ivl.online_code": True}),
-        ("hiql", "scene-play-v0", {"goals.waypoint": 10, "networks.policy_layer_norm": False}),
-        ("hiql", "humanoidmaze-medium-navigate-v0", {"goals.waypoint": 100}),
+        ("hiql", "", {"goals.subgoal_steps": 25, "critics.ivl.online_code": True}),
+        ("hiql", "scene-play-v0", {"goals.subgoal_steps": 10, "networks.policy_layer_norm": False}),
+        ("hiql", "humanoidmaze-medium-navigate-v0", {"goals.subgoal_steps": 100}),
         ("hiql", "antmaze-medium-explore-v0", {"policy.low_inverse_temperature": 10.0}),
         ("gcivl", "", {"networks.policy_layer_norm": False, "critics.ivl.online_code": False}),
         ("gcbc", "", {"networks.policy_layer_norm": False}),
-        ("qgf", "", {"networks.policy_layer_norm": True, "networks.ranking": "slow"}),
+        ("qgf", "", {"networks.policy_layer_norm": True, "networks.ranking": "target"}),
         ("qgf", "cube-single-play-oraclerep-v0", {"networks.critic_output": "linear"}),
     ],
 )
@@ -153,7 +148,7 @@ def test_what_the_sources_choose_by_environment_follows_the_environment(algorith
     ("algorithm", "overrides", "key", "expected"),
     [
         ("gciql", {"env": "cube-single-play-v0", "policy.alpha": "0.5"}, "policy.alpha", 0.5),
-        ("hiql", {"env": "scene-play-v0", "goals.waypoint": "25"}, "goals.waypoint", 25),
+        ("hiql", {"env": "scene-play-v0", "goals.subgoal_steps": "25"}, "goals.subgoal_steps", 25),
         ("fql", {"env": "cube-single-play-singletask-v0"}, "critics.td.rho", 0.0),
         ("fql", {"env": "antmaze-large-navigate-singletask-v0"}, "critics.td.rho", 1.0),
         ("qam", {"env": "antmaze-large-navigate-singletask-v0"}, "critics.td.rho", 0.5),
@@ -180,7 +175,7 @@ def test_what_follows_the_environment_is_a_key_of_its_method():
     [
         ("rebrac", "td", "policy.delay", 1),
         ("hiql", "ivl", "critics.ivl.online_code", False),
-        ("qgf", "dqc", "networks.ranking", "slow"),
+        ("qgf", "dqc", "networks.ranking", "target"),
     ],
 )
 def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic, key, past):

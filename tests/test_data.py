@@ -145,26 +145,26 @@ def test_starts_of_weight_one_are_counted_as_they_are_weighed(steps):
     """The count that decides whether there is anything to learn from, against the weights."""
     rows = rows_of([5, 0, 1, 4, 3, 7])
     ones = np.ones(len(rows.ends))
-    dataset = chunks.prepare(rows, ones, ones, chunk=1, backup=steps, discount=GAMMA)
+    dataset = chunks.prepare(rows, ones, ones, chunk=1, n_step=steps, discount=GAMMA)
     ends = np.flatnonzero(rows.ends)
     for firsts, size in (([0], 20 - steps + 1), ([3, 9, 10], 6), ([0], 0)):
         drawn = sum(dataset.weight[first : first + size].sum() for first in firsts)
         assert starts.count_whole(ends, np.array(firsts), size, steps) == drawn
 
 
-SHORT = {"chunk": 2, "backup": 0}
+SHORT = {"chunk": 2, "n_step": 0}
 
 
 @pytest.mark.parametrize(
     ("lengths", "data", "hint"),
     [
-        ([2] * 30, {"chunk": 5, "backup": 0}, "5 .*; the longest has 2: set data.chunk=2, or"),
+        ([2] * 30, {"chunk": 5, "n_step": 0}, "5 .*; the longest has 2: set data.chunk=2, or"),
         (
             [1, 4, 2],
-            {"chunk": 5, "backup": 9},
-            "the longest has 4: set data.chunk=4 and data.backup",
+            {"chunk": 5, "n_step": 9},
+            "the longest has 4: set data.chunk=4 and data.n_step",
         ),
-        ([6] * 9, {"chunk": 5, "backup": 7}, "has 7 .*; the longest has 6: set data.backup=6"),
+        ([6] * 9, {"chunk": 5, "n_step": 7}, "has 7 .*; the longest has 6: set data.n_step=6"),
     ],
 )
 def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp_path):
@@ -177,11 +177,11 @@ def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp
 def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
     ends = np.flatnonzero(rows_of([5] * 10 + [1]).ends)
     for chunk, said in ((2, ""), (3, ""), (4, "60% of all starts weigh 0, .* data.chunk=4 steps")):
-        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "backup": 0})
+        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "n_step": 0})
         err = capsys.readouterr().err
         assert err.count("\n") == bool(said) and re.search(said, err)
     with pytest.raises(UserError, match="no start that is drawn has 3"):
-        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "backup": 3})
+        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "n_step": 3})
 
 
 def test_validation_data_of_another_kind_are_refused(tmp_path):
@@ -262,15 +262,15 @@ def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
             call()
 
 
-@pytest.mark.parametrize(("chunk", "backup"), [(2, 4), (4, 2)])
-def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, backup):
+@pytest.mark.parametrize(("chunk", "n_step"), [(2, 4), (4, 2)])
+def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, n_step):
     rows = rows_of(LENGTHS)
     ones = np.ones(len(rows.ends))
-    made = chunks.prepare(rows, ones, ones, chunk=chunk, discount=GAMMA, backup=backup)
+    made = chunks.prepare(rows, ones, ones, chunk=chunk, discount=GAMMA, n_step=n_step)
     left = np.concatenate([np.arange(n, 0, -1) for n in LENGTHS])
-    np.testing.assert_array_equal(made.weight, left >= backup)
+    np.testing.assert_array_equal(made.weight, left >= n_step)
     np.testing.assert_array_equal(made.actor_weight, left >= chunk)
     dataset, starts = jax.device_put(made), jnp.arange(sum(LENGTHS) - 3)
-    batch = sampling.gather(dataset, sampling.locate(dataset, starts), chunk=chunk, backup=backup)
-    np.testing.assert_array_equal(batch.weight, left[:-3] >= backup)
+    batch = sampling.gather(dataset, sampling.locate(dataset, starts), chunk=chunk, n_step=n_step)
+    np.testing.assert_array_equal(batch.weight, left[:-3] >= n_step)
     np.testing.assert_array_equal(batch.for_actor().weight, left[:-3] >= chunk)

@@ -117,7 +117,7 @@ def test_candidates_of_dqc_are_ranked_by_the_logits_of_the_moment(aggregate):
     """Li et al., 2025: the mean of logits, not the logit of the mean of slow probabilities."""
     how = {"networks.aggregate": aggregate}
     nets, _, params, target = setup("qgf", "dqc", **how)
-    old, *_ = setup("qgf", "dqc", **how, **{"networks.ranking": "slow"})
+    old, *_ = setup("qgf", "dqc", **how, **{"networks.ranking": "target"})
     obs, action = goal_batch().obs[0], goal_batch().action[0]
     logits = nets.ensemble_logits(params["critic"], obs, action)
     found = float(nets.rank_of(params, target, obs)(action))

@@ -29,7 +29,7 @@ def run(maze_data, tmp_path_factory):
     config = tiny(
         "qgf",
         critic="dqc",
-        **{"data.dir": str(maze_data), "data.backup": 5, "seeds": 2, "networks.policy_goal": False},
+        **{"data.dir": str(maze_data), "data.n_step": 5, "seeds": 2, "networks.policy_goal": False},
     )
     return pretrain(config, tmp_path_factory.mktemp("goals") / "run")
 
@@ -163,11 +163,11 @@ def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
         ({"env": "cube-single-play-v0", "networks.critic_output": "sigmoid"}, "between 0 and 1"),
         ({"env": "cube-single-play-oraclerep-v0", "algorithm": "hiql"}, "that are observations"),
         (
-            {"env": "cube-single-play-v0", "algorithm": "hiql", "goals.waypoint": "0"},
-            "waypoint is 0",
+            {"env": "cube-single-play-v0", "algorithm": "hiql", "goals.subgoal_steps": "0"},
+            "subgoal_steps is 0",
         ),
-        ({"env": "cube-single-play-v0", "data.sparse": "true"}, "are of single tasks"),
-        ({"data.backup": "3"}, "at least data.chunk"),
+        ({"env": "cube-single-play-v0", "data.sparse": "true"}, "are for single tasks"),
+        ({"data.n_step": "3"}, "at least data.chunk"),
         ({"networks.critic_form": "bilinear"}, "belongs to critic=contrastive"),
         ({"goals.actor": "('a','b','c')"}, "three probabilities"),
     ],

@@ -22,7 +22,7 @@ def dataset(lengths=LENGTHS, **kwargs):
 
 
 def gather(start, goal, actor_goal=None, **options):
-    defaults = {"chunk": 1, "backup": 1, "discount": GAMMA, "negative": True}
+    defaults = {"chunk": 1, "n_step": 1, "discount": GAMMA, "negative_reward": True}
     data = dataset()
     return goals.gather(data, drawn(data, start, goal, actor_goal or goal), **defaults | options)
 
@@ -40,7 +40,7 @@ def test_one_step_is_the_benchmarks_reward_and_mask(negative):
     transitions = [(i, row) for i, row in enumerate(np.flatnonzero(~rows_of(LENGTHS).ends))]
     pairs = [(i, row, goal) for i, row in transitions for _, goal in transitions]
     start, row, goal = map(list, zip(*pairs, strict=True))
-    batch = gather(start, goal, negative=negative)
+    batch = gather(start, goal, negative_reward=negative)
     success = np.array([r == g for r, g in zip(row, goal, strict=True)], np.float32)
     np.testing.assert_allclose(batch.reward, success - negative, atol=1e-6)
     np.testing.assert_allclose(batch.discount, GAMMA * (1 - success), atol=1e-6)
@@ -50,39 +50,39 @@ def test_one_step_is_the_benchmarks_reward_and_mask(negative):
     np.testing.assert_array_equal(batch.next_obs[:, 2], goal)
 
 
-def rollout(row, goal, end, backup):
+def rollout(row, goal, end, n_step):
     """A return step by step: the rewards of OGBench one by one, until the goal or the end."""
     costs, bonus, discount = 0.0, 0.0, 1.0
-    for step in range(backup):
+    for step in range(n_step):
         if row + step >= end:
             break
         if row + step == goal:
             return costs, discount, 0.0
         costs -= discount
         discount *= GAMMA
-    return costs, bonus, GAMMA**backup
+    return costs, bonus, GAMMA**n_step
 
 
-@pytest.mark.parametrize("backup", [1, 2, 4])
-def test_longer_returns_end_at_the_goal(backup):
+@pytest.mark.parametrize("n_step", [1, 2, 4])
+def test_longer_returns_end_at_the_goal(n_step):
     ends = np.repeat([6, 9, 15], [6, 2, 5])
     transitions = list(enumerate(np.flatnonzero(~rows_of(LENGTHS).ends)))
-    pairs = [(i, r, g) for i, r in transitions[: N - backup + 1] for _, g in transitions]
+    pairs = [(i, r, g) for i, r in transitions[: N - n_step + 1] for _, g in transitions]
     start, row, goal = map(list, zip(*pairs, strict=True))
-    expected = np.array([rollout(r, g, ends[i], backup) for i, r, g in pairs])
-    negative = gather(start, goal, backup=backup, chunk=min(2, backup))
-    positive = gather(start, goal, backup=backup, chunk=min(2, backup), negative=False)
+    expected = np.array([rollout(r, g, ends[i], n_step) for i, r, g in pairs])
+    negative = gather(start, goal, n_step=n_step, chunk=min(2, n_step))
+    positive = gather(start, goal, n_step=n_step, chunk=min(2, n_step), negative_reward=False)
     np.testing.assert_allclose(negative.reward, expected[:, 0], rtol=1e-5)
     np.testing.assert_allclose(positive.reward, expected[:, 1], rtol=1e-5)
     np.testing.assert_allclose(negative.discount, expected[:, 2], rtol=1e-5)
     left = ends[start] - np.array(row)
-    np.testing.assert_array_equal(negative.weight, left >= backup)
-    np.testing.assert_array_equal(negative.actor.weight, left >= min(2, backup))
-    np.testing.assert_array_equal(negative.next_obs[:, 0], row + np.minimum(left, backup))
+    np.testing.assert_array_equal(negative.weight, left >= n_step)
+    np.testing.assert_array_equal(negative.actor.weight, left >= min(2, n_step))
+    np.testing.assert_array_equal(negative.next_obs[:, 0], row + np.minimum(left, n_step))
 
 
 def test_actions_of_a_return_begin_with_those_of_the_chunk():
-    batch = gather([0, 3], [5, 12], backup=3, chunk=2)
+    batch = gather([0, 3], [5, 12], n_step=3, chunk=2)
     actions = np.asarray(dataset().action)
     np.testing.assert_array_equal(batch.long_action[1], actions[3:6].ravel())
     np.testing.assert_array_equal(batch.action, batch.long_action[:, :4])
@@ -96,13 +96,13 @@ def test_policy_has_a_goal_of_its_own():
 
 
 def test_policy_is_judged_after_its_chunk_and_the_critic_after_its_return():
-    batch = gather([0, 4], [5, 5], backup=4, chunk=2)
+    batch = gather([0, 4], [5, 5], n_step=4, chunk=2)
     np.testing.assert_array_equal(batch.actor.next_obs[:, 0], [2, 6])
     np.testing.assert_array_equal(batch.next_obs[:, 0], [4, 6])
 
 
 def test_waypoints_stop_at_the_goal_and_at_the_last_state_but_one():
-    batch = gather([0, 0, 0, 3], [1] * 4, [2, 5, 12, 1], waypoint=4)
+    batch = gather([0, 0, 0, 3], [1] * 4, [2, 5, 12, 1], subgoal_steps=4)
     np.testing.assert_array_equal(batch.waypoint[:, 0], [4, 4, 4, 5])
     np.testing.assert_array_equal(batch.waypoint_to_goal[:, 0], [2, 4, 4, 5])
 
@@ -111,7 +111,7 @@ def test_goals_may_be_other_numbers_than_observations():
     marks = np.arange(16, dtype=np.float32)[:, None] * 10.0
     data = dataset(goal=marks)
     batch = goals.gather(
-        data, drawn(data, [2], [5], [6]), chunk=1, backup=1, discount=GAMMA, negative=True
+        data, drawn(data, [2], [5], [6]), chunk=1, n_step=1, discount=GAMMA, negative_reward=True
     )
     np.testing.assert_array_equal(batch.obs, [[2, 2, 50]])
     np.testing.assert_array_equal(batch.actor.obs, [[2, 2, 60]])

@@ -39,7 +39,7 @@ ACTING |= {"guided": "qgf", "turned": "qgf_ortho", "calibrated": "qgf_relative"}
 def spec_of(config):
     """Widths as the config's environment has them, made up."""
     goal = 0 if "singletask" in config["env"] else 2
-    return Spec(2 + goal, 2, 3, goal_dim=goal, backup=config["data"]["backup"])
+    return Spec(2 + goal, 2, 3, goal_dim=goal, backup=config["data"]["n_step"])
 
 
 def shape(*sizes):

@@ -26,7 +26,7 @@ def whole(steps, chunk=2):
     rows = rows_of(LENGTHS)
     rng = np.random.default_rng(1)
     rewards, masks = rng.normal(size=(2, len(rows.ends)))
-    return chunks.prepare(rows, rewards, masks > 0, chunk=chunk, discount=0.9, backup=steps)
+    return chunks.prepare(rows, rewards, masks > 0, chunk=chunk, discount=0.9, n_step=steps)
 
 
 def whole_goals():
@@ -38,9 +38,15 @@ def batch(dataset, starts, steps):
     """Of every kind; what it takes from goals that are one row ahead."""
     starts = jnp.asarray(starts)
     if not isinstance(dataset, chunks.GoalDataset):
-        return sampling.gather(dataset, sampling.locate(dataset, starts), chunk=2, backup=steps)
+        return sampling.gather(dataset, sampling.locate(dataset, starts), chunk=2, n_step=steps)
     row, end = jnp.asarray(dataset.row)[starts], jnp.asarray(dataset.end)[starts]
-    how = {"chunk": 2, "backup": steps, "discount": 0.9, "negative": True, "waypoint": 3}
+    how = {
+        "chunk": 2,
+        "n_step": steps,
+        "discount": 0.9,
+        "negative_reward": True,
+        "subgoal_steps": 3,
+    }
     return goals.gather(dataset, goals.Draw(starts, row, end, row + 1, row + 1), **how)
 
 

@@ -72,7 +72,7 @@ def make(name: str, *, dry: bool = False, seeds: int = 1, steps: int = 10) -> Ma
     if dry:
         config.sampler.num_steps = 3
     config.train.update(steps=steps, log_every=steps, save_every=steps)
-    spec = Spec(46 + size.goal, 5, config.data.chunk, goal_dim=size.goal, backup=config.data.backup)
+    spec = Spec(46 + size.goal, 5, config.data.chunk, goal_dim=size.goal, backup=config.data.n_step)
     data = common.made_up_data(spec, size.rows, config.data.discount)
     return Made(configs.plain(config), spec, data)
 

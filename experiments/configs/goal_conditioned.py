@@ -19,7 +19,7 @@ from qgf_jax.methods.table import method
 
 _PAPER: dict[str, Any] = {
     "data.chunk": 5,
-    "data.backup": 25,
+    "data.n_step": 25,
     "data.discount": 0.999,
     "networks.policy_hidden": (1024,) * 4,
     "networks.critic_hidden": (1024,) * 4,
@@ -30,7 +30,7 @@ _PAPER: dict[str, Any] = {
 }
 _SMALL: dict[str, Any] = {
     "data.chunk": 5,
-    "data.backup": 25,
+    "data.n_step": 25,
     "data.discount": 0.99,
     "networks.policy_hidden": (256,) * 3,
     "networks.critic_hidden": (256,) * 3,
@@ -53,7 +53,7 @@ _MAZE: dict[str, Any] = {
 }
 # As the benchmark's own methods act: one action at a time, and every policy sees the goal. Sizes and
 # optimiser stay those of the variant.
-_BENCHMARK = {"data.chunk": 1, "data.backup": 0, "networks.policy_goal": True}
+_BENCHMARK = {"data.chunk": 1, "data.n_step": 0, "networks.policy_goal": True}
 
 
 def _dqc(env: str, kappa_b: float, kappa_d: float, **more: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **_MAZE,
         "env": "pointmaze-medium-navigate-v0",
         "networks.critic_output": "linear",
-        "networks.ranking": "slow",
+        "networks.ranking": "target",
     },
     "pointmaze_large_stitch_small": {**_MAZE, "env": "pointmaze-large-stitch-v0"},
     "cube_single_small": {**_SMALL, "env": "cube-single-play-oraclerep-v0"},

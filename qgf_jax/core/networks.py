@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.bounds import Count, Counts, Index
+from qgf_jax.bounds import Count, Counts, History, Index
 from qgf_jax.core.reductions import layer_norm
 from qgf_jax.types import Array, Critic, Params, Spec, Velocity
 
@@ -288,7 +288,7 @@ class Networks(NamedTuple):
     aggregation: str
     """How one Q is made of the members': a key of `AGGREGATES`"""
     ranking: str
-    """Which critic ranks candidates: "slow" or "online", see `rank_of`"""
+    """Which critic ranks candidates: "target" or "online", see `rank_of`"""
     precision: jax.lax.Precision
     """Of matrix products outside the modules"""
 
@@ -328,8 +328,8 @@ class Networks(NamedTuple):
     def rank_of(self, params: Params, target: Params, obs: Array) -> Critic:
         """What best-of-N compares candidates by at one observation.
 
-        With ranking "slow" the slow critic's Q, where there is a slow copy. With "online" the output of
-        the critic of the moment, a logit if the critic is bounded, as Li et al., 2025, do.
+        With ranking "target" the target critic's Q, where there is a target critic. With "online" the
+        output of the critic of the moment, a logit if the critic is bounded, as Li et al., 2025, do.
         """
         if self.ranking == "online":
             return self.q_logit_of(params["critic"], obs)
@@ -375,7 +375,9 @@ def build(
     critic_form: Literal["mlp", "bilinear"] = "mlp",
     critic_output: Literal["linear", "sigmoid"] = "linear",
     aggregate: Literal["min", "mean"] = "min",
-    ranking: Literal["slow", "online"] = "slow",
+    ranking: Annotated[
+        Literal["target", "online"], History(past="target", values={"slow": "target"})
+    ] = "target",
     ensemble: Count = 2,
     policy_goal: bool = True,
     goal_code: Index = 0,
@@ -385,7 +387,7 @@ def build(
     `diffusion_field`: "shared" gives diffusion policies the network of the flow policies,
     "fourier" that of the public code. `critic_form`: "bilinear" is for goals alone. `critic_output`:
     with "sigmoid", Q and V lie between 0 and 1. `aggregate`: of the members, "min" or "mean".
-    `ranking`: whether best-of-N ranks by the "slow" critic's Q or the "online" critic's outputs.
+    `ranking`: whether best-of-N ranks by the "target" critic's Q or the "online" critic's outputs.
     `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
     `precision`: "float32" is float32 on every platform, "tf32" lets that round what goes into a matrix
     product, "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.

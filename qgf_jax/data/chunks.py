@@ -95,22 +95,22 @@ def prepare(
     *,
     chunk: int,
     discount: float,
-    backup: int = 0,
+    n_step: int = 0,
     action_clip: float | None = 1e-5,
 ) -> Dataset:
     """Settles time: `rewards` and `masks` are [R], one per row, `masks` 0 where success ends it all.
 
-    A return has `backup` steps, or as many as a chunk. Actions are clipped to
+    A return has `n_step` steps, or as many as a chunk. Actions are clipped to
     [-1 + action_clip, 1 - action_clip]; `None` leaves them.
     """
     keep = ~rows.ends  # a trajectory's last row has no successor and is no transition
     row = np.flatnonzero(keep).astype(np.int32)
-    n, backup = len(row), backup or chunk
+    n, n_step = len(row), n_step or chunk
     ends = np.flatnonzero(rows.ends)
     left = (ends[np.searchsorted(ends, row)] - row).astype(np.int32)  # transitions, this one too
     reward, mask = np.zeros(n), np.ones(n)
     rewards, masks = (np.asarray(x, np.float32)[keep] for x in (rewards, masks))
-    for j in range(min(backup, n)):
+    for j in range(min(n_step, n)):
         here, inside = slice(0, n - j), left[: n - j] > j
         # Products in float32 and their sum in float64: the public sampler's bits.
         reward[here] += np.where(inside, np.float32(discount**j) * rewards[j:], np.float32(0))
@@ -119,11 +119,11 @@ def prepare(
         obs=rows.observations,
         action=_clipped(rows.actions[keep], action_clip),
         row=row,
-        next_row=row + np.minimum(left, backup),
-        weight=(left >= backup).astype(np.float32),
+        next_row=row + np.minimum(left, n_step),
+        weight=(left >= n_step).astype(np.float32),
         reward=reward.astype(np.float32),
-        discount=(discount**backup * mask).astype(np.float32),
-        actor_weight=None if backup == chunk else (left >= chunk).astype(np.float32),
+        discount=(discount**n_step * mask).astype(np.float32),
+        actor_weight=None if n_step == chunk else (left >= chunk).astype(np.float32),
     )
 
 

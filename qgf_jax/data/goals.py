@@ -1,6 +1,6 @@
 """Goals in hindsight: which row of the data a transition is trained to reach.
 
-The definitions are OGBench's (Park et al., 2025), on its compact layout; with `chunk` = `backup` = 1
+The definitions are OGBench's (Park et al., 2025), on its compact layout; with `chunk` = `n_step` = 1
 they give its rewards and masks. Longer returns end at the goal.
 """
 
@@ -90,36 +90,36 @@ def gather(
     drawn: Draw,
     *,
     chunk: int,
-    backup: int,
+    n_step: int,
     discount: float,
-    negative: bool,
-    waypoint: int = 0,
+    negative_reward: bool,
+    subgoal_steps: int = 0,
 ) -> Batch:
     """The batch of a draw.
 
-    A return runs over `backup` steps or to the goal. Being at the goal is worth 1, k steps before it
-    discount ** k; if `negative`, each step before the goal costs 1. Nothing counts after it.
-    `waypoint`: how many steps on the waypoints lie; 0 for none.
+    A return runs over `n_step` steps or to the goal. Being at the goal is worth 1, k steps before it
+    discount ** k; if `negative_reward`, each step before the goal costs 1. Nothing counts after it.
+    `subgoal_steps`: steps to the subgoals; 0 for none.
     """
 
     places = dataset.obs if dataset.goal is None else dataset.goal
     row, end = drawn.row, drawn.end
     left = end - row
     ahead = drawn.goal - row
-    reached = (ahead >= 0) & (ahead < jnp.minimum(backup, left))
-    steps = jnp.where(reached, ahead, jnp.minimum(backup, left))
+    reached = (ahead >= 0) & (ahead < jnp.minimum(n_step, left))
+    steps = jnp.where(reached, ahead, jnp.minimum(n_step, left))
     powers = jnp.float32(discount) ** steps
-    if negative:
+    if negative_reward:
         reward = -(1.0 - powers) / (1.0 - discount) if discount < 1 else -steps.astype(jnp.float32)
     else:
         reward = jnp.where(reached, powers, 0.0)
-    width = max(chunk, backup)
+    width = max(chunk, n_step)
     actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, width))(
         drawn.start
     )
     flat = actions.reshape(len(drawn.start), -1)
     obs = rows_at(dataset.obs, row)
-    next_obs = rows_at(dataset.obs, row + jnp.minimum(left, backup))
+    next_obs = rows_at(dataset.obs, row + jnp.minimum(left, n_step))
     after_chunk = rows_at(dataset.obs, row + jnp.minimum(left, chunk))
     goal, actor_goal = rows_at(places, drawn.goal), rows_at(places, drawn.actor_goal)
     width_of_one = dataset.action.shape[1]
@@ -127,19 +127,19 @@ def gather(
         obs=jnp.concatenate([obs, goal], axis=1),
         action=flat[:, : chunk * width_of_one],
         reward=reward,
-        discount=jnp.where(reached, 0.0, jnp.float32(discount**backup)),
+        discount=jnp.where(reached, 0.0, jnp.float32(discount**n_step)),
         next_obs=jnp.concatenate([next_obs, goal], axis=1),
-        weight=(left >= backup).astype(jnp.float32),
+        weight=(left >= n_step).astype(jnp.float32),
         actor=Actor(
             obs=jnp.concatenate([obs, actor_goal], axis=1),
             next_obs=jnp.concatenate([after_chunk, actor_goal], axis=1),
             weight=(left >= chunk).astype(jnp.float32),
         ),
-        long_action=flat[:, : backup * width_of_one],
+        long_action=flat[:, : n_step * width_of_one],
     )
-    if not waypoint:
+    if not subgoal_steps:
         return batch
-    on = jnp.minimum(row + waypoint, end - 1)
+    on = jnp.minimum(row + subgoal_steps, end - 1)
     before = (drawn.actor_goal >= row) & (drawn.actor_goal < end)
     towards = jnp.where(before, jnp.minimum(on, drawn.actor_goal), on)
     return batch._replace(waypoint=rows_at(places, on), waypoint_to_goal=rows_at(places, towards))

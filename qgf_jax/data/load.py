@@ -123,7 +123,7 @@ def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> d
         "obs_dim": sample.obs.shape[1],
         "action_dim": sample.action.shape[1],
         "chunk": options["chunk"],
-        "backup": options["backup"],
+        "backup": options["n_step"],
     }
     goals = isinstance(sample, GoalDataset)
     if goals:
@@ -233,6 +233,6 @@ def _prepare(
         masks,
         chunk=options["chunk"],
         discount=options["discount"],
-        backup=options["backup"],
+        n_step=options["n_step"],
         action_clip=options["action_clip"],
     )

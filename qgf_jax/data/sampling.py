@@ -37,12 +37,12 @@ def build(
     `blocks`: how many of one shape a dataset is made of, as a window over a stream is.
     """
     size, data = batch_size or config["train"]["batch_size"], config["data"]
-    backup = spec.backup or spec.chunk
-    steps = max(backup, spec.chunk)
+    n_step = spec.backup or spec.chunk
+    steps = max(n_step, spec.chunk)
     if not spec.goal_dim:
         return BatchSampler(
             functools.partial(draw_starts, steps=steps, batch_size=size, blocks=blocks),
-            functools.partial(gather, chunk=spec.chunk, backup=backup),
+            functools.partial(gather, chunk=spec.chunk, n_step=n_step),
         )
     how = config["goals"]
     by_actor = how["actor"] or ogbench.actor_goals(ogbench.parse(config["env"]).kind)
@@ -61,18 +61,18 @@ def build(
         functools.partial(
             goals.gather,
             chunk=spec.chunk,
-            backup=backup,
+            n_step=n_step,
             discount=data["discount"],
-            negative=how["negative"],
-            waypoint=how["waypoint"],
+            negative_reward=how["negative_reward"],
+            subgoal_steps=how["subgoal_steps"],
         ),
     )
 
 
-def gather(dataset: Dataset, drawn: Starts, *, chunk: int, backup: int = 0) -> Batch:
-    """The chunks and returns of a draw; `backup` 0: as long as a chunk."""
-    start, backup = drawn.start, backup or chunk
-    steps = max(chunk, backup)
+def gather(dataset: Dataset, drawn: Starts, *, chunk: int, n_step: int = 0) -> Batch:
+    """The chunks and returns of a draw; `n_step` 0: as long as a chunk."""
+    start, n_step = drawn.start, n_step or chunk
+    steps = max(chunk, n_step)
     actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, steps))(start)
     obs, next_obs = rows_at(dataset.obs, drawn.row), rows_at(dataset.obs, drawn.next_row)
     weight = rows_at(dataset.weight, start)
@@ -85,7 +85,7 @@ def gather(dataset: Dataset, drawn: Starts, *, chunk: int, backup: int = 0) -> B
         next_obs=next_obs,
         weight=weight,
         actor=Actor(obs, next_obs, late),
-        long_action=actions[:, :backup].reshape(len(start), -1),
+        long_action=actions[:, :n_step].reshape(len(start), -1),
     )
 
 

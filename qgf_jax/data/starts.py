@@ -17,13 +17,13 @@ def check_longest(path: Path, ends: np.ndarray, data: Mapping[str, Any]) -> int:
 
     `ends` [T] are the last rows of the trajectories. Raises `UserError` if none is as long.
     """
-    steps, longest = max(data["chunk"], data["backup"]), int(_lengths(ends).max())
+    steps, longest = max(data["chunk"], data["n_step"]), int(_lengths(ends).max())
     if longest >= steps:
         return steps
     if longest < data["chunk"]:
-        remedy = f"data.chunk={longest}" + " and data.backup=0" * bool(data["backup"])
+        remedy = f"data.chunk={longest}" + " and data.n_step=0" * bool(data["n_step"])
     else:
-        remedy = f"data.backup={longest}"
+        remedy = f"data.n_step={longest}"
     raise UserError(
         f"{path}: no trajectory has {steps} transitions in a row; the longest has {longest}: "
         f"set {remedy}, or use other data"
@@ -37,7 +37,7 @@ def check_drawn(
 
     They are the `size` transitions from each of `firsts` [K] on.
     """
-    key = "chunk" if data["chunk"] >= data["backup"] else "backup"
+    key = "chunk" if data["chunk"] >= data["n_step"] else "n_step"
     steps, total = data[key], size * len(firsts)
     count = count_whole(ends, firsts, size, steps)
     if not count:

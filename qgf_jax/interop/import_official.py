@@ -159,7 +159,7 @@ def _spec(official: Official, options: Mapping[str, Any]) -> dict[str, Any]:
             "set data.chunk to what it was trained with"
         )
     action_dim = chunk_dim // chunk
-    backup = options["backup"]
+    backup = options["n_step"]
     return {"obs_dim": obs_dim, "action_dim": action_dim, "chunk": chunk, "backup": backup}
 
 

@@ -359,10 +359,10 @@ METHODS: dict[str, Method] = {
             "critics.ivl.expectile": 0.7,
             "critics.ivl.online_code": True,
             "networks.goal_code": 10,
-            "goals.waypoint": 25,
+            "goals.subgoal_steps": 25,
         },
         by_env={
-            "goals.waypoint": {"humanoidmaze-*": 100, **dict.fromkeys(_MANIPULATION, 10)},
+            "goals.subgoal_steps": {"humanoidmaze-*": 100, **dict.fromkeys(_MANIPULATION, 10)},
             "policy.low_inverse_temperature": {"*-explore-*": 10.0},
             "policy.high_inverse_temperature": {"*-explore-*": 10.0},
         },
@@ -373,7 +373,7 @@ CRITIC_SETTINGS: dict[str, dict[str, Any]] = {
     "dqc": {
         "networks.critic_output": "sigmoid",
         "networks.ranking": "online",
-        "goals.negative": False,
+        "goals.negative_reward": False,
         "goals.critic_geometric": False,
     },
     "contrastive": {"networks.critic_form": "bilinear", "goals.critic": (0.0, 1.0, 0.0)},
@@ -433,7 +433,7 @@ def factory_fields(module: str, function: str) -> dict[str, Field]:
         raise LookupError(f"{path} has no function {function}")
     pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
     return {
-        arg.arg: Field(ast.literal_eval(value), bounds.of_source(arg.annotation))
+        arg.arg: bounds.of_source(arg.annotation, ast.literal_eval(value))
         for arg, value in pairs
         if value is not None
     }

@@ -1,1 +1,1 @@
-"""A run: its folder, sealed checkpoints, metrics, signals, and the policy in it."""
+"""Run folders: checkpoints, metrics, and what is loaded from them."""

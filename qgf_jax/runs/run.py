@@ -47,7 +47,7 @@ class Run(NamedTuple):
         """What a checkpoint must have been trained with to be this run's, for `Checkpoints`."""
         spec = configs.flatten(self.spec)
         return {
-            "config": (_config_fingerprint(configs.fixed(self.config)), *self.former),
+            "config": (fingerprint(configs.identity(self.config)), *self.former),
             "normalisation": (fingerprint(spec),),
             "dataset": (self.dataset["sha256"],),
         }
@@ -77,20 +77,14 @@ TRAINING = Work("trained", "LOCK", "choose another --workdir")
 EVALUATION = Work("evaluated", "episodes.lock", "give --out=FOLDER")
 
 
-def _config_fingerprint(fixed: Mapping[str, Any]) -> str:
-    return fingerprint({key: repr(value) for key, value in fixed.items()})
-
-
 def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The former fingerprints of the config in a config.json.
+    """The fingerprints of the config in a config.json that older versions have sealed with.
 
-    Older versions took the steps of a dispatch for a part of the config, and one that says none of
-    its own where the data lay, too.
+    They counted keys as part of a config that a resumed run may change now.
     """
-    said = record.get("former_fingerprints")
-    once = (configs.DISPATCH,) if said is not None else (configs.DISPATCH, *configs.PLACES)
-    before = _config_fingerprint(configs.fixed(record["config"], also=once))
-    return tuple(dict.fromkeys((*(said or ()), before)))
+    known = record.get("former_fingerprints")
+    before = fingerprint(configs.identity(record["config"], generation=0 if known is None else 1))
+    return tuple(dict.fromkeys((*(known or ()), before)))
 
 
 @contextlib.contextmanager
@@ -252,11 +246,9 @@ def create_beside(run: Run, folder: str | os.PathLike) -> Run:
 def common(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """What several processes that train one run must have in common, flat.
 
-    Where the data lie may differ, and what the first alone makes use of.
+    The path of the data may differ, and what only the first process uses.
     """
-    flat = configs.flatten(config).items()
-    alone = (*configs.PLACES, "wandb", "eval.")
-    found = {f"config key {k}": v for k, v in flat if not k.startswith(alone)}
+    found = {f"config key {k}": v for k, v in configs.shared(config).items()}
     keys = ("sha256", "mode", "layout")
     # As JSON has it, which knows lists alone.
     return json.loads(json.dumps(found | {f"data's {k}": data.get(k) for k in keys}))

@@ -73,14 +73,14 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     if mazes.maze(name.scene, name.version):
         obs, action = mazes.WIDTHS
         goal = obs if name.goals else 0
-        return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["backup"])
+        return Spec(obs + goal, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
     world = ogbench.OGBenchEnv(name.with_task(name.tasks[0]))
     width = int(np.prod(world.env.observation_space.shape))
     obs = len(world.reset(0))
     action = int(np.prod(world.env.action_space.shape))
     world.env.close()
     goal = obs - width if name.goals else 0
-    return Spec(obs, action, data["chunk"], goal_dim=goal, backup=data["backup"])
+    return Spec(obs, action, data["chunk"], goal_dim=goal, backup=data["n_step"])
 
 
 def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:

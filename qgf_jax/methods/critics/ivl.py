@@ -1,9 +1,11 @@
 """Implicit value learning: IQL without an action, for goals."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.bounds import OpenFraction
+from qgf_jax.bounds import History, OpenFraction
 from qgf_jax.core import losses
 from qgf_jax.core.networks import Networks
 from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
@@ -14,7 +16,7 @@ def ivl(
     sample: Sample | None = None,
     *,
     expectile: OpenFraction = 0.9,
-    online_code: bool = False,
+    online_code: Annotated[bool, History(past=False)] = False,
 ) -> Learner:
     """Goal-conditioned V by expectiles (Park et al., 2023, Eqs. 4 and 5; OGBench's GCIVL).
 

@@ -1,11 +1,12 @@
 """Gaussian policies: the plain references of the field."""
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.bounds import Count, NonNegative, Positive
+from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.core.networks import Networks
 from qgf_jax.methods.policies.matching import mean
 from qgf_jax.training import global_batch
@@ -86,7 +87,12 @@ def awr(
     return Learner(functools.partial(init, nets), {"actor": actor})
 
 
-def rebrac(nets: Networks, *, alpha: NonNegative = 0.01, delay: Count = 2) -> Learner:
+def rebrac(
+    nets: Networks,
+    *,
+    alpha: NonNegative = 0.01,
+    delay: Annotated[Count, History(past=1)] = 2,
+) -> Learner:
     """A deterministic actor tanh(mean): `alpha` * (actor - action) ** 2 summed, - Q over its size.
 
     Tarasov et al., 2023. Actor and slow copies move only in every `delay`-th update, the critic in each.
