@@ -61,6 +61,8 @@ mutants: install
 docs: install
 	$(BIN)/python docs/tools/architecture.py
 	$(BIN)/python docs/tools/api.py
+	$(BIN)/qgf methods --markdown > docs/methods.md
+	$(BIN)/python -m qgf_jax.cli.keys > docs/config.md
 
 benchmark: install
 	$(BIN)/python benchmarks/all.py

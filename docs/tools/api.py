@@ -9,6 +9,7 @@ the page with the code. What is not on it may change without notice.
 import ast
 import inspect
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import qgf_jax
@@ -47,13 +48,27 @@ def source(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def entry(module: str, name: str) -> str:
-    """Heading, signature and docstring of one name, as Markdown."""
-    body = ast.parse(source(module).read_text(encoding="utf-8")).body
-    for node, after in zip(body, [*body[1:], ast.Pass()], strict=True):
-        if name in _names(node):
-            return _render(module, name, node, _text(after))
-    raise LookupError(f"{module} has no {name}: mend the list in docs/tools/api.py")
+def entries(module: str, names: Sequence[str]) -> list[str]:
+    """Markdown of each name: heading, signature, docstring. Without names, the module's docstring.
+
+    Names that one statement declares together are one entry.
+    """
+    tree = ast.parse(source(module).read_text(encoding="utf-8"))
+    if not names:
+        return [_heading(module, [f"qgf_jax.{module}"]) + _prose(ast.get_docstring(tree))]
+    found: dict[str, str] = {}
+    for node, after in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
+        if here := [name for name in names if name in _names(node)]:
+            found[here[0]] = _heading(module, here) + _render(node, _text(after))
+            found |= dict.fromkeys(here[1:], "")
+    if unknown := set(names) - found.keys():
+        raise LookupError(f"{module} has no {sorted(unknown)}: mend the list in docs/tools/api.py")
+    return [found[name] for name in names if found[name]]
+
+
+def _heading(module: str, names: Sequence[str]) -> str:
+    where = source(module).relative_to(DOCS.parent)
+    return f"### {', '.join(f'`{name}`' for name in names)}\n\n*[{where}](../{where})*\n\n"
 
 
 def _names(node: ast.stmt) -> set[str]:
@@ -73,16 +88,14 @@ def _text(node: ast.stmt) -> str:
     return inspect.cleandoc(str(node.value.value))
 
 
-def _render(module: str, name: str, node: ast.stmt, after: str) -> str:
-    where = source(module).relative_to(DOCS.parent)
-    lines = [f"### `{name}`", "", f"*[{where}](../{where})*", ""]
+def _render(node: ast.stmt, after: str) -> str:
     if isinstance(node, ast.FunctionDef):
-        return "\n".join([*lines, _code(signature(node)), _prose(ast.get_docstring(node))])
+        return _code(signature(node)) + "\n" + _prose(ast.get_docstring(node))
     if isinstance(node, ast.ClassDef):
-        return "\n".join([*lines, *_class(node)])
+        return "\n".join(_class(node))
     value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
     short = value is not None and len(ast.unparse(value)) < 120
-    return "\n".join([*lines, *([_code(ast.unparse(node))] if short else []), _prose(after)])
+    return (_code(ast.unparse(node)) + "\n") * short + _prose(after)
 
 
 def signature(node: ast.FunctionDef) -> str:
@@ -131,7 +144,7 @@ def _class(node: ast.ClassDef) -> list[str]:
             shown = method.name if is_property else call
             result = f" -> {ast.unparse(method.returns)}" if method.returns else ""
             lines.append(_bullet(shown + result, ast.get_docstring(method)))
-    return lines
+    return [*lines, ""]
 
 
 def _code(text: str) -> str:
@@ -153,7 +166,7 @@ def _fenced(text: str) -> str:
 
 def _bullet(code: str, text: str | None) -> str:
     about = " ".join((text or "").split())
-    return f"* `{code}`" + (f": {about}" if about else "") + "\n"
+    return f"* `{code}`" + (f": {about}" if about else "")
 
 
 def page() -> str:
@@ -168,10 +181,12 @@ def page() -> str:
         "## `import qgf_jax`",
         "",
     ]
-    parts += [entry(home(name), name) for name in sorted(qgf_jax.__all__)]
+    for name in sorted(qgf_jax.__all__):
+        parts += entries(home(name), [name])
     for title, (about, modules) in SECTIONS.items():
         parts += [f"## {title}", "", *([about, ""] if about else [])]
-        parts += [entry(module, name) for module, names in modules.items() for name in names]
+        for module, names in modules.items():
+            parts += entries(module, names)
     lines = "\n".join(parts).splitlines()
     kept = [a for a, b in zip(lines, [*lines[1:], "end"], strict=True) if a or b]
     return "\n".join(kept).strip() + "\n"

@@ -199,9 +199,7 @@ class _Sheet:
         self._arrow(path=path, color=self.alarm, lw=1.1, linestyle=(0, (4, 3)))
 
     def _arrow(self, **look: Any) -> None:
-        self.axes.add_patch(
-            FancyArrowPatch(arrowstyle="-|>", mutation_scale=11, **look)
-        )
+        self.axes.add_patch(FancyArrowPatch(arrowstyle="-|>", mutation_scale=11, **look))
 
     def floor(self, rooms: Rooms, names: list[str]) -> None:
         """The lowest box: the files that any room may import."""
