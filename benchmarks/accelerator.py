@@ -205,13 +205,12 @@ def end(process: subprocess.Popen) -> None:
 
 def run_stage(flags: argparse.Namespace) -> int:
     """The stage itself, in its own process."""
-    from qgf_jax import cli
-    from qgf_jax.runtime import backend
+    from qgf_jax.runtime import backend, compiled
 
     # As `qgf train` begins. Where compile time is measured nothing is taken from the user's cache.
     backend.set_variables()
     if flags.stage in ("a", "d"):
-        cli.keep_compiled()
+        compiled.keep_compiled()
     backend.tune()
     results, deadline = Results(flags.out, flags.stage), Deadline(flags.seconds)
     options = {"folder": flags.public} if flags.stage == "e" else {}

@@ -13,9 +13,12 @@ import numbers
 import operator
 import struct
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, get_origin
 
 from qgf_jax.errors import UserError, nearest
+
+_Note = TypeVar("_Note")
+_Default = TypeVar("_Default")
 
 
 class Bound(Protocol):
@@ -91,13 +94,13 @@ class _Interval:
     @property
     def says(self) -> str:
         """ "a number above 0 and at most 1" """
-        infinite = math.isinf(self.low) or math.isinf(self.high)
+        infinite = not all(map(math.isfinite, (self.low, self.high)))
         noun = "whole " * self.whole or "finite " * infinite
         if not (infinite or self.above or self.below):
             return f"a {noun}number from {self.low} to {self.high}"
-        low = f"{'above' if self.above else 'of at least'} {self.low}"
-        high = f"{'below' if self.below else 'at most'} {self.high}"
-        ends = [low] * (not math.isinf(self.low)) + [high] * (not math.isinf(self.high))
+        low = ("above {}" if self.above else "of at least {}").format(self.low)
+        high = ("below {}" if self.below else "at most {}").format(self.high)
+        ends = [low] * math.isfinite(self.low) + [high] * math.isfinite(self.high)
         return f"a {noun}number {' and '.join(ends)}".rstrip()
 
     def holds(self, value: Any) -> bool:
@@ -107,10 +110,7 @@ class _Interval:
             return False
         if self.whole:
             return self._between(value)
-        try:
-            single = struct.unpack("f", struct.pack("f", value))[0]
-        except (OverflowError, struct.error):  # the latter for a whole number of hundreds of digits
-            return False
+        single = _single(value)
         return math.isfinite(single) and self._between(value) and self._between(single)
 
     def _between(self, value: Any) -> bool:
@@ -275,18 +275,20 @@ OptionalGoals = Annotated[tuple[float, ...], _Chances(_FRACTION, least=0)]
 Devices = Annotated[str, _Text(least=1)]
 
 
+_PLAIN: dict[Any, Bound] = {bool: _Switch(), str: _Text()}
+
+
 def of(annotation: Any) -> Bound:
     """The bound of a kind, of `Literal[…]`, `bool` or `str`. Raises `LookupError` for any other type."""
     if get_origin(annotation) is Annotated:
-        kind, *notes = get_args(annotation)
-        own = [note for note in notes if not isinstance(note, (str, MayChange, History))]
-        return own[0] if own else of(kind)
+        own = [
+            note for note in _notes(annotation) if not isinstance(note, (str, MayChange, History))
+        ]
+        return own[0] if own else of(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return Words(get_args(annotation))
-    if annotation is bool:
-        return _Switch()
-    if annotation is str:
-        return _Text()
+    if annotation in (bool, str):
+        return _PLAIN[annotation]
     raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
 
 
@@ -308,11 +310,15 @@ def fields(declaration: Any) -> dict[str, Field]:
 
 
 def _field(annotation: Any, default: Any) -> Field:
-    notes = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    words = " ".join(note for note in notes if isinstance(note, str))
-    may_change = next((note for note in notes if isinstance(note, MayChange)), None)
-    history = next((note for note in notes if isinstance(note, History)), History())
-    return Field(default, of(annotation), words, may_change, history)
+    def note(kind: type[_Note], otherwise: _Default) -> _Note | _Default:
+        return next((x for x in _notes(annotation) if isinstance(x, kind)), otherwise)
+
+    words, history = note(str, ""), note(History, History())
+    return Field(default, of(annotation), words, note(MayChange, None), history)
+
+
+def _notes(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
 def of_source(annotation: ast.expr | None, default: Any) -> Field:
@@ -366,9 +372,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)"
 
 
+def _single(value: Any) -> float:
+    """What float32 makes of a number; not a number if it holds none so large."""
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except (OverflowError, struct.error):  # the latter for a whole number of hundreds of digits
+        return math.nan
+
+
 def _as_single(value: Any) -> str:
     """What float32 makes of a number that is as good as another."""
     if not isinstance(value, float) or not math.isfinite(value) or abs(value) > 3e38:
         return ""
-    single = struct.unpack("f", struct.pack("f", value))[0]
+    single = _single(value)
     return f" ({single} in float32)" * (single != value and single in (0.0, 1.0))

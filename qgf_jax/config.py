@@ -316,22 +316,34 @@ def _upgraded(old: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The config of an older run with the names and keys of today, and what is now called what."""
     config, fields = copy.deepcopy(old), _fields(old)
     try:
-        names = {key: _todays_key(key, fields) for key in flatten(old).keys() - fields.keys()}
-        renamed = {key: today for key, today in names.items() if key != today}
-        for key, today in renamed.items():
-            (section, name), (to, new_name) = _place(config, key), _place(config, today)
-            to[new_name] = section.pop(name)
+        renamed = _rename_keys(config, fields)
         for key, value in _past(fields).items():
             section, name = _place(config, key)
             section.setdefault(name, value)
-        for key, value in flatten(config).items():
-            if (today := _todays_value(key, value, fields)) is not value:
-                section, name = _place(config, key)
-                section[name] = today
-                renamed[f"{key}={value}"] = today
+        renamed += _rename_values(config, fields)
     except (AttributeError, TypeError):
         return old, []  # an altered file, which whoever opens it will name
-    return config, sorted(f"{former} is now {today}" for former, today in renamed.items())
+    return config, sorted(renamed)
+
+
+def _rename_keys(config: dict[str, Any], fields: Mapping[str, Field]) -> list[str]:
+    renamed = []
+    for key in flatten(config).keys() - fields.keys():
+        if (today := _todays_key(key, fields)) != key:
+            (section, name), (to, new_name) = _place(config, key), _place(config, today)
+            to[new_name] = section.pop(name)
+            renamed.append(f"{key} is now {today}")
+    return renamed
+
+
+def _rename_values(config: dict[str, Any], fields: Mapping[str, Field]) -> list[str]:
+    renamed = []
+    for key, value in flatten(config).items():
+        if (today := _todays_value(key, value, fields)) is not value:
+            section, name = _place(config, key)
+            section[name] = today
+            renamed.append(f"{key}={value} is now {today}")
+    return renamed
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ are declared beside their code, and `fields` joins them in. No JAX here.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -228,20 +228,31 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
 
     `KeyError` if there is no such method.
     """
-    row = METHODS[algorithm]
-    sampler = bounds.fields(Sampler) | free_options(algorithm)
-    policy = {k: v for name in row.policies for k, v in policy_fields(name).items()}
+    row, sampler = METHODS[algorithm], _sampler(algorithm)
     sections = {
         **{name: bounds.fields(section) for name, section in _SECTIONS.items()},
         "networks": factory_fields("core.networks", "build"),
         f"critics.{critic}": critic_fields(critic),
-        "policy": {k: v for k, v in policy.items() if k not in sampler},
+        "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
     root = bounds.fields(Root)
     root["algorithm"] = root["algorithm"]._replace(default=algorithm)
     root["critic"] = root["critic"]._replace(default=critic, bound=Words(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
+
+
+def _policy(names: Sequence[str], but: Collection[str]) -> dict[str, Field]:
+    """The section `policy` of some policy learners, without the keys `but` of other sections."""
+    learners = [policy_fields(name) for name in names]
+    return {k: v for own in learners for k, v in own.items() if k not in but}
+
+
+def _sampler(algorithm: str) -> dict[str, Field]:
+    """The section `sampler`. A sampler may have a default of its own for what all samplers have."""
+    own = free_options(algorithm)
+    common = bounds.fields(Sampler)
+    return own | {k: v._replace(default=own.get(k, v).default) for k, v in common.items()}
 
 
 def check_together(flat: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import LONG, ROOT
 
-from qgf_jax import cli
+from qgf_jax import cli, schema
+from qgf_jax.cli import keys
 
 SMOKE = ROOT / "experiments" / "configs" / "smoke.py"
 
@@ -160,6 +162,58 @@ def test_help_exists_with_an_example_where_there_are_flags(command, capsys):
     assert stop.value.code == 0 and f"qgf {command}" in text
     if command in ("collect", "train", "evaluate", "report"):
         assert "example:" in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        (
+            "goals.subgoal_steps",
+            "--config.goals.subgoal_steps=0 (25 for hiql)\n"
+            "    environment steps to the subgoals of two-level policies; 0: no subgoals\n"
+            "    a whole number from 0 to 2147483647\n"
+            "    a resumed run keeps it\n"
+            "    formerly goals.waypoint\n",
+        ),
+        ("goals.waypoint", "--config.goals.subgoal_steps=0 (25 for hiql)\n"),
+        ("data.masks", "one of task, trajectory\n"),
+        ("train.steps", "a resumed run may change it\n"),
+        ("networks.critic_output", "=linear (sigmoid for critic dqc)\n"),
+        ("critics.td.rho", "=0.5 (0.0 for fql; 1.0 for rebrac)\n"),
+        ("policy.delay", "of rebrac\n"),
+        ("config.eval", "--config.eval.episodes=50\n"),
+        ("algorithm", "--config.algorithm=qgf\n    method that is trained\n    one of reference, "),
+    ],
+)
+def test_help_on_a_key_says_what_it_is(topic, expected, capsys):
+    for words in (["train", f"--help={topic}"], ["train", "--help", topic]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 0 and expected in capsys.readouterr().out
+
+
+def test_help_on_a_section_is_of_all_its_keys_and_of_no_others(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help=data"])
+    found = re.findall(r"^--config\.([a-z_.]+)=", capsys.readouterr().out, re.MULTILINE)
+    keys = [key for key in schema.fields("qgf", "iql") if key.startswith("data.")]
+    assert found == keys
+
+
+@pytest.mark.parametrize(
+    ("topic", "near"),
+    [("data.chnk", "data.chunk"), ("dat.chunk", "data.chunk"), ("critics.iqll", "critics.iql")],
+)
+def test_help_on_no_key_names_the_nearest(topic, near, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", f"--help={topic}"])
+    line = f"qgf: error: unknown config key {topic!r}: did you mean {near!r}?\n"
+    assert stop.value.code == 2 and capsys.readouterr().err == line
+
+
+def test_the_page_of_keys_is_up_to_date():
+    """`python -m qgf_jax.cli.keys > docs/config.md` makes it."""
+    assert (ROOT / "docs" / "config.md").read_text() == keys._page()
 
 
 def test_methods_as_json_has_names(capsys):

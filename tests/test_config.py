@@ -1,5 +1,6 @@
 """Configs: defaults from signatures, overrides with types, and errors that name the key."""
 
+import copy
 import importlib
 import json
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from qgf_jax import bounds
+from qgf_jax import bounds, schema
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.checkpoint import fingerprint
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 
@@ -199,6 +201,150 @@ def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic
         Run(tmp_path, c, {}, {"sha256": ""}).identity for c in (configs._tuples(old), read)
     )
     assert before == after
+
+
+FORMER = {
+    "data.backup": 7,
+    "goals.negative": False,
+    "goals.waypoint": 3,
+    "networks.ranking": "slow",
+}
+TODAY = {
+    "data.n_step": 7,
+    "goals.negative_reward": False,
+    "goals.subgoal_steps": 3,
+    "networks.ranking": "target",
+}
+ADVICE = [
+    "qgf: advice: config key data.backup is now called data.n_step",
+    "qgf: advice: config key goals.negative is now called goals.negative_reward",
+    "qgf: advice: config key goals.waypoint is now called goals.subgoal_steps",
+    "qgf: advice: 'slow' of config key networks.ranking is now called 'target'",
+]
+
+
+@pytest.fixture
+def lines(capsys):
+    """`lines()`: what was said on standard error; advice that earlier tests saw is new again."""
+    log_once.cache_clear()
+    yield lambda: capsys.readouterr().err.splitlines()
+    log_once.cache_clear()
+
+
+def by_attributes(config):
+    config.data.update(backup=7)
+    config.goals["negative"] = False
+    config.goals.waypoint = 3
+    config.networks.ranking = "slow"
+    assert (config.data.backup, config.goals["waypoint"]) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: configs.update(config, FORMER),
+        lambda config: config.update_from_flattened_dict(FORMER),
+        by_attributes,
+        lambda config: [configs._override(config, k, str(v)) for k, v in FORMER.items()],
+    ],
+    ids=["update", "flattened", "attributes", "command line"],
+)
+def test_former_names_are_taken_with_one_line_of_advice_each(change, lines):
+    config = configs.make("qgf", critic="dqc")
+    for copied in (config, copy.deepcopy(config)):
+        change(copied)
+        flat = configs.flatten(copied)
+        assert {key: flat[key] for key in TODAY} == TODAY
+        assert not FORMER.keys() & flat.keys() - TODAY.keys()
+        assert copied.is_locked
+        with pytest.raises(AttributeError, match="does not exist"):
+            copied.data.backups = 7
+    assert lines() == ADVICE
+
+
+def test_a_former_name_of_another_methods_key_is_left_out_and_a_typing_error_is_not(lines):
+    config = configs.make("qgf")
+    configs.update(config, {"policy.delay": 3, "critics.ivl.online_code": True})
+    with pytest.raises(UserError, match="unknown config key 'data.backups'"):
+        configs.update(config, {"data.backups": 3})
+    assert lines() == []
+
+
+def test_what_the_user_says_by_a_former_name_stands_above_the_environment(lines):
+    overrides = {"algorithm": "hiql", "env": "scene-play-v0", "goals.waypoint": "25"}
+    assert configs.load(GOALS, overrides).goals.subgoal_steps == 25
+    assert lines() == ADVICE[2:3]
+
+
+def test_a_plain_config_with_a_former_name_is_told_the_name():
+    config = configs.plain(configs.make())
+    config["data"]["backup"] = config["data"].pop("n_step")
+    with pytest.raises(UserError, match="config key data.backup is now called data.n_step"):
+        configs.check(config)
+
+
+def as_before(config):
+    """A config as the version before the renames recorded it."""
+    old = json.loads(json.dumps(config))
+    old["data"]["backup"] = old["data"].pop("n_step")
+    old["goals"]["negative"] = old["goals"].pop("negative_reward")
+    old["goals"]["waypoint"] = old["goals"].pop("subgoal_steps")
+    if old["networks"]["ranking"] == "target":
+        old["networks"]["ranking"] = "slow"
+    return old
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "critic", "oldest", "older", "today"),
+    [
+        ("hiql", "ivl", "b510e9194ff3", "62a2c6d2a182", "c10754be1052"),
+        ("qgf", "dqc", "4341085c5e56", "e1cd9f42ef6b", "d85eb26046eb"),
+        ("rebrac", "td", "85757dd99ff4", "dee0049200b4", "0e48cae0d27a"),
+        ("gcbc", "none", "bd80a66f53ad", "69fbe7790dd7", "44526b2e996a"),
+    ],
+)
+def test_a_run_from_before_a_rename_is_recognised(
+    tmp_path, lines, algorithm, critic, oldest, older, today
+):
+    """By the fingerprints that the version before wrote: today's, and those of former generations."""
+    config = configs.make(algorithm, critic=critic)
+    config.env, config.data.n_step, config.data.dir = "pointmaze-medium-navigate-v0", 7, "/d"
+    plain = configs.plain(config)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": as_before(plain)}))
+    read = configs.read(path)["config"]
+    assert read == plain and configs.changed(read, plain) == []
+    (line,) = lines()
+    assert f"{path} has names of an older version: data.backup is now data.n_step" in line
+    assert ("networks.ranking=slow is now target" in line) == (critic != "dqc")
+    found = [fingerprint(configs.identity(read, generation))[:12] for generation in range(3)]
+    assert found == [oldest, older, today]
+    other = {**plain, "goals": plain["goals"] | {"subgoal_steps": 99}}
+    assert fingerprint(configs.identity(other))[:12] != today
+    before = plain["goals"]["subgoal_steps"]
+    assert configs.changed(read, other) == [f"goals.subgoal_steps: {before} -> 99"]
+
+
+def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_the_fields():
+    plain = configs.plain(configs.make())
+    flat = configs.flatten(plain)
+    kept = configs.identity(plain)
+    may_change = {key for key in flat if key.startswith(("eval.", "wandb."))} | {
+        "data.dir", "data.name", "data.mode", "train.steps", "train.steps_per_dispatch",
+        "train.log_every", "train.save_every", "train.keep", "train.check_replicas", "devices",
+        "parallel",
+    }  # fmt: skip
+    fields = schema.fields("qgf", "iql")
+    assert {key for key, field in fields.items() if field.may_change} == may_change
+    assert not may_change & kept.keys()
+    own = {key for key in flat if key.startswith(("eval.", "wandb.", "data.dir", "data.name"))}
+    assert flat.keys() - configs.shared(plain).keys() == own
+
+
+def test_every_key_of_a_section_has_help():
+    for section in (schema.Root, schema.Sampler, *schema._SECTIONS.values()):
+        for name, field in bounds.fields(section).items():
+            assert field.help and not field.help.endswith("."), (section, name)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from public_agent import public_agent
 
 from qgf_jax import cli
 from qgf_jax import config as configs
+from qgf_jax.cli import report
 from qgf_jax.data import formats
 from qgf_jax.errors import UserError, one_line
 from qgf_jax.runs import policy
@@ -115,7 +116,7 @@ def home(tmp_path, monkeypatch):
 
 def test_a_tilde_is_the_home_folder_in_flags_and_configs(home, maze_data, capsys):
     assert cli.path("~/x") == home / "x" and paths.expand("~") == home
-    assert cli.several_paths("~/x,~/y") == [home / "x", home / "y"]
+    assert report._paths("~/x,~/y") == [home / "x", home / "y"]
     shutil.copy(maze_data / f"{MAZE}.npz", home / "x")
     assert formats.find(MAZE, "~/x") == home / "x" / f"{MAZE}.npz"
     shutil.copy(ROOT / "tests" / "tiny_config.py", home / "x" / "a:b.py")
@@ -151,7 +152,7 @@ def test_a_path_that_exists_wins_over_a_separator(there, text, expected, tmp_pat
     for name in there:
         Path(name).mkdir()
     assert paths.split(text, ",") == expected
-    assert [str(one) for one in cli.several_paths(text)] == expected
+    assert [str(one) for one in report._paths(text)] == expected
 
 
 @pytest.mark.parametrize("name", ["x.py", "a:b/x.py", "a:b/c:d.py", ":.py"])

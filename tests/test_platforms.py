@@ -13,10 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from qgf_jax import cli
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
+from qgf_jax.runtime import compiled
 
 ROOT = Path(__file__).parent.parent
 SETUP = (ROOT / "setup.cfg").read_text()
@@ -95,7 +95,7 @@ def test_pythons_do_not_share_compiled_programs(monkeypatch, tmp_path):
     for version in ((3, 13, 0), (3, 14, 0)):
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         monkeypatch.setattr("sys.version_info", version)
-        cli.keep_compiled()
+        compiled.keep_compiled()
         folders.add(os.environ["JAX_COMPILATION_CACHE_DIR"])
     assert len(folders) == 2
 

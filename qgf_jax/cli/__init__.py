@@ -2,20 +2,19 @@
 
 import argparse
 import errno
-import hashlib
 import importlib
 import io
 import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from qgf_jax import bounds
 from qgf_jax.errors import SaveError, Stopped, UserError, log, unknown_name_error
 from qgf_jax.runtime import backend, paths
+from qgf_jax.runtime.compiled import keep_compiled
 
 COMMANDS = {
     "collect": "make an OGBench-format dataset from the benchmark's own scripted experts",
@@ -32,13 +31,41 @@ COMMANDS = {
 class Parser(argparse.ArgumentParser):
     """An argparse parser that says what is wrong in one line."""
 
-    def __init__(self, prog: str, description: str, epilog: str = ""):
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        epilog: str = "",
+        help_on: Callable[[str], str] | None = None,
+    ):
+        """`help_on`: the text for `--help=TOPIC`, if there are topics."""
         super().__init__(
             prog=prog,
             description=description,
             epilog=epilog,
             formatter_class=_Formatter,
             allow_abbrev=False,
+            add_help=help_on is None,
+        )
+        if help_on:
+            about = "show this help message, or what a KEY or section of the config is, and exit"
+            self.add_argument(
+                "-h",
+                "--help",
+                action=_HelpOn,
+                help_on=help_on,
+                nargs="?",
+                metavar="KEY",
+                help=about,
+            )
+
+    def add_cpu_threads(self) -> None:
+        """Adds the flag --cpu_threads, for commands that run JAX."""
+        self.add_argument(
+            "--cpu_threads",
+            type=kind(bounds.Count),
+            action=_CpuThreads,
+            help="threads of XLA on a CPU; 1 is best for small networks",
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -57,15 +84,52 @@ def _joined(words: Sequence[str]) -> list[str]:
         before = joined[-1] if joined else ""
         if word == "--":  # what follows are no flags
             return [*joined, *words[i:]]
-        waits = before.startswith("--") and "=" not in before and not word.startswith("--")
-        if waits and (before.startswith("--config.") or _NUMBERS.fullmatch(word)):
+        if _is_value(word, before):
             joined[-1] = f"{before}={word}"
         else:
             joined.append(word)
     return joined
 
 
+def _is_value(word: str, before: str) -> bool:
+    """Whether a word is the value of the one before, where argparse alone would not know."""
+    if not before.startswith("--") or "=" in before or word.startswith("--"):
+        return False
+    return before.startswith("--config.") or bool(_NUMBERS.fullmatch(word))
+
+
 _NUMBERS = re.compile(r"(?i)-(\d[\d.e+-]*|\.\d[\d.e+-]*|inf|nan)(,.*)?")
+
+
+class _HelpOn(argparse.Action):
+    """Prints help, on a topic if one is given, and exits."""
+
+    def __init__(self, *args: Any, help_on: Callable[[str], str], **kwargs: Any):
+        super().__init__(*args, default=argparse.SUPPRESS, **kwargs)
+        self._help_on = help_on
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: Any,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        print(self._help_on(values).rstrip() if values else parser.format_help().rstrip())
+        parser.exit()
+
+
+class _CpuThreads(argparse.Action):
+    """Sets the variable that XLA reads when JAX is imported, which is after flags are read."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: Any,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        os.environ["NPROC"] = str(values)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -82,29 +146,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(words)
         _write_out()
-    except UserError as error:
-        log(f"qgf: error: {error}")
-        sys.exit(error.code)
-    except (MemoryError, RuntimeError) as error:  # JAX's own error of memory is one of the latter
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (Exception, KeyboardInterrupt) as error:
+        if not (ending := _ending(error)):
             raise
-        cause = " ".join(str(error).split())[:100] or "no more is given"
-        log(f"qgf: error: the memory does not suffice ({cause}): lower batch size, seeds or widths")
-        sys.exit(UserError.code)
-    except Stopped as stopped:
-        log(f"qgf: stopped: {stopped}")
-        sys.exit(stopped.code)
-    except KeyboardInterrupt:
-        log("qgf: stopped; the same command goes on with what is left")
-        sys.exit(130)
-    except BrokenPipeError:  # `| head` has seen enough; not a success, and nobody is left to tell
-        os._exit(141)
-    except OSError as error:
-        # Files of ours say where they are; what has no name is the standard output.
-        if error.errno != errno.ENOSPC or error.filename is not None:
-            raise
-        log(f"qgf: error: {SaveError.at('standard output', error)}")
-        os._exit(SaveError.code)  # Python would try once more, and say so
+        if ending.line:
+            log(f"qgf: {ending.line}")
+        (os._exit if ending.at_once else sys.exit)(ending.code)
+
+
+class _Ending(NamedTuple):
+    """How the process ends after an error."""
+
+    code: int
+    line: str = ""
+    at_once: bool = False
+    """Whether standard output is not written out once more: it would fail again, and say so."""
+
+
+def _ending(error: BaseException) -> _Ending | None:
+    """None for an error that only its traceback explains."""
+    match error:
+        case UserError():
+            return _Ending(error.code, f"error: {error}")
+        case Stopped():
+            return _Ending(error.code, f"stopped: {error}")
+        case KeyboardInterrupt():
+            return _Ending(130, "stopped; the same command resumes")
+        case BrokenPipeError():  # `| head` has seen enough; not a success, and nobody reads a line
+            return _Ending(141, at_once=True)
+        case OSError(errno=errno.ENOSPC, filename=None):  # our files have names: standard output
+            line = f"error: {SaveError.at('standard output', error)}"
+            return _Ending(SaveError.code, line, at_once=True)
+        case MemoryError():
+            return _out_of_memory(error)
+        case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # JAX's own error of memory
+            return _out_of_memory(error)
+    return None
+
+
+def _out_of_memory(error: BaseException) -> _Ending:
+    cause = " ".join(str(error).split())[:100] or "no more is given"
+    line = f"error: the memory does not suffice ({cause}): lower batch size, seeds or widths"
+    return _Ending(UserError.code, line)
 
 
 def _run(words: Sequence[str]) -> None:
@@ -149,55 +232,12 @@ def _help() -> str:
     )
 
 
-def keep_compiled() -> None:
-    """Has JAX keep compiled programs on disk, so that the next start of a config is quicker.
-
-    In ~/.cache/qgf_jax, a folder for each kind of processor, as a program is compiled for one, and
-    for each Python, as JAX compresses in another way on 3.14 under the same names. A variable
-    JAX_COMPILATION_CACHE_DIR of one's own is heeded, and QGF_CACHE=off keeps nothing.
-    """
-    if os.environ.get("QGF_CACHE") == "off":
-        return
-    try:
-        about = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        kind = "\n".join(x for x in about.splitlines() if x.startswith(("model name", "flags")))
-        name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
-        python = ".".join(map(str, sys.version_info[:2]))
-        folder = Path.home() / ".cache" / "qgf_jax" / "compiled" / name / python
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # a home that cannot be written: nothing is kept
-        return
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
-def add_cpu_threads(parser: Parser) -> None:
-    """The flag --cpu_threads, for commands that run JAX."""
-    parser.add_argument(
-        "--cpu_threads",
-        type=kind(bounds.Count),
-        help="threads of XLA on a CPU; 1 is best for small networks",
-    )
-
-
-def limit_cpu_threads(count: int | None) -> None:
-    """Heeds the flag. XLA reads the variable when JAX is imported, so before that."""
-    if count:
-        os.environ["NPROC"] = str(count)
-
-
 def path(text: str) -> Path:
     """An argparse type: a path, `~` expanded."""
     try:
         return paths.expand(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def several_paths(text: str) -> list[Path]:
-    """An argparse type: "a,b" as two paths, but as one if there is a file or folder of that name."""
-    return [path(one) for one in paths.split(text, ",")]
 
 
 def kind(annotation: Any) -> Callable[[str], Any]:

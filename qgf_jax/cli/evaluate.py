@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
-from qgf_jax.cli import Parser, add_cpu_threads, kind, limit_cpu_threads, path
+from qgf_jax.cli import Parser, kind, path
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import METHODS, parse, served_by
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> None:
         type=_envs,
         default=(None, None),
         metavar="N|jax[:N]",
-        help="environments at once; jax: on the device, an approximation, N for each seed; else the "
-        "config's, else by platform",
+        help="environments at once; jax: on the device, an approximation, N for each seed; 0: by "
+        "platform; else the config's",
     )
     parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=kind(Index), help="checkpoint; else the newest sound one")
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         type=path,
         help="folder for the episodes of somebody else's run, which stays untouched",
     )
-    add_cpu_threads(parser)
+    parser.add_cpu_threads()
     flags = parser.parse_args(arguments)
     config = run.open_run(flags.workdir).config
     options = config["eval"]
@@ -83,7 +83,6 @@ def main(arguments: Sequence[str]) -> None:
     for name in names:
         parse(name)
     run.check_free(flags.out or flags.workdir, run.EVALUATION)
-    limit_cpu_threads(flags.cpu_threads)
     from qgf_jax.evaluation import evaluate
     from qgf_jax.report import video
 
@@ -140,7 +139,7 @@ def _envs(text: str) -> tuple[str | None, int | None]:
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
     if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
-    return simulator or None, kind(Count)(count) if count else None
+    return simulator or None, kind(Index)(count) if count else None
 
 
 def _default(algorithm: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
+from qgf_jax.cli import Parser, path
 from qgf_jax.interop import import_official as official
 from qgf_jax.runs import run
 
@@ -22,10 +22,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("params", type=path, help="a params_N.pkl")
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
     parser.add_argument("--workdir", type=path, required=True, help="run folder to make")
-    add_cpu_threads(parser)
+    parser.add_cpu_threads()
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, {"preset": "paper"} | configs.parse_overrides(rest))
     resolved, workdir = configs.plain(config), flags.workdir
     run.check_free(workdir)
-    limit_cpu_threads(flags.cpu_threads)
     print(json.dumps({"workdir": str(official.import_run(flags.params, resolved, workdir))}))

@@ -1,8 +1,10 @@
 """qgf report"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from qgf_jax.cli import Parser, path, several_paths
+from qgf_jax.cli import Parser, path
+from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--workdir",
-        type=several_paths,
+        type=_paths,
         required=True,
         help="run folder, or several for one table",
         metavar="WORKDIR,…",
@@ -30,3 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     from qgf_jax.report import report
 
     print(report.compare(workdirs, flags.out) if flags.out else report.write(*workdirs))
+
+
+def _paths(text: str) -> list[Path]:
+    """An argparse type: "a,b" as two paths, but as one if there is a file or folder of that name."""
+    return [path(one) for one in paths.split(text, ",")]

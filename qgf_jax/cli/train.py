@@ -6,20 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, add_cpu_threads, limit_cpu_threads, path
+from qgf_jax.cli import Parser, keys, path
 from qgf_jax.data.load import load
+from qgf_jax.errors import UserError
 from qgf_jax.runs import run
 from qgf_jax.runtime import backend
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `pretrain`."""
+    flags, rest = _parser().parse_known_args(arguments)
+    config = configs.load(flags.config, configs.parse_overrides(rest))
+    widths = (*config.networks.policy_hidden, *config.networks.critic_hidden)
+    backend.tune(widest=max(widths, default=0))
+    if flags.show:
+        print("\n".join(f"--config.{k}={v}" for k, v in configs.flatten(config).items()))
+        return
+    resolved = configs.plain(config)
+    if flags.dry_run:
+        _describe(resolved, flags.hosts)
+    elif not flags.workdir:
+        raise UserError("--workdir is missing: see `qgf train --help`")
+    elif flags.hosts:
+        _train_together(flags.hosts, resolved, flags.workdir)
+    else:
+        _train(resolved, flags.workdir)
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="qgf train",
-        description="Pretrains a policy and a critic. The same command again goes on where it stopped.",
-        epilog="Any value of the config can be set: --config.policy.time_grid=10; --show lists them.\n\n"
+        description="Pretrains a policy and a critic. The same command again resumes the run.",
+        epilog="Any value of the config can be set: --config.policy.time_grid=10. --show lists them;\n"
+        "--help=policy.time_grid or --help=policy says what they are.\n\n"
         "example: qgf train --config=experiments/configs/ogbench.py:cube_single_small "
         "--workdir=runs/cube",
+        help_on=keys.describe,
     )
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
     parser.add_argument("--workdir", type=path, help="run folder")
@@ -33,35 +55,25 @@ def main(arguments: Sequence[str]) -> None:
         "--hosts",
         help="train together with others: auto (Slurm, TPU pods …) or ADDRESS:PORT,COUNT,INDEX",
     )
-    add_cpu_threads(parser)
-    flags, rest = parser.parse_known_args(arguments)
-    config = configs.load(flags.config, configs.parse_overrides(rest))
-    widths = (*config.networks.policy_hidden, *config.networks.critic_hidden)
-    backend.tune(widest=max(widths, default=0))
-    if flags.show:
-        print("\n".join(f"--config.{k}={v}" for k, v in configs.flatten(config).items()))
-        return
-    if flags.dry_run:
-        limit_cpu_threads(flags.cpu_threads)
-        from qgf_jax.training import parallel
-        from qgf_jax.training.dry_run import describe
+    parser.add_cpu_threads()
+    return parser
 
-        parallel.parse_hosts(flags.hosts or "auto")
-        print(json.dumps(describe(configs.plain(config)), indent=1))
-        return
-    if not flags.workdir:
-        parser.error("--workdir is missing")
-    resolved, workdir = configs.plain(config), flags.workdir
-    limit_cpu_threads(flags.cpu_threads)
-    if flags.hosts:
-        _train_together(flags.hosts, resolved, workdir)
-        return
+
+def _describe(config: Mapping[str, Any], hosts: str | None) -> None:
+    from qgf_jax.training import parallel
+    from qgf_jax.training.dry_run import describe
+
+    parallel.parse_hosts(hosts or "auto")
+    print(json.dumps(describe(config), indent=1))
+
+
+def _train(config: Mapping[str, Any], workdir: Path) -> None:
     # All that can be wrong with folder, config and data is found before JAX is imported.
-    _check(resolved, workdir)
-    loaded = load(resolved, lambda: _room(resolved))
+    _check(config, workdir)
+    loaded = load(config, lambda: _room(config))
     from qgf_jax.training.loop import pretrain
 
-    print(json.dumps({"workdir": str(pretrain(resolved, workdir, loaded))}))
+    print(json.dumps({"workdir": str(pretrain(config, workdir, loaded))}))
 
 
 def _check(config: Mapping[str, Any], workdir: Path) -> None:

@@ -18,18 +18,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax.runs import array_files
-from qgf_jax.runs import failpoints
-from qgf_jax.runs.array_files import named
 from qgf_jax.errors import (
     ELSEWHERE,
     NoSoundCheckpointError,
     NotFiniteError,
     SaveError,
     UserError,
-    remedy,
     log,
+    remedy,
 )
+from qgf_jax.runs import array_files, failpoints
+from qgf_jax.runs.array_files import named
 
 _SEALS = "seals"
 UNMERGED = (

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from qgf_jax.runs import failpoints
 from qgf_jax.errors import ELSEWHERE, SaveError, log, unreadable
+from qgf_jax.runs import failpoints
 from qgf_jax.runs.tracking import Tracker
 
 

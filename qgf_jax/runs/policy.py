@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import bounds
+from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runtime import backend
-from qgf_jax.training import calibration as calibrate
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.runs.run import Run
+from qgf_jax.runtime import backend
+from qgf_jax.training import calibration as calibrate
 from qgf_jax.training.step import TrainState, make_trainer, seeds_of
 from qgf_jax.types import Array, Params, Sample, Spec
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
+from qgf_jax.errors import SaveError, UserError, log, saving
 from qgf_jax.runs.checkpoint import fingerprint, write_atomically
-from qgf_jax.errors import SaveError, UserError, saving, log
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ogbench", "mujoco", "gymnasium",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qgf_jax.runs.checkpoint import write_atomically
 from qgf_jax.errors import UserError
+from qgf_jax.runs.checkpoint import write_atomically
 
 _ID = "wandb.json"
 """In the run folder: which run of W&B it is."""
