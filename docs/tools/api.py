@@ -12,8 +12,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import qgf_jax
-
 DOCS = Path(__file__).parent.parent
 PAGE = DOCS / "api.md"
 PACKAGE = DOCS.parent / "qgf_jax"
@@ -37,9 +35,16 @@ SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 """By title: what to say first, and by module the names. The first section is `qgf_jax.__all__`."""
 
 
-def home(name: str) -> str:
-    """The module, below the package, that a name of `qgf_jax.__all__` comes from."""
-    return vars(qgf_jax)["_HOMES"][name]
+def public() -> dict[str, str]:
+    """The names of `qgf_jax.__all__`, and the module below the package that each comes from."""
+    for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body:
+        if (
+            _names(node) == {"_HOMES"}
+            and isinstance(node, ast.Assign | ast.AnnAssign)
+            and node.value
+        ):
+            return ast.literal_eval(node.value)
+    raise LookupError("qgf_jax/__init__.py has no _HOMES")
 
 
 def source(module: str) -> Path:
@@ -181,8 +186,8 @@ def page() -> str:
         "## `import qgf_jax`",
         "",
     ]
-    for name in sorted(qgf_jax.__all__):
-        parts += entries(home(name), [name])
+    for name, module in sorted(public().items()):
+        parts += entries(module, [name])
     for title, (about, modules) in SECTIONS.items():
         parts += [f"## {title}", "", *([about, ""] if about else [])]
         for module, names in modules.items():
