@@ -217,6 +217,18 @@ def test_commands_and_their_flags_exist(page, capsys):
             assert not flag or flag[0] in known, " ".join(words)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_config_keys_exist(page):
+    """`data.chunk` in backquotes and --config.data.chunk=…; docs/config.md lists the keys."""
+    keys = set(re.findall(r"^\| `([a-z_.]+)`", (DOCS / "config.md").read_text(), re.M))
+    sections = {key.split(".")[0] for key in keys if "." in key}
+    text = page.read_text()
+    named = set(re.findall(r"--config\.([a-z_.]+)", text)) - {"a.b"}
+    named |= set(re.findall(rf"`((?:{'|'.join(sorted(sections))})\.[a-z_.]+)`", text))
+    own = {"extending.md": {"critics.myopic.delta"}, "reliability.md": {"wandb.json"}}
+    assert page.name == "config.md" or named - keys - own.get(page.name, set()) == set()
+
+
 # Examples.
 
 
