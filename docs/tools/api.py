@@ -8,6 +8,7 @@ the page with the code. What is not on it may change without notice.
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,22 +18,40 @@ PAGE = DOCS / "api.md"
 PACKAGE = DOCS.parent / "qgf_jax"
 
 SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
-    "Parts of methods": (
-        "What a file of your own declares: [extending](extending.md).",
-        {"methods.parts": ("policy", "critic", "sampler", "rule", "Part", "part", "parts")},
+    "Methods and their parts": (
+        "What a file of your own declares, and what each kind of part takes and returns.",
+        {
+            "methods.parts": (),
+            "methods.policies": (),
+            "methods.critics": (),
+            "methods.samplers": (),
+            "methods.rules": (),
+            "methods.table": ("row", "Method"),
+        },
     ),
     "Types": (
         "",
         {
             "types": (
-                *("Velocity", "Critic", "Slope", "Endpoint", "Sample"),
-                *("Spec", "Batch", "Loss", "Learner"),
-            )
+                *("Obs", "Spec", "Batch", "Loss", "Learner", "Summary"),
+                *("Velocity", "Critic", "Endpoint", "Sample"),
+            ),
+            "core.networks": ("Networks",),
+            "core.encoders": (),
         },
     ),
-    "Configs": ("", {"config": ("make", "load", "update", "plain"), "bounds": ("Field", "fields")}),
+    "Environments": (
+        "",
+        {"envs.families": ("Family", "EnvName", "Env", "Labels", "parse", "of")},
+    ),
+    "Configs": (
+        "Keys: [config.md](config.md).",
+        {"config": ("make", "load", "update", "plain"), "bounds": ("Field", "fields")},
+    ),
+    "Runs": ("", {"runs.loaded": ("LoadedRun",)}),
 }
-"""By title: what to say first, and by module the names. The first section is `qgf_jax.__all__`."""
+"""By title: what to say first, and by module the names, or none for the module's docstring. The first
+section is `qgf_jax.__all__`."""
 
 
 def public() -> dict[str, str]:
@@ -66,6 +85,9 @@ def entries(module: str, names: Sequence[str]) -> list[str]:
         if here := [name for name in names if name in _names(node)]:
             found[here[0]] = _heading(module, here) + _render(node, _text(after))
             found |= dict.fromkeys(here[1:], "")
+    made = {name: node for node in tree.body for name in _names(node)}.get("__getattr__")
+    for name in set(names) - found.keys() if made else ():  # made when it is asked for
+        found[name] = _heading(module, [name]) + _prose(ast.get_docstring(made))
     if unknown := set(names) - found.keys():
         raise LookupError(f"{module} has no {sorted(unknown)}: mend the list in docs/tools/api.py")
     return [found[name] for name in names if found[name]]
@@ -163,10 +185,18 @@ def _prose(text: str | None) -> str:
 
 def _fenced(text: str) -> str:
     paragraphs = text.split("\n\n")
-    shown = [
-        f"```text\n{textwrap.dedent(p)}\n```" if p.startswith("    ") else p for p in paragraphs
-    ]
-    return "\n\n".join(shown)
+    return "\n\n".join(map(_paragraph, paragraphs))
+
+
+def _paragraph(text: str) -> str:
+    """Indented text is code; text with indented lines below others is a list."""
+    if text.startswith("    "):
+        return f"```text\n{textwrap.dedent(text)}\n```"
+    if "\n    " in text:
+        return "\n".join(f"* {item}" for item in re.split(r"\n(?! )", text)).replace(
+            "\n    ", "\n  "
+        )
+    return text
 
 
 def _bullet(code: str, text: str | None) -> str:

@@ -58,8 +58,11 @@ def read() -> Rooms:
             doc = ast.get_docstring(ast.parse(source)) or ""
             if path.parent in (PACKAGE, PACKAGE / room_of(path)):
                 room["about"] = doc.split("\n")[0]
-        if path.name != "__init__.py" and path.parent != PACKAGE:
-            room["files"].append(str(path.relative_to(PACKAGE / room_of(path)).with_suffix("")))
+        if path.parent not in (PACKAGE, PACKAGE / room_of(path)) or (
+            path.name != "__init__.py" and path.parent != PACKAGE
+        ):
+            within = path.relative_to(PACKAGE / room_of(path)).with_suffix("")
+            room["files"].append(str(within).removesuffix("__init__"))
         room["lines"] += source.count("\n")
         for other in sorted(imports_of(path)):
             room["imports"][other] = room["imports"].get(other, 0) + 1
