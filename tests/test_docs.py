@@ -344,7 +344,7 @@ def test_the_newcomers_five_tasks(tmp_path):
     installed(text, tmp_path)
     lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)).splitlines()
     commands = sorted(
-        (shlex.split(line)[1:] for line in lines),
+        (shlex.split(line)[1:] for line in lines if line),
         key=lambda words: ["train", "evaluate", "report"].index(words[0]),
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
