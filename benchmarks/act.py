@@ -76,11 +76,12 @@ def program(name: str, n: int) -> Callable[[], None]:
     params = init(jax.random.key(0), jnp.zeros(spec.obs_dim), jnp.zeros(spec.chunk_dim))
     slow = {group: params[group] for group in learner.targets}
     width = jnp.ones(spec.chunk_dim)
-    slow["calibration"] = {"q_std": jnp.ones(()), "values": width, "vectors": jnp.diag(width)}
+    constants = {"q_std": jnp.ones(()), "values": width, "vectors": jnp.diag(width)}
+    acting = algorithms.acting_params(params, slow, constants)
     obs = jax.random.normal(jax.random.key(1), (flags.batch, spec.obs_dim))
     keys = jax.random.split(jax.random.key(2), flags.batch)
     sample = algorithms.build_sample(plain, spec, name, n)
-    act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+    act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     if part:
         # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
         nets = algorithms.build_networks(plain, spec)
@@ -91,7 +92,7 @@ def program(name: str, n: int) -> Callable[[], None]:
             q, slope = jax.value_and_grad(nets.q_of(params["critic"], obs))(action)
             return slope + q
 
-        def ten(params: Any, slow: Any, obs: Any, keys: Any, weight: Any) -> Any:
+        def ten(params: Any, obs: Any, keys: Any, weight: Any) -> Any:
             start = jnp.zeros((len(obs), spec.chunk_dim))
 
             def turn(action: Any, t: Any) -> tuple[Any, None]:
@@ -102,7 +103,7 @@ def program(name: str, n: int) -> Callable[[], None]:
         act = jax.jit(ten)
 
     def call() -> None:
-        jax.block_until_ready(act(params, slow, obs, keys, jnp.float32(0.1)))
+        jax.block_until_ready(act(acting, obs, keys, jnp.float32(0.1)))
 
     call()
     return call

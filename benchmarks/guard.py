@@ -29,6 +29,9 @@ import numpy as np
 from qgf_jax import config as configs
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import step as train
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.programs import over_seeds
+from qgf_jax.training.state import TrainState, init_state
 from qgf_jax.types import Actor, Batch, Spec
 
 SPEC = Spec(28, 5, 5)
@@ -53,7 +56,7 @@ def made_up_batch(seed: int) -> Batch:
 
 def always(old, update, checked, metrics) -> tuple:
     """What `train.if_finite` does, without looking."""
-    return train.TrainState(old.step + 1, old.key, *update(), old.guard), metrics
+    return TrainState(old.step + 1, old.key, *update(), old.guard), metrics
 
 
 def main() -> None:
@@ -61,23 +64,23 @@ def main() -> None:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
-    learner, tx = algorithms.build_learner(plain, SPEC), train.make_optimizer(plain)
+    learner, tx = algorithms.build_learner(plain, SPEC), make_optimizer(plain)
     batch = made_up_batch(0)
 
     def compiled() -> tuple:
         step = functools.partial(train.train_step, losses=learner.losses, tx=tx, tau=0.005)
 
         @functools.partial(jax.jit, donate_argnums=0)
-        def run(states: train.TrainState) -> train.TrainState:
-            def many(state: train.TrainState) -> train.TrainState:
-                def one(state: train.TrainState, _: None) -> tuple[train.TrainState, None]:
+        def run(states: TrainState) -> TrainState:
+            def many(state: TrainState) -> TrainState:
+                def one(state: TrainState, _: None) -> tuple[TrainState, None]:
                     return step(state, batch)[0], None
 
                 return jax.lax.scan(one, state, length=flags.steps)[0]
 
-            return train.over_seeds(many, states)
+            return over_seeds(many, states)
 
-        init = jax.jit(jax.vmap(lambda seed: train.init_state(seed, learner, tx, SPEC)))
+        init = jax.jit(jax.vmap(lambda seed: init_state(seed, learner, tx, SPEC)))
         state = init(np.arange(flags.seeds))
         return run, jax.block_until_ready(run(state))
 

@@ -134,11 +134,9 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     from qgf_jax.methods import table as algorithms
     from qgf_jax.training import dry_run
-    from qgf_jax.training import step as train
+    from qgf_jax.training.programs import make_programs
 
-    programs = train.make_programs(
-        algorithms.build_learner(config, spec), config, spec, packed=True
-    )
+    programs = make_programs(algorithms.build_learner(config, spec), config, spec, packed=True)
     state = jax.eval_shape(programs.init, np.arange(flags.seeds))
     run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
     return run, (state, dry_run.dataset_shapes(spec)), (100,)
@@ -162,7 +160,9 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     @jax.jit
     def act(params: Any, obs: Any, key: Any, weight: Any) -> Any:
         keys = jax.random.split(key, len(obs))
-        return jax.vmap(lambda o, k: sample(params, {}, o, k, weight))(obs, keys)
+        return jax.vmap(lambda o, k: sample(algorithms.acting_params(params, {}), o, k, weight))(
+            obs, keys
+        )
 
     obs = jax.ShapeDtypeStruct((flags.batch, spec.obs_dim), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -20,12 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.core import flow, guidance
+from qgf_jax.core import flow
 from qgf_jax.data import chunks, sampling
 from qgf_jax.data.formats import Rows
 from qgf_jax.interop import import_official as official
+from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training.step import TrainState, make_optimizer, train_step
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
 from qgf_jax.types import Spec
 
 TOLERANCES = {
@@ -130,7 +133,8 @@ def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
             t = jnp.float32(key.removeprefix("act/velocity_t"))
             apply = functools.partial(nets.policy.apply, params["policy"])
             velocities[key] = difference(jax.vmap(apply, (0, 0, None))(obs, noise, t), theirs)
-    q = nets.apply_ensemble(target["critic"], obs, jnp.clip(noise, -1, 1))
+    ensemble = functools.partial(nets.apply_ensemble, target["critic"])
+    q = jax.vmap(ensemble, out_axes=1)(obs, jnp.clip(noise, -1, 1))
     v = jax.vmap(lambda o: nets.value.apply(params["value"], o))(obs)
     values = {
         "q": difference(q, reference["act/q_ensemble"]),

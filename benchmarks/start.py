@@ -23,20 +23,21 @@ import jax
 import numpy as np
 import common
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training import step as train
+from qgf_jax.training.programs import make_trainer
 imported = time.process_time()
 width = int(sys.argv[1])
 config, spec, dataset = common.made_up_run(width=width, depth=3, batch=256, chunk=10, rows=20_000)
-trainer = train.make_trainer(algorithms.build_learner(config, spec), config, spec)
+trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
 state = trainer.init(np.arange(1))
 state, _ = trainer.run(state, dataset, 100)
 jax.block_until_ready(state)
 trained = time.process_time()
 sample = algorithms.build_sample(config, spec, "qgf")
 groups = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
-act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+params = algorithms.acting_params(*groups)
+act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
 keys = jax.random.split(jax.random.key(0), 40)
-jax.block_until_ready(act(*groups, np.zeros((40, spec.obs_dim), np.float32), keys, np.float32(1)))
+jax.block_until_ready(act(params, np.zeros((40, spec.obs_dim), np.float32), keys, np.float32(1)))
 print(json.dumps([imported - started, trained - imported, time.process_time() - trained]))
 """
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

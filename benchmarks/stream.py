@@ -73,7 +73,7 @@ def train() -> None:
     from qgf_jax import config as configs
     from qgf_jax.data import feeder, load
     from qgf_jax.methods import table as algorithms
-    from qgf_jax.training import step as train
+    from qgf_jax.training.programs import make_trainer
     from qgf_jax.types import Spec
 
     config = configs.make("qgf")
@@ -99,7 +99,7 @@ def train() -> None:
     spec = Spec(**loaded.spec)
     feed = feeder.make(loaded, max(spec.chunk, spec.backup))
     learner = algorithms.build_learner(config, spec)
-    trainer = train.make_trainer(learner, config, spec, blocks=feed.blocks)
+    trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0
     if flags.child == "streamed" and not feed.every:
         sys.exit("the window holds all of it, so nothing is streamed: more --rows")

@@ -11,18 +11,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qgf_jax.core.flow import endpoint, integrate
-    from qgf_jax.core.guidance import RULES, guide
     from qgf_jax.errors import UserError
+    from qgf_jax.methods.guidance import RULES, guide
     from qgf_jax.methods.table import METHODS
     from qgf_jax.runs.policy import load_policy
     from qgf_jax.training.loop import pretrain
 
 _HOMES = {
     "METHODS": "methods.table",
-    "RULES": "core.guidance",
+    "RULES": "methods.guidance",
     "UserError": "errors",
     "endpoint": "core.flow",
-    "guide": "core.guidance",
+    "guide": "methods.guidance",
     "integrate": "core.flow",
     "load_policy": "runs.policy",
     "pretrain": "training.loop",

@@ -5,12 +5,10 @@ beside that it holds a `Bound`, which checks a value, reads it from text, and sa
 No JAX here.
 """
 
-import ast
 import dataclasses
 import inspect
 import math
 import numbers
-import operator
 import struct
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, get_origin
@@ -319,29 +317,6 @@ def _field(annotation: Any, default: Any) -> Field:
 
 def _notes(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-
-
-def of_source(annotation: ast.expr | None, default: Any) -> Field:
-    """A field whose annotation was parsed and not imported."""
-    return _field(_annotation(annotation), default)
-
-
-def _annotation(node: ast.expr | None) -> Any:
-    match node:
-        case ast.Constant(value):
-            return value
-        case ast.Name(name) if name in _ANNOTATIONS or name in globals():
-            return _ANNOTATIONS.get(name) or globals()[name]
-        case ast.Subscript(ast.Name("Literal"), words):
-            return operator.getitem(Literal, ast.literal_eval(words))
-        case ast.Subscript(ast.Name("Annotated"), ast.Tuple(notes)):
-            return operator.getitem(Annotated, tuple(_annotation(note) for note in notes))
-        case ast.Call(ast.Name("History"), [], keywords):
-            return History(**{str(x.arg): ast.literal_eval(x.value) for x in keywords})
-    raise LookupError(f"{node and ast.unparse(node)} says no bounds: annotate with a kind")
-
-
-_ANNOTATIONS = {"bool": bool, "str": str}
 
 
 def check(what: str, value: Any, bound: Bound) -> None:

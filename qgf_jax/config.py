@@ -22,7 +22,8 @@ from qgf_jax import bounds, schema
 from qgf_jax.bounds import Field
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError, log_once, unknown_name_error
-from qgf_jax.methods.table import CRITIC_SETTINGS, METHODS, method
+from qgf_jax.methods.parts import part
+from qgf_jax.methods.table import METHODS, method
 from qgf_jax.runtime import paths
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -97,7 +98,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
         section[name] = field.default
     config = _Section.of(values, fields)
     config.preset = preset
-    update(config, CRITIC_SETTINGS.get(critic, {}))
+    update(config, part("critic", critic).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})

@@ -31,12 +31,12 @@ from qgf_jax.bounds import (
     Weights,
     Words,
 )
+from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import (
     METHODS,
     critic_fields,
-    factory_fields,
     free_options,
     policy_fields,
 )
@@ -231,7 +231,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     row, sampler = METHODS[algorithm], _sampler(algorithm)
     sections = {
         **{name: bounds.fields(section) for name, section in _SECTIONS.items()},
-        "networks": factory_fields("core.networks", "build"),
+        "networks": bounds.fields(NetworkOptions),
         f"critics.{critic}": critic_fields(critic),
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,

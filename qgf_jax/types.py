@@ -1,18 +1,21 @@
 """Shared types. Shapes: O observation, D action (a flattened chunk), B batch, E ensemble.
 
-A type describes one example unless its name or docstring says otherwise.
+A type describes one example unless its name or docstring says otherwise. Importing this module does
+not import JAX.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+if TYPE_CHECKING:
+    from jax import Array
+else:
+    Array = Any
 
-Array = jax.Array
 Params = dict[str, Any]
 """One entry per parameter group: "policy", "critic", "value" …"""
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]
+"""Numbers by name. A loss may give a `Summary` for one; training then reports arrays alone."""
 
 Velocity = Callable[[Array, Array], Array]
 """(action [D], t []) -> velocity [D], with observation and parameters already bound."""
@@ -22,8 +25,8 @@ Slope = Callable[[Array, Array], tuple[Array, Array]]
 """(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
 Endpoint = Callable[..., Array]
 """(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
-Sample = Callable[[Params, Params, Array, Array, Array], Array]
-"""(params, target_params, obs [O], key, weight []) -> action [D]."""
+Sample = Callable[[Params, Array, Array, Array], Array]
+"""(params, obs [O], key, weight []) -> action [D]; params as of `table.acting_params`."""
 
 
 class Spec(NamedTuple):
@@ -57,6 +60,8 @@ class Spec(NamedTuple):
         """`obs` [O] as the networks see it."""
         if not self.obs_mean:
             return obs
+        import jax.numpy as jnp
+
         return (obs - jnp.asarray(self.obs_mean, obs.dtype)) / jnp.asarray(self.obs_std, obs.dtype)
 
 
@@ -94,63 +99,60 @@ class Batch(NamedTuple):
     waypoint_to_goal: Any = None
     """[B, G], as many steps on, or the policy's goal if that comes first."""
 
-    def for_actor(self) -> "Batch":
+    def policy_view(self) -> "Batch":
         """The batch with the policy's own goals. Reward and discount are not of these goals."""
         return self._replace(**self.actor._asdict())
 
 
-Loss = Callable[[Params, Params, Batch, Array], tuple[Array, Metrics]]
-"""(params, target_params, batch, key) -> (loss [], metrics)."""
+class Summary(NamedTuple):
+    """A metric that is reported as its mean, its least and its largest number."""
+
+    numbers: Array
+
+
+def _key_each(key: Array, size: int, _example: Batch) -> Array:
+    import jax
+
+    return jax.random.split(key, size)
+
+
+def _all(batch: Batch) -> Batch:
+    return batch
+
+
+class Loss(NamedTuple):
+    """A loss of one example. Training vmaps it, weights it and averages it, over all devices.
+
+    With `combine`, the loss of an example depends on the whole global batch: `example` then returns any
+    tree, of which `combine` gets the device's examples and those of all devices.
+    """
+
+    example: Callable[[Params, Params, Batch, Any], Any]
+    """(params, target_params, x, noise) -> (loss [], metrics). `x` is one example: no field has a batch
+    axis. A metric is averaged over all examples, or a `Summary`."""
+    draw: Callable[[Array, int, Batch], Any] = _key_each
+    """(key, G, x) -> the random numbers of a global batch of G examples, a tree with a leading axis G.
+
+    Of the example `x` only shapes and dtypes are known. By default each example gets one key."""
+    weighted: bool = True
+    """Whether the loss of an example is multiplied by its `weight`."""
+    combine: Callable[[Any, Any, Array], tuple[Array, Metrics]] | None = None
+    """(mine, whole, rows) -> (losses [B], metrics [B, …]): `mine` is what `example` returned for this
+    device's B examples, `whole` the same of the global batch, in which they are the `rows` [B]."""
+    view: Callable[[Batch], Batch] = _all
+    """What the loss sees of a batch: all, or the `Batch.policy_view`."""
 
 
 class Learner(NamedTuple):
-    """How some parameter groups start, which loss moves each, and which have slow copies."""
+    """How some parameter groups start, which loss moves each, and which have a target copy."""
 
     init: Callable[[Array, Array, Array], Params]
     """(key, obs [O], action [D]) -> groups."""
     losses: Mapping[str, Loss]
+    """The loss of each group, which moves no other group."""
     targets: tuple[str, ...] = ()
+    """Groups that have a target copy."""
     every: Mapping[str, int] = {}
     """Groups that move only in every n-th update. Others move in each."""
     target_every: Mapping[str, int] = {}
-    """Slow copies, of any learner's groups, that move only in every n-th update."""
-
-
-def as_actor(learner: Learner) -> Learner:
-    """A policy learner whose losses see a batch with the policy's goals."""
-
-    def seen(loss: Loss) -> Loss:
-        return lambda params, target, batch, key: loss(params, target, batch.for_actor(), key)
-
-    return learner._replace(losses={name: seen(loss) for name, loss in learner.losses.items()})
-
-
-def merge(*learners: Learner) -> Learner:
-    """One learner that does what all of them do.
-
-    Two losses, or two numbers of updates, for one group are a `ValueError`.
-    """
-    losses = _union("losses", (learner.losses for learner in learners))
-    every = _union("periods", (learner.every for learner in learners))
-    target_every = _union(
-        "periods of the slow copy", (learner.target_every for learner in learners)
-    )
-
-    def init(key: Array, obs: Array, action: Array) -> Params:
-        groups: Params = {}
-        for i, learner in enumerate(learners):
-            groups |= learner.init(jax.random.fold_in(key, i), obs, action)
-        return groups
-
-    targets = tuple(name for learner in learners for name in learner.targets)
-    return Learner(init, losses, targets, every, target_every)
-
-
-def _union(what: str, parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All entries of `parts`, by parameter group. Two for one group are a `ValueError`."""
-    union: dict[str, Any] = {}
-    for part in parts:
-        if twice := union.keys() & part.keys():
-            raise ValueError(f"two {what} for the parameter group {sorted(twice)[0]!r}")
-        union |= part
-    return union
+    """Target copies, of any learner's groups, that move only in every n-th update."""

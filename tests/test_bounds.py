@@ -1,9 +1,7 @@
 """Every number that a user can set has bounds; what lies outside is one line before anything runs."""
 
-import ast
 import functools
 import math
-import re
 
 import numpy as np
 import pytest
@@ -212,7 +210,7 @@ def test_every_value_of_every_method_is_declared_with_bounds_that_hold_its_defau
                 assert fields.keys() == flat.keys()
                 for key, value in flat.items():
                     assert fields[key].bound.holds(value), (name, critic, preset, key)
-        for field in algorithms.sampler_fields(name).values():
+        for field in row.all_options.values():
             assert field.bound.holds(field.default)
         known = {k: v for critic in row.critics for k, v in schema.fields(name, critic).items()}
         for key, values in row.by_env.items():
@@ -221,11 +219,7 @@ def test_every_value_of_every_method_is_declared_with_bounds_that_hold_its_defau
     assert schema.fields("qgf", "iql")["preset"].bound.words == tuple(configs.PRESETS)
 
 
-@pytest.mark.parametrize("annotation", ["int", "float", "tuple[int, ...]", "Any", "Nowhere"])
-def test_a_number_without_bounds_cannot_be_declared(annotation):
-    source = ast.parse(annotation, mode="eval").body
-    with pytest.raises(LookupError, match=re.escape(annotation)):
-        bounds.of_source(source, 0)
+def test_a_number_without_bounds_cannot_be_declared():
     for kind in (int, float, tuple[int, ...]):
         with pytest.raises(LookupError, match=r"qgf_jax/bounds\.py"):
             bounds.of(kind)

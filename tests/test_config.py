@@ -14,39 +14,18 @@ from qgf_jax import config as configs
 from qgf_jax.cli import Parser
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.parts import parts
 from qgf_jax.runs.checkpoint import fingerprint
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 
 
-def test_defaults_and_bounds_read_from_the_source_are_those_of_the_functions():
-    from qgf_jax.core.guidance import RULES
-    from qgf_jax.core.networks import build
-    from qgf_jax.methods.critics import CRITICS
-    from qgf_jax.methods.policies import POLICIES
-    from qgf_jax.methods.samplers import SAMPLERS
-
-    pairs = [(build, algorithms.factory_fields("core.networks", "build"))]
-    pairs += [(f, algorithms.policy_fields(name)) for name, f in POLICIES.items()]
-    pairs += [(f, algorithms.critic_fields(name)) for name, f in CRITICS.items()]
-    for module, registry in (("methods.samplers", SAMPLERS), ("core.guidance", RULES)):
-        pairs += [(f, algorithms.factory_fields(module, name)) for name, f in registry.items()]
-    for function, found in pairs:
-        assert found == bounds.fields(function), function
-
-
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
 def test_every_method_has_parts_that_exist(name):
-    from qgf_jax.core.guidance import RULES
-    from qgf_jax.methods.critics import CRITICS
-    from qgf_jax.methods.policies import POLICIES
-    from qgf_jax.methods.samplers import SAMPLERS
-
     row = algorithms.METHODS[name]
-    assert set(row.critics) <= set(CRITICS) and set(row.policies) <= set(POLICIES)
-    assert row.sampler in SAMPLERS
-    assert row.options.get("rule", "unguided") in RULES
-    assert row.options.keys() <= algorithms.sampler_fields(name).keys()
+    assert set(row.critics) <= set(parts("critic")) and set(row.policies) <= set(parts("policy"))
+    assert row.sampler in parts("sampler") and row.selector in parts("selector")
+    assert row.options.keys() <= row.all_options.keys()
     assert name in algorithms.served_by(name)
     for critic in row.critics:
         for preset in configs.PRESETS:

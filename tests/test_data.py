@@ -273,4 +273,4 @@ def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, n_st
     dataset, starts = jax.device_put(made), jnp.arange(sum(LENGTHS) - 3)
     batch = sampling.gather(dataset, sampling.locate(dataset, starts), chunk=chunk, n_step=n_step)
     np.testing.assert_array_equal(batch.weight, left[:-3] >= n_step)
-    np.testing.assert_array_equal(batch.for_actor().weight, left[:-3] >= chunk)
+    np.testing.assert_array_equal(batch.policy_view().weight, left[:-3] >= chunk)

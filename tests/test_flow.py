@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_jax.core import flow, guidance
+from qgf_jax.core import flow
 from qgf_jax.errors import UserError
+from qgf_jax.methods import guidance
 
 DATA, BEST = np.array([[0.3, -0.2], [0.5, 0.1]], np.float32)
 WEIGHT = 0.5

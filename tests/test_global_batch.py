@@ -1,8 +1,6 @@
 """One global batch gives the same update however many devices divide it, for every learner."""
 
-import ast
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +11,11 @@ from conftest import LONG, tiny
 from test_learners import make_batch
 from test_methods import GOALS, METHODS, SPEC, with_goals
 
-import qgf_jax
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.critics import CRITICS
-from qgf_jax.methods.policies import POLICIES
+from qgf_jax.methods.parts import part
 from qgf_jax.training import global_batch, parallel
 from qgf_jax.training import step as train
+from qgf_jax.training.state import TrainState, init_state
 
 # A method for each learner, and the critics spread over them.
 CASES = {
@@ -43,7 +40,7 @@ def unguarded(monkeypatch):
     """The guard against numbers that are not finite is a fifth of a program, and the same in all."""
 
     def always(old, update, checked, metrics):
-        return train.TrainState(old.step + 1, old.key, *update(), old.guard), metrics
+        return TrainState(old.step + 1, old.key, *update(), old.guard), metrics
 
     monkeypatch.setattr(train, "if_finite", always)
 
@@ -52,7 +49,7 @@ def made_up(init):
     """A state whose slow copies are not the online ones, without compiling `init`."""
     rng, shapes = np.random.default_rng(0), jax.eval_shape(init, jnp.int32(0))
     draw = lambda tree: jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), tree)
-    return train.TrainState(
+    return TrainState(
         jnp.int32(0),
         jax.random.key(0),
         draw(shapes.params),
@@ -76,7 +73,7 @@ def case(name):
     )
     learner = algorithms.build_learner(config, spec)
     tx = optax.sgd(0.05)
-    state = made_up(functools.partial(train.init_state, learner=learner, tx=tx, spec=spec))
+    state = made_up(functools.partial(init_state, learner=learner, tx=tx, spec=spec))
     losses = {group: learner.losses[group] for group in new_groups(name)}
     step = functools.partial(train.train_step, losses=losses, tx=tx, tau=0.1)
     return step, state, batch, *jax.jit(step)(state, batch)
@@ -90,9 +87,9 @@ def new_groups(name):
     critics = {CASES[other] for other in before}
     config = tiny(name, critic=CASES[name])
     nets = algorithms.build_networks(config, SPEC)
-    learners = [POLICIES[p](nets) for p in METHODS[name].policies if p not in policies]
+    learners = [part("policy", p).make(nets) for p in METHODS[name].policies if p not in policies]
     if CASES[name] not in critics:
-        learners.append(CRITICS[CASES[name]](nets, None))
+        learners.append(part("critic", CASES[name]).make(nets, None))
     return [group for learner in learners for group in learner.losses]
 
 
@@ -136,53 +133,16 @@ def test_devices_that_divide_a_batch_make_the_update_of_one(name, form, count):
         assert max(np.abs(a - b).max() for a, b in pairs) > 1e-4, group
 
 
-def test_each_device_has_its_own_rows_of_the_draws_of_one():
-    key, count, size = jax.random.key(4), 4, 3
-    draws = {
-        "normal": lambda n: global_batch.normal(key, (n, 2)),
-        "randint": lambda n: global_batch.randint(key, (n,), 2, 9),
-        "split": lambda n: jax.random.key_data(global_batch.split(key, n)),
-        "mean": lambda n: global_batch.mean(global_batch.normal(key, (n,))),
-        "gather": lambda n: global_batch.gather(global_batch.normal(key, (n, 2))),
-    }
+def test_each_device_has_its_own_rows_of_what_is_drawn_for_all():
+    """And of what is gathered from all, all rows in their order."""
+    count, size = 4, 3
+    whole = jax.random.normal(jax.random.key(4), (count * size, 2))
 
     def device(_):
-        with global_batch.divided_over("devices"):
-            return {name: draw(size) for name, draw in draws.items()}
+        mine = global_batch._own_rows(whole, size, "devices")
+        return mine, global_batch._gather(mine, "devices")
 
-    found = jax.vmap(device, axis_name="devices")(jnp.arange(count))
-    for name, draw in draws.items():
-        whole, parts = np.asarray(draw(count * size)), np.asarray(found[name])
-        if name in ("mean", "gather"):  # every device has all of it
-            whole, parts = np.stack([whole] * count), parts
-        np.testing.assert_allclose(parts.reshape(whole.shape), whole, rtol=1e-6)
-
-
-# Functions of one example, which get a key of that example.
-OF_ONE_EXAMPLE = {"td.py": "act", "dsrl.py": "squashed"}
-
-
-def draws_of(path):
-    """Calls of jax.random in a file, outside the functions of one example."""
-    tree = ast.parse(path.read_text())
-    for node in list(ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef):
-            node.body = [
-                inner for inner in node.body
-                if getattr(inner, "name", "") != OF_ONE_EXAMPLE.get(path.name, 0)
-            ]  # fmt: skip
-    tree.body = [x for x in tree.body if getattr(x, "name", "") != OF_ONE_EXAMPLE.get(path.name, 0)]
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [call for call in calls if "random." in ast.unparse(call.func)]
-
-
-def test_no_loss_draws_by_itself():
-    """Noise of a batch comes from `global_batch`; a loss may split its key into some by a name."""
-    root = Path(qgf_jax.__file__).parent
-    for path in [*root.glob("policies/*.py"), *root.glob("critics/*.py")]:
-        for call in draws_of(path):
-            counts = [ast.unparse(x) for x in call.args[1:]]
-            named = ast.unparse(call.func) == "jax.random.split" and all(
-                c.isdecimal() for c in counts
-            )
-            assert named, f"{path.name}: {ast.unparse(call)}"
+    mine, gathered = jax.vmap(device, axis_name="devices")(jnp.arange(count))
+    np.testing.assert_array_equal(mine.reshape(whole.shape), whole)
+    for rows in gathered:
+        np.testing.assert_array_equal(rows, whole)

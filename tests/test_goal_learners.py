@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
-from test_learners import N, make_batch
+from test_learners import N, batched, make_batch
+from test_learners import loss_of as loss_at
 
 from qgf_jax.core.networks import normalize_length
 from qgf_jax.data import chunks
@@ -42,7 +43,7 @@ def setup(name, critic="", **changes):
 
 
 def loss_of(learner, group, params, target, batch):
-    return float(jax.jit(learner.losses[group])(params, target, batch, KEY)[0])
+    return float(jax.jit(functools.partial(loss_at, learner, group))(params, target, batch, KEY))
 
 
 def check(found, expected):
@@ -61,7 +62,7 @@ def dqc_parts(output):
     setting = {"networks.critic_output": output, "critics.dqc.kappa_d": 0.8}
     nets, learner, params, target = setup("qgf", "dqc", **setting)
     b = goal_batch()
-    raw = lambda members, action: np.asarray(nets.ensemble_logits(members, b.obs, action))
+    raw = lambda members, action: batched(nets.ensemble_logits, members, b.obs, action)
     v = lambda obs: np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(obs))
     return nets, learner, params, target, b, raw, v
 
@@ -108,7 +109,8 @@ def test_guidance_climbs_the_value_or_its_logit():
         scale: algorithms.build_sample(config, SPEC, "qgf", options=(("scale", scale),))
         for scale in ("value", "logit")
     }
-    actions = {k: f(params, target, obs, KEY, jnp.float32(1.0)) for k, f in sample.items()}
+    acting = algorithms.acting_params(params, target)
+    actions = {k: f(acting, obs, KEY, jnp.float32(1.0)) for k, f in sample.items()}
     assert not np.allclose(actions["value"], actions["logit"], atol=1e-6)
 
 
@@ -120,17 +122,18 @@ def test_candidates_of_dqc_are_ranked_by_the_logits_of_the_moment(aggregate):
     old, *_ = setup("qgf", "dqc", **how, **{"networks.ranking": "target"})
     obs, action = goal_batch().obs[0], goal_batch().action[0]
     logits = nets.ensemble_logits(params["critic"], obs, action)
-    found = float(nets.rank_of(params, target, obs)(action))
+    acting = algorithms.acting_params(params, target)
+    found = float(nets.rank_of(acting, obs)(action))
     assert found == pytest.approx(float(getattr(jnp, aggregate)(logits)), rel=1e-5)
     slow = sigmoid(np.asarray(nets.ensemble_logits(target["critic"], obs, action)))
-    assert float(old.rank_of(params, target, obs)(action)) == pytest.approx(
+    assert float(old.rank_of(acting, obs)(action)) == pytest.approx(
         getattr(np, aggregate)(slow), rel=1e-5
     )
     sample = algorithms.build_sample(tiny("qgf", critic="dqc", **how), SPEC, "reference", 4)
     one = algorithms.build_sample(tiny("qgf", critic="dqc", **how), SPEC, "reference")
-    actions = [one(params, target, obs, k, jnp.float32(0)) for k in jax.random.split(KEY, 4)]
-    best = max(actions, key=nets.rank_of(params, target, obs))
-    np.testing.assert_allclose(sample(params, target, obs, KEY, jnp.float32(0)), best, atol=2e-3)
+    actions = [one(acting, obs, k, jnp.float32(0)) for k in jax.random.split(KEY, 4)]
+    best = max(actions, key=nets.rank_of(acting, obs))
+    np.testing.assert_allclose(sample(acting, obs, KEY, jnp.float32(0)), best, atol=2e-3)
 
 
 def test_contrastive_critic_tells_the_goal_of_its_own_row():
@@ -208,13 +211,13 @@ def mean_v(nets, params, obs):
 
 def test_gcbc_gciql_and_gcivl_clone_with_the_policys_goal():
     b = goal_batch()
-    seen = b.for_actor()
+    seen = b.policy_view()
     for name in ("gcbc", "gciql", "gcivl"):
         nets, learner, params, target = setup(name)
         mean, _ = jax.vmap(lambda o, n=nets, p=params: n.gaussian.apply(p["actor"], o))(seen.obs)
         cloning = unit_gaussian(mean, b.action)
         if name == "gciql":
-            q = np.asarray(nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)))
+            q = batched(nets.apply_ensemble, params["critic"], seen.obs, jnp.clip(mean, -1, 1))
             q = q.min(axis=0)
             expected = 0.3 * cloning - q / (np.abs(q).mean() + 1e-6)
         elif name == "gcivl":
@@ -229,7 +232,7 @@ def test_weight_of_an_advantage_has_a_cap():
     """One that some examples meet and some do not."""
     nets, learner, params, target = setup("gcivl", **{"policy.max_weight": 1.0})
     b = goal_batch()
-    seen = b.for_actor()
+    seen = b.policy_view()
     mean, _ = jax.vmap(lambda o: nets.gaussian.apply(params["actor"], o))(seen.obs)
     gain = mean_v(nets, params, seen.next_obs) - mean_v(nets, params, seen.obs)
     assert gain.min() < 0 < gain.max()
@@ -239,11 +242,12 @@ def test_weight_of_an_advantage_has_a_cap():
 
 def test_size_of_q_is_not_differentiated_where_a_gaussian_climbs():
     nets, learner, params, target = setup("gciql")
-    seen = goal_batch().for_actor()
+    seen = goal_batch().policy_view()
 
     def parts(mine):
         mean, _ = jax.vmap(lambda o: nets.gaussian.apply(mine, o))(seen.obs)
-        q = nets.apply_ensemble(params["critic"], seen.obs, jnp.clip(mean, -1, 1)).min(axis=0)
+        q = jax.vmap(functools.partial(nets.apply_ensemble, params["critic"]))
+        q = q(seen.obs, jnp.clip(mean, -1, 1)).min(axis=1)
         return 0.5 * jnp.sum((seen.action - mean) ** 2, axis=1), q
 
     size = jnp.abs(parts(params["actor"])[1]).mean() + 1e-6
@@ -253,7 +257,7 @@ def test_size_of_q_is_not_differentiated_where_a_gaussian_climbs():
         return jnp.mean(0.3 * cloning - q / size)
 
     def found(mine):
-        return learner.losses["actor"](params | {"actor": mine}, target, goal_batch(), KEY)[0]
+        return loss_at(learner, "actor", params | {"actor": mine}, target, goal_batch(), KEY)
 
     slopes = [jax.tree.leaves(jax.jit(jax.grad(f))(params["actor"])) for f in (found, expected)]
     for a, b in zip(*slopes, strict=True):
@@ -267,7 +271,7 @@ def test_hiql_clones_towards_waypoints_on_both_levels():
         k: jax.tree.map(lambda x: 20 * x, v) if k != "value" else v for k, v in params.items()
     }
     b = goal_batch()
-    seen = b.for_actor()
+    seen = b.policy_view()
     place = lambda obs, goal: jnp.concatenate([obs[:, :2], goal], axis=1)
     code = lambda obs: jax.vmap(lambda o: nets.goal_value.apply(params["value"], o, coded=True))(
         obs
@@ -292,9 +296,10 @@ def test_hiql_acts_on_the_code_of_its_high_policy():
     sample = algorithms.build_sample(tiny("hiql"), SPEC, "hiql")
     code = normalize_length(nets.high.apply(params["high"], obs)[0])
     expected = jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1, 1)
-    action = sample(params, target, obs, KEY, jnp.float32(0.0))
+    acting = algorithms.acting_params(params, target)
+    action = sample(acting, obs, KEY, jnp.float32(0.0))
     np.testing.assert_allclose(action, expected, rtol=1e-5)
-    elsewhere = sample(params, target, obs.at[3].add(1.0), KEY, jnp.float32(0.0))
+    elsewhere = sample(acting, obs.at[3].add(1.0), KEY, jnp.float32(0.0))
     assert not np.allclose(action, elsewhere)  # the low policy sees the goal by its code alone
 
 
@@ -314,7 +319,7 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     from conftest import rows_of
 
     from qgf_jax.training import calibration as calibrate
-    from qgf_jax.training.step import make_trainer
+    from qgf_jax.training.programs import make_trainer
 
     config = tiny("qgf", critic="contrastive")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
@@ -333,7 +338,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     from conftest import rows_of
 
     from qgf_jax.training import calibration as calibrate
-    from qgf_jax.training.step import make_trainer
+    from qgf_jax.training.programs import make_trainer
 
     config = tiny("qgf", critic="dqc")
     spec = Spec(obs_dim=4, action_dim=2, chunk=3, goal_dim=2)
@@ -350,7 +355,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     for scale, name in (("value", "q_std"), ("logit", "logit_std")):
         act = lambda units, w, scale=scale: algorithms.build_sample(
             config, spec, "qgf", options=(("scale", scale), ("units", units))
-        )(params, target | {"calibration": constants}, obs, KEY, jnp.float32(w))
+        )(algorithms.acting_params(params, target, constants), obs, KEY, jnp.float32(w))
         expected = act("raw", weight / float(constants[name]))
         np.testing.assert_allclose(act("spread", weight), expected, atol=1e-5)
         assert np.abs(np.asarray(expected - act("raw", 0.0))).max() > 1e-3

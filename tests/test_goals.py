@@ -90,7 +90,7 @@ def test_actions_of_a_return_begin_with_those_of_the_chunk():
 
 def test_policy_has_a_goal_of_its_own():
     batch = gather([1], [4], [11])
-    seen = batch.for_actor()
+    seen = batch.policy_view()
     assert (batch.obs[0, 2], seen.obs[0, 2], seen.next_obs[0, 2]) == (4, 11, 11)
     assert (seen.obs[0, 0], seen.next_obs[0, 0]) == (1, 2)
 

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "bounds": {"errors"},
     "core": PURE | {"core"},
     "methods": PURE | {"core", "methods", "runtime", "config", "training"},
-    "schema": {"methods", "bounds", "envs", "errors"},
+    "schema": {"core", "methods", "bounds", "envs", "errors"},
     "config": {"methods", "bounds", "envs", "errors", "runtime", "schema"},
     "runtime": {"errors", "runtime"},
     "envs": {"envs", "errors", "runtime"},

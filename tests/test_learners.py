@@ -1,5 +1,6 @@
 """Critic and policy learners: what each loss is, and what it moves."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,9 @@ from conftest import tiny
 from qgf_jax.core import losses
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.critics.td import td
-from qgf_jax.types import Actor, Batch, Learner, Spec, merge
+from qgf_jax.methods.learners import merge
+from qgf_jax.training.global_batch import batch_loss
+from qgf_jax.types import Actor, Batch, Learner, Loss, Spec
 
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
 N = 6
@@ -38,6 +41,18 @@ def as_without_goals(batch):
     return batch._replace(actor=actor, long_action=batch.action)
 
 
+def loss_of(learner, group, params, target_params, batch, key=None):
+    """The loss [] of a group over a batch."""
+    key = jax.random.key(0) if key is None else key
+    return batch_loss(learner.losses[group], params, target_params, batch, key)[0]
+
+
+def batched(f, *inputs):
+    """[E, B] of an ensemble's `f` (members, obs, action) -> [E]."""
+    members, *rest = inputs
+    return np.asarray(jax.vmap(lambda *x: f(members, *x), out_axes=1)(*rest))
+
+
 @pytest.fixture(scope="module")
 def setup():
     config = tiny()
@@ -51,8 +66,8 @@ def setup():
 def test_critic_loss_is_the_mean_over_members_and_batch_with_zero_weights_counted(setup):
     nets, learner, params, target = setup
     batch = make_batch()
-    loss, _ = learner.losses["critic"](params, target, batch, jax.random.key(0))
-    q = np.asarray(nets.apply_ensemble(params["critic"], batch.obs, batch.action))
+    loss = loss_of(learner, "critic", params, target, batch)
+    q = batched(nets.apply_ensemble, params["critic"], batch.obs, batch.action)
     v = np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(batch.next_obs))
     goal = np.asarray(batch.reward) + np.asarray(batch.discount) * v
     assert goal[2] == batch.reward[2]  # nothing is bootstrapped where the discount is 0
@@ -63,8 +78,8 @@ def test_critic_loss_is_the_mean_over_members_and_batch_with_zero_weights_counte
 def test_value_loss_is_the_expectile_of_the_least_slow_critic(setup):
     nets, learner, params, target = setup
     batch = make_batch()
-    loss, _ = learner.losses["value"](params, target, batch, jax.random.key(0))
-    q = np.asarray(nets.apply_ensemble(target["critic"], batch.obs, batch.action)).min(axis=0)
+    loss = loss_of(learner, "value", params, target, batch)
+    q = batched(nets.apply_ensemble, target["critic"], batch.obs, batch.action).min(axis=0)
     v = np.asarray(jax.vmap(lambda o: nets.value.apply(params["value"], o))(batch.obs))
     error = q - v
     weight = np.where(error < 0, 0.1, 0.9) * np.asarray(batch.weight)
@@ -80,7 +95,7 @@ def test_policy_loss_leaves_spliced_chunks_out_only_if_weighted(weighted):
     def loss(action):
         batch = make_batch()
         batch = as_without_goals(batch._replace(action=batch.action.at[4].set(action)))
-        return learner.losses["policy"](params, {}, batch, jax.random.key(7))[0]
+        return loss_of(learner, "policy", params, {}, batch, jax.random.key(7))
 
     slope = jax.grad(loss)(jnp.zeros(4))
     assert (np.abs(slope).max() > 0) == (not weighted)
@@ -99,7 +114,7 @@ def test_policy_loss_is_flow_matching_averaged(setup):
         )
         for i in range(N)
     ]  # fmt: skip
-    loss, _ = learner.losses["policy"](params, target, batch, key)
+    loss = loss_of(learner, "policy", params, target, batch, key)
     np.testing.assert_allclose(loss, (np.array(each) * np.asarray(batch.weight)).mean(), rtol=1e-5)
 
 
@@ -112,10 +127,7 @@ def test_paper_preset_differs_only_where_it_says():
 
 
 def test_merge_refuses_two_losses_for_one_group():
-    def loss(*_):
-        return jnp.zeros(()), {}
-
-    one = Learner(lambda *_: {}, {"critic": loss})
+    one = Learner(lambda *_: {}, {"critic": Loss(lambda *_: (jnp.zeros(()), {}))})
     with pytest.raises(ValueError, match="critic"):
         merge(one, one)
 
@@ -132,13 +144,14 @@ def test_merge_refuses_two_losses_for_one_group():
 def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
     """Where Q is 0 and slow Q the action's first number, the loss is that number's mean square."""
     n = 8000
-    nets = SimpleNamespace(apply_ensemble=lambda members, obs, a: members[:, None] * a[None, :, 0])
-    sample = lambda params, target, obs, key, weight: jnp.full(2, action)
+    nets = SimpleNamespace(apply_ensemble=lambda members, obs, a: members * a[0])
+    sample = lambda params, obs, key, weight: jnp.full(2, action)
     learner = td(nets, sample, rho=0.0, noise=noise)
     zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
     batch = make_batch()._replace(
         obs=zeros, action=zeros, next_obs=zeros, reward=0 * ones, discount=ones, weight=ones
     )
+    batch = as_without_goals(batch)
     params, target = {"critic": jnp.zeros(2)}, {"critic": jnp.ones(2)}
-    loss, _ = jax.jit(learner.losses["critic"])(params, target, batch, jax.random.key(0))
+    loss = jax.jit(functools.partial(loss_of, learner, "critic"))(params, target, batch)
     np.testing.assert_allclose(loss, expected, rtol=0.06)

@@ -13,7 +13,7 @@ from qgf_jax.evaluation import evaluate
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.step import make_trainer
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)

@@ -1,5 +1,7 @@
 """Loss maths against numbers worked out by hand."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,3 +31,26 @@ def test_flow_matching_compares_with_action_minus_noise_at_the_right_point():
     np.testing.assert_allclose(loss, ((1.0 + 0.5) ** 2 + (-2.0 - 1.0) ** 2) / 2)
     np.testing.assert_allclose(seen[0][0], [0.875, 0.25])
     assert seen[0][1] == 0.25
+
+
+class UnderEachTransform(chex.TestCase):
+    """The same numbers with and without jit, alone and under vmap."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_expectile(self):
+        found = self.variant(lambda error: losses.expectile(error, 0.9))
+        np.testing.assert_allclose(found(jnp.float32(2.0)), 3.6, rtol=1e-6)
+        np.testing.assert_allclose(jax.vmap(found)(jnp.array([2.0, -2.0])), [3.6, 0.4], rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_flow_matching(self):
+        """A field that stands still has the mean square of action - noise."""
+
+        def loss(action, noise, t):
+            return losses.flow_matching(lambda a, t: jnp.zeros(2), action, noise, t)
+
+        action, noise = jnp.array([1.0, -1.0]), jnp.array([0.0, 2.0])
+        found = self.variant(loss)
+        np.testing.assert_allclose(found(action, noise, jnp.float32(0.3)), 5.0, rtol=1e-6)
+        many = jax.vmap(found)(jnp.stack([action] * 3), jnp.stack([noise] * 3), jnp.ones(3))
+        np.testing.assert_allclose(many, 5.0, rtol=1e-6)

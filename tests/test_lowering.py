@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import LONG, tiny
-from test_learners import make_batch
+from test_learners import loss_of, make_batch
 
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import PointMaze
@@ -19,7 +19,8 @@ from qgf_jax.methods.table import METHODS
 from qgf_jax.runtime import backend
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import dry_run, parallel
-from qgf_jax.training import step as train
+from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.state import seeds_of
 from qgf_jax.types import Spec
 
 PLATFORMS = ("cuda", "tpu")
@@ -55,7 +56,7 @@ def training(config, devices=(), form="pmap"):
     program = trainer.run
     if not hasattr(program, "trace"):  # JAX lowers a pmap for what is here alone
         program = jax.jit(program, static_argnums=2)
-    state = jax.eval_shape(trainer.init, train.seeds_of(config))
+    state = jax.eval_shape(trainer.init, seeds_of(config))
     data = dry_run.dataset_shapes(spec)
     if devices:
         data = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), data)
@@ -73,7 +74,7 @@ def acting(config, method):
     target["calibration"] = {name: shape(*sizes) for name, sizes in names.items()}
 
     def act(params, target, obs, keys, weights):
-        one = functools.partial(sample, params, target)
+        one = functools.partial(sample, algorithms.acting_params(params, target))
         return jax.vmap(one)(obs, keys, weights)
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 16))
@@ -138,12 +139,12 @@ def test_what_is_around_training_is_lowered(platform):
     """The first state, the losses on other data, the calibration, and the maze on the device."""
     config, maze = tiny(), PointMaze(ogbench.parse(tiny()["env"]))
     spec = spec_of(config)
-    trainer = train.make_trainer(algorithms.build_learner(config, spec), config, spec)
+    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
     _, (state, data, _) = training(config)
     start = maze.start(maze.name.tasks[0], 0)
     measure = functools.partial(calibrate.measure, config, spec)
     for program, arguments in (
-        (trainer.init, [train.seeds_of(config)]),
+        (trainer.init, [seeds_of(config)]),
         (trainer.evaluate, [state, data]),
         (jax.jit(measure), [state, data]),
         (jax.jit(lambda start, action: maze.step(maze.reset(start)[0], action)), [start, shape(2)]),
@@ -166,7 +167,7 @@ def test_products_are_as_precise_as_the_config_says(precision, stands, surroundi
     params = jax.eval_shape(learner.init, jax.random.key(0), batch.obs[0], batch.action[0])
 
     def loss(params):
-        value, _ = learner.losses["critic"](params, {}, batch, jax.random.key(0))
+        value = loss_of(learner, "critic", params, {}, batch)
         return value + nets.q_of(params["critic"], batch.obs[0])(batch.action[0])
 
     with jax.default_matmul_precision(surroundings):

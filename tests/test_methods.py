@@ -6,24 +6,31 @@ survives saving, and is evaluated.
 
 import functools
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MAZE, tiny
+from conftest import MAZE, ROOT, tiny
 from test_learners import make_batch
 
-from qgf_jax import load_policy
+from qgf_jax import bounds, load_policy
+from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.evaluation import evaluate
+from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import policy
 from qgf_jax.runs.metrics import read_lines
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.step import TrainState, make_optimizer, train_step
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
 from qgf_jax.types import Spec
 
 METHODS = algorithms.METHODS
+QUICKSTART = ROOT / "experiments" / "configs" / "quickstart.py"
 # Several methods act with one training; each training is tested once, with each of its critics.
 TRAININGS = {}
 for _name, _row in METHODS.items():
@@ -149,7 +156,7 @@ def key_of(place):
 
 
 # The first of each sampler and training chooses among candidates in earnest.
-CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed(METHODS.items())}
+CHOOSING = {(r.policies, r.sampler, str(r.settings)): n for n, r in reversed([*METHODS.items()])}
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -177,7 +184,8 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
         else:
             sample = policy.sampler(restored, name, 4)
             groups = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
-            shape = jax.eval_shape(sample, *groups, observations(restored)[0], key_of(0), 0.5)
+            params = algorithms.acting_params(*groups)
+            shape = jax.eval_shape(sample, params, observations(restored)[0], key_of(0), 0.5)
             assert shape.shape == (spec.chunk_dim,)
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
     assert alone.shape == (spec.chunk, spec.action_dim)
@@ -226,14 +234,14 @@ def test_methods_are_written_with_their_options(text, options):
         ("qgf:rule=noisy", "option of qgf"),  # what makes the row what it is
         ("qgf:group=actor", "option of qgf"),
         ("qgf:endpoint=strait", "did you mean 'straight'"),
-        ("qgf:units=zzz", "units of qgf"),
+        ("qgf:units=zzz", "units of qgf is 'zzz': it must be one of covariance, posterior"),
         ("qgf:num_steps=0", "from 1 to"),
         ("qgf_smooth:samples=0", "from 1 to"),
         ("reference:schedule=linear", "option of reference"),  # it would change nothing
         ("qfql:endpoint=learned", "option of qfql"),
         ("edp:units=variance", "option of edp"),
         ("qgf_smooth:samples=x", "is 'x'; it must be a whole number"),
-        ("qgf:schedule", "no option=value"),
+        ("qgf:schedule", "not of the form option=value"),
         ("grad_step:sign=perhaps", "it must be true or false"),
     ],
 )
@@ -244,20 +252,120 @@ def test_wrong_methods_and_options_are_explained(text, hint):
         algorithms.parse(text)
 
 
-def test_names_of_options_are_those_of_the_registries():
-    from qgf_jax.core.guidance import SCHEDULES
+def test_choices_are_the_declared_parts():
     from qgf_jax.core.networks import ACTIVATIONS, AGGREGATES
-    from qgf_jax.methods.samplers import UNITS
 
-    def words(fields, name):
-        return fields[name].bound.words
+    found = parts.part("sampler", "guided").fields
+    options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}
+    for option, kind in options.items():
+        assert found[option].bound.words == tuple(parts.parts(kind)), option
+    networks = bounds.fields(NetworkOptions)
+    assert networks["activation"].bound.words == tuple(ACTIVATIONS)
+    assert networks["aggregate"].bound.words == tuple(AGGREGATES)
 
-    sampler = algorithms.factory_fields("methods.samplers", "guided")
-    networks = algorithms.factory_fields("core.networks", "build")
-    assert words(sampler, "schedule") == tuple(SCHEDULES)
-    assert words(sampler, "units") == tuple(UNITS)
-    assert words(networks, "activation") == tuple(ACTIVATIONS)
-    assert words(networks, "aggregate") == tuple(AGGREGATES)
+
+def test_every_option_of_a_part_says_what_it_is():
+    for kind in ("sampler", "rule", "unit", "schedule", "endpoint", "selector"):
+        for part in parts.parts(kind).values():
+            assert part.about.endswith("."), part.name
+            assert all(field.help for field in part.fields.values()), part.name
+    assert all(field.help for field in bounds.fields(NetworkOptions).values())
+
+
+ALL = {"iql", "td", "dqc", "contrastive"}
+
+
+@pytest.mark.parametrize(
+    ("name", "critics"),
+    [
+        ("reference", ALL),
+        ("qgf", ALL),
+        ("qgf_distill", ALL),
+        ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
+        ("cfgrl", {"iql"}),  # asks for a V in the units of Q
+        ("iql", {"iql"}),
+        ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
+        ("qam", {"iql", "td"}),
+        ("fawac", {"td", "iql"}),
+        ("rebrac", {"td", "iql"}),
+        ("gcbc", {"none"}),
+        ("gciql", {"iql"}),
+        ("crl", {"contrastive"}),
+        ("gcivl", {"ivl"}),
+        ("hiql", {"ivl"}),
+    ],
+)
+def test_critics_follow_from_what_parts_need_and_provide(name, critics):
+    assert set(METHODS[name].critics) == critics
+    assert METHODS[name].critics[0] == METHODS[name].critic
+
+
+def test_needs_follow_from_the_parts_that_are_chosen():
+    assert METHODS["qgf"].needs() == {"q"}
+    assert METHODS["qgf"].needs({"endpoint": "learned"}) == {"q", "endpoint"}
+    assert METHODS["qgf_distill"].needs() == {"q"}
+    assert "noisy_q" not in METHODS["robust_q"].needs()  # its own learner provides it
+    assert {name for name, row in METHODS.items() if row.goals} == {
+        "gcbc", "gciql", "gcivl", "crl", "hiql",
+    }  # fmt: skip
+    weighted = {name for name, row in METHODS.items() if row.weighted}
+    assert {n for n in weighted if not METHODS[n].at_zero} == {"cfgrl"}
+    assert not weighted & {"reference", "best_of", "ifql", "edp", "fql", "dsrl", "iql", "hiql"}
+
+
+def test_a_part_or_row_of_a_name_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match="two methods 'qgf'"):
+        algorithms.row("qgf", "another", "nobody")
+    with pytest.raises(ValueError, match="letters, digits"):
+        algorithms.row("qgf:2", "another", "nobody")
+
+    def one_step(velocity, q, endpoint):
+        return None
+
+    with pytest.raises(ValueError, match="'one_step' is declared in"):
+        parts.rule()(one_step)
+    assert parts.part("rule", "one_step").make is not one_step
+
+
+def test_parameters_to_act_with_are_the_target_copies():
+    merged = algorithms.acting_params({"policy": 1, "critic": 2}, {"critic": 3}, {"q_std": 4})
+    assert merged == {"policy": 1, "critic": 3, "online_critic": 2, "calibration": {"q_std": 4}}
+    assert algorithms.acting_params({"actor": 1}, {"calibration": 5}) == {
+        "actor": 1,
+        "calibration": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["methods", "--jsn"],
+        ["evaluate", "--workdir=WORKDIR", "--methods=qgf:shedule=linear"],
+        ["evaluate", "--workdir=WORKDIR", "--methods=qgff"],
+        ["train", "--config=quickstart.py", "--workdir=x", "--config.policy.tme_grid=1"],
+        ["train", "--config=quickstart.py", "--workdir=x", "--config.algorithm=qgff"],
+    ],
+    ids=lambda words: words[-1],
+)
+def test_a_mistyped_word_is_answered_at_once_and_without_jax(words, run_folder):
+    """Within half a second on a machine of its own; here, three times that in CPU time passes."""
+    words = [word.replace("WORKDIR", str(run_folder)) for word in words]
+    words = [word.replace("quickstart.py", str(QUICKSTART)) for word in words]
+    code = (
+        "import os, sys, time\n"
+        "from qgf_jax import cli\n"
+        "try:\n"
+        f"    cli.main({words!r})\n"
+        "finally:\n"
+        "    times = os.times()\n"
+        "    print(times.user + times.system, *{'jax', 'flax', 'optax'} & {*sys.modules})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "did you mean" in done.stderr + " did you mean" * (
+        words[0] == "methods"
+    )
+    seconds, *loaded = done.stdout.split()
+    assert not loaded and float(seconds) < 1.5
 
 
 def test_a_runs_own_options_are_not_those_of_other_methods():

@@ -84,7 +84,7 @@ def test_ensemble_members_are_independent_and_apply_alone_or_in_batches():
     nets = networks.build(Spec(3, 2, 1), critic_hidden=(8,), ensemble=3)
     obs, action = jnp.ones((4, 3)), jnp.ones((4, 2))
     members = nets.init_ensemble(jax.random.key(0), obs[0], action[0])
-    batch = nets.apply_ensemble(members, obs, action)
+    batch = jax.vmap(lambda o, a: nets.apply_ensemble(members, o, a), out_axes=1)(obs, action)
     assert batch.shape == (3, 4)
     assert len(set(np.asarray(batch[:, 0]).tolist())) == 3
     np.testing.assert_allclose(

@@ -13,8 +13,8 @@ from conftest import LONG, rows_of, tiny
 from qgf_jax.data import chunks
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training import parallel
-from qgf_jax.training import step as train
+from qgf_jax.training import parallel, programs
+from qgf_jax.training.programs import make_programs
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
@@ -36,7 +36,7 @@ def config_of(**changes):
 @pytest.fixture(autouse=True)
 def sgd(monkeypatch):
     """Adam hides a gradient that is N times too large."""
-    monkeypatch.setattr(train, "make_optimizer", lambda config: optax.sgd(0.05))
+    monkeypatch.setattr(programs, "make_optimizer", lambda config, every: optax.sgd(0.05))
 
 
 def numbers(state):
@@ -59,7 +59,7 @@ def emulated(dataset, count, form, steps=3, **changes):
     config = config_of(**changes)
     learner = algorithms.build_learner(config, SPEC)
     axis = "devices" if form == "pmap" else None
-    programs = train.make_programs(learner, config, SPEC, shards=count, axis_name=axis)
+    programs = make_programs(learner, config, SPEC, shards=count, axis_name=axis)
     pieces = jax.tree.map(lambda *x: np.stack(x), *chunks.split(dataset, count, SPEC.chunk))
     run = functools.partial(programs.run, num_steps=steps)
     if axis:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
-from test_learners import SPEC, N, make_batch
+from test_learners import SPEC, N, loss_of, make_batch
 
 from qgf_jax.core import adjoint, diffusion, flow
 from qgf_jax.core.networks import sinusoidal
@@ -35,8 +35,8 @@ class Parts:
         self.batch = make_batch()
 
     def loss(self, group):
-        value, _ = jax.jit(self.learner.losses[group])(self.params, self.target, self.batch, KEY)
-        return float(value)
+        loss = jax.jit(functools.partial(loss_of, self.learner, group))
+        return float(loss(self.params, self.target, self.batch, KEY))
 
     def q(self, i, action, *, slow):
         members = (self.target if slow else self.params)["critic"]
@@ -343,7 +343,7 @@ def slope_of(parts, group):
 
     def loss(mine):
         params = parts.params | {group: mine}
-        return parts.learner.losses[group](params, parts.target, parts.batch, KEY)[0]
+        return loss_of(parts.learner, group, params, parts.target, parts.batch, KEY)
 
     return jax.tree.leaves(jax.jit(jax.grad(loss))(parts.params[group]))
 
@@ -365,10 +365,12 @@ def test_size_of_q_is_not_differentiated(name):
         if name == "fql":
             act = lambda o, z: parts.nets.one_step.apply(mine, o, z, z[0])
             action = jax.vmap(act)(obs, noise)
-            q = parts.nets.apply_ensemble(parts.params["critic"], obs, jnp.clip(action, -1, 1))
-            return jnp.mean((action - ends) ** 2, axis=1), q.mean(axis=0)
+            q = jax.vmap(functools.partial(parts.nets.apply_ensemble, parts.params["critic"]))
+            q = q(obs, jnp.clip(action, -1, 1))
+            return jnp.mean((action - ends) ** 2, axis=1), q.mean(axis=1)
         action = jnp.tanh(jax.vmap(lambda o: parts.nets.gaussian.apply(mine, o)[0])(obs))
-        q = parts.nets.apply_ensemble(parts.params["critic"], obs, action).min(axis=0)
+        q = jax.vmap(functools.partial(parts.nets.apply_ensemble, parts.params["critic"]))
+        q = q(obs, action).min(axis=1)
         return jnp.sum((action - data) ** 2, axis=1), q
 
     size = jnp.abs(values(parts.params["actor"])[1]).mean()

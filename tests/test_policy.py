@@ -22,7 +22,9 @@ def test_restored_policy_is_what_was_trained(run_folder):
         groups = jax.tree.map(
             lambda x, seed=seed: x[seed], (restored.params, restored.target_params)
         )
-        direct = jax.jit(sample)(*groups, jnp.asarray(obs), key, jnp.float32(0.5)).reshape(3, 2)
+        direct = jax.jit(sample)(
+            algorithms.acting_params(*groups), jnp.asarray(obs), key, jnp.float32(0.5)
+        ).reshape(3, 2)
         np.testing.assert_allclose(one(obs, key), direct, atol=2e-3)
         np.testing.assert_allclose(every[seed], direct, atol=2e-3)
         batch = one(np.tile(obs, (4, 1)), key)

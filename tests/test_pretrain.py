@@ -16,7 +16,7 @@ from qgf_jax.runs.metrics import read_lines
 from qgf_jax.runs.run import _is_alike, open_run
 from qgf_jax.training import loop as pretraining
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.step import make_trainer
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 

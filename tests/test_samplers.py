@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.methods import samplers
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.samplers.best_of import best_of
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=3, action_dim=2, chunk=2)
@@ -22,11 +22,11 @@ def groups():
 
 def test_weight_zero_is_the_reference_and_more_weight_means_more_q(groups):
     obs, keys = jnp.ones(3) * 0.3, jax.random.split(jax.random.key(3), 64)
-    nets = algorithms.build_networks(tiny(), SPEC)
+    nets, params = algorithms.build_networks(tiny(), SPEC), algorithms.acting_params(*groups)
 
     def actions(method, weight):
         sample = algorithms.build_sample(tiny(), SPEC, method)
-        return jax.jit(jax.vmap(lambda k: sample(*groups, obs, k, jnp.float32(weight))))(keys)
+        return jax.jit(jax.vmap(lambda k: sample(params, obs, k, jnp.float32(weight))))(keys)
 
     np.testing.assert_allclose(actions("qgf", 0.0), actions("reference", 5.0), atol=1e-5)
     q = jax.vmap(nets.q_of(groups[1]["critic"], obs))
@@ -41,19 +41,23 @@ def test_slow_critic_guides_and_ranks(groups):
     for method, n in (("qgf", 1), ("best_of", 6), ("grad_step", 1)):
         act = jax.jit(algorithms.build_sample(tiny(), SPEC, method, n))
         for seed in range(4):
-            args = (target, jnp.ones(3), jax.random.key(seed), jnp.float32(1))
-            np.testing.assert_array_equal(act(flipped, *args), act(params, *args))
+            args = (jnp.ones(3), jax.random.key(seed), jnp.float32(1))
+            other, one = (algorithms.acting_params(p, target) for p in (flipped, params))
+            np.testing.assert_array_equal(act(other, *args), act(one, *args))
 
 
 def test_best_of_keeps_the_candidate_with_the_highest_q(groups):
     nets = algorithms.build_networks(tiny(), SPEC)
     sample = algorithms.build_sample(tiny(), SPEC, "reference")
-    obs, key = jnp.ones(3), jax.random.key(4)
-    best = samplers.best_of(nets, sample, 8)(*groups, obs, key, jnp.float32(0))
-    candidates = [sample(*groups, obs, k, jnp.float32(0)) for k in jax.random.split(key, 8)]
+    obs, key, params = jnp.ones(3), jax.random.key(4), algorithms.acting_params(*groups)
+    best = best_of(nets, sample, 8)(params, obs, key, jnp.float32(0))
+    candidates = [sample(params, obs, k, jnp.float32(0)) for k in jax.random.split(key, 8)]
     q = [float(nets.q_of(groups[1]["critic"], obs)(a)) for a in candidates]
     np.testing.assert_allclose(best, candidates[int(np.argmax(q))], atol=2e-3)
-    assert samplers.best_of(nets, sample, 1) is sample
+    chosen = algorithms.build_sample(tiny(), SPEC, "reference", 8)(params, obs, key, jnp.float32(0))
+    np.testing.assert_allclose(chosen, best, atol=2e-3)
+    first = algorithms.build_sample(tiny(), SPEC, "reference", 1)(params, obs, key, jnp.float32(0))
+    np.testing.assert_allclose(first, sample(params, obs, key, jnp.float32(0)), atol=2e-3)
 
 
 STEPS, OBS, KEY = 3, jnp.ones(3) * 0.2, jax.random.key(9)
@@ -67,11 +71,12 @@ def made(name, **options):
     slow = jax.jit(learner.init)(jax.random.key(1), jnp.zeros(3), jnp.zeros(4))
     target = {group: slow[group] for group in learner.targets}
     sample = algorithms.build_sample(config, SPEC, name, options=tuple(options.items()))
+    acting = algorithms.acting_params(params, target)
     return (
         nets,
         params,
         target,
-        lambda w: np.asarray(jax.jit(sample)(params, target, OBS, KEY, jnp.float32(w))),
+        lambda w: np.asarray(jax.jit(sample)(acting, OBS, KEY, jnp.float32(w))),
     )
 
 

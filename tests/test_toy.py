@@ -15,7 +15,7 @@ from conftest import tiny
 
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training.step import make_trainer
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=1, action_dim=2, chunk=1)
@@ -123,7 +123,8 @@ def act(trained, name, best_of=1, count=200):
     weight = jnp.float32(SETTINGS.get(name, 1.0))
 
     def one_seed(params, target):
-        return jax.vmap(lambda k: sample(params, target, jnp.zeros(1), k, weight))(keys)
+        acting = algorithms.acting_params(params, target)
+        return jax.vmap(lambda k: sample(acting, jnp.zeros(1), k, weight))(keys)
 
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))  # [seeds, count, 2]
 
@@ -151,7 +152,8 @@ def act_with(trained, row, name, **options):
     keys = jax.random.split(jax.random.key(1), 200)
 
     def one_seed(params, target):
-        act = lambda k: sample(params, target, jnp.zeros(1), k, jnp.float32(0))
+        acting = algorithms.acting_params(params, target)
+        act = lambda k: sample(acting, jnp.zeros(1), k, jnp.float32(0))
         return jax.vmap(act)(keys)
 
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))

@@ -11,21 +11,28 @@ from conftest import AS_USERS, rows_of, tiny
 
 from qgf_jax.data import chunks
 from qgf_jax.methods import table as algorithms
+from qgf_jax.training import optimizers
 from qgf_jax.training import step as train
-from qgf_jax.training.step import TrainState, clip_groups, make_optimizer, make_trainer, train_step
-from qgf_jax.types import Learner, Spec
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.programs import make_programs, make_trainer
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
+from qgf_jax.types import Learner, Loss, Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
 
 
 def quadratic(group):
-    """A loss that pulls a group to 1 with slope (group - 1) and looks at another without moving it."""
+    """A loss that pulls a group to 1 by (group - 1) and looks at another without moving it."""
 
-    def loss(params, target, batch, key):
-        others = sum(jnp.sum(x) for name, x in params.items() if name != group)
+    def loss(params, target_params, x, noise):
+        others = sum(jnp.sum(value) for name, value in params.items() if name != group)
         return 0.5 * jnp.sum((params[group] - 1.0) ** 2) + 100.0 * others, {}
 
-    return loss
+    return Loss(loss, weighted=False)
+
+
+ONE = jnp.zeros(1)  # a batch of one example, of which nothing is asked
 
 
 def state_of(tx, **groups):
@@ -36,7 +43,7 @@ def state_of(tx, **groups):
 def test_each_loss_moves_its_own_group_alone():
     tx = optax.sgd(0.1)
     losses = {"a": quadratic("a"), "b": quadratic("b")}
-    state, _ = train_step(state_of(tx, a=0.0, b=3.0), None, losses=losses, tx=tx, tau=0.5)
+    state, _ = train_step(state_of(tx, a=0.0, b=3.0), ONE, losses=losses, tx=tx, tau=0.5)
     np.testing.assert_allclose([state.params["a"], state.params["b"]], [0.1, 2.8], rtol=1e-6)
 
 
@@ -47,7 +54,7 @@ def test_slow_copy_moves_towards_the_old_or_the_new_parameters(lagged, expected)
     state, slow = state_of(tx, a=0.0), []
     for _ in range(2):
         state, _ = train_step(
-            state, None, losses={"a": quadratic("a")}, tx=tx, tau=0.25, lagged_target=lagged
+            state, ONE, losses={"a": quadratic("a")}, tx=tx, tau=0.25, lagged_target=lagged
         )
         slow.append(float(state.target_params["a"]))
     np.testing.assert_allclose(slow, expected, atol=1e-6)
@@ -56,7 +63,7 @@ def test_slow_copy_moves_towards_the_old_or_the_new_parameters(lagged, expected)
 def waiting_run(tx, steps, many=lambda f, state: f(state), **how):
     """(last state, groups, slow copies after each update); a and its slow copy wait for every third."""
     every = {"a": 3}
-    tx = train.delayed(tx, every)
+    tx = optimizers._delayed(tx, every)
     params = {"a": jnp.float32(0.0), "b": jnp.float32(0.0)}
     state = TrainState(jnp.int32(0), jax.random.key(0), params, params, tx.init(params))
     losses = {"a": quadratic("a"), "b": quadratic("b")}
@@ -66,7 +73,7 @@ def waiting_run(tx, steps, many=lambda f, state: f(state), **how):
 
     def run(state):
         def update(state, _):
-            state, _ = step(state, None)
+            state, _ = step(state, ONE)
             return state, (state.params, state.target_params)
 
         return jax.lax.scan(update, state, length=steps)
@@ -93,9 +100,7 @@ def test_a_group_that_waits_has_adam_count_its_own_updates():
     waited, *_ = waiting_run(optax.adam(0.1), 6)
     plain = state_of(optax.adam(0.1), a=0.0)
     for _ in range(2):
-        plain, _ = train_step(
-            plain, None, losses={"a": quadratic("a")}, tx=optax.adam(0.1), tau=0.5
-        )
+        plain, _ = train_step(plain, ONE, losses={"a": quadratic("a")}, tx=optax.adam(0.1), tau=0.5)
     (mine,) = [s for s in _adams(waited.opt_state) if jax.tree.leaves(s.mu["a"])]
     (theirs,) = _adams(plain.opt_state)
     assert float(waited.params["a"]) == pytest.approx(float(plain.params["a"]), rel=1e-6)
@@ -127,13 +132,11 @@ def test_waiting_is_the_same_for_seeds_side_by_side_and_devices():
 
 
 def test_every_loss_and_every_step_draw_anew():
-    def noisy(params, target, batch, key):
-        return jax.random.uniform(key) + 0.0 * params["a"], {}
-
+    noisy = Loss(lambda params, _, x, key: (jax.random.uniform(key), {}), weighted=False)
     tx, seen = optax.sgd(0.1), []
     state = state_of(tx, a=0.0, b=3.0)
     for _ in range(3):
-        state, metrics = train_step(state, None, losses={"a": noisy, "b": noisy}, tx=tx, tau=0.5)
+        state, metrics = train_step(state, ONE, losses={"a": noisy, "b": noisy}, tx=tx, tau=0.5)
         seen += [float(metrics["a/loss"]), float(metrics["b/loss"])]
     assert len(set(seen)) == 6
 
@@ -171,7 +174,7 @@ def test_any_cut_into_dispatches_gives_the_same_bits(dataset):
     Compiled as for users: the kernels that are quick to compile round a single step differently.
     """
     config = tiny()
-    programs = train.make_programs(algorithms.build_learner(config, SPEC), config, SPEC)
+    programs = make_programs(algorithms.build_learner(config, SPEC), config, SPEC)
     run = jax.jit(programs.run, static_argnums=2, compiler_options=AS_USERS)
     start = jax.jit(programs.init)(np.array([0]))
     whole, parts = run(start, dataset, 6)[0], start
@@ -220,19 +223,24 @@ def poisoned(bad_steps, kind, value=np.nan):
     """A trainer of two scalars whose group b has a loss or a gradient that is `value` at some steps."""
     bad = jnp.zeros(40, bool).at[np.asarray(bad_steps, int)].set(True)
 
-    def loss_b(params, target, batch, key):
-        sound, _ = quadratic("b")(params, target, batch, key)
+    def loss_b(params, target_params, x, noise):
+        sound, _ = quadratic("b").example(params, target_params, x, noise)
         zero = params["b"] - jax.lax.stop_gradient(params["b"])
         slope = 0.0 if np.isnan(value) else 1.0  # of a root at 0: times 0 NaN, times 1 infinite
 
         def broken():
             return jnp.float32(value) if kind == "loss" else jnp.float32(slope) * jnp.sqrt(zero)
 
-        return sound + jax.lax.cond(bad[batch], broken, lambda: jnp.zeros(())), {}
+        return sound + jax.lax.cond(bad[x], broken, lambda: jnp.zeros(())), {}
 
     tx = optax.adam(0.1)
     step = jax.jit(
-        functools.partial(train_step, losses={"b": loss_b, "a": quadratic("a")}, tx=tx, tau=0.5)
+        functools.partial(
+            train_step,
+            losses={"b": Loss(loss_b, weighted=False), "a": quadratic("a")},
+            tx=tx,
+            tau=0.5,
+        )
     )
     return state_of(tx, a=0.0, b=3.0), step
 
@@ -247,7 +255,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(kind, value):
     state, step = poisoned([1, 2, 4], kind, value)
     for i in range(6):
         before = state
-        state, metrics = step(state, jnp.int32(i))
+        state, metrics = step(state, jnp.array([i]))
         assert int(state.step) == i + 1
         same = [bool(x == y) for x, y in zip(_learned(before), _learned(state), strict=True)]
         assert all(same) if i in (1, 2, 4) else not all(same)
@@ -259,10 +267,10 @@ def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(kind, value):
 def test_after_ten_bad_steps_in_a_row_nothing_is_learned_any_more():
     state, step = poisoned(range(3, 13), "loss")
     for i in range(3):
-        state, _ = step(state, jnp.int32(i))
+        state, _ = step(state, jnp.array([i]))
     before = _learned(state)
     for i in range(3, 20):
-        state, _ = step(state, jnp.int32(i))
+        state, _ = step(state, jnp.array([i]))
     assert all(bool(x == y) for x, y in zip(before, _learned(state), strict=True))
     assert int(state.guard.in_a_row) == 17 == int(state.step) - 3
 
@@ -270,14 +278,14 @@ def test_after_ten_bad_steps_in_a_row_nothing_is_learned_any_more():
 def test_nine_bad_steps_in_a_row_are_survived():
     state, step = poisoned(range(3, 12), "loss")
     for i in range(13):
-        before, (state, _) = state, step(state, jnp.int32(i))
+        before, (state, _) = state, step(state, jnp.array([i]))
     assert not any(bool(x == y) for x, y in zip(_learned(before)[:2], _learned(state)[:2]))
     assert (int(state.guard.skipped), int(state.guard.in_a_row)) == (9, 0)
 
 
 def test_gradients_are_clipped_group_by_group():
     grads = {"critic": {"a": jnp.array([3.0]), "b": jnp.array([4.0])}, "policy": jnp.array([0.1])}
-    found = clip_groups(grads, 1.0)
+    found = optimizers._clip_groups(grads, 1.0)
     np.testing.assert_allclose([found["critic"]["a"][0], found["critic"]["b"][0]], [0.6, 0.8])
     np.testing.assert_allclose(found["policy"], [0.1])
     config = {"optimizer": {"learning_rate": 0.1, "clip_norm": 1.0}}
@@ -292,10 +300,12 @@ def test_gradients_are_clipped_group_by_group():
 def test_metrics_are_means_over_the_steps_that_count(dataset):
     """About half of the updates are left out, and the others have loss 1."""
 
-    def loss(params, target, batch, key):
-        return jnp.where(jax.random.uniform(key) < 0.5, jnp.nan, 1.0) + 0.0 * params["a"], {}
+    def loss(params, target_params, x, number):
+        return jnp.where(number < 0.5, jnp.nan, 1.0) + 0.0 * params["a"], {}
 
-    learner = Learner(lambda *_: {"a": jnp.zeros(())}, {"a": loss})
+    # One number for all examples: a batch is left out whole.
+    draw = lambda key, size, x: jnp.full(size, jax.random.uniform(key))
+    learner = Learner(lambda *_: {"a": jnp.zeros(())}, {"a": Loss(loss, draw, weighted=False)})
     trainer = make_trainer(learner, tiny(), SPEC)
     state, metrics = trainer.run(trainer.init(np.array([0])), dataset, 12)
     assert 0 < int(state.guard.skipped[0]) < 12

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.core import flow, guidance
+from qgf_jax.core import flow
 from qgf_jax.data.chunks import Dataset
-from qgf_jax.methods import samplers
+from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import calibration as calibrate
-from qgf_jax.training.step import make_trainer
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 MEAN, VARIANCE = np.array([0.3, -0.2], np.float32), np.array([0.25, 0.04], np.float32)
@@ -48,7 +48,7 @@ CALIBRATION = {"q_std": jnp.float32(1.0), "values": VARIANCE, "vectors": jnp.eye
     [
         {"rule": "one_step_jacobian", "schedule": "ratio", "cap": 1e6, "endpoint": UNCLIPPED},
         {
-            "precondition": functools.partial(samplers.UNITS["posterior"], CALIBRATION),
+            "precondition": functools.partial(guidance.UNITS["posterior"], CALIBRATION),
             "endpoint": UNCLIPPED,
         },
     ],
@@ -67,7 +67,7 @@ def test_units_are_what_they_say():
     values, vectors = np.linalg.eigh(covariance)
     calibration = {"q_std": jnp.float32(2.0), "values": values, "vectors": vectors}
     found = {
-        name: unit(calibration, SLOPE, jnp.float32(0.0)) for name, unit in samplers.UNITS.items()
+        name: unit(calibration, SLOPE, jnp.float32(0.0)) for name, unit in guidance.UNITS.items()
     }
     np.testing.assert_allclose(found["raw"], SLOPE)
     np.testing.assert_allclose(found["spread"], SLOPE / 2)
@@ -75,7 +75,7 @@ def test_units_are_what_they_say():
     np.testing.assert_allclose(found["covariance"], covariance @ SLOPE / 2, rtol=1e-5)
     np.testing.assert_allclose(found["posterior"], found["covariance"], rtol=1e-5)  # at t = 0
     t = 0.6
-    halfway = samplers.UNITS["posterior"](calibration, SLOPE, jnp.float32(t))
+    halfway = guidance.UNITS["posterior"](calibration, SLOPE, jnp.float32(t))
     left = (1 - t) * covariance @ np.linalg.inv((1 - t) ** 2 * np.eye(2) + t**2 * covariance)
     np.testing.assert_allclose(halfway, left @ SLOPE / 2, rtol=1e-4)
 
@@ -114,7 +114,8 @@ def test_relative_weight_does_not_see_scale_and_shift_of_the_rewards():
         for method in ("qgf_relative", "qgf"):
             sample = algorithms.build_sample(config, SPEC, method)
             keys = jax.random.split(jax.random.key(0), 20)
-            act = lambda k, s=sample, g=groups: s(*g, jnp.zeros(1), k, jnp.float32(2.0))
+            acting = algorithms.acting_params(*groups)
+            act = lambda k, s=sample, p=acting: s(p, jnp.zeros(1), k, jnp.float32(2.0))
             actions[name, method] = np.asarray(jax.jit(jax.vmap(act))(keys))
     np.testing.assert_allclose(
         actions["plain", "qgf_relative"], actions["other", "qgf_relative"], atol=2e-3
@@ -128,7 +129,8 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     nets = algorithms.build_networks(config, SPEC)
     keys = jax.random.split(jax.random.key(5), 400)
     spreads, covariances = [], []
-    act = jax.jit(jax.vmap(lambda o, k: sample(params, target, o, k, jnp.float32(0)), (None, 0)))
+    acting = algorithms.acting_params(params, target)
+    act = jax.jit(jax.vmap(lambda o, k: sample(acting, o, k, jnp.float32(0)), (None, 0)))
     spread = jax.jit(lambda o, a: jnp.std(jax.vmap(nets.q_of(target["critic"], o))(a)))
     for obs in np.linspace(-1, 1, 15, dtype=np.float32)[:, None]:
         actions = act(obs, keys)
@@ -144,7 +146,7 @@ def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
 
 def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     """Actions around (0.5, -0.3), and in a quarter of the states a critic a hundred times as steep."""
-    sample = lambda params, target, obs, key, weight: (
+    sample = lambda params, obs, key, weight: (
         jnp.array([0.5, -0.3]) + 0.1 * jax.random.normal(key, (2,))
     )
     steep = lambda members, obs: lambda action: jnp.where(obs[0] > 0.5, 100.0, 1.0) * action[0]

@@ -10,8 +10,10 @@ from conftest import rows_of, tiny
 
 from qgf_jax.data import chunks
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training import step as train
 from qgf_jax.training import vectors
+from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.programs import make_programs
+from qgf_jax.training.state import init_state
 from qgf_jax.types import Spec
 
 SPEC = Spec(obs_dim=2, action_dim=2, chunk=3)
@@ -28,7 +30,7 @@ def dataset():
 def programs_of(packed, **changes):
     config = tiny(**changes)
     learner = algorithms.build_learner(config, SPEC)
-    return train.make_programs(learner, config, SPEC, packed=packed)
+    return make_programs(learner, config, SPEC, packed=packed)
 
 
 CASES = [
@@ -94,8 +96,8 @@ def test_an_accelerator_leaves_out_what_is_not_finite(dataset, as_an_accelerator
 def test_what_is_packed_comes_back_bit_for_bit():
     config = tiny(algorithm="rebrac", critic="td")
     learner = algorithms.build_learner(config, SPEC)
-    tx = train.delayed(train.make_optimizer(config), learner.every)
-    state = train.init_state(jnp.uint32(0), learner, tx, SPEC)
+    tx = make_optimizer(config, learner.every)
+    state = init_state(jnp.uint32(0), learner, tx, SPEC)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
     moved = jax.tree.map(lambda x: x + 1, state.target_params)
     packed = vectors.pack(state, tx)

@@ -88,7 +88,7 @@ def move(arguments):
 
     from qgf_jax.methods.table import build_learner
     from qgf_jax.runs import run
-    from qgf_jax.training.step import make_trainer
+    from qgf_jax.training.programs import make_trainer
     from qgf_jax.types import Spec
 
     source, target, count = arguments

@@ -41,7 +41,8 @@ def run(results: Results, deadline: Deadline, *, dry: bool) -> None:
     batches, methods = (BATCHES[:1], METHODS[1:3]) if dry else (BATCHES, METHODS)
     made = programs.make(_SIZE, dry=dry)
     state = jax.device_put(programs.host_state(_SIZE, dry=dry))
-    groups = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
+    first = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
+    groups = algorithms.acting_params(*first)
     for batch in deadline.take(batches, results, "batches_left_out"):
         acts = _compile(made, groups, methods, batch)
         for label, (act, seconds) in acts.items():
@@ -69,8 +70,8 @@ def _compile(
     config = made.config | {"precision": "tf32"}
     for method, n in methods:
         sample = algorithms.build_sample(config, made.spec, method, n)
-        act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
-        lowered[label(method, n)] = act.lower(*groups, obs, keys, np.float32(1))
+        act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
+        lowered[label(method, n)] = act.lower(groups, obs, keys, np.float32(1))
 
     def compiled(one: Any) -> tuple[Any, float]:
         started = time.perf_counter()
@@ -85,14 +86,14 @@ def latency(act: Any, groups: Any, width: int, batch: int, *, dry: bool) -> dict
     obs = np.random.default_rng(0).standard_normal((batch, width)).astype(np.float32)
     keys, weight = jax.random.split(jax.random.key(0), batch), np.float32(0.1)
     for _ in range(3):
-        np.asarray(act(*groups, obs, keys, weight))
+        np.asarray(act(groups, obs, keys, weight))
     most = 10 if dry else _CALLS
     seconds: list[float] = []
     cpu, started = time.process_time(), time.perf_counter()
     # A batch of one is called so often that its 99th percentile means something.
     while len(seconds) < most and (batch == 1 or time.perf_counter() - started < _SECONDS):
         before = time.perf_counter()
-        np.asarray(act(*groups, obs, keys, weight))
+        np.asarray(act(groups, obs, keys, weight))
         seconds.append(time.perf_counter() - before)
     wall = time.perf_counter() - started
     p50, p99 = (1e3 * float(np.percentile(seconds, p)) for p in (50, 99))

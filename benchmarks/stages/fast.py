@@ -8,7 +8,7 @@ import numpy as np
 
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
-from qgf_jax.training import step as train
+from qgf_jax.training.programs import make_trainer
 from stages import limits, programs, trace
 from stages.record import Deadline, Results, describe_device
 
@@ -79,7 +79,7 @@ def measure(plan: Plan, device: Any, *, dry: bool) -> dict[str, Any]:
     data = jax.device_put(made.data)
     config = made.config | {"precision": plan.precision}
     learner = algorithms.build_learner(config, made.spec)
-    run = train.make_trainer(learner, config, made.spec).run
+    run = make_trainer(learner, config, made.spec).run
     state = programs.repeated(initial, plan.seeds)
     size, started = tree_bytes(state.replace(key=None)), time.perf_counter()
     trace_of = run.trace(state, data, plan.steps)

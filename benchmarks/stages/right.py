@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qgf_jax.core.reductions import for_training
 from qgf_jax.data import sampling
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training import step as train
-from qgf_jax.training.step import TrainState, train_step
+from qgf_jax.training.global_batch import batch_loss
+from qgf_jax.training.programs import Trainer, make_trainer
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
 from stages import acting, programs, resume
 from stages.compared import TOLERANCES, compare, movement
 from stages.record import Deadline, Results, describe_device, python, said
@@ -105,10 +106,9 @@ def losses_and_gradients(results: Results, device: Any, *, dry: bool) -> None:
             found = {}
             for i, (group, loss) in enumerate(learner.losses.items()):
 
-                @for_training()  # the form of layer norms that training has
                 def own(mine: Any, group: str = group, loss: Any = loss, i: int = i) -> Any:
                     key_of = jax.random.fold_in(key, i)
-                    return loss({**params, group: mine}, slow, batch, key_of)[0]
+                    return batch_loss(loss, {**params, group: mine}, slow, batch, key_of)[0]
 
                 found[group] = jax.value_and_grad(own)(params[group])
             return found
@@ -153,12 +153,12 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
         results.put(f"ten updates by descent, {precision}", compared)
     config = made.config | {"precision": "float32"}
     learner = algorithms.build_learner(config, made.spec)
-    trainer = train.make_trainer(learner, config, made.spec)
+    trainer = make_trainer(learner, config, made.spec)
     found, expected = (_ten_by_adam(trainer, made, where, dry) for where in (device, cpu()))
     results.put("ten updates by Adam, float32", movement(found, expected, params))
 
 
-def _ten_by_adam(trainer: train.Trainer, made: programs.Made, where: Any, dry: bool) -> Any:
+def _ten_by_adam(trainer: Trainer, made: programs.Made, where: Any, dry: bool) -> Any:
     """Parameters after the first ten updates of a run."""
     state = programs.repeated(programs.host_state(_SIZE, dry=dry), 1)
     state, _ = trainer.run(*jax.device_put((state, made.data), where), 10)
@@ -181,16 +181,16 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     made, params, slow, _ = _begin(dry)
     width, count = made.spec.chunk_dim, 8 if dry else 64
     constants = {"q_std": 1.0, "logit_std": 1.0, "values": np.ones(width), "vectors": np.eye(width)}
-    slow = slow | {"calibration": jax.tree.map(np.float32, constants)}
+    params = algorithms.acting_params(params, slow, jax.tree.map(np.float32, constants))
     obs = np.random.default_rng(1).standard_normal((count, made.spec.obs_dim)).astype(np.float32)
     keys, lowered = jax.random.split(jax.random.key(5), count), {}
-    placed = jax.device_put((params, slow, obs, keys, np.float32(1.0)), where)
+    placed = jax.device_put((params, obs, keys, np.float32(1.0)), where)
     config = made.config | {"precision": precision}
     for name in algorithms.served_by("qgf"):
         for n in algorithms.METHODS[name].best_of:
             if not dry or name in _DRY_METHODS:
                 sample = algorithms.build_sample(config, made.spec, name, n)
-                act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+                act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
                 lowered[acting.label(name, n)] = act.lower(*placed)
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         compiled = pool.map(lambda one: one.compile(), lowered.values())
@@ -220,7 +220,7 @@ def _updates(dry: bool) -> tuple[Any, Callable[[], Any], int]:
 
     config = made.config | {"precision": "tf32"}
     learner = algorithms.build_learner(config, made.spec)
-    trainer = train.make_trainer(learner, config, made.spec)
+    trainer = make_trainer(learner, config, made.spec)
     return trainer.run.lower(*begin(), steps).compile(), begin, steps
 
 

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.bounds import Count, Counts, History, Index
+from qgf_jax.core.members import over_members
+from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.core.reductions import layer_norm
 from qgf_jax.types import Array, Critic, Params, Spec, Velocity
 
@@ -319,25 +320,29 @@ class Networks(NamedTuple):
 
     def q_of(self, members: Any, obs: Array) -> Critic:
         """The members' one Q at one observation: the least, as everywhere in QGF's single tasks."""
-        return lambda action: self.aggregate(self.apply_ensemble(members, obs, action))
+        return lambda action: self.aggregate(self.to_value(self._logits(members, obs, action)))
 
     def q_logit_of(self, members: Any, obs: Array) -> Critic:
         """The same of the networks' outputs, before any sigmoid."""
-        return lambda action: self.aggregate(self.ensemble_logits(members, obs, action))
+        return lambda action: self.aggregate(self._logits(members, obs, action))
 
-    def rank_of(self, params: Params, target: Params, obs: Array) -> Critic:
-        """What best-of-N compares candidates by at one observation.
+    def _logits(self, members: Any, obs: Array, action: Array) -> Array:
+        """As `ensemble_logits`, but differentiable in the action anywhere."""
+        return jax.vmap(lambda member: self.critic.apply(member, obs, action))(members)
 
-        With ranking "target" the target critic's Q, where there is a target critic. With "online" the
-        output of the critic of the moment, a logit if the critic is bounded, as Li et al., 2025, do.
+    def rank_of(self, params: Params, obs: Array) -> Critic:
+        """What best-of-N compares candidates by at one observation, with parameters to act with.
+
+        With ranking "target" the target critic's Q, where there is a target copy. With "online" the
+        output of the online critic, a logit if the critic is bounded, as Li et al., 2025, do.
         """
         if self.ranking == "online":
-            return self.q_logit_of(params["critic"], obs)
-        return self.q_of((params | target)["critic"], obs)
+            return self.q_logit_of(params["online_critic"], obs)
+        return self.q_of(params["critic"], obs)
 
     def mean_q(self, members: Any, obs: Array) -> Critic:
         """The mean Q of the members at one observation."""
-        return lambda action: self.apply_ensemble(members, obs, action).mean()
+        return lambda action: self.to_value(self._logits(members, obs, action)).mean()
 
     def init_ensemble(self, key: Array, obs: Array, action: Array) -> Any:
         """Independent parameters for every member of the critic: leaves [E, …]."""
@@ -345,75 +350,54 @@ class Networks(NamedTuple):
         return jax.vmap(lambda k: self.critic.init(k, obs, action))(keys)
 
     def apply_ensemble(self, members: Any, obs: Array, action: Array) -> Array:
-        """Q [E] of one observation and action; with a batch of both, vmapped inside, Q [E, B]."""
+        """Q [E] of one observation and action."""
         return self.to_value(self.ensemble_logits(members, obs, action))
 
     def ensemble_logits(self, members: Any, obs: Array, action: Array) -> Array:
-        """The networks' outputs, which are Q unless the critic is bounded."""
+        """The networks' outputs [E], which are Q unless the critic is bounded."""
+        return over_members(self.critic.apply, members, obs, action)
 
-        def member(params: Any) -> Array:
-            if obs.ndim == 1:
-                return self.critic.apply(params, obs, action)
-            return jax.vmap(lambda o, a: self.critic.apply(params, o, a))(obs, action)
+    def ensemble_codes(self, members: Any, obs: Array, action: Array) -> tuple[Array, Array]:
+        """phi and psi [E, width] of bilinear critics, see `Bilinear`."""
+        return over_members(
+            lambda member, obs, action: self.critic.apply(member, obs, action, True),
+            members,
+            obs,
+            action,
+        )
 
-        # Members outermost: with the batch outside, XLA transposes the activations at each layer,
-        # which doubles the cost of a small critic.
-        return jax.vmap(member)(members)
 
-
-def build(
-    spec: Spec,
-    precision: str = "float32",
-    *,
-    policy_hidden: Counts = (512, 512, 512, 512),
-    critic_hidden: Counts = (512, 512, 512, 512),
-    policy_layer_norm: bool = True,
-    critic_layer_norm: bool = True,
-    activation: Literal["gelu", "mish", "relu", "silu", "tanh"] = "gelu",
-    time_feature: Literal["sinusoidal", "raw"] = "sinusoidal",
-    diffusion_field: Literal["shared", "fourier"] = "shared",
-    critic_form: Literal["mlp", "bilinear"] = "mlp",
-    critic_output: Literal["linear", "sigmoid"] = "linear",
-    aggregate: Literal["min", "mean"] = "min",
-    ranking: Annotated[
-        Literal["target", "online"], History(past="target", values={"slow": "target"})
-    ] = "target",
-    ensemble: Count = 2,
-    policy_goal: bool = True,
-    goal_code: Index = 0,
-) -> Networks:
+def build(spec: Spec, precision: str = "float32", **options: Any) -> Networks:
     """The networks of a run; only those that its learners ask for are ever initialised.
 
-    `diffusion_field`: "shared" gives diffusion policies the network of the flow policies,
-    "fourier" that of the public code. `critic_form`: "bilinear" is for goals alone. `critic_output`:
-    with "sigmoid", Q and V lie between 0 and 1. `aggregate`: of the members, "min" or "mean".
-    `ranking`: whether best-of-N ranks by the "target" critic's Q or the "online" critic's outputs.
-    `policy_goal`: whether policies see the goal. `goal_code`: width of HIQL's code of a goal.
-    `precision`: "float32" is float32 on every platform, "tf32" lets that round what goes into a matrix
-    product, "bfloat16" computes the layers so; parameters, inputs and outputs stay float32.
+    `options` are those of `NetworkOptions`. `precision`: "float32" is float32 on every platform, "tf32"
+    lets that round what goes into a matrix product, "bfloat16" computes the layers so; parameters,
+    inputs and outputs stay float32.
     """
-    arithmetic = ARITHMETIC[precision]
-    actor = (spec, policy_hidden, activation, policy_layer_norm)
-    critic = (spec, critic_hidden, activation, critic_layer_norm)
+    given, arithmetic = NetworkOptions(**options), ARITHMETIC[precision]
+    actor = (spec, given.policy_hidden, given.activation, given.policy_layer_norm)
+    critic = (spec, given.critic_hidden, given.activation, given.critic_layer_norm)
     head = ScalarHead(*critic, arithmetic=arithmetic)
-    field = VelocityField(*actor, policy_goal, time_feature, arithmetic=arithmetic)
-    fourier = FourierField(spec, policy_hidden, policy_goal, arithmetic=arithmetic)
+    field = VelocityField(*actor, given.policy_goal, given.time_feature, arithmetic=arithmetic)
+    fourier = FourierField(spec, given.policy_hidden, given.policy_goal, arithmetic=arithmetic)
     return Networks(
         policy=field,
-        critic=head if critic_form == "mlp" else Bilinear(*critic, arithmetic=arithmetic),
+        critic=head if given.critic_form == "mlp" else Bilinear(*critic, arithmetic=arithmetic),
         value=head,
         noisy_critic=head,
-        one_step=VelocityField(*actor, policy_goal, "none", arithmetic=arithmetic),
-        labelled=VelocityField(*actor, policy_goal, time_feature, labels=2, arithmetic=arithmetic),
-        diffusion=field if diffusion_field == "shared" else fourier,
-        gaussian=Gaussian(*actor, policy_goal, arithmetic=arithmetic),
-        goal_value=GoalValue(*critic, ensemble, goal_code, arithmetic=arithmetic),
+        one_step=VelocityField(*actor, given.policy_goal, "none", arithmetic=arithmetic),
+        labelled=VelocityField(
+            *actor, given.policy_goal, given.time_feature, labels=2, arithmetic=arithmetic
+        ),
+        diffusion=field if given.diffusion_field == "shared" else fourier,
+        gaussian=Gaussian(*actor, given.policy_goal, arithmetic=arithmetic),
+        goal_value=GoalValue(*critic, given.ensemble, given.goal_code, arithmetic=arithmetic),
         low=Gaussian(*actor, goal=False, arithmetic=arithmetic),
-        high=Gaussian(*actor, goal=True, width=goal_code, arithmetic=arithmetic),
-        ensemble=ensemble,
+        high=Gaussian(*actor, goal=True, width=given.goal_code, arithmetic=arithmetic),
+        ensemble=given.ensemble,
         spec=spec,
-        bounded=critic_output == "sigmoid",
-        aggregation=aggregate,
-        ranking=ranking,
+        bounded=given.critic_output == "sigmoid",
+        aggregation=given.aggregate,
+        ranking=given.ranking,
         precision=arithmetic.precision,
     )

@@ -32,6 +32,11 @@ def for_training() -> Generator[None]:
         _TRAINING.reset(token)
 
 
+def in_training() -> bool:
+    """Whether what is traced now is `for_training`."""
+    return _TRAINING.get()
+
+
 def fast_sum(x: Array) -> Array:
     """The sum [...] over the last axis of `x` [..., N]."""
     return jax.lax.platform_dependent(
@@ -41,7 +46,7 @@ def fast_sum(x: Array) -> Array:
 
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """Layer norm (Ba et al., 2016) of `x` [N] with `scale` and `bias` [N]: Flax's to rounding."""
-    default = _in_training if _TRAINING.get() else _by_sums
+    default = _in_training if in_training() else _by_sums
     return jax.lax.platform_dependent(x, scale, bias, cpu=_by_products, default=default)
 
 

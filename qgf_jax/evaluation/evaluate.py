@@ -33,7 +33,7 @@ from qgf_jax.runs import run as runs
 from qgf_jax.runs.policy import LoadedRun
 from qgf_jax.runtime import backend
 from qgf_jax.training import parallel
-from qgf_jax.training.step import over_seeds
+from qgf_jax.training.programs import over_seeds
 from qgf_jax.types import Array
 
 _ROWS = 16

@@ -14,7 +14,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import policy
 from qgf_jax.runs.policy import LoadedRun
-from qgf_jax.training.step import over_seeds
+from qgf_jax.training.programs import over_seeds
 from qgf_jax.types import Array, Params
 
 ROUNDS = 4

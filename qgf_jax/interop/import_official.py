@@ -168,7 +168,8 @@ def _state(official: Official, config: Mapping[str, Any], spec: Mapping[str, Any
     import jax
     import jax.numpy as jnp
 
-    from qgf_jax.training.step import TrainState, make_trainer, seeds_of
+    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.training.state import TrainState, seeds_of
     from qgf_jax.types import Spec
 
     ours = Spec(**spec)

@@ -1,28 +1,65 @@
-"""What an action of each method costs and needs, counted; costs.json holds the answers.
+"""What an action of each method costs, and which parameters it reads, counted in the compiled program.
 
-python -m qgf_jax.methods.costs        # counts all methods again and writes the file
+Counts are kept in the cache folder, each under a hash of all that it depends on: the row, the sources
+of this package's methods and of other packages' parts, and the versions.
 """
 
+import functools
+import hashlib
+import importlib.metadata
 import json
+import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import qgf_jax
+from qgf_jax.errors import log
+from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 
-FILE = Path(__file__).with_name("costs.json")
 _OBS, _ACTION, _CHUNK, _HIDDEN, _BATCH = 46, 5, 5, (256,) * 3, 8  # widths as of cube-triple
+_UNIT = "qgf"
+# The count reads the operations of a program that is never run, so its machine code may be poor.
+_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def read() -> dict[str, dict[str, Any]]:
-    """By method: `cost` relative to QGF, and `needs`, the parameter groups that acting reads."""
-    return json.loads(FILE.read_text())
+def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """By method: `cost` relative to QGF, and `needs`, the parameter groups that acting reads.
+
+    What the cache does not hold is counted, which takes a second for each method. A method that cannot
+    be counted has None for both, and a line on standard error says why.
+    """
+    names = list(names)
+    kept = {name: _read_file(_file(name)) for name in {_UNIT, *names}}
+    if missing := [name for name, found in kept.items() if not found]:
+        log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
+    for name in missing:
+        try:
+            kept[name] = count(name)
+        except Exception as error:  # of a part, perhaps from another package: the rest is listed
+            log(f"qgf: the cost of {name} is not known: {type(error).__name__}: {error}")
+            continue
+        _write_file(_file(name), kept[name])
+    unit = kept[_UNIT].get("flops")
+    return {
+        name: {
+            "cost": round(kept[name]["flops"] / unit, 3) if unit and kept[name] else None,
+            "needs": kept[name].get("needs"),
+        }
+        for name in names
+    }
 
 
 def count(name: str) -> dict[str, Any]:
-    """`flops` of one action chunk of method `name`, by its own number of candidates, and `needs`."""
+    """`flops` of one action chunk of method `name`, by its own number of candidates, and `needs`.
+
+    It compiles for the default device, which has to be a CPU: elsewhere matrix products are calls of
+    libraries.
+    """
     import jax
     import jax.numpy as jnp
-    from jax.extend.core import Literal
 
     from qgf_jax import config as configs
     from qgf_jax.runtime import flops
@@ -35,41 +72,85 @@ def count(name: str) -> dict[str, Any]:
     learner = algorithms.build_learner(plain, spec)
     obs, width = jnp.zeros(spec.obs_dim), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
-    slow = {group: params[group] for group in learner.targets}
-    slow["calibration"] = {
+    targets = {group: params[group] for group in learner.targets}
+    constants = {
         "q_std": jnp.ones(()),
         "logit_std": jnp.ones(()),
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
     }
     sample = algorithms.build_sample(plain, spec, name, row.best_of[0])
-    act = jax.jit(jax.vmap(sample, in_axes=(None, None, 0, 0, None)))
+    act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     keys = jax.random.split(jax.random.key(0), _BATCH)
-    traced = act.trace(params, slow, jnp.zeros((_BATCH, spec.obs_dim)), keys, jnp.zeros(()))
-    leaves = jax.tree.leaves_with_path((params, slow))
+    traced = act.trace(
+        algorithms.acting_params(params, targets, constants),
+        jnp.zeros((_BATCH, spec.obs_dim)),
+        keys,
+        jnp.zeros(()),
+    )
+    compiled = traced.lower().compile(compiler_options=_QUICKLY)
+    return {"flops": flops.count(compiled) / _BATCH, "needs": _groups_read(traced)}
+
+
+def _groups_read(traced: Any) -> list[str]:
+    """The entries of a program's first argument that an operation reads, sorted."""
+    import jax
+    from jax.extend.core import Literal
+
     jaxpr = traced.jaxpr.jaxpr
     read_at_all = {var for eqn in jaxpr.eqns for var in eqn.invars if not isinstance(var, Literal)}
-    needs = {
-        path[1].key
-        for (path, _), var in zip(leaves, jaxpr.invars[: len(leaves)], strict=True)
-        if var in read_at_all
-    }
-    return {
-        "flops": flops.count(traced.lower().compile()) / _BATCH,
-        "needs": sorted(needs),
-    }
+    paths = [path for path, _ in jax.tree.leaves_with_path(traced.args_info[0])]
+    of_params = [path for path in paths if path[0].idx == 0]
+    pairs = zip(of_params, jaxpr.invars[: len(of_params)], strict=True)
+    return sorted({path[1].key for path, var in pairs if var in read_at_all})
 
 
-def main() -> None:
-    """Counts everything and writes the file."""
-    counted = {name: count(name) for name in algorithms.METHODS}
-    unit = counted["qgf"]["flops"]
-    table = {
-        name: {"cost": round(found["flops"] / unit, 3), "needs": found["needs"]}
-        for name, found in counted.items()
-    }
-    FILE.write_text(json.dumps(table, indent=1) + "\n")
+def _file(name: str) -> Path | None:
+    """Where the count of a method is kept; None if nothing is to be kept."""
+    if os.environ.get("QGF_CACHE") == "off":
+        return None
+    row = algorithms.method(name)
+    text = "\n".join(
+        [repr(row), qgf_jax.__version__, importlib.metadata.version("jax"), *_sources()]
+    )
+    try:
+        folder = Path.home() / ".cache" / "qgf_jax" / "costs"
+    except RuntimeError:  # there is no home
+        return None
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
-if __name__ == "__main__":
-    main()
+@functools.cache
+def _sources() -> tuple[str, ...]:
+    """SHA-256 of each file that says how a method acts."""
+    package = Path(__file__).parent.parent
+    files = {path for room in ("core", "methods") for path in package.glob(f"{room}/**/*.py")}
+    files |= {package / "types.py", package / "runtime" / "flops.py"}
+    for kind in parts.KINDS:
+        for found in parts.parts(kind).values():
+            module = sys.modules.get(getattr(found.make, "__module__", ""))
+            if path := getattr(module, "__file__", None):
+                files.add(Path(path))
+    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files))
+
+
+def _read_file(path: Path | None) -> dict[str, Any]:
+    """What a file holds, or nothing."""
+    try:
+        found = json.loads(path.read_text()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.keys() == {"flops", "needs"} else {}
+
+
+def _write_file(path: Path | None, found: dict[str, Any]) -> None:
+    """Writes it whole or not at all; where the home cannot be written, nothing is kept."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(found))
+        beside.replace(path)
+    except OSError:
+        return

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, diffusion, flow, losses, networks
+    from qgf_jax.core import adjoint, checks, diffusion, flow, losses, networks
 else:
 
     class _Module:
@@ -28,9 +28,10 @@ else:
     jnp = _Module("jax.numpy")
     optax = _Module("optax")
     adjoint = _Module("qgf_jax.core.adjoint")
+    checks = _Module("qgf_jax.core.checks")
     diffusion = _Module("qgf_jax.core.diffusion")
     flow = _Module("qgf_jax.core.flow")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
 
-__all__ = ["adjoint", "diffusion", "flow", "jax", "jnp", "losses", "networks", "optax"]
+__all__ = ["adjoint", "checks", "diffusion", "flow", "jax", "jnp", "losses", "networks", "optax"]

@@ -1,30 +1,33 @@
-"""Parts of methods: policy learners, critics, samplers and guidance rules, each declared in one file.
+"""Parts of methods: learners, samplers, guidance rules and what else one can choose, each in one file.
 
-A part is a function with a decorator. Its keyword-only arguments are its hyperparameters, with
-default, bounds and help; the decorator says what it provides, what it needs, and whose it is:
+A part is a function with a decorator. Its name is the function's, without a leading underscore. Its
+keyword-only arguments are its hyperparameters, with default, bounds and help; the decorator says what
+it provides, what it needs, and whose it is:
 
     @critic(provides=("q", "target_q", "v"), source="Kostrikov et al., 2022, arXiv 2110.06169")
     def iql(nets, sample, *, expectile: Annotated[OpenFraction, "level of V's expectile"] = 0.9):
         ...
 
-Parts of other packages are found by the entry-point group `qgf_jax.parts`, whose entries name modules.
-No JAX here, nor while the package's own parts are declared.
+What each kind of function takes and returns stands in the package of its kind: `policies`,
+`critics`, `samplers` (samplers and selectors) and `rules` (rules, units, schedules and endpoints).
+Other packages name their modules in the entry-point group `qgf_jax.parts`; these may declare
+methods too, by `qgf_jax.methods.table.row`. No JAX here, nor while the package's own parts are declared.
 """
 
 import dataclasses
-import functools
 import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qgf_jax import bounds
 from qgf_jax.bounds import Field
-from qgf_jax.errors import unknown_name_error
+from qgf_jax.errors import UserError, unknown_name_error
 
-KINDS = ("policy", "critic", "sampler", "rule")
+KINDS = ("policy", "critic", "sampler", "selector", "rule", "unit", "schedule", "endpoint")
 _PACKAGES = ("policies", "critics", "samplers", "rules")
+_ROWS = "qgf_jax.methods.rows"
 _GROUP = "qgf_jax.parts"
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -40,13 +43,16 @@ class Part:
     """The function that was declared."""
     fields: Mapping[str, Field]
     """Its hyperparameters."""
-    provides: frozenset[str]
-    """What other parts may ask for: "q", "target_q", "v", "flow" …"""
-    needs: frozenset[str]
-    """What other parts of the run, or its environment ("goals"), must provide."""
-    sets: Mapping[str, Any]
+    provides: frozenset[str] = frozenset()
+    """What other parts may ask for. Critics: "q", "target_q" (has a target copy), "returns" (Q is a
+    return, in units of reward), "v" (in the units of Q), "goal_v". Policies: "flow", "actor_flow", …"""
+    needs: frozenset[str] = frozenset()
+    """What other parts, the environment ("goals") or the run ("calibration") must provide."""
+    ignores: frozenset[str] = frozenset()
+    """Options of the part that uses it, or "weight", which change nothing beside this part."""
+    sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Config values that make the part what it is, as {"networks.critic_form": "bilinear"}."""
-    source: str
+    source: str = ""
     """Author, year, identifier."""
 
     @property
@@ -55,29 +61,48 @@ class Part:
         return (self.make.__doc__ or "").strip().split("\n")[0]
 
 
+class Names(bounds.Words):
+    """The bound of an option that names a part of one kind; parts of other packages count too."""
+
+    def __init__(self, kind: str):
+        object.__setattr__(self, "kind", kind)
+
+    kind: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All names of the kind."""
+        return tuple(parts(self.kind))
+
+
 _PARTS: dict[tuple[str, str], Part] = {}
 
 
-def _declare(kind: str) -> Callable[..., Callable[[_F], _F]]:
+class _Register(Protocol):
+    """A decorator that keeps the function's type."""
+
+    def __call__(self, make: _F) -> _F: ...
+
+
+def _declare(kind: str) -> Callable[..., _Register]:
     def declare(
         *,
         provides: Sequence[str] = (),
         needs: Sequence[str] = (),
+        ignores: Sequence[str] = (),
         sets: Mapping[str, Any] = {},
         source: str = "",
-    ) -> Callable[[_F], _F]:
+    ) -> _Register:
+        said = [frozenset(words) for words in (provides, needs, ignores)]
+
         def register(make: _F) -> _F:
-            name = getattr(make, "__name__", "")
+            name = getattr(make, "__name__", "").lstrip("_")
             known = _PARTS.get((kind, name))
             if known and known.make.__module__ != make.__module__:
                 raise ValueError(
                     f"{kind} {name!r} is declared in {known.make.__module__} and in {make.__module__}"
                 )
-            found = bounds.fields(make)
-            part = Part(
-                kind, name, make, found, frozenset(provides), frozenset(needs), sets, source
-            )
-            _PARTS[kind, name] = part
+            _PARTS[kind, name] = Part(kind, name, make, bounds.fields(make), *said, sets, source)
             return make
 
         return register
@@ -85,29 +110,53 @@ def _declare(kind: str) -> Callable[..., Callable[[_F], _F]]:
     return declare
 
 
-policy, critic, sampler, rule = (_declare(kind) for kind in KINDS)
+policy, critic, sampler, selector, rule, unit, schedule, endpoint = map(_declare, KINDS)
+
+_state = {"loaded": False}
 
 
-@functools.cache
-def _load() -> None:
-    """Imports all files of parts: those of this package, then those that other packages name."""
-    for package in _PACKAGES:
-        module = importlib.import_module(f"qgf_jax.methods.{package}")
-        for found in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"{module.__name__}.{found.name}")
-    for entry in importlib.metadata.entry_points(group=_GROUP):
+def load() -> None:
+    """Imports all files of parts and of methods: this package's, then those of other packages.
+
+    Raises `UserError` if a module that another package names cannot be imported.
+    """
+    if _state["loaded"]:
+        return
+    _state["loaded"] = True  # a module that is being loaded may look at what is there by now
+    try:
+        for package in _PACKAGES:
+            module = importlib.import_module(f"qgf_jax.methods.{package}")
+            for found in pkgutil.iter_modules(module.__path__):
+                importlib.import_module(f"{module.__name__}.{found.name}")
+        importlib.import_module(_ROWS)
+        for entry in importlib.metadata.entry_points(group=_GROUP):
+            _load_entry(entry)
+    except BaseException:
+        _state["loaded"] = False
+        raise
+
+
+def _load_entry(entry: importlib.metadata.EntryPoint) -> None:
+    try:
         entry.load()
+    except Exception as error:
+        owner = entry.dist.name if entry.dist else "a package"
+        cause = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{owner} adds parts of methods by {entry.value!r}, which cannot be imported ({cause}): "
+            f"mend or uninstall {owner}"
+        ) from error
 
 
 def part(kind: str, name: str) -> Part:
     """The part called `name`; `UserError` with the nearest one if there is none."""
-    _load()
+    load()
     if (kind, name) not in _PARTS:
-        raise unknown_name_error(kind, name, [n for k, n in _PARTS if k == kind])
+        raise unknown_name_error(kind, name, parts(kind))
     return _PARTS[kind, name]
 
 
 def parts(kind: str) -> dict[str, Part]:
     """All parts of a kind, by name."""
-    _load()
+    load()
     return {name: found for (k, name), found in _PARTS.items() if k == kind}

@@ -284,6 +284,7 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
     except UserError:  # the evaluated checkpoint is gone
         return None
     params = jax.tree.map(lambda x: x[0], (restored.params, restored.target_params))
+    acting = algorithms.acting_params(*params)
     nets = algorithms.build_networks(run.config, restored.spec)
     if "reference" not in algorithms.served_by(run.config["algorithm"]) or "value" not in params[0]:
         return None
@@ -307,7 +308,7 @@ def _field(run: Run, rows: Sequence[Row]) -> Any:
 
         def mean_move(obs: Any, key: Any, sample: Any = sample, weight: float = weight) -> Any:
             keys = jax.random.split(key, 32)
-            chunks = jax.vmap(lambda k: sample(*params, obs, k, weight))(keys)
+            chunks = jax.vmap(lambda k: sample(acting, obs, k, weight))(keys)
             return chunks.reshape(32, restored.spec.chunk, 2).mean(axis=(0, 1))
 
         keys = jax.random.split(jax.random.key(0), len(points))

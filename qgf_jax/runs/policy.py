@@ -16,7 +16,8 @@ from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
 from qgf_jax.training import calibration as calibrate
-from qgf_jax.training.step import TrainState, make_trainer, seeds_of
+from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.state import TrainState, seeds_of
 from qgf_jax.types import Array, Params, Sample, Spec
 
 
@@ -110,7 +111,8 @@ def actor(
         key = root
         for part in identity:
             key = jax.random.fold_in(key, part)
-        return sample(*groups, obs, key, weight).reshape(spec.chunk, spec.action_dim)
+        params = algorithms.acting_params(*groups)
+        return sample(params, obs, key, weight).reshape(spec.chunk, spec.action_dim)
 
     return act
 
@@ -161,7 +163,7 @@ def load_policy(
     @jax.jit
     def act(groups: tuple[Params, Params], obs: Array, key: Array, weight: Array) -> Array:
         def one(obs: Array, key: Array) -> Array:
-            action = sample(*groups, obs, key, weight)
+            action = sample(algorithms.acting_params(*groups), obs, key, weight)
             return action.reshape(spec.chunk, spec.action_dim)
 
         if obs.ndim == 1:

@@ -18,9 +18,9 @@ def count(compiled: Any) -> float:
     """Operations of all matrix products of a `jax.stages.Compiled`; 2 for a multiply and an add.
 
     Products with one column count nothing: on a CPU sums are such (`reductions.fast_sum`). Loops count
-    once for each turn, and the branches of a conditional their mean. What is not a matrix product, such
-    as activations or an SVD, counts nothing. Raises `ValueError` for a loop whose number of turns XLA
-    does not know.
+    once for each turn, and the branches of a conditional their mean. What is not a matrix product,
+    such as activations or an SVD, counts nothing. Raises `ValueError` for a loop whose number of
+    turns XLA does not know.
     """
     computations, entry = _parse(compiled.as_text())
     known: dict[str, float] = {}

@@ -20,7 +20,8 @@ from qgf_jax.data import sampling
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import write_atomically
-from qgf_jax.training.step import TrainState, over_seeds
+from qgf_jax.training.programs import over_seeds
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Array, Params, Spec
 
 STATES, ACTIONS = 2048, 16
@@ -56,10 +57,10 @@ def measure(
     scales = (nets.q_of, nets.q_logit_of) if nets.bounded else (nets.q_of,)
 
     def one_state(groups: tuple[Params, Params], obs: Array, key: Array) -> tuple[Any, Array]:
+        params = algorithms.acting_params(*groups)
         keys = jax.random.split(key, ACTIONS)
-        actions = jax.vmap(lambda k: sample(*groups, obs, k, jnp.zeros(())))(keys)
-        critic = (groups[0] | groups[1])["critic"]
-        spreads = [jax.vmap(q(critic, obs))(actions).std(ddof=1) for q in scales]
+        actions = jax.vmap(lambda k: sample(params, obs, k, jnp.zeros(())))(keys)
+        spreads = [jax.vmap(q(params["critic"], obs))(actions).std(ddof=1) for q in scales]
         centred = actions - actions.mean(axis=0, keepdims=True)
         products = jnp.matmul(centred.T, centred, precision="highest")
         return spreads, products / (ACTIONS - 1)

@@ -12,7 +12,8 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import tree_bytes
 from qgf_jax.runtime import backend, flops
 from qgf_jax.training import parallel
-from qgf_jax.training import step as train
+from qgf_jax.training.programs import make_programs
+from qgf_jax.training.state import seeds_of
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
@@ -27,10 +28,10 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec, spread = spec_of(config), parallel.make(config)
     learner = algorithms.build_learner(config, spec)
-    seeds = train.seeds_of(config)
+    seeds = seeds_of(config)
     part = config["train"]["batch_size"] // spread.count
     mine = {**config, "train": {**config["train"], "batch_size": part}}
-    programs = train.make_programs(learner, mine, spec)
+    programs = make_programs(learner, mine, spec)
     state, dataset = jax.eval_shape(programs.init, seeds), dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()

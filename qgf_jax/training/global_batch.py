@@ -1,89 +1,95 @@
-"""What a loss needs of the global batch, of which each device holds a part.
+"""A loss of one example, over a global batch of which each device holds a part.
 
-Under `pmap` a loss sees its device's part [B] of the global batch [G]. Noise is drawn for the global
-batch and each device takes its own rows, so an example meets the same noise however many devices there
-are. A number that depends on all examples, such as the mean size of Q, is computed over all devices.
-With one device, and under `jit` with shardings, the part is the whole and each function the plain one.
-
-`train.train_step` names the axis of devices while losses are traced; no loss knows it.
+Under `pmap` a device sees B of the G examples of the global batch. Random numbers are drawn for the
+global batch and each device takes its own rows, so an example meets the same noise however many devices
+there are. A loss that depends on the whole batch gets it gathered from all devices. With one device, and
+under `jit` with shardings, the part is the whole. No loss knows devices.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Generator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from qgf_jax.types import Array, Metrics
-
-_AXIS: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis of devices", default=None)
-
-
-@contextlib.contextmanager
-def divided_over(axis_name: str | None) -> Generator[None]:
-    """Batches that are traced inside are parts of a global batch over this axis; None: the whole."""
-    token = _AXIS.set(axis_name)
-    try:
-        yield
-    finally:
-        _AXIS.reset(token)
+from qgf_jax.core import checks
+from qgf_jax.core.reductions import for_training
+from qgf_jax.types import Array, Batch, Loss, Metrics, Params, Summary
 
 
-def own_rows(whole: Array) -> Array:
-    """This device's rows [B, …] of `whole` [G, …]."""
-    axis = _AXIS.get()
-    if axis is None:
-        return whole
-    size = len(whole) // jax.lax.axis_size(axis)
-    return jax.lax.dynamic_slice_in_dim(whole, size * jax.lax.axis_index(axis), size)
+def batch_loss(
+    loss: Loss,
+    params: Params,
+    target_params: Params,
+    batch: Batch,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+    name: str = "a group",
+) -> tuple[Array, Metrics]:
+    """The mean [] of `loss` over this device's part of a batch, and metrics of the global batch.
+
+    The mean over the axis of devices of losses and of their gradients is that of the global batch.
+    `name` is the parameter group's, for messages. Raises `UserError` for a loss or a draw of the wrong
+    shape, and for a batch whose fields differ in length.
+    """
+    x, size = loss.view(batch), checks.batch_size(batch)
+    total = size * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+    drawn = loss.draw(key, total, shapes)
+    for numbers in jax.tree.leaves(drawn):
+        checks.shape(f"what the loss of {name} draws", numbers, (total, ...))
+
+    def example(x: Batch, noise: Any) -> Any:
+        result = loss.example(params, target_params, x, noise)
+        if loss.combine is None:
+            checks.number(f"the loss of {name} for one example", result[0])
+        return result
+
+    with for_training():
+        results = jax.vmap(example)(x, _own_rows(drawn, size, axis_name))
+        if loss.combine is not None:
+            rows = _own_rows(jnp.arange(total), size, axis_name)
+            results = loss.combine(results, _gather(results, axis_name), rows)
+            checks.shape(f"the combined losses of {name}", results[0], (size,))
+    losses, metrics = results
+    losses = x.weight * losses if loss.weighted else losses
+    return losses.mean(), _averages(metrics, axis_name)
 
 
-def draw(sampler: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]) -> Array:
-    """This device's rows, of `shape` [B, …], of `sampler(shape of the global batch [G, …])`.
+def _own_rows(whole: Any, size: int, axis_name: str | None) -> Any:
+    """This device's rows, a tree of [B, …], of a tree of [G, …].
 
     With partitionable Threefry, JAX's default since 0.5, each number of a draw is a function of its
     place, so a compiler may leave out the numbers that other devices keep.
     """
-    axis = _AXIS.get()
-    devices = 1 if axis is None else jax.lax.axis_size(axis)
-    return own_rows(sampler((devices * shape[0], *shape[1:])))
+    if axis_name is None:
+        return whole
+    start = size * jax.lax.axis_index(axis_name)
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), whole)
 
 
-def normal(key: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise of `shape` [B, …]."""
-    return draw(lambda whole: jax.random.normal(key, whole), shape)
-
-
-def randint(key: Array, shape: tuple[int, ...], least: int, end: int) -> Array:
-    """Integers from `least` to `end` - 1 of `shape` [B, …]."""
-    return draw(lambda whole: jax.random.randint(key, whole, least, end), shape)
-
-
-def split(key: Array, size: int) -> Array:
-    """Keys [B], one for each of this device's `size` = B examples."""
-    return draw(lambda whole: jax.random.split(key, whole[0]), (size,))
-
-
-def mean(x: Array) -> Array:
-    """The mean [] of `x` [B, …] over the global batch."""
-    axis = _AXIS.get()
-    return x.mean() if axis is None else jax.lax.pmean(x.mean(), axis)
-
-
-def gather(x: Array) -> Array:
-    """The rows [G, …] of all devices, in the order of the global batch, of `x` [B, …].
+def _gather(mine: Any, axis_name: str | None) -> Any:
+    """The rows [G, …] of all devices, in the order of the global batch, of a tree of [B, …].
 
     The gradient of a row is the sum of what the losses of all devices send back. `train_step` then
     averages gradients over devices, once.
     """
-    axis = _AXIS.get()
-    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+    if axis_name is None:
+        return mine
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), mine)
 
 
-def summary(name: str, x: Array) -> Metrics:
-    """Mean, least and largest number of `x` over the global batch, as metrics."""
-    average, least, largest, axis = mean(x), x.min(), x.max(), _AXIS.get()
-    if axis is not None:  # JAX has no derivative of pmin and pmax, and a metric needs none
-        least = jax.lax.pmin(jax.lax.stop_gradient(least), axis)
-        largest = jax.lax.pmax(jax.lax.stop_gradient(largest), axis)
-    return {f"{name}_mean": average, f"{name}_min": least, f"{name}_max": largest}
+def _averages(metrics: Metrics, axis_name: str | None) -> Metrics:
+    """Means over the examples; of a `Summary` least and largest too, over all devices."""
+    averages: Metrics = {}
+    for name, metric in metrics.items():
+        if not isinstance(metric, Summary):
+            averages[name] = metric.mean()
+            continue
+        averages[f"{name}_mean"] = metric.numbers.mean()
+        least, largest = metric.numbers.min(), metric.numbers.max()
+        if axis_name is not None:  # JAX has no derivative of pmin and pmax, and a metric needs none
+            least = jax.lax.pmin(jax.lax.stop_gradient(least), axis_name)
+            largest = jax.lax.pmax(jax.lax.stop_gradient(largest), axis_name)
+        averages |= {f"{name}_min": least, f"{name}_max": largest}
+    return averages

@@ -29,7 +29,8 @@ from qgf_jax.runtime import backend
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import parallel
 from qgf_jax.training.parallel import DeviceLayout
-from qgf_jax.training.step import MOST_SKIPPED, Trainer, TrainState, seeds_of
+from qgf_jax.training.programs import Trainer
+from qgf_jax.training.state import MOST_SKIPPED, TrainState, seeds_of
 from qgf_jax.types import Metrics, Spec
 
 

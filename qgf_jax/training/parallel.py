@@ -28,8 +28,9 @@ from qgf_jax.data.stream import memory
 from qgf_jax.errors import UserError
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runtime import backend
-from qgf_jax.training import step as train
-from qgf_jax.training.step import Trainer, TrainState
+from qgf_jax.training import programs
+from qgf_jax.training.programs import Trainer
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Batch, Learner, Metrics, Spec
 
 FORMS = ("pmap", "jit")
@@ -340,21 +341,21 @@ def make_trainer(
     `init` and `evaluate` are of one device: they take and give what `replicate` takes and `local`
     gives.
     """
-    alone = train.make_trainer(learner, config, spec, blocks=blocks)
+    alone = programs.make_trainer(learner, config, spec, blocks=blocks)
     if spread.count == 1:
         return alone
-    programs = functools.partial(
-        train.make_programs, learner, config, spec, blocks=blocks, shards=spread.count
+    make = functools.partial(
+        programs.make_programs, learner, config, spec, blocks=blocks, shards=spread.count
     )
     form = {"pmap": _pmapped, "jit": _jitted}[spread.form]
-    return alone._replace(run=form(spread, programs))
+    return alone._replace(run=form(spread, make))
 
 
 def _pmapped(
-    spread: DeviceLayout, programs: Callable[..., Trainer]
+    spread: DeviceLayout, make: Callable[..., Trainer]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     return jax.pmap(
-        programs(axis_name=_AXIS).run,
+        make(axis_name=_AXIS).run,
         axis_name=_AXIS,
         # None is replicated: no axis of devices is ever seen.
         in_axes=(None, 0, None),
@@ -366,7 +367,7 @@ def _pmapped(
 
 
 def _jitted(
-    spread: DeviceLayout, programs: Callable[..., Trainer]
+    spread: DeviceLayout, make: Callable[..., Trainer]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     split, replicated = spread._sharding(_AXIS), spread._sharding()
 
@@ -374,7 +375,7 @@ def _jitted(
         return jax.lax.with_sharding_constraint(batch, split)
 
     return jax.jit(
-        programs(constrain=constrain).run,
+        make(constrain=constrain).run,
         out_shardings=(replicated, replicated),
         donate_argnums=0,
         static_argnums=2,

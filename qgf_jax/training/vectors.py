@@ -1,6 +1,6 @@
 """A training state whose parameter groups are vectors, for devices that launch each operation.
 
-The optimiser, the slow copies and the check of gradients work number by number. Over one vector a
+The optimiser, the target copies and the check of gradients work number by number. Over one vector a
 group they are a few kernels; over the leaves of a tree they are some for each layer.
 """
 
@@ -11,14 +11,14 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
-from qgf_jax.types import Array, Loss, Metrics, Params
+from qgf_jax.types import Array, Params
 
 
 class Packed(NamedTuple):
     """A state of vectors, and the ways back."""
 
     state: Any
-    """A `TrainState`: each parameter group, slow copy and moment is one vector [N]"""
+    """A `TrainState`: each parameter group, target copy and moment is one vector [N]"""
     trees: Callable[[Params], Params]
     """groups as vectors -> the same groups as trees; its transpose is one concatenation a group"""
     unpack: Callable[[Any], Any]
@@ -53,10 +53,6 @@ def pack(state: Any, tx: optax.GradientTransformation) -> Packed:
     return Packed(packed, trees, unpack)
 
 
-def on_vectors(loss: Loss, trees: Callable[[Params], Params]) -> Loss:
-    """`loss` for groups that are vectors."""
-
-    def packed(params: Params, target: Params, batch: Any, key: Array) -> tuple[Array, Metrics]:
-        return loss(trees(params), trees(target), batch, key)
-
-    return packed
+def unpacked(state: Any) -> Packed:
+    """`state` as it is."""
+    return Packed(state, lambda groups: groups, lambda state: state)

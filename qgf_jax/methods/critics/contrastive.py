@@ -1,41 +1,45 @@
 """Contrastive reinforcement learning: a critic that tells reached goals from others."""
 
-import jax
-import jax.numpy as jnp
-import optax
+from typing import TYPE_CHECKING
 
-from qgf_jax.core.networks import Networks
-from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.methods.lazy import jnp, optax
+from qgf_jax.methods.parts import critic
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
-def contrastive(nets: Networks, sample: Sample | None = None) -> Learner:
+@critic(
+    provides=("q",),
+    needs=("goals",),
+    sets={"networks.critic_form": "bilinear", "goals.critic": (0.0, 1.0, 0.0)},
+    source="Eysenbach et al., 2022, arXiv 2206.07568",
+)
+def contrastive(nets: "Networks", sample: Sample | None = None) -> Learner:
     """Binary noise-contrastive estimation over the global batch (Eysenbach et al., 2022, Eq. 8).
 
     Q is a logit, phi(state, action) . psi(goal) / sqrt(width), high for the goal of its own row and low
     for those of the other rows. Needs goals that lie ahead in the trajectory and bilinear critics.
     """
-    del sample
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"critic": nets.init_ensemble(key, obs, action)}
 
-    def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target, key
+    def codes(params: Params, target_params: Params, x: Batch, noise: Array) -> tuple[Array, Array]:
+        """phi and psi [E, width]."""
+        return nets.ensemble_codes(params["critic"], x.obs, x.action)
 
-        def member(group: Params) -> Array:
-            phi, psi = jax.vmap(lambda obs, action: nets.critic.apply(group, obs, action, True))(
-                batch.obs, batch.action
-            )
-            goals = global_batch.gather(psi).T
-            product = jnp.matmul(phi, goals, precision=nets.precision)
-            return product / jnp.sqrt(jnp.float32(phi.shape[1]))
+    def combine(
+        mine: tuple[Array, Array], whole: tuple[Array, Array], rows: Array
+    ) -> tuple[Array, Metrics]:
+        phi, psi = mine[0].swapaxes(0, 1), whole[1].swapaxes(0, 1)  # [E, B or G, width]
+        product = jnp.matmul(phi, psi.swapaxes(1, 2), precision=nets.precision)
+        logits = product / jnp.sqrt(jnp.float32(phi.shape[2]))  # [E, B states, G goals]
+        own = jnp.arange(logits.shape[2])[None] == rows[:, None]
+        labels = jnp.broadcast_to(own[None].astype(logits.dtype), logits.shape)
+        loss = optax.sigmoid_binary_cross_entropy(logits, labels)
+        right = logits.argmax(axis=2) == rows[None]
+        return loss.mean(axis=(0, 2)), {"accuracy": right.T}
 
-        logits = jax.vmap(member)(params["critic"])  # [E, B states, G goals of the global batch]
-        goals = logits.shape[2]
-        own = global_batch.own_rows(jnp.eye(goals))
-        loss = optax.sigmoid_binary_cross_entropy(logits, jnp.broadcast_to(own, logits.shape))
-        right = (logits.argmax(axis=2) == global_batch.own_rows(jnp.arange(goals))[None]).mean()
-        return jnp.mean(batch.weight[None, :, None] * loss), {"accuracy": right}
-
-    return Learner(init, {"critic": critic})
+    return Learner(init, {"critic": Loss(codes, combine=combine)})

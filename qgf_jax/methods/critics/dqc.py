@@ -1,36 +1,45 @@
 """Decoupled Q-chunking: values backed up over long chunks, guidance by a critic of short ones."""
 
-import jax
-import jax.numpy as jnp
-import optax
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import OpenFraction
-from qgf_jax.core import losses
-from qgf_jax.core.networks import Networks
-from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.methods.lazy import jax, jnp, losses, optax
+from qgf_jax.methods.parts import critic
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample, Summary
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@critic(
+    provides=("q", "target_q"),
+    sets={
+        "networks.critic_output": "sigmoid",
+        "networks.ranking": "online",
+        "goals.negative_reward": False,
+        "goals.critic_geometric": False,
+    },
+    source="Li et al., 2025, arXiv 2512.10926; Zhou et al., 2026, appendix F",
+)
 def dqc(
-    nets: Networks,
+    nets: "Networks",
     sample: Sample | None = None,
     *,
-    kappa_b: OpenFraction = 0.9,
-    kappa_d: OpenFraction = 0.5,
+    kappa_b: Annotated[OpenFraction, "level of V above the target network's Q"] = 0.9,
+    kappa_d: Annotated[OpenFraction, "level of the short chunks' Q among completions"] = 0.5,
 ) -> Learner:
-    """Three networks (Li et al., 2025, arXiv 2512.10926; Zhou et al., 2026, appendix F).
+    """Decoupled Q-chunking: three networks.
 
     `chunk_critic` scores the actions of a whole return, and regresses on reward + discount * V after
     it. `critic`, which acts, scores the policy's chunk, the beginning of those actions: it regresses
     on the `chunk_critic` by the expectile `kappa_d`, so that above 0.5 it is that of a good completion.
-    `value` lies on the upper side of a slow critic by `kappa_b`.
+    `value` lies on the upper side of a target network by `kappa_b`.
 
     With networks.critic_output=sigmoid it has the form of Li et al.'s published settings: the networks
-    give logits, the losses are cross-entropies, and V takes a quantile of the slow `critic`'s logit.
-    With linear, that of Zhou et al.'s Eqs. 13 to 15: squared errors, and V takes an expectile of the
-    slow `chunk_critic`.
+    give logits, the losses are cross-entropies, and V takes a quantile of the logit of `critic`'s target
+    network. With linear, that of Zhou et al.'s Eqs. 13 to 15: squared errors, and V takes an expectile
+    of the target network of `chunk_critic`.
     """
-    del sample
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         keys = jax.random.split(key, 3)
@@ -41,45 +50,48 @@ def dqc(
             "value": nets.value.init(keys[2], obs),
         }
 
-    def cost(output: Array, goal: Array) -> Array:
-        """Of a network's `output` against the value `goal`."""
+    def cost(output: Array, value: Array) -> Array:
+        """What a network's `output` costs where it should mean `value`."""
         if nets.bounded:
-            return optax.sigmoid_binary_cross_entropy(output, goal)
-        return (output - goal) ** 2
+            return optax.sigmoid_binary_cross_entropy(output, value)
+        return (output - value) ** 2
 
-    def chunk_critic(
-        params: Params, target: Params, batch: Batch, key: Array
+    def chunk_critic_loss(
+        params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
-        del target, key
-        v_next = jax.vmap(lambda obs: nets.value.apply(params["value"], obs))(batch.next_obs)
-        goal = batch.reward + batch.discount * nets.to_value(v_next)
-        goal = jnp.clip(goal, 0.0, 1.0) if nets.bounded else goal
-        output = nets.ensemble_logits(params["chunk_critic"], batch.obs, batch.long_action)
-        loss = jnp.mean(batch.weight[None] * cost(output, goal[None]))
-        q = nets.to_value(output)
-        return loss, global_batch.summary("q", q)
+        v_next = nets.to_value(nets.value.apply(params["value"], x.next_obs))
+        td_target = x.reward + x.discount * v_next
+        td_target = jnp.clip(td_target, 0.0, 1.0) if nets.bounded else td_target
+        output = nets.ensemble_logits(params["chunk_critic"], x.obs, x.long_action)
+        return jnp.mean(cost(output, td_target[None])), {"q": Summary(nets.to_value(output))}
 
-    def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target, key
-        goal = nets.apply_ensemble(params["chunk_critic"], batch.obs, batch.long_action)
-        output = nets.ensemble_logits(params["critic"], batch.obs, batch.action)
+    def critic_loss(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        long_q = nets.apply_ensemble(params["chunk_critic"], x.obs, x.long_action)
+        output = nets.ensemble_logits(params["critic"], x.obs, x.action)
         q = nets.to_value(output)
-        side = losses.expectile_weight(goal - q, kappa_d)
-        return jnp.mean(batch.weight[None] * side * cost(output, goal)), {"q_mean": q.mean()}
+        weight = losses.expectile_weight(long_q - q, kappa_d)
+        return jnp.mean(weight * cost(output, long_q)), {"q_mean": q}
 
-    def value(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del key
-        output = jax.vmap(lambda obs: nets.value.apply(params["value"], obs))(batch.obs)
+    def value_loss(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        output = nets.value.apply(params["value"], x.obs)
         if nets.bounded:
-            q = nets.aggregate(nets.apply_ensemble(target["critic"], batch.obs, batch.action))
+            q = nets.aggregate(nets.apply_ensemble(target_params["critic"], x.obs, x.action))
             error = jax.scipy.special.logit(jnp.clip(q, 1e-6, 1.0 - 1e-6)) - output
             loss = losses.expectile_weight(error, kappa_b) * jnp.abs(error)
         else:
-            members = target["chunk_critic"]
-            q = nets.aggregate(nets.apply_ensemble(members, batch.obs, batch.long_action))
+            members = target_params["chunk_critic"]
+            q = nets.aggregate(nets.apply_ensemble(members, x.obs, x.long_action))
             loss = losses.expectile(q - output, kappa_b)
-        return jnp.mean(batch.weight * loss), {"v_mean": nets.to_value(output).mean()}
+        return loss, {"v_mean": nets.to_value(output)}
 
+    all_losses = {
+        "chunk_critic": Loss(chunk_critic_loss),
+        "critic": Loss(critic_loss),
+        "value": Loss(value_loss),
+    }
     targets = ("critic",) if nets.bounded else ("critic", "chunk_critic")
-    all_losses = {"chunk_critic": chunk_critic, "critic": critic, "value": value}
     return Learner(init, all_losses, targets=targets)

@@ -1,23 +1,32 @@
 """Implicit Q-learning on chunks."""
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import OpenFraction
-from qgf_jax.core import losses
-from qgf_jax.core.networks import Networks
-from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params, Sample
+from qgf_jax.methods.lazy import jax, jnp, losses
+from qgf_jax.methods.parts import critic
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params, Sample, Summary
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
-def iql(nets: Networks, sample: Sample | None = None, *, expectile: OpenFraction = 0.9) -> Learner:
-    """Implicit Q-learning on chunks (Kostrikov et al., 2022; Zhou et al., 2026, Eqs. 11 and 12).
+@critic(
+    provides=("q", "target_q", "returns", "v"),
+    source="Kostrikov et al., 2022, arXiv 2110.06169; Zhou et al., 2026, Eqs. 11 and 12",
+)
+def iql(
+    nets: "Networks",
+    sample: Sample | None = None,
+    *,
+    expectile: Annotated[OpenFraction, "level of the expectile of Q that V regresses on"] = 0.9,
+) -> Learner:
+    """Implicit Q-learning on chunks.
 
     Q regresses on reward + discount * V(next_obs), each member by itself; V on the upper expectile
-    of the slow Q. No action outside the data is ever scored. Chunks that run over the end of a
-    trajectory weigh 0 and stay in the denominator.
+    of the target network's Q. No action outside the data is ever scored. Chunks that run over the end
+    of a trajectory weigh 0 and stay in the denominator.
     """
-    del sample
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         critic_key, value_key = jax.random.split(key)
@@ -26,20 +35,20 @@ def iql(nets: Networks, sample: Sample | None = None, *, expectile: OpenFraction
             "value": nets.value.init(value_key, obs),
         }
 
-    def critic(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target, key
+    def critic_loss(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        td_target = x.reward + x.discount * nets.value.apply(params["value"], x.next_obs)
+        q = nets.apply_ensemble(params["critic"], x.obs, x.action)
+        return jnp.mean((q - td_target) ** 2), {"q": Summary(q)}
 
-        v_next = jax.vmap(lambda obs: nets.value.apply(params["value"], obs))(batch.next_obs)
-        q = nets.apply_ensemble(params["critic"], batch.obs, batch.action)
-        goal = batch.reward + batch.discount * v_next
-        loss = jnp.mean(batch.weight[None] * (q - goal[None]) ** 2)
-        return loss, global_batch.summary("q", q)
+    def value_loss(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        q = nets.aggregate(nets.apply_ensemble(target_params["critic"], x.obs, x.action))
+        v = nets.value.apply(params["value"], x.obs)
+        return losses.expectile(q - v, expectile), {"v_mean": v}
 
-    def value(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del key
-
-        q = nets.aggregate(nets.apply_ensemble(target["critic"], batch.obs, batch.action))
-        v = jax.vmap(lambda obs: nets.value.apply(params["value"], obs))(batch.obs)
-        return jnp.mean(batch.weight * losses.expectile(q - v, expectile)), {"v_mean": v.mean()}
-
-    return Learner(init, {"critic": critic, "value": value}, targets=("critic",))
+    return Learner(
+        init, {"critic": Loss(critic_loss), "value": Loss(value_loss)}, targets=("critic",)
+    )

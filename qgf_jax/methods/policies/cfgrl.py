@@ -1,44 +1,49 @@
 """Classifier-free guidance: one flow for all actions and one for the better than average."""
 
-import jax
-import jax.numpy as jnp
+import functools
+from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Finite, Index, Positive
-from qgf_jax.core import losses
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import draw, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.bounds import Finite, Positive
+from qgf_jax.methods.lazy import jnp, losses
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@policy(
+    provides=("labelled_flow",),
+    needs=("target_q", "v"),
+    source="Frans et al., 2025, arXiv 2505.23458",
+)
 def cfgrl(
-    nets: Networks,
+    nets: "Networks",
     *,
-    threshold: Finite = 0.0,
-    unconditional: Positive = 0.1,
-    time_grid: Index = 0,
-    weighted: bool = True,
+    threshold: Annotated[Finite, "advantage above which an action is a better one"] = 0.0,
+    unconditional: Annotated[Positive, "factor of the loss over all actions"] = 0.1,
+    time_grid: TimeGrid = 0,
+    weighted: Weighted = True,
 ) -> Learner:
-    """Flow matching with label 1 where Q(s, a) - V(s) > `threshold`, and with label 0 everywhere.
-
-    Frans et al., 2025; the second loss counts `unconditional`. Needs a critic with a value.
-    """
+    """Flow matching with label 1 where Q(s, a) - V(s) > `threshold`, and with label 0 everywhere."""
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"actor": nets.labelled.init(key, obs, action, action[0], jnp.int32(0))}
 
-    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        def one(x: Batch, noise: Array, t: Array) -> tuple[Array, Array]:
-            def matched(label: int) -> Array:
-                def velocity(action: Array, t: Array) -> Array:
-                    return nets.labelled.apply(params["actor"], x.obs, action, t, jnp.int32(label))
+    def actor(
+        params: Params, target_params: Params, x: Batch, noise: tuple[Array, Array]
+    ) -> tuple[Array, Metrics]:
+        def matched(label: int) -> Array:
+            def velocity(action: Array, t: Array) -> Array:
+                return nets.labelled.apply(params["actor"], x.obs, action, t, jnp.int32(label))
 
-                return losses.flow_matching(velocity, x.action, noise, t)
+            return losses.flow_matching(velocity, x.action, *noise)
 
-            value = nets.value.apply(params["value"], x.obs)
-            better = nets.q_of(target["critic"], x.obs)(x.action) - value > threshold
-            return jnp.where(better, matched(1), 0.0) + unconditional * matched(0), better
+        value = nets.value.apply(params["value"], x.obs)
+        better = nets.q_of(target_params["critic"], x.obs)(x.action) - value > threshold
+        loss = jnp.where(better, matched(1), 0.0) + unconditional * matched(0)
+        return loss, {"better": better}
 
-        loss, better = jax.vmap(one)(batch, *draw(batch, key, time_grid))
-        return mean(loss, batch, weighted), {"better": better.mean()}
-
-    return Learner(init, {"actor": actor})
+    draw = functools.partial(noise_and_time, time_grid=time_grid)
+    return Learner(init, {"actor": Loss(actor, draw, weighted)})

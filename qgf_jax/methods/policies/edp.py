@@ -1,35 +1,49 @@
 """Efficient diffusion policy, for flows: ascend Q at the one-step endpoint while training."""
 
-import jax
-import jax.numpy as jnp
+import functools
+from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Index, NonNegative
-from qgf_jax.core import flow
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import draw, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.bounds import NonNegative
+from qgf_jax.methods.lazy import flow, jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@policy(
+    provides=("actor_flow",),
+    needs=("target_q", "returns"),
+    source="Kang et al., 2023, arXiv 2305.20081",
+)
 def edp(
-    nets: Networks, *, bc_weight: NonNegative = 100.0, time_grid: Index = 0, weighted: bool = True
+    nets: "Networks",
+    *,
+    bc_weight: Annotated[
+        NonNegative, "factor of the loss of behavioural cloning, in units of Q"
+    ] = 100.0,
+    time_grid: TimeGrid = 0,
+    weighted: Weighted = True,
 ) -> Learner:
     """`bc_weight` * flow matching - Q(endpoint), the clip of the endpoint differentiated.
 
-    Kang et al., 2023, as Zhou et al., 2026, do it for flows. `bc_weight` has the units of Q.
+    As Zhou et al., 2026, do it for flows.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
-    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        def one(x: Batch, noise: Array, t: Array) -> tuple[Array, Array]:
-            a_t, goal = flow.interpolate(noise, x.action, t)
-            v = nets.velocity(params["actor"], x.obs)(a_t, t)
-            q = nets.q_of(target["critic"], x.obs)(flow.endpoint(a_t, t, v))
-            return jnp.mean((v - goal) ** 2), q
+    def actor(
+        params: Params, target_params: Params, x: Batch, drawn: tuple[Array, Array]
+    ) -> tuple[Array, Metrics]:
+        noise, t = drawn
+        a_t, direction = flow.interpolate(noise, x.action, t)
+        v = nets.velocity(params["actor"], x.obs)(a_t, t)
+        q = nets.q_of(target_params["critic"], x.obs)(flow.endpoint(a_t, t, v))
+        bc = jnp.mean((v - direction) ** 2)
+        return bc_weight * bc - q, {"bc_loss": x.weight * bc, "q": q}
 
-        bc, q = jax.vmap(one)(batch, *draw(batch, key, time_grid))
-        loss = mean(bc_weight * bc - q, batch, weighted)
-        return loss, {"bc_loss": mean(bc, batch), "q": q.mean()}
-
-    return Learner(init, {"actor": actor})
+    draw = functools.partial(noise_and_time, time_grid=time_grid)
+    return Learner(init, {"actor": Loss(actor, draw, weighted)})

@@ -1,25 +1,34 @@
 """FAWAC: a flow policy cloned from the data, the better actions weighing more."""
 
-import jax
-import jax.numpy as jnp
+import functools
+from typing import TYPE_CHECKING
 
-from qgf_jax.bounds import Index, NonNegative, Positive
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import flow_matching, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import TimeGrid, flow_matching, noise_and_time
+from qgf_jax.methods.policies.gaussians import InverseTemperature, MaxWeight, advantage_weight
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@policy(
+    provides=("actor_flow",),
+    needs=("q", "target_q", "returns"),
+    source="Park et al., 2025, arXiv 2502.02538",
+)
 def fawac(
-    nets: Networks,
+    nets: "Networks",
     *,
-    inverse_temperature: NonNegative = 10.0,
-    max_weight: Positive = 100.0,
-    time_grid: Index = 0,
+    inverse_temperature: InverseTemperature = 10.0,
+    max_weight: MaxWeight = 100.0,
+    time_grid: TimeGrid = 0,
 ) -> Learner:
     """Flow matching weighted by exp(inverse_temperature * (Q - V)), at most `max_weight`.
 
-    The advantage-weighted actor-critic (Nair et al., 2020) of flows, as in Park et al., 2025. V, the
-    group "baseline", is the mean of the slow critic over the data's own actions.
+    The advantage-weighted actor-critic (Nair et al., 2020) of flows. V, the group "baseline", is the
+    mean of the target network's members over the data's own actions.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
@@ -29,25 +38,20 @@ def fawac(
             "baseline": nets.value.init(baseline_key, obs),
         }
 
-    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target
+    def actor(
+        params: Params, target_params: Params, x: Batch, noise: tuple[Array, Array]
+    ) -> tuple[Array, Metrics]:
+        q = nets.mean_q(params["critic"], x.obs)(x.action)
+        advantage = q - nets.value.apply(params["baseline"], x.obs)
+        weight = advantage_weight(advantage, inverse_temperature, max_weight)
+        loss = flow_matching(nets, params["actor"], x, *noise)
+        return weight * loss, {"weight_mean": weight}
 
-        def weight(x: Batch) -> Array:
-            q = nets.mean_q(params["critic"], x.obs)(x.action)
-            advantage = q - nets.value.apply(params["baseline"], x.obs)
-            return jnp.minimum(jnp.exp(inverse_temperature * advantage), max_weight)
+    def baseline(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        q = nets.apply_ensemble(target_params["critic"], x.obs, x.action)
+        return jnp.mean((q - nets.value.apply(params["baseline"], x.obs)) ** 2), {}
 
-        weights = jax.vmap(weight)(batch)
-        loss = flow_matching(nets, params["actor"], batch, key, time_grid)
-        return mean(weights * loss, batch), {"weight_mean": weights.mean()}
-
-    def baseline(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del key
-
-        def one(x: Batch) -> Array:
-            q = nets.apply_ensemble(target["critic"], x.obs, x.action)
-            return jnp.mean((q - nets.value.apply(params["baseline"], x.obs)) ** 2)
-
-        return mean(jax.vmap(one)(batch), batch), {}
-
-    return Learner(init, {"actor": actor, "baseline": baseline})
+    draw = functools.partial(noise_and_time, time_grid=time_grid)
+    return Learner(init, {"actor": Loss(actor, draw), "baseline": Loss(baseline)})

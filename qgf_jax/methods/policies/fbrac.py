@@ -1,39 +1,53 @@
-"""FBRAC: a flow policy that is cloned and pushed up the critic, through all of its steps."""
+"""FBRAC: a flow policy that is cloned and trained to maximise Q, through all of its steps."""
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Count, Index, NonNegative
-from qgf_jax.core import flow
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import flow_matching, mean
-from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.bounds import NonNegative
+from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import (
+    NumSteps,
+    TimeGrid,
+    flow_matching,
+    noise_and_time,
+    noise_of_action,
+)
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@policy(
+    provides=("actor_flow",), needs=("q", "returns"), source="Park et al., 2025, arXiv 2502.02538"
+)
 def fbrac(
-    nets: Networks, *, alpha: NonNegative = 100.0, time_grid: Index = 0, num_steps: Count = 10
+    nets: "Networks",
+    *,
+    alpha: Annotated[NonNegative, "what Q is divided by, in units of Q"] = 100.0,
+    time_grid: TimeGrid = 0,
+    num_steps: NumSteps = 10,
 ) -> Learner:
     """Flow matching - Q(end of the flow) / `alpha`, differentiated through the whole flow.
 
-    The behaviour-regularised actor-critic (Wu et al., 2019) of flows, as in Park et al., 2025.
+    The behaviour-regularised actor-critic (Wu et al., 2019) of flows.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
-    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target
-        match_key, noise_key = jax.random.split(key)
-        noise = global_batch.normal(noise_key, batch.action.shape)
+    def draw(key: Array, size: int, x: Batch) -> tuple[tuple[Array, Array], Array]:
+        match_key, start_key = jax.random.split(key)
+        return noise_and_time(match_key, size, x, time_grid), noise_of_action(start_key, size, x)
 
-        def value_of_end(x: Batch, noise: Array) -> Array:
-            velocity = nets.velocity(params["actor"], x.obs)
-            end = flow.integrate(velocity, noise, num_steps=num_steps)
-            return nets.mean_q(params["critic"], x.obs)(jnp.clip(end, -1.0, 1.0))
+    def actor(
+        params: Params, target_params: Params, x: Batch, drawn: tuple[tuple[Array, Array], Array]
+    ) -> tuple[Array, Metrics]:
+        matched_at, start = drawn
+        velocity = nets.velocity(params["actor"], x.obs)
+        end = jnp.clip(flow.integrate(velocity, start, num_steps=num_steps), -1.0, 1.0)
+        q = nets.mean_q(params["critic"], x.obs)(end)
+        bc = flow_matching(nets, params["actor"], x, *matched_at)
+        return bc - q / alpha, {"bc_loss": x.weight * bc, "q": q}
 
-        q = jax.vmap(value_of_end)(batch, noise)
-        bc = flow_matching(nets, params["actor"], batch, match_key, time_grid)
-        return mean(bc - q / alpha, batch), {"bc_loss": mean(bc, batch), "q": q.mean()}
-
-    return Learner(init, {"actor": actor})
+    return Learner(init, {"actor": Loss(actor, draw)})

@@ -1,25 +1,30 @@
 """The reference policy: behavioural cloning by flow matching."""
 
-from qgf_jax.bounds import Index
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import flow_matching, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+import functools
+from typing import TYPE_CHECKING
+
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, flow_matching, noise_and_time
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
-def flow_bc(nets: Networks, *, time_grid: Index = 0, weighted: bool = True) -> Learner:
-    """Conditional flow matching on the data's action chunks (Zhou et al., 2026, Eq. 2).
+@policy(provides=("flow",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 2")
+def flow_bc(nets: "Networks", *, time_grid: TimeGrid = 0, weighted: Weighted = True) -> Learner:
+    """Behavioural cloning by conditional flow matching on the data's action chunks.
 
-    `time_grid`: 0 draws t uniformly from [0, 1); N from {0, 1/N, …, 1}, as the public code does.
-    `weighted`: leave out chunks that are spliced from two trajectories; the public code keeps them.
+    The public code draws t from a grid and keeps chunks that are spliced from two trajectories.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"policy": nets.policy.init(key, obs, action, action[0])}
 
-    def policy(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target
-        return mean(
-            flow_matching(nets, params["policy"], batch, key, time_grid), batch, weighted
-        ), {}
+    def policy_loss(
+        params: Params, target_params: Params, x: Batch, noise: tuple[Array, Array]
+    ) -> tuple[Array, Metrics]:
+        return flow_matching(nets, params["policy"], x, *noise), {}
 
-    return Learner(init, {"policy": policy})
+    draw = functools.partial(noise_and_time, time_grid=time_grid)
+    return Learner(init, {"policy": Loss(policy_loss, draw, weighted)})

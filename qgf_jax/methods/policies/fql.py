@@ -1,42 +1,56 @@
-"""Flow Q-learning: a one-step actor, distilled from the flow policy and pushed up the critic."""
+"""Flow Q-learning: a one-step actor, distilled from the flow policy and trained to maximise Q."""
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Count, NonNegative
-from qgf_jax.core import flow
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import mean
-from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.bounds import NonNegative
+from qgf_jax.methods.lazy import flow, jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import NumSteps, noise_of_action
+from qgf_jax.methods.policies.gaussians import mean_size
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@policy(
+    provides=("one_step_actor",),
+    needs=("flow", "q", "returns"),
+    source="Park et al., 2025, arXiv 2502.02538; Zhou et al., 2026, Eq. 23",
+)
 def fql(
-    nets: Networks, *, alpha: NonNegative = 300.0, normalize_q: bool = False, num_steps: Count = 10
+    nets: "Networks",
+    *,
+    alpha: Annotated[
+        NonNegative, "factor of the distance to the flow, in units of Q unless Q is normalised"
+    ] = 300.0,
+    normalize_q: Annotated[
+        bool, "whether Q is divided by its mean size over the global batch"
+    ] = False,
+    num_steps: NumSteps = 10,
 ) -> Learner:
     """`alpha` * (actor - end of the flow from the same noise) ** 2 - Q(actor).
 
-    Park et al., 2025 (FQL); Zhou et al., 2026, Eq. 23. Q is the mean over the online critic;
-    `normalize_q` divides it by its mean size, so that `alpha` has no units.
+    Q is the mean over the online critic.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"actor": nets.one_step.init(key, obs, action, action[0])}
 
-    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        del target
-        noise = global_batch.normal(key, batch.action.shape)
+    def distance_and_q(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Array]:
+        velocity = nets.velocity(params["policy"], x.obs)
+        end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+        action = nets.one_step.apply(params["actor"], x.obs, noise, noise[0])
+        q = nets.mean_q(params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+        return jnp.mean((action - end) ** 2), q
 
-        def one(x: Batch, noise: Array) -> tuple[Array, Array]:
-            velocity = nets.velocity(params["policy"], x.obs)
-            end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
-            action = nets.one_step.apply(params["actor"], x.obs, noise, noise[0])
-            q = nets.mean_q(params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
-            return jnp.mean((action - end) ** 2), q
+    def combine(
+        mine: tuple[Array, Array], whole: tuple[Array, Array], rows: Array
+    ) -> tuple[Array, Metrics]:
+        distance, q = mine
+        size = mean_size(whole[1]) if normalize_q else 1.0
+        return alpha * distance - q / size, {"distance": distance, "q": q}
 
-        distance, q = jax.vmap(one)(batch, noise)
-        size = jax.lax.stop_gradient(global_batch.mean(jnp.abs(q))) if normalize_q else 1.0
-        loss = mean(alpha * distance - q / size, batch)
-        return loss, {"distance": distance.mean(), "q": q.mean()}
-
-    return Learner(init, {"actor": actor})
+    return Learner(init, {"actor": Loss(distance_and_q, noise_of_action, combine=combine)})

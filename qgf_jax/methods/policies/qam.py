@@ -1,59 +1,63 @@
 """Q-learning with adjoint matching: a second flow, tilted by the critic's gradient."""
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Count, NonNegative
-from qgf_jax.core.adjoint import lean_adjoint, memoryless_path, memoryless_scale
-from qgf_jax.core.networks import Networks
-from qgf_jax.methods.policies.matching import mean
-from qgf_jax.training import global_batch
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.bounds import NonNegative
+from qgf_jax.methods.lazy import adjoint, jax, jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import NumSteps
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
+@policy(
+    provides=("actor_flow",),
+    needs=("flow", "target_q", "returns"),
+    source="Li et al., 2026, arXiv 2601.14234; Zhou et al., 2026, Eqs. 24 and 25",
+)
 def qam(
-    nets: Networks,
+    nets: "Networks",
     *,
-    inverse_temperature: NonNegative = 1.0,
-    adjoint_ahead: bool = False,
-    adjoint_weighted: bool = True,
-    num_steps: Count = 10,
+    inverse_temperature: Annotated[
+        NonNegative, "factor of Q in the tilt, one over a temperature in units of Q"
+    ] = 1.0,
+    adjoint_ahead: Annotated[
+        bool, "whether the adjoint's base drift is taken one step ahead, as in the public code"
+    ] = False,
+    adjoint_weighted: Annotated[
+        bool, "whether chunks that are spliced from two trajectories count as 0"
+    ] = True,
+    num_steps: NumSteps = 10,
 ) -> Learner:
-    """A flow whose ends follow policy * exp(inverse_temperature * Q) (Li and Levine, 2026).
+    """A flow whose ends follow policy * exp(inverse_temperature * Q).
 
-    Zhou et al., 2026, Eqs. 24 and 25. The base is the slow copy of the flow policy, the critic the
-    mean of its slow members. `adjoint_ahead` evaluates the base drift of the adjoint one step ahead
-    of the path, as the public code does; in a consistent discretisation both are the same.
-    `adjoint_weighted`: leave out chunks that are spliced from two trajectories.
+    The base is the target copy of the flow policy, the critic the mean of its target network's
+    members. In a consistent discretisation the base drift ahead of the path and on it are the same.
     """
     h = 1.0 / num_steps
 
     def init(key: Array, obs: Array, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
-    def actor(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        frozen = jax.lax.stop_gradient(params["actor"])
+    def actor(params: Params, target_params: Params, x: Batch, key: Array) -> tuple[Array, Metrics]:
         times = jnp.arange(num_steps) / num_steps
-        scale = memoryless_scale(times, h)[:, None]
+        scale = adjoint.memoryless_scale(times, h)[:, None]
+        frozen = nets.velocity(jax.lax.stop_gradient(params["actor"]), x.obs)
+        base = nets.velocity(target_params["policy"], x.obs)
+        path, end = adjoint.memoryless_path(frozen, base, key, nets.chunk_dim, num_steps=num_steps)
 
-        def one(x: Batch, key: Array) -> Array:
-            fast = nets.velocity(frozen, x.obs)
-            slow = nets.velocity(target["policy"], x.obs)
-            path, end = memoryless_path(fast, slow, key, nets.chunk_dim, num_steps=num_steps)
+        def q(action: Array) -> Array:
+            return nets.mean_q(target_params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
 
-            def q(action: Array) -> Array:
-                return nets.mean_q(target["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+        def drift(a_t: Array, t: Array) -> Array:
+            return 2.0 * base(a_t, t + h if adjoint_ahead else t) - a_t / (t + h)
 
-            def drift(x: Array, t: Array) -> Array:
-                return 2.0 * slow(x, t + h if adjoint_ahead else t) - x / (t + h)
+        final = -inverse_temperature * jax.grad(q)(end)
+        pulled = adjoint.lean_adjoint(drift, path, final, num_steps=num_steps)
+        learned = nets.velocity(params["actor"], x.obs)
+        tilt = jax.vmap(learned)(path, times) - jax.vmap(base)(path, times)
+        return jnp.sum((2.0 / scale * tilt + scale * pulled) ** 2), {}
 
-            final = -inverse_temperature * jax.grad(q)(end)
-            adjoint = lean_adjoint(drift, path, final, num_steps=num_steps)
-            learned = nets.velocity(params["actor"], x.obs)
-            tilt = jax.vmap(learned)(path, times) - jax.vmap(slow)(path, times)
-            return jnp.sum((2.0 / scale * tilt + scale * adjoint) ** 2)
-
-        loss = jax.vmap(one)(batch, global_batch.split(key, len(batch.reward)))
-        return mean(loss, batch, adjoint_weighted), {}
-
-    return Learner(init, {"actor": actor}, targets=("policy",))
+    return Learner(init, {"actor": Loss(actor, weighted=adjoint_weighted)}, targets=("policy",))

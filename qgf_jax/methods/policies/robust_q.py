@@ -1,30 +1,37 @@
 """A critic for actions on their way from noise."""
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING
 
-from qgf_jax.core import flow
-from qgf_jax.core.networks import Networks, sinusoidal
-from qgf_jax.methods.policies.matching import draw, mean
-from qgf_jax.types import Array, Batch, Learner, Metrics, Params
+from qgf_jax.methods.lazy import flow, jnp, networks
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.flow_loss import Weighted, noise_and_time
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 
-def robust_q(nets: Networks, *, weighted: bool = True) -> Learner:
-    """Regresses Q(s, a_t, t) on Q(s, a), the slow critic at the clean action.
+@policy(
+    provides=("noisy_q",),
+    needs=("target_q",),
+    source="Zhou et al., 2026, arXiv 2606.11087, Eq. 20",
+)
+def robust_q(nets: "Networks", *, weighted: Weighted = True) -> Learner:
+    """Regresses Q(s, a_t, t) on Q(s, a), the target network's at the clean action.
 
-    Zhou et al., 2026, Eq. 20. `weighted`: leave out chunks that are spliced from two trajectories,
-    on which the critic was not trained.
+    The critic was not trained on spliced chunks, which `weighted` leaves out.
     """
 
     def init(key: Array, obs: Array, action: Array) -> Params:
-        return {"noisy_critic": nets.noisy_critic.init(key, obs, action, sinusoidal(action[0]))}
+        time = networks.sinusoidal(action[0])
+        return {"noisy_critic": nets.noisy_critic.init(key, obs, action, time)}
 
-    def noisy(params: Params, target: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        def one(x: Batch, noise: Array, t: Array) -> Array:
-            a_t, _ = flow.interpolate(noise, x.action, t)
-            q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, sinusoidal(t))
-            return jnp.square(q - nets.q_of(target["critic"], x.obs)(x.action))
+    def noisy_critic(
+        params: Params, target_params: Params, x: Batch, drawn: tuple[Array, Array]
+    ) -> tuple[Array, Metrics]:
+        noise, t = drawn
+        a_t, _ = flow.interpolate(noise, x.action, t)
+        q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, networks.sinusoidal(t))
+        return jnp.square(q - nets.q_of(target_params["critic"], x.obs)(x.action)), {}
 
-        return mean(jax.vmap(one)(batch, *draw(batch, key, 0)), batch, weighted), {}
-
-    return Learner(init, {"noisy_critic": noisy})
+    return Learner(init, {"noisy_critic": Loss(noisy_critic, noise_and_time, weighted)})

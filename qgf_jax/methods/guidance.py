@@ -1,0 +1,107 @@
+"""Guidance: turns a velocity field into one whose flow ends where Q is high.
+
+Everything here sees one action, with observation and parameters already bound into `velocity` and
+`q`; batch it with `jax.vmap`, so that the gradient of one sample cannot depend on the others. The rules
+are the files of `methods/rules`; each is an attribute of this module too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from qgf_jax.errors import UserError
+from qgf_jax.methods.lazy import flow, jnp
+from qgf_jax.methods.parts import part, parts
+from qgf_jax.methods.rules.endpoints import one_straight_step
+from qgf_jax.types import Array, Critic, Endpoint, Velocity
+
+_TABLES = {"RULES": "rule", "SCHEDULES": "schedule", "UNITS": "unit"}
+
+
+def __getattr__(name: str) -> Any:
+    """`RULES`, `SCHEDULES` and `UNITS`, name -> function, and each rule under its own name.
+
+    They are made when they are asked for, so that those of other packages are among them.
+    """
+    if name in _TABLES:
+        return {key: found.make for key, found in parts(_TABLES[name]).items()}
+    if not name.startswith("_") and name in (rules := parts("rule")):
+        return rules[name].make
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def guide(
+    velocity: Velocity,
+    q: Critic,
+    *,
+    weight: Array | float,
+    rule: str = "one_step",
+    schedule: str = "constant",
+    cap: float = 3.0,
+    endpoint: Endpoint = one_straight_step,
+    precondition: Callable[[Array, Array], Array] | None = None,
+    **options: Any,
+) -> Velocity:
+    """The guided velocity, `velocity + weight * direction`, as a function of (action [D], t []).
+
+    `velocity` and `q` are any JAX callables, for one action; `weight` may be traced, so a sweep
+    over weights is one compilation and one `vmap`. It multiplies the raw gradient and so carries
+    the units of 1 / Q, unless `precondition`, (direction [D], t) -> direction [D], gives it others.
+
+        field = guide(velocity, q, weight=3.0)
+        act = lambda noise: jnp.clip(integrate(field, noise, num_steps=10), -1.0, 1.0)
+        actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
+
+    `rule` and `schedule` are names of parts, those of other packages among them; `cap` bounds the
+    schedule that needs it, and `options` belong to the rule. The endpoint is clipped to [-1, 1]; for
+    actions of another range, or of none, give `functools.partial(flow.endpoint, low=…, high=…)` or
+    `(flow.endpoint, clip=False)`. Where t = 1 is noise, as in openpi and LeRobot, give
+    `lambda a, t: -velocity(a, 1 - t)`.
+
+    Raises `UserError` for a rule or schedule that does not exist. What it returns raises it for a
+    batch of actions, a weight or a value of `q` that is not one number, and a velocity of another
+    shape than the action's.
+    """
+    make, factor = part("rule", rule).make, part("schedule", schedule).make
+    if jnp.ndim(weight):
+        raise UserError(
+            f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
+        )
+    direct = make(_of_one(velocity), _scalar(q), endpoint, **options)
+
+    def guided(action: Array, t: Array) -> Array:
+        v, direction = direct(action, t)
+        if precondition is not None:
+            direction = precondition(direction, t)
+        weight_now = weight * factor(jnp.asarray(t, action.dtype), cap)
+        return v + weight_now * direction
+
+    return guided
+
+
+def _of_one(velocity: Velocity) -> Velocity:
+    """The velocity, for one action and of its shape, else a `UserError`."""
+
+    def checked(action: Array, t: Array) -> Array:
+        if jnp.ndim(action) != 1:
+            raise UserError(
+                f"a guided velocity takes one action [D], not shape {jnp.shape(action)}: "
+                "flatten a chunk, and act on a batch by jax.vmap"
+            )
+        return flow.check_shape(velocity(action, t), action)
+
+    return checked
+
+
+def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:
+    """The critic, if it returns one number, else a `UserError`."""
+
+    def checked(*args: Array) -> Array:
+        value = q(*args)
+        if jnp.shape(value):
+            raise UserError(
+                f"q returned shape {jnp.shape(value)} for one action: it must return one number, such "
+                "as q(action)[0], or the mean of an ensemble"
+            )
+        return value
+
+    return checked

@@ -1,0 +1,42 @@
+"""DDPG+BC: a Gaussian that is cloned and trained to maximise Q."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from qgf_jax.bounds import NonNegative
+from qgf_jax.methods.lazy import jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.gaussians import gaussian_learner, imitation, mean_size
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@policy(
+    provides=("gaussian_actor",),
+    needs=("q",),
+    source="Fujimoto and Gu, 2021, arXiv 2106.06860; OGBench's GCIQL and CRL",
+)
+def ddpg_bc(
+    nets: "Networks",
+    *,
+    alpha: Annotated[NonNegative, "factor of the loss of cloning, against Q over its size"] = 0.3,
+) -> Learner:
+    """- Q of the actor's mean over Q's mean size, + `alpha` times cloning.
+
+    As OGBench's GCIQL and CRL extract their policies; Q is the online critic's.
+    """
+
+    def cloning_and_q(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Array]:
+        action = jnp.clip(nets.gaussian.apply(params["actor"], x.obs)[0], -1.0, 1.0)
+        return imitation(nets, params, x), nets.q_of(params["critic"], x.obs)(action)
+
+    def combine(
+        mine: tuple[Array, Array], whole: tuple[Array, Array], rows: Array
+    ) -> tuple[Array, Metrics]:
+        cloning, q = mine
+        return alpha * cloning - q / (mean_size(whole[1]) + 1e-6), {"cloning": cloning}
+
+    return gaussian_learner(nets, Loss(cloning_and_q, combine=combine))

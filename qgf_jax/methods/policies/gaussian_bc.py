@@ -1,0 +1,22 @@
+"""Behavioural cloning by a Gaussian."""
+
+from typing import TYPE_CHECKING
+
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.gaussians import gaussian_learner, imitation
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@policy(provides=("gaussian_actor",), source="Park et al., 2025, arXiv 2410.20092, OGBench's GCBC")
+def gaussian_bc(nets: "Networks") -> Learner:
+    """Behavioural cloning by a Gaussian of unit variance."""
+
+    def actor(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        return imitation(nets, params, x), {}
+
+    return gaussian_learner(nets, Loss(actor))

@@ -1,0 +1,70 @@
+"""HIQL: two policies that climb one goal-conditioned V, one of subgoals and one of actions."""
+
+from typing import TYPE_CHECKING
+
+from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.gaussians import (
+    InverseTemperature,
+    MaxWeight,
+    advantage_weight,
+    log_density,
+)
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@policy(
+    provides=("levels",),
+    needs=("goal_v", "goal_observations"),
+    source="Park et al., 2023, arXiv 2307.11949, Eqs. 6 and 7",
+)
+def hiql(
+    nets: "Networks",
+    *,
+    low_inverse_temperature: InverseTemperature = 3.0,
+    high_inverse_temperature: InverseTemperature = 3.0,
+    max_weight: MaxWeight = 100.0,
+) -> Learner:
+    """Two policies of one V.
+
+    `high` gives the code of a subgoal on the way to the goal, `low` the action for that code. Both are
+    cloned, weighted by how much V rises: with the subgoal as goal over the chunk, with the goal itself
+    up to the subgoal. Needs goals that are observations, and networks.goal_code > 0.
+    """
+
+    def init(key: Array, obs: Array, action: Array) -> Params:
+        low_key, high_key = jax.random.split(key)
+        code = jnp.zeros(nets.high.width)
+        return {"low": nets.low.init(low_key, obs, code), "high": nets.high.init(high_key, obs)}
+
+    def code(params: Params, obs: Array) -> Array:
+        return nets.goal_value.apply(params["value"], obs, coded=True)
+
+    def value(params: Params, obs: Array) -> Array:
+        return nets.goal_value.apply(params["value"], obs).mean()
+
+    def at(obs: Array, goal: Array) -> Array:
+        """The observation `obs` with another goal."""
+        return obs.at[-nets.spec.goal_dim :].set(goal)
+
+    def low(params: Params, target_params: Params, x: Batch, noise: Array) -> tuple[Array, Metrics]:
+        obs, next_obs = at(x.obs, x.waypoint), at(x.next_obs, x.waypoint)
+        advantage = value(params, next_obs) - value(params, obs)
+        mean, log_std = nets.low.apply(params["low"], obs, code(params, obs))
+        weight = advantage_weight(advantage, low_inverse_temperature, max_weight)
+        return -weight * log_density(x.action, mean, jnp.zeros_like(log_std)), {}
+
+    def high(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        there = jnp.concatenate([x.waypoint_to_goal, x.obs[-nets.spec.goal_dim :]])
+        advantage = value(params, there) - value(params, x.obs)
+        mean, log_std = nets.high.apply(params["high"], x.obs)
+        weight = advantage_weight(advantage, high_inverse_temperature, max_weight)
+        subgoal = code(params, at(x.obs, x.waypoint_to_goal))
+        return -weight * log_density(subgoal, mean, jnp.zeros_like(log_std)), {}
+
+    return Learner(init, {"low": Loss(low), "high": Loss(high)})

@@ -1,0 +1,42 @@
+"""A Gaussian that is cloned where a goal-conditioned V rises."""
+
+from typing import TYPE_CHECKING
+
+from qgf_jax.methods.parts import policy
+from qgf_jax.methods.policies.gaussians import (
+    InverseTemperature,
+    MaxWeight,
+    advantage_weight,
+    gaussian_learner,
+    imitation,
+)
+from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@policy(
+    provides=("gaussian_actor",),
+    needs=("goal_v",),
+    source="Park et al., 2025, arXiv 2410.20092, OGBench's GCIVL",
+)
+def value_awr(
+    nets: "Networks",
+    *,
+    inverse_temperature: InverseTemperature = 10.0,
+    max_weight: MaxWeight = 100.0,
+) -> Learner:
+    """Cloning weighted by exp(inverse_temperature * (V(next_obs) - V(obs)))."""
+
+    def actor(
+        params: Params, target_params: Params, x: Batch, noise: Array
+    ) -> tuple[Array, Metrics]:
+        def value(obs: Array) -> Array:
+            return nets.goal_value.apply(params["value"], obs).mean()
+
+        advantage = value(x.next_obs) - value(x.obs)
+        weight = advantage_weight(advantage, inverse_temperature, max_weight)
+        return weight * imitation(nets, params, x), {}
+
+    return gaussian_learner(nets, Loss(actor))

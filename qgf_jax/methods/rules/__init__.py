@@ -1,0 +1,13 @@
+"""Guidance rules, and the units, schedules and endpoints that they are combined with.
+
+Each sees one action, with observation and parameters already bound into `velocity` and `q`.
+
+Rule: `(velocity, q, endpoint, *, options) -> ((action [D], t []) -> (velocity [D], direction [D]))`.
+    Rules differ in how the gradient of Q at the endpoint comes back to the action on its way. A rule
+    needs "q", q(action) -> [], or "noisy_q", q(action, t) -> [], or neither.
+Unit: `(calibration, direction [D], t []) -> direction [D]`, what the guidance weight multiplies.
+    One that reads the run's `Calibration` needs "calibration".
+Schedule: `(t [], cap) -> factor []` of the weight. `cap` bounds a factor that has no other bound.
+Endpoint: `(nets, params, obs, velocity, num_steps) -> Endpoint`, where the critic looks. One that
+    must know t when the program is traced needs "concrete_t".
+"""

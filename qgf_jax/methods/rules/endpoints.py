@@ -1,0 +1,46 @@
+"""Where on the flow the critic looks."""
+
+from typing import TYPE_CHECKING, Any
+
+from qgf_jax.methods import lazy
+from qgf_jax.methods.lazy import jnp
+from qgf_jax.methods.parts import endpoint
+from qgf_jax.types import Array, Endpoint, Params, Velocity
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+def one_straight_step(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
+    """`flow.endpoint`, the default of every rule."""
+    return lazy.flow.endpoint(action, t, velocity, **box)
+
+
+@endpoint(source="Zhou et al., 2026, arXiv 2606.11087, Eq. 7")
+def _straight(*_: Any) -> Endpoint:
+    """At the end of one straight step."""
+    return lazy.flow.endpoint
+
+
+@endpoint(needs=("concrete_t",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
+def _flow(
+    nets: "Networks", params: Params, obs: Any, velocity: Velocity, num_steps: int
+) -> Endpoint:
+    """At the end of the remaining flow, step by step."""
+    del nets, params, obs
+    return lazy.flow.flow_endpoint(velocity, num_steps=num_steps)
+
+
+@endpoint(needs=("endpoint",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
+def _learned(
+    nets: "Networks", params: Params, obs: Any, velocity: Velocity, num_steps: int
+) -> Endpoint:
+    """Where a network says that the flow ends; `qgf_distill` trains it."""
+    del velocity, num_steps
+
+    def end(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
+        del velocity
+        action = nets.policy.apply(params["endpoint"], obs, action, t)
+        return jnp.clip(action, -1.0, 1.0) if clip else action
+
+    return end

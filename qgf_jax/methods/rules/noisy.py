@@ -1,0 +1,26 @@
+"""Rules that ask the critic at the action on its way, and not at an endpoint."""
+
+from typing import Any
+
+from qgf_jax.methods.lazy import jax
+from qgf_jax.methods.parts import rule
+from qgf_jax.methods.rules.endpoints import one_straight_step
+from qgf_jax.types import Critic, Endpoint, Slope, Velocity
+
+
+@rule(needs=("q",), ignores=("endpoint",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 19")
+def noisy(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Slope:
+    """QFQL: the critic's gradient at the noisy action, where the critic was never trained."""
+    del endpoint
+    return lambda action, t: (velocity(action, t), jax.grad(q)(action))
+
+
+@rule(
+    needs=("noisy_q",),
+    ignores=("endpoint", "scale"),
+    source="Zhou et al., 2026, arXiv 2606.11087, Eq. 20",
+)
+def noise_aware(velocity: Velocity, q: Any, endpoint: Endpoint = one_straight_step) -> Slope:
+    """RobustQ: as `noisy`, for a critic q(action, t) that was trained on noisy actions."""
+    del endpoint
+    return lambda action, t: (velocity(action, t), jax.grad(q)(action, t))

@@ -1,0 +1,21 @@
+"""No guidance."""
+
+from qgf_jax.methods.lazy import jnp
+from qgf_jax.methods.parts import rule
+from qgf_jax.methods.rules.endpoints import one_straight_step
+from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
+
+
+@rule(
+    ignores=("weight", "endpoint", "schedule", "cap", "units", "scale"),
+    source="Zhou et al., 2026, arXiv 2606.11087",
+)
+def unguided(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Slope:
+    """The reference policy itself. The critic is never called, so it costs nothing."""
+    del q, endpoint
+
+    def direct(action: Array, t: Array) -> tuple[Array, Array]:
+        v = velocity(action, t)
+        return v, jnp.zeros_like(v)
+
+    return direct

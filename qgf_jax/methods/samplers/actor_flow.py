@@ -1,0 +1,26 @@
+"""A flow policy that a learner has improved, alone."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from qgf_jax.bounds import Count
+from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.parts import sampler
+from qgf_jax.types import Array, Params, Sample
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@sampler(needs=("actor_flow",), ignores=("weight",), source="Zhou et al., 2026, arXiv 2606.11087")
+def actor_flow(
+    nets: "Networks", *, num_steps: Annotated[Count, "steps of the flow"] = 10
+) -> Sample:
+    """The end of the actor's flow."""
+
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+        del weight
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        action = flow.integrate(nets.velocity(params["actor"], obs), noise, num_steps=num_steps)
+        return jnp.clip(action, -1.0, 1.0)
+
+    return sample

@@ -1,0 +1,31 @@
+"""CFGRL: classifier-free guidance."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from qgf_jax.bounds import Count
+from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.parts import sampler
+from qgf_jax.types import Array, Params, Sample
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@sampler(needs=("labelled_flow",), source="Frans et al., 2025, arXiv 2505.23458")
+def conditioned(
+    nets: "Networks", *, num_steps: Annotated[Count, "steps of the flow"] = 10
+) -> Sample:
+    """v(label 0) + weight * (v(label 1) - v(label 0))."""
+
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+        def velocity(action: Array, t: Array) -> Array:
+            both = jax.vmap(
+                lambda label: nets.labelled.apply(params["actor"], obs, action, t, label)
+            )
+            plain, better = both(jnp.arange(2))
+            return plain + weight * (better - plain)
+
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        return jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+
+    return sample

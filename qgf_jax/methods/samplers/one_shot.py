@@ -1,0 +1,26 @@
+"""FQL's actor."""
+
+from typing import TYPE_CHECKING, Any
+
+from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.parts import sampler
+from qgf_jax.types import Array, Params, Sample
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
+
+
+@sampler(
+    needs=("one_step_actor",),
+    ignores=("weight",),
+    source="Park et al., 2025, arXiv 2502.02538",
+)
+def one_shot(nets: "Networks") -> Sample:
+    """One pass from noise to action."""
+
+    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+        del weight
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        return jnp.clip(nets.one_step.apply(params["actor"], obs, noise, noise[0]), -1.0, 1.0)
+
+    return sample

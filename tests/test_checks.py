@@ -1,0 +1,89 @@
+"""What is wrong at a seam between parts is one clear line, and nothing is traced again in vain."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import rows_of, tiny
+from test_learners import SPEC, N, loss_of, make_batch
+
+from qgf_jax.core import checks
+from qgf_jax.data import chunks
+from qgf_jax.errors import UserError
+from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.parts import part
+from qgf_jax.training.programs import make_programs
+from qgf_jax.types import Learner, Loss, Spec
+
+
+def value_of(loss, batch=None):
+    learner = Learner(lambda *_: {}, {"actor": loss})
+    return loss_of(learner, "actor", {}, {}, make_batch() if batch is None else batch)
+
+
+@pytest.mark.parametrize(
+    ("field", "rows", "says"),
+    [
+        ("reward", 1, r"field reward of a batch has 1 rows; obs has 6"),
+        ("action", 5, "field action"),
+    ],
+)
+def test_a_field_of_another_length_is_named_and_not_broadcast(field, rows, says):
+    batch = make_batch()
+    batch = batch._replace(**{field: getattr(batch, field)[:rows]})
+    with pytest.raises(UserError, match=says):
+        value_of(Loss(lambda params, target_params, x, noise: (x.reward, {})), batch)
+
+
+def test_fields_of_the_policys_view_are_looked_at_too():
+    batch = make_batch()
+    batch = batch._replace(actor=batch.actor._replace(weight=jnp.ones(1)))
+    with pytest.raises(UserError, match=r"field actor\.weight of a batch has 1 rows"):
+        checks.batch_size(batch)
+    assert checks.batch_size(make_batch()) == N
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (
+            Loss(lambda p, t, x, z: (x.action, {})),
+            "loss of .* for one example has shape .4.; it must",
+        ),
+        (Loss(lambda p, t, x, z: (jnp.int32(1), {})), "is of type int32; it must be a float"),
+        (
+            Loss(lambda p, t, x, z: (x.reward, {}), draw=lambda key, size, x: jnp.zeros((1, 4))),
+            r"draws has shape \[1, 4\]; it must have shape \[6, …\]",
+        ),
+        (
+            Loss(lambda p, t, x, z: x.reward, combine=lambda mine, whole, rows: (mine.mean(), {})),
+            r"combined losses of a group has shape \[\]; it must have shape \[6\]",
+        ),
+    ],
+)
+def test_a_loss_of_another_shape_is_refused(loss, says):
+    with pytest.raises(UserError, match=says):
+        value_of(loss)
+
+
+def test_a_sampler_s_action_has_the_shape_of_a_chunk():
+    nets = algorithms.build_networks(tiny(), SPEC)
+    learner = part("critic", "td").make(nets, lambda params, obs, key, weight: jnp.zeros(1))
+    params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    with pytest.raises(UserError, match=r"action has shape \[1\]; it must have shape \[4\]"):
+        loss_of(learner, "critic", params, params, make_batch())
+
+
+def test_a_dispatch_is_traced_once():
+    """Whatever the state is and however far the run has come."""
+    config, spec = tiny(), Spec(obs_dim=2, action_dim=2, chunk=3)
+    rows = rows_of([30, 20])
+    zeros = np.zeros(len(rows.ends))
+    dataset = jax.device_put(chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9))
+    programs = make_programs(algorithms.build_learner(config, spec), config, spec)
+    run = jax.jit(chex.assert_max_traces(programs.run, n=1), static_argnums=2)
+    state = jax.jit(programs.init)(np.arange(1))
+    for _ in range(3):
+        state, _ = run(state, dataset, 2)
+    assert int(state.step[0]) == 6
