@@ -6,7 +6,7 @@ MINUTES ?= 8
 OUT ?= accelerator.json
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest reliability mutants benchmark accelerator kernels clean
+.PHONY: install quickstart test lint tests oldest reliability mutants benchmark accelerator kernels docs clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -56,6 +56,13 @@ kernels:
 
 mutants: install
 	$(BIN)/python tests/mutants.py
+
+# The pages that are made of the code; those of `make benchmark` are not among them.
+docs: install
+	$(BIN)/python docs/tools/architecture.py
+	$(BIN)/python docs/tools/api.py
+	$(BIN)/qgf methods --markdown > docs/methods.md
+	$(BIN)/python -m qgf_jax.cli.keys > docs/config.md
 
 benchmark: install
 	$(BIN)/python benchmarks/all.py

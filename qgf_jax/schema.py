@@ -34,6 +34,7 @@ from qgf_jax.bounds import (
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs import families
 from qgf_jax.errors import UserError
+from qgf_jax.methods.parts import part, parts
 from qgf_jax.methods.table import (
     METHODS,
     critic_fields,
@@ -291,48 +292,58 @@ def _check_returns(flat: Mapping[str, Any]) -> None:
 
 def _check_needs(flat: Mapping[str, Any], name: families.EnvName) -> None:
     """What the parts of a method ask of the environment."""
+    means = {
+        "goals": f"an environment with goals, such as {name.dataset}",
+        "goal_observations": "goals that are observations",
+    }
     provided = {"goals": bool(name.goals), "goal_observations": name.goals == "observation"}
-    for part, need in _needs(flat):
-        if not provided[need]:
-            means = {
-                "goals": f"an environment with goals, such as {name.dataset}",
-                "goal_observations": "goals that are observations",
-            }
-            raise UserError(f"{part} needs {means[need]}")
+    for who, need in _needs(flat):
+        if not provided.get(need, True):  # other needs are of other parts
+            raise UserError(f"{who} needs {means[need]}")
 
 
 def _needs(flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Parts, and what each needs."""
+    """Who needs what, of other parts too."""
     row, algorithm = METHODS[flat["algorithm"]], f"algorithm {flat['algorithm']!r}"
+    critic = f"critic {flat['critic']!r}"
     if row.goals:
         yield algorithm, "goals"
-    if flat["critic"] == "contrastive":
-        yield "critic 'contrastive'", "goals"
+    yield from ((critic, need) for need in part("critic", flat["critic"]).needs)
     if flat["networks.critic_output"] == "sigmoid":
-        yield "critic 'dqc' with sigmoid outputs", "goals"
-    if "hiql" in row.policies:
-        yield algorithm, "goal_observations"
+        yield f"{critic} with sigmoid outputs", "goals"
+    for name in row.policies:
+        yield from ((algorithm, need) for need in part("policy", name).needs)
+
+
+def _setters(key: str, value: Any) -> list[str]:
+    """The critics that a config value makes what they are."""
+    return [name for name, found in parts("critic").items() if found.sets.get(key) == value]
 
 
 def _check_critic_output(flat: Mapping[str, Any]) -> None:
-    between = flat["critic"] == "dqc" and not flat["goals.negative_reward"]
+    critics = _setters("networks.critic_output", "sigmoid")
+    between = flat["critic"] in critics and not flat["goals.negative_reward"]
     if flat["networks.critic_output"] == "sigmoid" and not between:
         raise UserError(
             "networks.critic_output=sigmoid is for values between 0 and 1: "
-            "set critic=dqc and goals.negative_reward=false"
+            f"set critic={' or '.join(critics)} and goals.negative_reward=false"
         )
 
 
 def _check_critic_form(flat: Mapping[str, Any]) -> None:
-    if (flat["networks.critic_form"] == "bilinear") != (flat["critic"] == "contrastive"):
-        raise UserError("networks.critic_form=bilinear belongs to critic=contrastive, and it alone")
+    critics = _setters("networks.critic_form", "bilinear")
+    if (flat["networks.critic_form"] == "bilinear") != (flat["critic"] in critics):
+        raise UserError(
+            f"networks.critic_form=bilinear belongs to critic={' or '.join(critics)}, and it alone"
+        )
 
 
 def _check_two_levels(flat: Mapping[str, Any]) -> None:
-    if "hiql" in METHODS[flat["algorithm"]].policies:
+    algorithm = flat["algorithm"]
+    if any("levels" in part("policy", name).provides for name in METHODS[algorithm].policies):
         for key in ("goals.subgoal_steps", "networks.goal_code"):
             if not flat[key]:
-                raise UserError(f"config key {key} is 0; algorithm {flat['algorithm']!r} needs it")
+                raise UserError(f"config key {key} is 0; algorithm {algorithm!r} needs it")
 
 
 def _check_rewards(flat: Mapping[str, Any], name: families.EnvName) -> None:

@@ -18,7 +18,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import part
 from qgf_jax.training.programs import make_programs
-from qgf_jax.types import Learner, Loss, Spec
+from qgf_jax.types import Learner, Loss, Obs, Spec
 
 
 def value_of(loss, batch=None):
@@ -29,7 +29,7 @@ def value_of(loss, batch=None):
 @pytest.mark.parametrize(
     ("field", "rows", "says"),
     [
-        ("reward", 1, r"field reward of a batch has 1 rows; obs has 6"),
+        ("reward", 1, r"field reward of a batch has 1 rows; obs.state has 6"),
         ("action", 5, "field action"),
     ],
 )
@@ -74,7 +74,7 @@ def test_a_loss_of_another_shape_is_refused(loss, says):
 def test_a_sampler_s_action_has_the_shape_of_a_chunk():
     nets = algorithms.build_networks(tiny(), SPEC)
     learner = part("critic", "td").make(nets, lambda params, obs, key, weight: jnp.zeros(1))
-    params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     with pytest.raises(UserError, match=r"action has shape \[1\]; it must have shape \[4\]"):
         loss_of(learner, "critic", params, params, make_batch())
 
@@ -95,17 +95,17 @@ def test_an_action_that_is_no_chunk_is_refused(monkeypatch):
     with pytest.raises(
         UserError, match=r"an action of qgf has shape \[1\]; it must have shape \[4\]"
     ):
-        sample({}, jnp.zeros(3), jax.random.key(0), jnp.float32(1.0))
+        sample({}, SPEC.example(), jax.random.key(0), jnp.float32(1.0))
 
 
 def test_a_sweep_over_weights_is_traced_once():
     """Weights are traced, alone and a vector of them."""
     config = tiny()
     learner = algorithms.build_learner(config, SPEC)
-    params = learner.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(4))
+    params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     sample = algorithms.build_sample(config, SPEC, "qgf")
     act = jax.jit(chex.assert_max_traces(sample, n=1))
-    obs, key = jnp.ones(3), jax.random.key(1)
+    obs, key = Obs(jnp.ones(3)), jax.random.key(1)
     actions = [act(params, obs, key, jnp.float32(w)) for w in (0.0, 3.0, 30.0)]
 
     def sweep(params, obs, key, weights):
@@ -121,7 +121,7 @@ def test_a_sweep_over_weights_is_traced_once():
 
 def test_a_dispatch_is_traced_once():
     """Whatever the state is and however far the run has come."""
-    config, spec = tiny(), Spec(obs_dim=2, action_dim=2, chunk=3)
+    config, spec = tiny(), Spec(state=(2,), action=2, chunk=3)
     rows = rows_of([30, 20])
     zeros = np.zeros(len(rows.ends))
     dataset = jax.device_put(chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9))

@@ -1,13 +1,11 @@
 """Guided integration against closed forms: a wrong sign, time or rule changes a number."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from qgf_jax.core import flow
 from qgf_jax.errors import UserError
@@ -377,27 +375,3 @@ def test_velocities_weights_and_steps_of_a_wrong_kind_are_refused():
     with pytest.raises(UserError, match="num_steps is traced.*static_argnames"):
         jax.jit(steps)(3)
     np.testing.assert_array_equal(jax.jit(steps, static_argnums=0)(3), steps(np.int64(3)))
-
-
-def test_the_examples_of_your_own_policy_run():
-    """Each Python block of docs/your_own.md, with a flow and a critic for the names it leaves open."""
-    text = (ROOT / "docs" / "your_own.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
-    names = {
-        "my_flow": lambda params, obs, a, t: params * obs - a + t,
-        "my_critic": lambda params, obs, a: -((a - obs) ** 2).sum(),
-        "their_flow": lambda params, obs, a, t: -(params * obs - a + (1 - t)),
-        "action_dim": 2, "action_low": -3.0, "action_high": 3.0,
-    }  # fmt: skip
-    obs = np.ones((4, 2), np.float32)
-    keys = jax.random.split(jax.random.key(0), 4)
-    exec(blocks[0], names)  # noqa: S102 - a page of ours
-    expected = names["batch"](1.0, obs, keys, 0.5)
-    for block in blocks[1:]:
-        exec(block, names)  # noqa: S102
-    for name, inside in (("act", 1.0), ("act_in_a_range", 3.0), ("act_without_a_range", 9.0)):
-        actions = jax.vmap(names[name], in_axes=(None, 0, 0, None))(1.0, obs, keys, 0.5)
-        assert actions.shape == (4, 2) and np.abs(actions).max() <= inside
-        if name == "act":  # with the last block's flow, which is the first one's, turned round
-            np.testing.assert_allclose(actions, expected, atol=1e-6)

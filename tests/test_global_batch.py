@@ -66,8 +66,8 @@ def case(name):
     """
     config = tiny(name, critic=CASES[name], **CHANGES.get(name, {}))
     goals = "singletask" not in config["env"]
-    spec, width = (GOALS, 4) if goals else (SPEC, 3)
-    parts = [make_batch(seed, width) for seed in range(4)]
+    spec = GOALS if goals else SPEC
+    parts = [make_batch(seed, spec) for seed in range(4)]
     batch = jax.tree.map(
         lambda *x: jnp.concatenate(x), *(with_goals(b) if goals else b for b in parts)
     )

@@ -59,8 +59,9 @@ def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_refe
 
     def actions(method, weight, n=1):
         sample = algorithms.build_sample(config, SPEC, method, n)
-        batch = jax.vmap(sample, in_axes=(None, None, 0, 0, None))
-        return np.asarray(jax.jit(batch)(params, target, obs, keys, jnp.float32(weight)))
+        batch = jax.vmap(sample, in_axes=(None, 0, 0, None))
+        acting = algorithms.acting_params(params, target)
+        return np.asarray(jax.jit(batch)(acting, obs, keys, jnp.float32(weight)))
 
     reference = actions("reference", 0.0)
     data = bandit().action

@@ -62,7 +62,7 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     config = tiny(name, preset, critic)
     spec, batch = SPEC, make_batch()
     if "singletask" not in config["env"]:
-        spec, batch = GOALS, with_goals(make_batch(width=4))
+        spec, batch = GOALS, with_goals(make_batch(spec=GOALS))
     learner = algorithms.build_learner(config, spec)
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when it is trained below.
@@ -254,7 +254,8 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
 
 def test_choices_are_the_declared_parts():
-    from qgf_jax.core.networks import ACTIVATIONS, AGGREGATES
+    from qgf_jax.core.layers import ACTIVATIONS
+    from qgf_jax.core.networks import AGGREGATES
 
     found = parts.part("sampler", "guided").fields
     options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}

@@ -139,7 +139,7 @@ def test_candidates_are_ranked_by_the_critic_that_the_config_names(run_folder):
     loaded = LoadedRun.open(run_folder)
     negate = lambda tree: jax.tree.map(lambda x: -x if x.shape[-1] == 1 else x, tree)
     opposed = loaded.params | {"online_critic": negate(loaded.params["critic"])}
-    obs, key = jnp.ones(2), jax.random.key(3)
+    obs, key = loaded.spec.observation(jnp.ones(2)), jax.random.key(3)
 
     def action(ranking, params):
         run = loaded.run

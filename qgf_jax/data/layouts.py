@@ -70,5 +70,5 @@ def check_ends(path: Path, ends: np.ndarray) -> None:
 def _error(path: Path, sign: str, layout: str) -> UserError:
     remedy = "use the original file" if "load_dataset" in layout else "rewrite it"
     return UserError(
-        f"{path}: {sign} is of {layout}; only OGBench's raw one is read: {remedy} (docs/your_own.md)"
+        f"{path}: {sign} is of {layout}; only OGBench's raw one is read: {remedy} (docs/data.md)"
     )

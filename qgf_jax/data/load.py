@@ -163,14 +163,19 @@ def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tupl
         if stop - start == source.slices[-1]:
             return piece, known or found[0]
         whole = whole or _room_for(source, piece)
-        for name, array in piece._asdict().items():
-            if array is None:
-                continue
-            place = slice(start, stop) if name in OF_ROWS else slice(n, n + len(array))
-            offset = np.int32(start) if name in ROW_NUMBERS else None
-            getattr(whole, name)[place] = array if offset is None else array + offset
+        _put(whole, piece, start, n)
         n += len(piece.action)
     return whole, known or functools.reduce(Summary.merge, found)
+
+
+def _put(whole: Any, piece: Any, row: int, transition: int) -> None:
+    """Copies a piece into the whole, from a row and a transition on."""
+    for name, array in piece._asdict().items():
+        if array is None:
+            continue
+        first = row if name in OF_ROWS else transition
+        values = array + np.int32(row) if name in ROW_NUMBERS else array
+        getattr(whole, name)[first : first + len(array)] = values
 
 
 def _pieces(source: Source) -> list[int]:

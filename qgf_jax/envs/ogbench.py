@@ -222,7 +222,7 @@ class _OGBench(Family):
         from qgf_jax.envs import ogbench_experts as experts
 
         unread = (
-            "put it there, or name another (only OGBench's layout is read so far: docs/your_own.md)"
+            "put it there, or name another (only OGBench's layout is read so far: docs/data.md)"
         )
         try:
             name = self.parse(dataset)

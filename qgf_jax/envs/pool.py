@@ -129,16 +129,7 @@ class EnvPool:
         """Observations [n, O] after the oldest move that is not answered, and what it did."""
         if not self._asked or self._asked[0] is not move:
             raise ValueError("moves are answered in the order in which they were asked for")
-        broken: dict[int, _Broken] = {}
-        for worker, slots in list(move.waiting.items()):
-            try:
-                if worker in self._lost:
-                    raise self._lost[worker]
-                move.answers |= self._receive(worker, slots)
-                del move.waiting[worker]
-            except _Broken as cause:
-                broken[worker] = cause
-        for worker, cause in broken.items():
+        for worker, cause in self._wait_for(move).items():
             self._replace(worker, cause)
         self._asked.popleft()
         nothing = np.zeros(self._obs_shape, np.float32)
@@ -150,6 +141,19 @@ class EnvPool:
             if result.done and self._episodes[slot].chunks:  # else a step will say that it failed
                 del self._episodes[slot]
         return np.stack([move.answers[slot][0] for slot in move.slots]), played
+
+    def _wait_for(self, move: Move) -> dict[int, _Broken]:
+        """Takes the answers of all workers that a move waits for. Returns those that have none."""
+        broken: dict[int, _Broken] = {}
+        for worker, slots in list(move.waiting.items()):
+            try:
+                if worker in self._lost:
+                    raise self._lost[worker]
+                move.answers |= self._receive(worker, slots)
+                del move.waiting[worker]
+            except _Broken as cause:
+                broken[worker] = cause
+        return broken
 
     def _ask(self, slots: Sequence[int], number: int) -> Move:
         """Asks all workers for a move of each of the episodes in `slots`; see `_send`."""
@@ -168,39 +172,49 @@ class EnvPool:
         return move
 
     def _replace(self, worker: int, cause: _Broken) -> None:
-        """A new process in the place of a broken one, and its episodes as far as they were asked to go.
+        """Starts a process in the place of a broken one and plays its episodes up to where they were.
 
-        They are played one by one, so that it is seen whose fault it was; only that counts. This
-        answers all moves for which the broken one was waited for.
+        Answers all moves that waited for the broken one.
         """
-        while True:
+        answers: dict[int, _Answer] = {}
+        again: _Broken | None = cause
+        while again:
             log(
-                f"qgf: warning: environment worker {worker} of {self.name} {cause}: replaced, "
+                f"qgf: warning: environment worker {worker} of {self.name} {again}: replaced, "
                 "its episodes are played again"
             )
-            if cause.slot is not None:
-                self._faults[cause.slot] += 1
-                if self._faults[cause.slot] > 1:
-                    self._failed[cause.slot] = str(cause)
-            count = len(self._channels)
-            self._launch(worker, count)
+            self._count_fault(again)
+            self._launch(worker, len(self._channels))
             self._greeting(worker)
-            mine = (s for s in range(worker, self.slots, count) if s in self._episodes)
-            answers = {}
-            for slot in (s for s in mine if s not in self._failed):
-                try:
-                    answers[slot] = self._again(worker, slot)
-                except _Broken as again:
-                    cause = again
-                    cause.slot = slot
-                    break
-                self._faults[slot] = 0
-            else:
-                break
+            answers, again = self._play_again(worker)
         self._lost.pop(worker, None)
         for move in self._asked:
             slots = move.waiting.pop(worker, ())
             move.answers |= {slot: answers[slot] for slot in slots if slot in answers}
+
+    def _count_fault(self, cause: _Broken) -> None:
+        """An episode that breaks a worker twice has failed."""
+        if cause.slot is None:
+            return
+        self._faults[cause.slot] += 1
+        if self._faults[cause.slot] > 1:
+            self._failed[cause.slot] = str(cause)
+
+    def _play_again(self, worker: int) -> tuple[dict[int, _Answer], _Broken | None]:
+        """The last answers of a worker's episodes, and why it broke again, if it did.
+
+        They are played one by one, so that it is seen whose fault it was; only that counts.
+        """
+        answers: dict[int, _Answer] = {}
+        slots = range(worker, self.slots, len(self._channels))
+        for slot in [s for s in slots if s in self._episodes and s not in self._failed]:
+            try:
+                answers[slot] = self._again(worker, slot)
+            except _Broken as cause:
+                cause.slot = slot
+                return answers, cause
+            self._faults[slot] = 0
+        return answers, None
 
     def _again(self, worker: int, slot: int) -> _Answer:
         """An episode from its first move to its last."""

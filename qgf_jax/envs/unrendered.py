@@ -113,22 +113,27 @@ def _remove_assets(asset: ElementTree.Element, kept: set[str | None]) -> bool:
 
 def _complete(lean: Any, full: Any) -> bool:
     """Gives `lean` all numbers of `full` but those of pictures; false if they do not fit."""
-    for name in _numbers(full):
-        theirs, ours = getattr(full, name), getattr(lean, name)
-        if not isinstance(theirs, np.ndarray):
-            if theirs != ours and not name.startswith(_SIZES):
-                return False
-        elif name.startswith("bvh_"):  # boxes around the geoms of bodies come first
-            boxes = int(full.body_bvhnum.sum())
-            if len(ours) < boxes:
-                return False
-            ours[:boxes] = theirs[:boxes]
-        elif name not in _PICTURES and not name.startswith(_PARTS):
-            if ours.shape != theirs.shape:
-                return False
-            ours[...] = theirs
+    if not all(_copy(name, lean, full) for name in _numbers(full)):
+        return False
     for name in _numbers(full.stat):
         setattr(lean.stat, name, getattr(full.stat, name))
+    return True
+
+
+def _copy(name: str, lean: Any, full: Any) -> bool:
+    """Gives `lean` the number or array `name` of `full`; false if it does not fit."""
+    theirs, ours = getattr(full, name), getattr(lean, name)
+    if not isinstance(theirs, np.ndarray):
+        return theirs == ours or name.startswith(_SIZES)
+    if name.startswith("bvh_"):  # boxes around the geoms of bodies come first
+        boxes = int(full.body_bvhnum.sum())
+        if len(ours) < boxes:
+            return False
+        ours[:boxes] = theirs[:boxes]
+    elif name not in _PICTURES and not name.startswith(_PARTS):
+        if ours.shape != theirs.shape:
+            return False
+        ours[...] = theirs
     return True
 
 

@@ -174,12 +174,16 @@ def _mark_selected(rows: Sequence[Row], rivals: _Rivals) -> None:
         if weight is None or group.pooled in settled:
             continue
         mine = [row for row in rows if group in (_Group.of(row), _Group.of(row).pooled)]
+        if group == group.pooled and _reported_apart(mine, weight):
+            continue
         if group == group.pooled:
-            if _reported_apart(mine, weight):
-                continue
             settled.add(group)
-        for row in mine:
-            row["selected"] = row["selected"] or row["weight"] == weight
+        _select(mine, weight)
+
+
+def _select(rows: Iterable[Row], weight: float) -> None:
+    for row in rows:
+        row["selected"] = row["selected"] or row["weight"] == weight
 
 
 def _reported_apart(rows: Iterable[Row], weight: float) -> bool:

@@ -7,8 +7,8 @@ its parts declare, see `table.Method`.
 from qgf_jax.methods.table import row
 
 _QGF = "Zhou et al., 2026, arXiv 2606.11087"
-_LI = "Li et al., 2026, arXiv 2601.14234"
-_BENCHMARK = "Park et al., 2025, arXiv 2410.20092"
+_LI = "Li and Levine, 2026, arXiv 2601.14234"
+_BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
 _PLAIN_FLOW = {
     "networks.time_feature": "raw",
     "networks.policy_layer_norm": False,
@@ -40,7 +40,7 @@ row(
 row(
     "ifql",
     "as best_of, under its own name",
-    "Park et al., 2025, arXiv 2502.02538",
+    "Park et al., 2025b, arXiv 2502.02538",
     options={"rule": "unguided"},
     best_of=(32,),
     fixed_best_of=True,
@@ -155,7 +155,7 @@ row(
 row(
     "fql",
     "one-step actor, distilled from the flow and trained to maximise Q",
-    "Park et al., 2025, arXiv 2502.02538",
+    "Park et al., 2025b, arXiv 2502.02538",
     sampler="one_shot",
     policies=("flow_bc", "fql"),
     # The mean of two target members, and their minimum for antmaze, as in the authors' code.
@@ -207,7 +207,7 @@ row(
 row(
     "fawac",
     "flow cloned from the data, weighted by the exponential advantage",
-    "Park et al., 2025, arXiv 2502.02538",
+    "Park et al., 2025b, arXiv 2502.02538",
     sampler="actor_flow",
     policies=("fawac",),
     critic="td",
@@ -216,7 +216,7 @@ row(
 row(
     "fbrac",
     "flow trained through all of its steps",
-    "Park et al., 2025, arXiv 2502.02538",
+    "Park et al., 2025b, arXiv 2502.02538",
     sampler="actor_flow",
     policies=("fbrac",),
     critic="td",

@@ -283,17 +283,23 @@ def _trajectories(subject: _Subject) -> Any:
     maze = _maze(subject.run)
     if not shown or not lines or maze is None:
         return None
-    across = min(len(shown), 5)
-    down = -(-len(shown) // across)
-    fig, axes = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
+    fig, axes = _grid(len(shown))
     several = len({row["env"] for row in shown}) > 1
-    for ax in axes.ravel()[len(shown) :]:
-        ax.set_axis_off()
-    for place, (ax, row) in enumerate(zip(axes.ravel(), shown, strict=False)):
+    for place, (ax, row) in enumerate(zip(axes, shown, strict=True)):
         maze.draw(ax)
         title = _label(row) + _at_weight(row) + (f"\n{row['env']}" if several else "")
         _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
+
+
+def _grid(count: int) -> tuple[Any, list[Axes]]:
+    """A figure with `count` panels, at most five in a row."""
+    across = min(count, 5)
+    down = -(-count // across)
+    fig, axes = plt.subplots(down, across, figsize=(3.6 * across, 3.8 * down), squeeze=False)
+    for ax in axes.ravel()[count:]:
+        ax.set_axis_off()
+    return fig, list(axes.ravel()[:count])
 
 
 def _trajectories_panel(ax: Axes, title: str, row: Row, lines: Sequence[Line], place: int) -> None:

@@ -76,11 +76,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
         lines = episodes.read(run)
         notes += [f"{name}: {note}" for note in _notes(lines)]
         lines.warn()
-        every = summary.summarize(lines.records)
-        _warn(every)
-        for row in every:
-            if row["selected"] and row["split"] == "report":
-                rows.append({"trained_as": name, **row})
+        rows += [{"trained_as": name, **row} for row in _selected_reports(lines)]
     if not rows:
         raise UserError(
             f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
@@ -90,6 +86,13 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
     write_atomically(Path(f"{out}.md"), table + "\n")
     write_atomically(Path(f"{out}.csv"), tables.as_csv(rows))
     return table
+
+
+def _selected_reports(lines: Lines) -> list[dict[str, Any]]:
+    """The report rows of selected weights."""
+    rows = summary.summarize(lines.records)
+    _warn(rows)
+    return [row for row in rows if row["selected"] and row["split"] == "report"]
 
 
 def _notes(lines: Lines) -> list[str]:

@@ -50,12 +50,6 @@ def dqc(
             "value": nets.value.init(keys[2], obs),
         }
 
-    def cost(output: Array, value: Array) -> Array:
-        """What a network's `output` costs where it should mean `value`."""
-        if nets.bounded:
-            return optax.sigmoid_binary_cross_entropy(output, value)
-        return (output - value) ** 2
-
     def chunk_critic_loss(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
@@ -63,7 +57,7 @@ def dqc(
         td_target = x.reward + x.discount * v_next
         td_target = jnp.clip(td_target, 0.0, 1.0) if nets.bounded else td_target
         output = nets.ensemble_logits(params["chunk_critic"], x.obs, x.long_action)
-        return jnp.mean(cost(output, td_target[None])), {"q": Summary(nets.to_value(output))}
+        return jnp.mean(_cost(nets, output, td_target[None])), {"q": Summary(nets.to_value(output))}
 
     def critic_loss(
         params: Params, target_params: Params, x: Batch, noise: Array
@@ -72,7 +66,7 @@ def dqc(
         output = nets.ensemble_logits(params["critic"], x.obs, x.action)
         q = nets.to_value(output)
         weight = losses.expectile_weight(long_q - q, kappa_d)
-        return jnp.mean(weight * cost(output, long_q)), {"q_mean": q}
+        return jnp.mean(weight * _cost(nets, output, long_q)), {"q_mean": q}
 
     def value_loss(
         params: Params, target_params: Params, x: Batch, noise: Array
@@ -95,3 +89,10 @@ def dqc(
     }
     targets = ("critic",) if nets.bounded else ("critic", "chunk_critic")
     return Learner(init, all_losses, targets=targets)
+
+
+def _cost(nets: "Networks", output: Array, value: Array) -> Array:
+    """What a network's `output` costs where it should mean `value`."""
+    if nets.bounded:
+        return optax.sigmoid_binary_cross_entropy(output, value)
+    return (output - value) ** 2

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-@critic(provides=("q", "target_q", "returns"), source="Li et al., 2026, arXiv 2601.14234")
+@critic(provides=("q", "target_q", "returns"), source="Li and Levine, 2026, arXiv 2601.14234")
 def td(
     nets: "Networks",
     sample: Sample,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("gaussian_actor",),
     needs=("q",),
-    source="Fujimoto and Gu, 2021, arXiv 2106.06860; Park et al., 2025, arXiv 2410.20092, GCIQL and CRL",
+    source="Fujimoto and Gu, 2021, arXiv 2106.06860; GCIQL and CRL of Park et al., 2025a",
 )
 def ddpg_bc(
     nets: "Networks",

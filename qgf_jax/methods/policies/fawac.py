@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("actor_flow",),
     needs=("q", "target_q", "returns"),
-    source="Park et al., 2025, arXiv 2502.02538",
+    source="Park et al., 2025b, arXiv 2502.02538",
 )
 def fawac(
     nets: "Networks",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @policy(
-    provides=("actor_flow",), needs=("q", "returns"), source="Park et al., 2025, arXiv 2502.02538"
+    provides=("actor_flow",), needs=("q", "returns"), source="Park et al., 2025b, arXiv 2502.02538"
 )
 def fbrac(
     nets: "Networks",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("one_step_actor",),
     needs=("flow", "q", "returns"),
-    source="Park et al., 2025, arXiv 2502.02538; Zhou et al., 2026, Eq. 23",
+    source="Park et al., 2025b, arXiv 2502.02538; Zhou et al., 2026, Eq. 23",
 )
 def fql(
     nets: "Networks",

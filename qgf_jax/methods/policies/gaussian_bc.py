@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-@policy(provides=("gaussian_actor",), source="Park et al., 2025, arXiv 2410.20092, GCBC")
+@policy(provides=("gaussian_actor",), source="Park et al., 2025a, arXiv 2410.20092, GCBC")
 def gaussian_bc(nets: "Networks") -> Learner:
     """Behavioural cloning by a Gaussian of unit variance."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("actor_flow",),
     needs=("flow", "target_q", "returns"),
-    source="Li et al., 2026, arXiv 2601.14234; Zhou et al., 2026, Eqs. 24 and 25",
+    source="Li and Levine, 2026, arXiv 2601.14234; Zhou et al., 2026, Eqs. 24 and 25",
 )
 def qam(
     nets: "Networks",

@@ -27,7 +27,7 @@ def rebrac(
 
     Actor and target copies move only in every `delay`-th update, the critic in each. The actor's target
     copy is what the critic bootstraps on and what acts. The penalty in the critic's target (beta_2 in
-    Tarasov et al., `alpha_critic` in the code of Park et al., 2025) is left out, as a batch has no next
+    Tarasov et al., `alpha_critic` in the code of Park et al., 2025b) is left out, as a batch has no next
     action: their tuned runs have it at 0 for cubes, at 0.01 for humanoidmaze-medium, for example.
     """
 

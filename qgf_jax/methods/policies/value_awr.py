@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("gaussian_actor",),
     needs=("goal_v",),
-    source="Park et al., 2025, arXiv 2410.20092, GCIVL",
+    source="Park et al., 2025a, arXiv 2410.20092, GCIVL",
 )
 def value_awr(
     nets: "Networks",

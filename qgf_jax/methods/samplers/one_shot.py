@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @sampler(
     needs=("one_step_actor",),
     ignores=("weight",),
-    source="Park et al., 2025, arXiv 2502.02538",
+    source="Park et al., 2025b, arXiv 2502.02538",
 )
 def one_shot(nets: "Networks") -> Sample:
     """One pass from noise to action."""
