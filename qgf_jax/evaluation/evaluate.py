@@ -65,6 +65,7 @@ def evaluate(
     )
     with records.only_writer(run) as log:
         loaded = LoadedRun.open(workdir, step)
+        run.link()
         envs = backend.choose("eval.envs" if maze is None else "--envs=jax", envs)
         player: Simulator
         if maze is None:
