@@ -21,7 +21,7 @@ _MODULES = {
     "calibrate": "training.calibration",
     "checkpoint": "runs.checkpoint",
     "children": "runtime.children",
-    "costs": "methods.costs",
+    "costs": "training.costs",
     "critics": "methods.critics",
     "diffusion": "core.diffusion",
     "dry_run": "training.dry_run",

@@ -168,7 +168,7 @@ def test_what_others_add_is_listed_with_what_it_costs_and_may_be_trained_with(si
     done = qgf(
         site,
         code="import json, qgf_jax\n"
-        "from qgf_jax.methods import costs\n"
+        "from qgf_jax.training import costs\n"
         "row = qgf_jax.METHODS['qgf_signed']\n"
         "found = costs.read(['qgf_signed'])['qgf_signed']\n"
         "print(json.dumps([row.critics, found, sorted(qgf_jax.RULES), row.at_zero]))",

@@ -10,9 +10,9 @@ from conftest import ROOT
 from qgf_jax import cli
 from qgf_jax.cli import methods
 from qgf_jax.core.reductions import fast_sum
-from qgf_jax.methods import costs
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runtime import flops
+from qgf_jax.training import costs
 
 W = jnp.ones((16, 16))
 PRODUCT = 2 * 8 * 16 * 16

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "renamed": {"errors"},
     "bounds": {"errors"},
     "core": PURE | {"core"},
-    "methods": PURE | {"core", "methods", "runtime", "config", "training"},
+    "methods": PURE | {"core", "methods", "runtime"},
     "schema": {"core", "methods", "bounds", "envs", "errors"},
     "config": {"methods", "bounds", "envs", "errors", "runtime", "schema"},
     "runtime": {"errors", "runtime"},
@@ -83,3 +83,20 @@ def test_nothing_unpickles_evaluates_or_starts_a_shell():
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "load":
                 owner = getattr(node.func.value, "id", "")
                 assert owner != "np" or any(k.arg == "allow_pickle" for k in node.keywords), path
+
+
+def test_the_step_of_training_knows_no_method_and_acting_no_training():
+    """`training/` is one room, but what runs on the device learns from losses alone."""
+    for name in ("state", "optimizers", "step", "global_batch", "programs", "vectors"):
+        assert "methods" not in imports_of(PACKAGE / "training" / f"{name}.py"), name
+    for path in (PACKAGE / "runs").glob("*.py"):
+        assert not imports_of(path) & {"training", "data", "evaluation"}, path
+
+
+def test_nobody_but_the_table_of_families_imports_a_family():
+    """A file of `envs/` may know its own family; nobody else names one."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "envs" or path.name == "renamed.py":
+            continue
+        text = path.read_text()
+        assert "envs.ogbench" not in text and "import ogbench" not in text, path

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qgf_jax.cli import Parser
-from qgf_jax.methods import costs
 from qgf_jax.methods.table import METHODS, Method, served_by
+from qgf_jax.training import costs
 
 _HEAD = ("name", "cost", "trains", "acts with", "what it does", "source")
 _PAGE = """# Methods
