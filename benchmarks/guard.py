@@ -85,7 +85,7 @@ def main() -> None:
         return run, jax.block_until_ready(run(state))
 
     guarded = compiled()
-    train.if_finite = always
+    train._if_finite = always
     bare = compiled()
     seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
     programs = {"guarded": guarded, "bare": bare}

@@ -139,7 +139,7 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     programs = make_programs(algorithms.build_learner(config, spec), config, spec, packed=True)
     state = jax.eval_shape(programs.init, np.arange(flags.seeds))
     run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
-    return run, (state, dry_run.dataset_shapes(spec)), (100,)
+    return run, (state, dry_run._dataset_shapes(spec)), (100,)
 
 
 def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:

@@ -59,7 +59,7 @@ def seconds_of(act: worker_pool.Act, envs: int) -> float:
 
 def compiled(restored: LoadedRun, rows: int, envs: int) -> worker_pool.Act:
     worker_pool._ROWS = rows
-    return worker_pool.compile_act(restored, Sampler("qgf", 1, ()), envs)
+    return worker_pool._compile_act(restored, Sampler("qgf", 1, ()), envs)
 
 
 def main() -> None:

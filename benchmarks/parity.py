@@ -104,7 +104,7 @@ class Reference:
 def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
     """The first batch against theirs, column for column of what a loss uses."""
     on_device, start = jax.device_put(dataset), jnp.asarray(reference["start_indices"][0])
-    drawn = sampling.locate(on_device, start)
+    drawn = sampling._locate(on_device, start)
     batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
     ours = batch._asdict() | {name: getattr(batch, name).state for name in ("obs", "next_obs")}
     gamma = float(reference["discount"]) ** reference.spec.chunk
@@ -178,7 +178,7 @@ def updates(
     step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, **options))
     on_device, losses = jax.device_put(dataset), {}
     for starts in reference["start_indices"]:
-        drawn = sampling.locate(on_device, jnp.asarray(starts))
+        drawn = sampling._locate(on_device, jnp.asarray(starts))
         batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
         state, metrics = step(state, batch)
         if not losses:

@@ -126,7 +126,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "Job": "evaluation.sweep:Job",
         "Usage": "evaluation.simulators:Usage",
         "arms": "evaluation.arms:arms",
-        "compile_act": "evaluation.worker_pool:compile_act",
+        "compile_act": "evaluation.worker_pool:_compile_act",
     },
     "interop.import_official": {
         "read": "Official.read",

@@ -74,7 +74,7 @@ class Root:
 
 
 @dataclass(frozen=True)
-class Data:
+class _Data:
     """The section `data`: where transitions come from, and what a batch holds."""
 
     dir: Annotated[
@@ -121,7 +121,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Goals:
+class _Goals:
     """The section `goals`: which rows are goals in training, where the environment has goals."""
 
     critic: Annotated[bounds.Goals, "probabilities of a critic's goal: current, later, any row"] = (
@@ -150,7 +150,7 @@ class Goals:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class _Optimizer:
     """The section `optimizer`."""
 
     learning_rate: Annotated[Positive, "step size of Adam"] = 3e-4
@@ -166,7 +166,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Train:
+class _Train:
     """The section `train`."""
 
     steps: Annotated[Count, "updates in all", MAY_CHANGE] = 1_000_000
@@ -183,7 +183,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Eval:
+class _Eval:
     """The section `eval`: what `qgf evaluate` plays unless its flags say otherwise."""
 
     weights: Annotated[Weights, "guidance weights", _FIRST_HOST] = (0.0, 1.0)
@@ -199,7 +199,7 @@ class Eval:
 
 
 @dataclass(frozen=True)
-class Tracking:
+class _Tracking:
     """The section `wandb`: metrics in Weights & Biases, beside metrics.jsonl."""
 
     project: Annotated[str, "project that metrics go to; empty: none", _FIRST_HOST] = ""
@@ -216,12 +216,12 @@ class Sampler:
 
 
 _SECTIONS = {
-    "data": Data,
-    "goals": Goals,
-    "optimizer": Optimizer,
-    "train": Train,
-    "eval": Eval,
-    "wandb": Tracking,
+    "data": _Data,
+    "goals": _Goals,
+    "optimizer": _Optimizer,
+    "train": _Train,
+    "eval": _Eval,
+    "wandb": _Tracking,
 }
 
 

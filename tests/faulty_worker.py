@@ -16,7 +16,7 @@ from qgf_jax.envs import worker
 FAULT = Path(os.environ["FAULT"])
 
 
-class Slot(worker.Slot):
+class Slot(worker._Slot):
     def reset(self, seed):
         self.seed, self.played = seed, 0
         return self.faulty(super().reset(seed), None)[0]
@@ -57,5 +57,5 @@ def fail(kind, obs, played):
 
 
 if __name__ == "__main__":
-    worker.Slot = Slot
+    worker._Slot = Slot
     worker._main()

@@ -11,8 +11,8 @@ import pytest
 from conftest import rows_of, tiny
 
 from qgf_jax.data import chunks, formats, sampling, starts
-from qgf_jax.data.load import load, transform
-from qgf_jax.data.summary import Moments, Summary, check_alike, describe_ends
+from qgf_jax.data.load import _transform, load
+from qgf_jax.data.summary import Summary, _Moments, check_alike, describe_ends
 from qgf_jax.envs import ogbench, ogbench_experts
 from qgf_jax.errors import UserError
 
@@ -49,7 +49,9 @@ def test_every_start_agrees_with_brute_force(chunk, masks):
     dataset = chunks.prepare(rows, rewards, mask, chunk=chunk, discount=GAMMA, action_clip=None)
     starts = np.arange(sum(LENGTHS) - chunk + 1)
     on_device = jax.device_put(dataset)
-    batch = sampling.gather(on_device, sampling.locate(on_device, jnp.asarray(starts)), chunk=chunk)
+    batch = sampling.gather(
+        on_device, sampling._locate(on_device, jnp.asarray(starts)), chunk=chunk
+    )
     for i in starts:
         reward, discount, next_row, weight, actions = brute_force(rows, rewards, mask, i, chunk)
         np.testing.assert_allclose(batch.reward[i], reward, rtol=1e-5)
@@ -86,7 +88,7 @@ def test_starts_are_uniform_and_stay_inside():
     rows = rows_of([10, 10])
     ones = np.ones(len(rows.ends))
     dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
-    drawn = sampling.draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
+    drawn = sampling._draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
     batch = sampling.gather(dataset, drawn, chunk=4)
     values, counts = np.unique(np.asarray(batch.obs.state[:, 0]), return_counts=True)
     assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17
@@ -96,13 +98,13 @@ def test_starts_are_uniform_and_stay_inside():
 def test_rewards_are_transformed_in_the_order_sparse_scale_shift():
     rewards = np.array([-2.0, 0.0, -1.0])
     options = {"reward_scale": 2.0, "reward_shift": 0.5}
-    np.testing.assert_allclose(transform(rewards, sparse=False, **options), [-3.5, 0.5, -1.5])
-    np.testing.assert_allclose(transform(rewards, sparse=True, **options), [-1.5, 0.5, -1.5])
+    np.testing.assert_allclose(_transform(rewards, sparse=False, **options), [-3.5, 0.5, -1.5])
+    np.testing.assert_allclose(_transform(rewards, sparse=True, **options), [-1.5, 0.5, -1.5])
 
 
 def test_statistics_leave_a_dimension_that_never_moves():
     obs = np.stack([np.array([1.0, 3.0]), np.array([5.0, 5.0])], axis=1).astype(np.float32)
-    np.testing.assert_array_equal(Moments.of(obs).scale(), [[2.0, 5.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(_Moments.of(obs).scale(), [[2.0, 5.0], [1.0, 1.0]])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_statistics_leave_a_dimension_that_never_moves():
 )
 def test_a_dimension_that_hardly_moves_beside_its_size_is_not_blown_up(size, std, still):
     noise = np.random.default_rng(0).normal(0, std, (5000, 1))
-    moments = Moments.of((size + noise).astype(np.float32))
+    moments = _Moments.of((size + noise).astype(np.float32))
     (mean,), (scale,) = moments.scale()
     assert moments.still() == [still]
     probe = (size + 0.01 - mean) / scale
@@ -193,7 +195,7 @@ def test_validation_data_of_another_kind_are_refused(tmp_path):
     rows = rows_of(LENGTHS)
 
     def check(train, val):
-        check_alike(Moments.of(train.observations), val.observations.mean(axis=0), tmp_path)
+        check_alike(_Moments.of(train.observations), val.observations.mean(axis=0), tmp_path)
 
     check(rows, rows_of([4, 3]))
     still = rows._replace(observations=np.full((1000, 2), 0.1, np.float32))
@@ -289,6 +291,6 @@ def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, n_st
     np.testing.assert_array_equal(made.weight, left >= n_step)
     np.testing.assert_array_equal(made.actor_weight, left >= chunk)
     dataset, starts = jax.device_put(made), jnp.arange(sum(LENGTHS) - 3)
-    batch = sampling.gather(dataset, sampling.locate(dataset, starts), chunk=chunk, n_step=n_step)
+    batch = sampling.gather(dataset, sampling._locate(dataset, starts), chunk=chunk, n_step=n_step)
     np.testing.assert_array_equal(batch.weight, left[:-3] >= n_step)
     np.testing.assert_array_equal(batch.policy_view().weight, left[:-3] >= chunk)

@@ -26,7 +26,7 @@ def test_clean_undoes_mix():
     action, noise = np.array([0.3, -0.5], np.float32), np.array([1.0, -2.0], np.float32)
     for product in diffusion.alphas(STEPS)[1]:
         mixed = diffusion.mix(action, noise, product)
-        np.testing.assert_allclose(diffusion.clean(mixed, noise, product), action, atol=1e-5)
+        np.testing.assert_allclose(diffusion._clean(mixed, noise, product), action, atol=1e-5)
 
 
 MEAN, STD = 0.3, 0.2

@@ -21,7 +21,7 @@ def test_it_counts_what_would_be_trained_and_touches_nothing(tmp_path, monkeypat
     cli.main(["train", CONFIG, "--dry_run", "--config.seeds=2", "--config.devices=4"])
     said = json.loads(capsys.readouterr().out)
     config = tiny(seeds=2, devices="4")
-    spec = dry_run.spec_of(config)
+    spec = dry_run._spec_of(config)
     learner = algorithms.build_learner(config, spec)
     params = jax.eval_shape(learner.init, jax.random.key(0), spec.example(), np.zeros(6))
     counts = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
@@ -35,7 +35,7 @@ def test_it_counts_what_would_be_trained_and_touches_nothing(tmp_path, monkeypat
 
 def test_widths_with_goals_are_those_of_the_data():
     config = tiny(critic="dqc", **{"networks.policy_goal": False})
-    spec = dry_run.spec_of(config)
+    spec = dry_run._spec_of(config)
     assert (spec.state, spec.goal, spec.action) == ((2,), (2,), 2)
 
 

@@ -280,7 +280,7 @@ def test_sweep_with_episodes_of_all_lengths_compiles_the_sampler_once(
 
     monkeypatch.setattr(LoadedRun, "sampler", counting)
     pool, busy = FakePool(), []
-    compiled = worker_pool.compile_act(restored, QGF, -(-3 // groups))
+    compiled = worker_pool._compile_act(restored, QGF, -(-3 // groups))
 
     def act(*args):
         busy.append({slot for move, _ in pool.asked for slot in move.slots})
@@ -335,13 +335,13 @@ def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
     obs = rng.normal(size=(2, 20, 2)).astype(np.float32)
     identity = np.array([[[1, i % 7, i % 3] for i in range(20)]] * 2, np.int32)
     weight = rng.choice(np.float32([0.1, 0.5, 2.0]), (2, 20))
-    act = worker_pool.compile_act(restored, QGF, 20)
+    act = worker_pool._compile_act(restored, QGF, 20)
     together = act(obs, identity, weight)
     assert together.shape == (2, 20, 3, 2)
     assert not np.allclose(together[0], together[1])  # another training seed
     for size in (1, 10):  # whatever acts beside it, and wherever it stands
         order = rng.permutation(20)[:size]
-        some = worker_pool.compile_act(restored, QGF, size)
+        some = worker_pool._compile_act(restored, QGF, size)
         alone = some(obs[:, order], identity[:, order], weight[:, order])
         np.testing.assert_array_equal(alone, together[:, order])
     same = [np.repeat(x[:, :1], 20, axis=1) for x in (obs, identity, weight)]
@@ -415,8 +415,8 @@ def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
         np.ones((2, 3), np.float32),
     )
     assert len(seeds.sharding(2).device_set) == 2
-    divided = worker_pool.compile_act(restored, QGF, 3)(*asked)
+    divided = worker_pool._compile_act(restored, QGF, 3)(*asked)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     monkeypatch.setattr(seeds, "sharding", lambda count: one)
-    np.testing.assert_array_equal(divided, worker_pool.compile_act(restored, QGF, 3)(*asked))
+    np.testing.assert_array_equal(divided, worker_pool._compile_act(restored, QGF, 3)(*asked))
     assert np.any(divided[0] != divided[1])

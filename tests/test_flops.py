@@ -68,7 +68,7 @@ def test_published_table_is_that_of_the_code():
     """`qgf methods --markdown` writes it; costs of one method of each kind are counted here."""
     shown = published()
     assert list(shown) == list(algorithms.METHODS)
-    assert methods.page(shown) == PAGE.read_text()
+    assert methods._page(shown) == PAGE.read_text()
     unit = costs.count("qgf")["flops"]
     for name in ("best_of", "qgf_jacobian", "grad_step", "cfgrl", "fql", "dsrl"):
         found = costs.count(name)

@@ -7,7 +7,7 @@ import pytest
 from conftest import rows_of
 
 from qgf_jax.data import chunks, goals, sampling
-from qgf_jax.data.goals import Draw, GoalDistribution
+from qgf_jax.data.goals import GoalDistribution, _Draw
 from qgf_jax.types import Spec
 
 GAMMA = 0.9
@@ -29,7 +29,7 @@ def gather(start, goal, actor_goal=None, **options):
 
 def drawn(data, start, *goals):
     start = jnp.asarray(start, jnp.int32)
-    return Draw(
+    return _Draw(
         start, data.row[start], data.end[start], *(jnp.asarray(x, jnp.int32) for x in goals)
     )
 
@@ -121,7 +121,7 @@ def test_goals_may_be_other_numbers_than_observations():
 def draws(how, lengths, start, n=40_000, discount=GAMMA):
     data = dataset(lengths)
     row, end = (jnp.full(n, x[start], jnp.int32) for x in (data.row, data.end))
-    found = goals.draw_goals(
+    found = goals._draw_goals(
         data, row, end, jax.random.key(3), GoalDistribution(*how), discount=discount
     )
     return np.bincount(np.asarray(found), minlength=len(rows_of(lengths).ends)) / n
@@ -166,7 +166,7 @@ def test_distance_is_exact_far_into_large_data():
     )  # fmt: skip
     how = GoalDistribution(0, 1, 0, False)
     row, end = (jnp.full(1000, x[0], jnp.int32) for x in (data.row, data.end))
-    found = goals.draw_goals(data, row, end, jax.random.key(0), how, discount=GAMMA)
+    found = goals._draw_goals(data, row, end, jax.random.key(0), how, discount=GAMMA)
     assert set(np.asarray(found).tolist()) == {base + 1, base + 2}
 
 

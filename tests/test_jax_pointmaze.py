@@ -210,7 +210,7 @@ def test_evaluation_is_stepping_by_hand(played):
     by_key = {key_of(line): line for line in lines}
     assert len(by_key) == len(lines) == 13 * 2 * 2 * 3
     restored = LoadedRun.open(played)
-    act = worker_pool.compile_act(restored, Sampler("qgf", 1, ()), 1)
+    act = worker_pool._compile_act(restored, Sampler("qgf", 1, ()), 1)
     maze = PointMaze(restored.run.config["env"])
     step = jax.jit(maze.step)
     for task, episode, seed in ((1, 3, 0), (2, 0, 1)):

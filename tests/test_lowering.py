@@ -56,7 +56,7 @@ def training(config, devices=(), form="pmap"):
     if not hasattr(program, "trace"):  # JAX lowers a pmap for what is here alone
         program = jax.jit(program, static_argnums=2)
     state = jax.eval_shape(trainer.init, seeds_of(config))
-    data = dry_run.dataset_shapes(spec)
+    data = dry_run._dataset_shapes(spec)
     if devices:
         data = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), data)
     return program, (state, data, 2)

@@ -212,7 +212,7 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
         "pointmaze-medium-stitch-oraclerep-v0",
     ):
         spec, world = (
-            dry_run.spec_of(tiny(env=name)),
+            dry_run._spec_of(tiny(env=name)),
             ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(1)),
         )
         assert spec.width == len(world.reset(0))

@@ -121,7 +121,7 @@ def observations(restored):
 @pytest.fixture(scope="module")
 def compiled():
     """`worker_pool.compile_act`, each program once; all runs of one training have equal parameters."""
-    real = worker_pool.compile_act
+    real = worker_pool._compile_act
 
     @functools.cache
     def compile_once(training, sampler, per_seed):

@@ -8,7 +8,7 @@ from conftest import MAZE, tiny
 from qgf_jax.data import formats, shards
 from qgf_jax.data.convert import convert
 from qgf_jax.data.load import load
-from qgf_jax.data.summary import Moments
+from qgf_jax.data.summary import _Moments
 from qgf_jax.errors import UserError
 
 
@@ -153,8 +153,8 @@ def test_dimensions_that_are_not_scaled_are_named(maze_data, tmp_path, capsys):
 
 def test_moments_of_parts_are_those_of_the_whole():
     array = np.random.default_rng(0).normal(3, 2, (1000, 11)).astype(np.float32)
-    whole = Moments.of(array)
+    whole = _Moments.of(array)
     np.testing.assert_array_equal(whole.std, array.std(axis=0, dtype=np.float64))
-    merged = Moments.of(array[:7]).merge(Moments.of(array[7:300])).merge(Moments.of(array[300:]))
+    merged = _Moments.of(array[:7]).merge(_Moments.of(array[7:300])).merge(_Moments.of(array[300:]))
     for a, b in zip(whole, merged, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)

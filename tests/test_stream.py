@@ -39,7 +39,7 @@ def batch(dataset, starts, steps):
     """Of every kind; what it takes from goals that are one row ahead."""
     starts = jnp.asarray(starts)
     if not isinstance(dataset, chunks.GoalDataset):
-        return sampling.gather(dataset, sampling.locate(dataset, starts), chunk=2, n_step=steps)
+        return sampling.gather(dataset, sampling._locate(dataset, starts), chunk=2, n_step=steps)
     row, end = jnp.asarray(dataset.row)[starts], jnp.asarray(dataset.end)[starts]
     how = {
         "chunk": 2,
@@ -48,7 +48,7 @@ def batch(dataset, starts, steps):
         "negative_reward": True,
         "subgoal_steps": 3,
     }
-    return goals.gather(dataset, goals.Draw(starts, row, end, row + 1, row + 1), **how)
+    return goals.gather(dataset, goals._Draw(starts, row, end, row + 1, row + 1), **how)
 
 
 @pytest.mark.parametrize("make", [whole, lambda _: whole_goals()], ids=["task", "goals"])
@@ -136,7 +136,7 @@ def test_a_window_is_its_blocks_and_sampled_uniformly(converted):
     got = batch(window, starts, 3)
     each = [batch(jax.device_put(b), np.arange(stream.starts), 3) for b in blocks]
     jax.tree.map(lambda x, *xs: np.testing.assert_array_equal(x, np.concatenate(xs)), got, *each)
-    drawn = sampling.draw_starts(
+    drawn = sampling._draw_starts(
         window, jax.random.key(0), steps=3, batch_size=100 * size, blocks=3
     )
     values, counts = np.unique(np.asarray(drawn.start), return_counts=True)

@@ -41,12 +41,12 @@ def main(arguments: Sequence[str]) -> None:
         rows = [_record(name, row) | counted[name] for name, row in METHODS.items()]
         print(json.dumps(rows, indent=1))
     elif flags.markdown:
-        print(page(counted), end="")
+        print(_page(counted), end="")
     else:
         print("\n".join(_aligned([_HEAD, *_cells(counted)])))
 
 
-def page(counted: Mapping[str, Mapping[str, Any]]) -> str:
+def _page(counted: Mapping[str, Mapping[str, Any]]) -> str:
     """The Markdown page of all methods, with costs as of `costs.read`."""
     lines = [f"| {' | '.join(line)} |" for line in (_HEAD, ["---"] * len(_HEAD), *_cells(counted))]
     return "\n".join([_PAGE, *lines, ""])

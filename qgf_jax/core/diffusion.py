@@ -29,7 +29,7 @@ def mix(action: Array, noise: Array, product: Array) -> Array:
     return jnp.sqrt(product) * action + jnp.sqrt(1.0 - product) * noise
 
 
-def clean(action: Array, noise: Array, product: Array) -> Array:
+def _clean(action: Array, noise: Array, product: Array) -> Array:
     """The inverse of `mix`: the action [D] that `noise` was mixed into."""
     return (action - jnp.sqrt(1.0 - product) * noise) / jnp.sqrt(product)
 
@@ -52,7 +52,7 @@ def sample(
     def step(action: Array, x: tuple[Array, Array]) -> tuple[Array, None]:
         k, key = x
         a, p, before = jnp.asarray(alpha)[k], jnp.asarray(product)[k], jnp.asarray(product)[k - 1]
-        mean = clean(action, noise(action, k), p)
+        mean = _clean(action, noise(action, k), p)
         if posterior:
             mean = jnp.clip(mean, -1.0, 1.0)
             mean = (jnp.sqrt(before) * (1 - a) * mean + jnp.sqrt(a) * (1 - before) * action) / (

@@ -151,7 +151,7 @@ def cut(total: int, n: int, size: int = 0) -> tuple[np.ndarray, int]:
     return np.minimum(np.arange(n) * size, total - size), size
 
 
-def block(dataset: Any, first: int, starts: int, steps: int, rows: int = 0) -> Any:
+def _block(dataset: Any, first: int, starts: int, steps: int, rows: int = 0) -> Any:
     """The `starts` starts from `first` on, as a `Dataset` or `GoalDataset` by itself.
 
     It has `starts` + `steps` - 1 transitions and `rows` rows, by default as many as they need; where
@@ -159,7 +159,7 @@ def block(dataset: Any, first: int, starts: int, steps: int, rows: int = 0) -> A
     reaches to the end of its last trajectory, and random goals are transitions of its own.
     """
     stop = first + starts + steps - 1
-    rows = rows or rows_of_block(dataset, first, starts, steps)
+    rows = rows or _rows_of_block(dataset, first, starts, steps)
     base = min(int(dataset.row[first]), len(dataset.obs) - rows)
     changes = {}
     for name, array in dataset._asdict().items():
@@ -174,7 +174,7 @@ def block(dataset: Any, first: int, starts: int, steps: int, rows: int = 0) -> A
     return dataset._replace(**changes)
 
 
-def rows_of_block(dataset: Any, first: int, starts: int, steps: int) -> int:
+def _rows_of_block(dataset: Any, first: int, starts: int, steps: int) -> int:
     """How many rows a block needs."""
     last = first + starts + steps - 2
     end = dataset.end[last] if isinstance(dataset, GoalDataset) else dataset.row[last] + 1
@@ -192,8 +192,8 @@ def split(dataset: Any, n: int, steps: int) -> list[Any]:
     if total < n:
         raise UserError(f"the dataset has {total} starts, which do not make {n} parts: use fewer")
     firsts, size = cut(total, n)
-    rows = max(rows_of_block(dataset, first, size, steps) for first in firsts)
-    return [block(dataset, int(first), size, steps, rows) for first in firsts]
+    rows = max(_rows_of_block(dataset, first, size, steps) for first in firsts)
+    return [_block(dataset, int(first), size, steps, rows) for first in firsts]
 
 
 OF_ROWS, ROW_NUMBERS = ("obs", "goal"), ("row", "next_row", "end")

@@ -23,7 +23,7 @@ class GoalDistribution(NamedTuple):
     """The later row is a geometric number of steps on, else uniform up to the last but one."""
 
 
-class Draw(NamedTuple):
+class _Draw(NamedTuple):
     """Transitions [B], their rows, the last ones of their trajectories, and the rows of their goals."""
 
     start: Array
@@ -35,7 +35,7 @@ class Draw(NamedTuple):
     """of the policy"""
 
 
-def draw_goals(
+def _draw_goals(
     dataset: GoalDataset,
     row: Array,
     end: Array,
@@ -72,22 +72,22 @@ def draw(
     actor: GoalDistribution,
     discount: float,
     blocks: int = 1,
-) -> Draw:
+) -> _Draw:
     """A batch's starts, uniform over those with `steps` transitions after them, and its goals."""
     keys = jax.random.split(key, 3)
     drawn = jax.random.randint(keys[0], (batch_size,), 0, starts_of(dataset, steps, blocks))
     start = nth_start(dataset, drawn, steps, blocks)
     row, end = rows_at(dataset.row, start), rows_at(dataset.end, start)
     goals = (
-        draw_goals(dataset, row, end, k, how, discount=discount)
+        _draw_goals(dataset, row, end, k, how, discount=discount)
         for k, how in zip(keys[1:], (critic, actor), strict=True)
     )
-    return Draw(start, row, end, *goals)
+    return _Draw(start, row, end, *goals)
 
 
 def gather(
     dataset: GoalDataset,
-    drawn: Draw,
+    drawn: _Draw,
     *,
     chunk: int,
     n_step: int,

@@ -231,7 +231,7 @@ def _prepare(
         masks = chunks.trajectory_masks(rows.ends)
     return chunks.prepare(
         closed,
-        transform(rewards, **{k: options[k] for k in ("reward_scale", "reward_shift", "sparse")}),
+        _transform(rewards, **{k: options[k] for k in ("reward_scale", "reward_shift", "sparse")}),
         masks,
         chunk=options["chunk"],
         discount=options["discount"],
@@ -254,7 +254,7 @@ def _check_rows(rows: Rows, path: Path, labels: Labels) -> None:
             )
 
 
-def transform(
+def _transform(
     rewards: np.ndarray, *, reward_scale: float, reward_shift: float, sparse: bool
 ) -> np.ndarray:
     """scale * reward + shift, of -1[reward != 0] if `sparse`. Training and validation alike."""

@@ -39,7 +39,7 @@ def build(
     size, data = batch_size or config["train"]["batch_size"], config["data"]
     if spec.goal is None:
         return BatchSampler(
-            functools.partial(draw_starts, steps=spec.steps, batch_size=size, blocks=blocks),
+            functools.partial(_draw_starts, steps=spec.steps, batch_size=size, blocks=blocks),
             functools.partial(gather, chunk=spec.chunk, n_step=spec.n_step),
         )
     how = config["goals"]
@@ -88,15 +88,15 @@ def gather(dataset: Dataset, drawn: Starts, *, chunk: int, n_step: int = 0) -> B
     )
 
 
-def draw_starts(
+def _draw_starts(
     dataset: Dataset, key: Array, *, steps: int, batch_size: int, blocks: int = 1
 ) -> Starts:
     """Where the chunks of a batch begin: uniform, with replacement, over all valid starts."""
     drawn = jax.random.randint(key, (batch_size,), 0, starts_of(dataset, steps, blocks))
-    return locate(dataset, nth_start(dataset, drawn, steps, blocks))
+    return _locate(dataset, nth_start(dataset, drawn, steps, blocks))
 
 
-def locate(dataset: Dataset, start: Array) -> Starts:
+def _locate(dataset: Dataset, start: Array) -> Starts:
     """The transitions `start` [B] with their rows.
 
     Looked up here and not in `gather`: XLA fuses one look-up into the next, and does the first of

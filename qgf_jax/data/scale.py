@@ -14,7 +14,7 @@ _LEAST = 1e-6
 """a smaller spread is a simulator's noise, whatever the magnitude"""
 
 
-def resolution(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _resolution(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The spread [D] that takes so many steps of float32 between `low` [D] and `high` [D]."""
     largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
     return _STEPS * np.finfo(np.float32).eps * largest
@@ -22,7 +22,7 @@ def resolution(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 def is_still(std: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """[D], whether a dimension of standard deviation `std` [D] is not to be divided by it."""
-    return std < np.maximum(_LEAST, resolution(low, high))
+    return std < np.maximum(_LEAST, _resolution(low, high))
 
 
 def name_rounded(path: Path, observations: np.ndarray) -> None:
@@ -32,7 +32,7 @@ def name_rounded(path: Path, observations: np.ndarray) -> None:
     lost = []
     for i, column in enumerate(observations.T):
         low, high = column.min(), column.max()
-        little = low < high and column.std() < resolution(low, high)
+        little = low < high and column.std() < _resolution(low, high)
         if little and (column != column.astype(np.float32)).any():
             lost.append(i)
     if lost:

@@ -11,7 +11,7 @@ from qgf_jax.data.scale import is_still
 from qgf_jax.errors import UserError
 
 
-class Moments(NamedTuple):
+class _Moments(NamedTuple):
     """Of an array [R, D], each but `count` [D], in float64."""
 
     count: int
@@ -21,19 +21,19 @@ class Moments(NamedTuple):
     high: np.ndarray
 
     @classmethod
-    def of(cls, array: np.ndarray) -> "Moments":
+    def of(cls, array: np.ndarray) -> "_Moments":
         """Takes a few columns at a time, as the deviations are a copy in float64."""
         columns = np.array_split(np.arange(array.shape[1]), -(-array.shape[1] // 8))
         parts = [array[:, c[0] : c[-1] + 1].std(axis=0, dtype=np.float64) for c in columns]
         mean = array.mean(axis=0, dtype=np.float64)
         return cls(len(array), mean, np.concatenate(parts), array.min(axis=0), array.max(axis=0))
 
-    def merge(self, other: "Moments") -> "Moments":
+    def merge(self, other: "_Moments") -> "_Moments":
         """Of both arrays together (Chan, Golub and LeVeque, 1979)."""
         count = self.count + other.count
         share, apart = other.count / count, other.mean - self.mean
         within = (1 - share) * self.std**2 + share * other.std**2
-        return Moments(
+        return _Moments(
             count,
             self.mean + share * apart,
             np.sqrt(within + share * (1 - share) * apart**2),
@@ -53,19 +53,19 @@ class Moments(NamedTuple):
 class Summary(NamedTuple):
     """Of some slices of a dataset."""
 
-    observations: Moments
+    observations: _Moments
     at_bounds: int
     """numbers of actions beyond 0.999, void ones left out"""
     actions: int
     """all numbers of actions"""
-    goal: Moments | None = None
+    goal: _Moments | None = None
 
     @classmethod
     def of(cls, rows: Rows, goal: np.ndarray | None = None) -> "Summary":
         """`goal` [R, G], where goals are not observations."""
         actions = np.abs(rows.actions[~rows.ends]) > 0.999
-        goals = None if goal is None else Moments.of(goal)
-        return cls(Moments.of(rows.observations), int(actions.sum()), actions.size, goals)
+        goals = None if goal is None else _Moments.of(goal)
+        return cls(_Moments.of(rows.observations), int(actions.sum()), actions.size, goals)
 
     def merge(self, other: "Summary") -> "Summary":
         """Of both together."""
@@ -95,7 +95,7 @@ class Summary(NamedTuple):
         """What `record` gave."""
         found = dict(record["observations"])
         count = found.pop("count")
-        of_rows = Moments(count, **{key: np.array(value) for key, value in found.items()})
+        of_rows = _Moments(count, **{key: np.array(value) for key, value in found.items()})
         return cls(of_rows, record["at_bounds"], record["actions"])
 
 
@@ -108,7 +108,7 @@ def describe_ends(ends: np.ndarray) -> dict[str, Any]:
     }
 
 
-def check_alike(train: Moments, mean: np.ndarray, path: Path) -> None:
+def check_alike(train: _Moments, mean: np.ndarray, path: Path) -> None:
     """Raises `UserError` if validation data lie, on average, far from all training data."""
     low, high = train.low, train.high
     # A range on either side: a few short episodes may well be where the others were not.

@@ -22,7 +22,7 @@ from qgf_jax.envs import families, wire
 from qgf_jax.errors import UserError
 
 
-class Slot:
+class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
     def __init__(self, name: str, made: Callable[[Any], None]):
@@ -77,7 +77,7 @@ def _serve(channel: socket.socket, name: str, count: int) -> None:
         family = families.of(name)
         family.require()
         with family.headless() as made:
-            slots = [Slot(name, made) for _ in range(count)]
+            slots = [_Slot(name, made) for _ in range(count)]
     except UserError as error:
         wire.send(channel, {"refused": str(error)})
         return

@@ -104,7 +104,7 @@ def read(run: Run) -> Lines:
     return Lines.read(run.episodes, why)
 
 
-class Log:
+class _Log:
     """What a run's file held when it was opened, and what was added since."""
 
     def __init__(self, run: Run):
@@ -120,7 +120,7 @@ class Log:
 
 
 @contextlib.contextmanager
-def only_writer(run: Run) -> Generator[Log]:
+def only_writer(run: Run) -> Generator[_Log]:
     """The run's episodes, for one process alone. Raises `UserError` if another one writes them."""
     with EVALUATION.lock(run.workdir):
-        yield Log(run)
+        yield _Log(run)

@@ -76,7 +76,7 @@ class WorkerPool:
             for sampler in dict.fromkeys(job.acts_as.sampler for job in jobs):
                 if sampler not in self._programs:
                     size = -(-self._per_seed // self._turns)
-                    self._programs[sampler] = compile_act(loaded, sampler, size)
+                    self._programs[sampler] = _compile_act(loaded, sampler, size)
             yield
             self.usage.simulator_cpu_seconds += pool.cpu_seconds
             self.usage.cpu_seconds += pool.cpu_seconds
@@ -122,7 +122,7 @@ def _groups(seeds: int, per_seed: int, count: int) -> Iterator[np.ndarray]:
         yield np.arange(seeds)[:, None] * per_seed + places
 
 
-def compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
+def _compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
     """The one program that acts for a whole sweep of weights.
 
     (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is

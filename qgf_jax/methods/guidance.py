@@ -87,7 +87,7 @@ def _of_one(velocity: Velocity) -> Velocity:
                 f"a guided velocity takes one action [D], not shape {jnp.shape(action)}: "
                 "flatten a chunk, and act on a batch by jax.vmap"
             )
-        return flow.check_shape(velocity(action, t), action)
+        return flow._check_shape(velocity(action, t), action)
 
     return checked
 
@@ -96,7 +96,7 @@ def _of_shape(endpoint: Endpoint) -> Endpoint:
     """The endpoint, of the action's shape, else a `UserError`."""
 
     def checked(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
-        return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
+        return flow._check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
 
     return checked
 

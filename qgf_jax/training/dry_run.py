@@ -26,13 +26,13 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     `flops_per_update` counts the matrix products of one update, of all seeds and devices: the compiled
     program of one device with its part of the batch, times the number of devices.
     """
-    spec, layout = spec_of(config), DeviceLayout.of(config)
+    spec, layout = _spec_of(config), DeviceLayout.of(config)
     learner = algorithms.build_learner(config, spec)
     seeds = seeds_of(config)
     part = config["train"]["batch_size"] // layout.count
     one_device = {**config, "train": {**config["train"], "batch_size": part}}
     programs = make_programs(learner, one_device, spec)
-    state, dataset = jax.eval_shape(programs.init, seeds), dataset_shapes(spec)
+    state, dataset = jax.eval_shape(programs.init, seeds), _dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()
     device = jax.devices()[0]
@@ -62,14 +62,14 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def spec_of(config: Mapping[str, Any]) -> Spec:
+def _spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment gives; observations are not standardised."""
     name, data = families.parse(config["env"]), config["data"]
     state, goal, action = families.of(name).widths(name)
     return Spec((state,), action, data["chunk"], (goal,) if goal else None, data["n_step"])
 
 
-def dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
+def _dataset_shapes(spec: Spec) -> Dataset | GoalDataset:
     """The shapes of a small dataset, for compiling: the number of rows changes no operation."""
 
     def array(*shape: int, dtype: Any = np.float32) -> Any:

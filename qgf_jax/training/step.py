@@ -66,7 +66,7 @@ def train_step(
         return params, _moved_targets(state, source, tau, number, target_every), opt_state
 
     checked = [(grads[group], metrics[f"{group}/loss"]) for group in losses]
-    return if_finite(state, update, checked, metrics)
+    return _if_finite(state, update, checked, metrics)
 
 
 def _moved_targets(
@@ -81,7 +81,7 @@ def _moved_targets(
     return target_params
 
 
-def if_finite(
+def _if_finite(
     old: TrainState,
     update: Callable[[], tuple[Params, Params, Any]],
     checked: Sequence[Any],
