@@ -14,6 +14,7 @@ import pytest
 
 import qgf_jax
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import tree
 from qgf_jax.runs.array_files import ArrayFiles
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -150,3 +151,15 @@ def test_candidates_are_ranked_by_the_critic_that_the_config_names(run_folder):
     same = loaded.params | {"online_critic": loaded.params["critic"]}
     np.testing.assert_allclose(action("online", same), action("target", opposed), atol=1e-6)
     assert not np.allclose(action("online", opposed), action("target", opposed))
+
+
+def test_parameters_of_other_networks_are_named(run_folder, monkeypatch):
+    """As after a change of the networks between two versions, of which no fingerprint tells."""
+    build = algorithms.build_learner
+
+    def wider(config, spec):
+        return build({**config, "networks": {**config["networks"], "critic_hidden": (9,)}}, spec)
+
+    monkeypatch.setattr(algorithms, "build_learner", wider)
+    with pytest.raises(UserError, match=r"checkpoints/4 is of another network: .*critic.* in this"):
+        LoadedRun.open(run_folder)

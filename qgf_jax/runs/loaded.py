@@ -20,6 +20,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
+from qgf_jax.runs.tree import check_tree, describe
 from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Sample, Spec
 
@@ -58,11 +59,13 @@ class LoadedRun:
             raise UserError(
                 f"{workdir} has no checkpoint yet: let `qgf train` come to its first save"
             )
+        spec = Spec.of(run.spec)
+        _check_networks(run, spec, restored.state["params"], restored.step)
         constants = calibration(run.trained_in, restored.step)
         params = algorithms.acting_params(
             restored.state["params"], restored.state["target_params"], constants or None
         )
-        return cls(run, Spec.of(run.spec), restored.step, params)
+        return cls(run, spec, restored.step, params)
 
     @property
     def seeds(self) -> int:
@@ -148,6 +151,20 @@ class LoadedRun:
         if seed is not None and not 0 <= seed < self.seeds:
             raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
         return _Policy(self, sample, weight, seed)
+
+
+def _check_networks(run: Run, spec: Spec, params: Params, step: int) -> None:
+    """Raises `UserError` where the parameters are not those of the networks that the config names."""
+    learner = algorithms.build_learner(run.config, spec)
+
+    def init(key: Array) -> Params:
+        return learner.init(key, spec.example(), jnp.zeros(spec.chunk_dim))
+
+    expected = jax.eval_shape(
+        lambda: jax.vmap(init)(jax.random.split(jax.random.key(0), run.config["seeds"]))
+    )
+    where = run.trained_in / "checkpoints" / str(step)
+    check_tree(where, describe(params), describe(expected))
 
 
 class _Policy:
