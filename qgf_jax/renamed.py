@@ -214,6 +214,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "seeds_of": "runtime.seeds:seeds_of",
     },
     "types": {
+        "Slope": "Direction",
         "as_actor": "methods.learners:as_actor",
         "merge": "methods.learners:merge",
     },

@@ -34,7 +34,7 @@ Velocity = Callable[[Array, Array], Array]
 """(action [D], t []) -> velocity [D], with observation and parameters already bound."""
 Critic = Callable[[Array], Array]
 """action [D] -> Q [], with observation and parameters already bound."""
-Slope = Callable[[Array, Array], tuple[Array, Array]]
+Direction = Callable[[Array, Array], tuple[Array, Array]]
 """(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
 Endpoint = Callable[..., Array]
 """(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""

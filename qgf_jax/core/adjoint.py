@@ -21,7 +21,7 @@ def memoryless_path(
 ) -> tuple[Array, Array]:
     """The fast flow as a memoryless SDE: its points [T, D] at t = k / T, and its end [D].
 
-    The last step is the slow flow's own, without noise.
+    The last step is the base flow's own, without noise.
     """
     h = 1.0 / num_steps
     start_key, noise_key = jax.random.split(key)

@@ -7,7 +7,7 @@ from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import rule
 from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
+from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 10")
@@ -17,7 +17,7 @@ def regularized(
     endpoint: Endpoint = one_straight_step,
     *,
     epsilon: Annotated[NonNegative, "factor of the Jacobian's part"] = 0.1,
-) -> Slope:
+) -> Direction:
     """(I + epsilon J)^T times the gradient at the endpoint: mostly QGF, a little of its Jacobian."""
 
     def direct(action: Array, t: Array) -> tuple[Array, Array]:
@@ -36,7 +36,7 @@ def smooth(
     *,
     samples: Annotated[Count, "perturbed actions whose Jacobians are averaged"] = 8,
     sigma: Annotated[NonNegative, "standard deviation of the perturbations"] = 0.1,
-) -> Slope:
+) -> Direction:
     """The mean of `samples` Jacobians at action + sigma * noise, transposed, times the gradient.
 
     The paper gives neither number: eight samples leave a third of one Jacobian's noise, and a tenth of
@@ -57,7 +57,7 @@ def smooth(
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
-def ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Slope:
+def ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """The orthogonal factor of J, transposed, times the gradient: J turns it and stretches nothing.
 
     J = U S V^T, and (U V^T)^T acts. The clip is passed straight through, because a coordinate in

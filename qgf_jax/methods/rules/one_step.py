@@ -6,11 +6,11 @@ J below is d endpoint / d action, [D, D].
 from qgf_jax.methods.lazy import jax
 from qgf_jax.methods.parts import rule
 from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
+from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 9")
-def one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Slope:
+def one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """QGF: the critic's gradient at the endpoint, taking J as I.
 
     The clip of the endpoint is not differentiated either, so a coordinate that has run into the box
@@ -27,7 +27,7 @@ def one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_st
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eqs. 8 and 18")
 def one_step_jacobian(
     velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step
-) -> Slope:
+) -> Direction:
     """QGF-Jacobian: J^T times the gradient at the endpoint, the clip differentiated too.
 
     Eq. 8: one vector-Jacobian product, never the D x D matrix, and one pass forward, whose velocity is

@@ -3,14 +3,14 @@
 from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import rule
 from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Endpoint, Slope, Velocity
+from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(
     ignores=("weight", "endpoint", "schedule", "cap", "units", "scale"),
     source="Zhou et al., 2026, arXiv 2606.11087",
 )
-def unguided(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Slope:
+def unguided(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """The reference policy itself. The critic is never called, so it costs nothing."""
     del q, endpoint
 
