@@ -55,7 +55,7 @@ def made_up_batch(seed: int) -> Batch:
 
 
 def always(old, update, checked, metrics) -> tuple:
-    """What `train.if_finite` does, without looking."""
+    """What `train._if_finite` does, without looking."""
     return TrainState(old.step + 1, old.key, *update(), old.guard), metrics
 
 

@@ -42,7 +42,7 @@ def unguarded(monkeypatch):
     def always(old, update, checked, metrics):
         return TrainState(old.step + 1, old.key, *update(), old.guard), metrics
 
-    monkeypatch.setattr(train, "if_finite", always)
+    monkeypatch.setattr(train, "_if_finite", always)
 
 
 def made_up(init):

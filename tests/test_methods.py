@@ -193,7 +193,7 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
     sweep = arms([name], [0.5])
-    monkeypatch.setattr(worker_pool, "compile_act", compiled)
+    monkeypatch.setattr(worker_pool, "_compile_act", compiled)
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )

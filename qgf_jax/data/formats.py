@@ -187,17 +187,16 @@ def _read_zip(
 def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The arrays that are read, by key."""
     members: dict[str, zipfile.ZipInfo] = {}
-    for info in file.infolist():
-        key = info.filename.removesuffix(".npy")
-        if key not in _AXES:
-            continue
+    arrays = [(info.filename.removesuffix(".npy"), info) for info in file.infolist()]
+    for key, info in arrays:
         if key in members:
             raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
-        members[key] = info
+        if key in _AXES:
+            members[key] = info
     layouts.check_keys(path, _others(file))
     for key in _NEEDED:
         if key not in members:
-            has = ", ".join(sorted(i.filename for i in file.infolist()))[:60] or "nothing"
+            has = ", ".join(sorted(file.namelist()))[:60] or "nothing"
             raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
     rows = _length(file, members["observations"])
     return {k: v for k, v in members.items() if k not in _LABELS or _length(file, v) == rows}

@@ -171,7 +171,7 @@ def test_a_worker_takes_requests_while_it_plays(monkeypatch):
             released.wait(30.0)
             return chunk[0], {"reward": 0.0, "steps": 1, "done": False, "success": 0.0}
 
-    monkeypatch.setattr(worker, "Slot", Slow)
+    monkeypatch.setattr(worker, "_Slot", Slow)
     ours, theirs = socket.socketpair()
     ours.settimeout(10.0)
     threading.Thread(target=worker._serve, args=(theirs, "slow", 1), daemon=True).start()
