@@ -50,10 +50,10 @@ def evaluate(
     run = runs.open_run(workdir)
     if out is not None:
         run = run.beside(out)
-    name, maze = families.parse(run.config["env"]), None
+    name = families.parse(run.config["env"])
     if simulator == families.ON_DEVICE:
         name = name.played_in(families.ON_DEVICE)
-        maze = families.of(name).device_simulator(name)
+        families.of(name).device_simulator(name)  # or one line that there is none
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],
@@ -66,12 +66,7 @@ def evaluate(
     with records.only_writer(run) as log:
         loaded = LoadedRun.open(workdir, step)
         run.link()
-        envs = backend.choose("eval.envs" if maze is None else "--envs=jax", envs)
-        player: Simulator
-        if maze is None:
-            player = WorkerPool(loaded, name, envs, workers)
-        else:
-            player = DeviceSimulator(loaded, maze, envs)
+        player = _simulator(loaded, name, envs, workers)
 
         def record(job: Job, result: Result) -> None:
             for line in job.lines(name.label, loaded.step, result):
@@ -80,3 +75,13 @@ def evaluate(
         for jobs in plan.stages(loaded.step, log.lines):
             rollout(player, jobs, record)
     return player.usage
+
+
+def _simulator(
+    loaded: LoadedRun, name: families.EnvName, envs: int, workers: int | None
+) -> Simulator:
+    """What plays the episodes of an environment: on the device, or in worker processes."""
+    if name.simulator == families.ON_DEVICE:
+        maze = families.of(name).device_simulator(name)
+        return DeviceSimulator(loaded, maze, backend.choose("--envs=jax", envs))
+    return WorkerPool(loaded, name, backend.choose("eval.envs", envs), workers)
