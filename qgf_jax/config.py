@@ -121,11 +121,19 @@ def _known_fields() -> dict[str, Field]:
 
 
 def _fields(config: Mapping[str, Any] | ConfigDict) -> Mapping[str, Field]:
-    """The keys of a config; none of an altered one, which whoever opens it will name."""
+    """The keys of a config; none of an altered one, which whoever opens it will name.
+
+    Raises `UserError` for a method that is not known, as where the package that adds it is missing:
+    without its keys a sound run would look like one of another config.
+    """
     try:
-        return schema.fields(config["algorithm"], config["critic"])
+        algorithm, critic = config["algorithm"], config["critic"]
     except (LookupError, TypeError):
         return {}
+    if not isinstance(algorithm, str) or not isinstance(critic, str):
+        return {}
+    method(algorithm)
+    return schema.fields(algorithm, critic)
 
 
 def _todays_key(key: str, fields: Mapping[str, Field]) -> str:

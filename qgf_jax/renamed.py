@@ -108,10 +108,14 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "memory": "runtime.memory:available_bytes",
     },
     "envs.ogbench": {
-        "Name": "EnvName",
+        "Name": "envs.families:EnvName",
         "ON_DEVICE": "envs.families:ON_DEVICE",
         "SIMULATORS": "envs.families:SIMULATORS",
         "World": "OGBenchEnv",
+        "make": "FAMILY.gym",
+        "missing": "FAMILY.missing",
+        "require": "FAMILY.require",
+        "requirements": "FAMILY.requirements",
         "parse": "envs.families:parse",
     },
     "errors": {

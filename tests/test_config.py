@@ -357,3 +357,11 @@ def test_configs_errors_and_environment_workers_need_no_jax():
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_method_of_a_package_that_is_missing_is_named():
+    """Else its keys would be unknown, and a sound run would look like one of another config."""
+    config = configs.plain(configs.make())
+    with pytest.raises(UserError, match="unknown method 'mimic'"):
+        configs.identity({**config, "algorithm": "mimic"}, 1)
+    assert configs.identity({"algorithm": 3, "critic": None}, 1) is not None
