@@ -11,7 +11,17 @@ import math
 import numbers
 import struct
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from qgf_jax.errors import UserError, nearest
 
@@ -301,18 +311,34 @@ def fields(declaration: Any) -> dict[str, Field]:
         triples = [(f.name, f.type, f.default) for f in dataclasses.fields(declaration)]
     else:
         parameters = inspect.signature(declaration).parameters.values()
-        triples = [
-            (p.name, p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
-        ]
-    return {name: _field(annotation, default) for name, annotation, default in triples}
+        own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        types = _annotations(declaration, {p.name: p.annotation for p in own})
+        triples = [(p.name, types[p.name], p.default) for p in own]
+    return {name: _field(name, annotation, default) for name, annotation, default in triples}
 
 
-def _field(annotation: Any, default: Any) -> Field:
+def _annotations(function: Any, own: dict[str, Any]) -> dict[str, Any]:
+    """Some annotations of a function, which are texts after `from __future__ import annotations`.
+
+    Others of the function may name what is imported for type checkers alone.
+    """
+
+    def with_own() -> None: ...
+
+    with_own.__annotations__ = own
+    return get_type_hints(with_own, globalns=function.__globals__, include_extras=True)
+
+
+def _field(name: str, annotation: Any, default: Any) -> Field:
     def note(kind: type[_Note], otherwise: _Default) -> _Note | _Default:
         return next((x for x in _notes(annotation) if isinstance(x, kind)), otherwise)
 
     words, history = note(str, ""), note(History, History())
-    return Field(default, of(annotation), words, note(MayChange, None), history)
+    try:
+        bound = of(annotation)
+    except LookupError as error:
+        raise LookupError(f"option {name}: {error.args[0]}") from None
+    return Field(default, bound, words, note(MayChange, None), history)
 
 
 def _notes(annotation: Any) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 Keys, with defaults, bounds and what older runs have, are declared in `schema`. No JAX here.
 """
 
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -10,7 +11,8 @@ import inspect
 import json
 import os
 import sysconfig
-from collections.abc import Collection, Mapping, Sequence
+import traceback
+from collections.abc import Collection, Generator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -72,6 +74,9 @@ class _Section(ConfigDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         name = self._name(key)
+        if self.is_locked and name not in self:
+            known = [k for k in self._declared if k.startswith(self._prefix)]
+            raise unknown_name_error("config key", f"{self._prefix}{key}", known)
         super().__setitem__(name, _advised_value(f"{self._prefix}{name}", value, self._declared))
 
     def _name(self, key: str) -> str:
@@ -188,7 +193,10 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     path, variant = _locate(reference)
     module = _import(path)
     _check_variant(path, module, variant)
-    config = module.get_config(*([variant] if variant else []), **choice)
+    with _mistakes_of(path):
+        config = module.get_config(*([variant] if variant else []), **choice)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config returned no config: start from qgf_jax.config.make")
     overridden = {_override(config, key, text) for key, text in texts.items()}
     if config.env:
         _follow_env(config, overridden)
@@ -201,8 +209,26 @@ def _import(path: Path) -> ModuleType:
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is not a Python file: give --config=PATH.py[:variant]")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    with _mistakes_of(path):
+        module_spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _mistakes_of(path: Path) -> Generator[None]:
+    """Makes one line of a mistake in a config file, with the number of the file's own line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (own[-1] if own else None)
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{path}{f', line {line}' * bool(line)}: {type(error).__name__}: {cause}"
+        ) from error
 
 
 def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
@@ -275,6 +301,11 @@ def _check_value(key: str, value: Any, fields: Mapping[str, Field]) -> None:
     if key not in fields:
         raise unknown_name_error("config key", key, fields)
     bounds.check(f"config key {key}", value, fields[key].bound)
+
+
+def unknown_keys(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a run's config that nothing has today, as after a hyperparameter was renamed."""
+    return sorted(flatten(config).keys() - _fields(config).keys())
 
 
 def _past(fields: Mapping[str, Field]) -> dict[str, Any]:

@@ -313,4 +313,4 @@ def _add_attributes(module: ModuleType, name: str, attributes: dict[str, str]) -
 def _advise(old: str, new: str) -> None:
     from qgf_jax.errors import log_once
 
-    log_once(f"qgf: {old} is an old name: use {new}")
+    log_once(f"qgf: advice: {old} is an old name: use {new}")

@@ -35,12 +35,7 @@ from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 from qgf_jax.methods.parts import part, parts
-from qgf_jax.methods.table import (
-    METHODS,
-    critic_fields,
-    free_options,
-    policy_fields,
-)
+from qgf_jax.methods.table import METHODS
 
 _PLACE = MayChange(generation=1, per_host=True)
 """Says where data are. What they are, their SHA-256 says."""
@@ -88,7 +83,8 @@ class _Data:
     ] = ""
     mode: Annotated[
         Literal["auto", "resident", "streamed"],
-        "resident: data lie on the device; streamed: read from disk; auto: by the device's memory",
+        "resident: data lie on the device; streamed: read from disk; auto: by the device's memory. A "
+        "resumed run keeps what it came to",
         MAY_CHANGE,
     ] = "auto"
     schedule: Annotated[
@@ -235,7 +231,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     sections = {
         **{name: bounds.fields(section) for name, section in _SECTIONS.items()},
         "networks": bounds.fields(NetworkOptions),
-        f"critics.{critic}": critic_fields(critic),
+        f"critics.{critic}": part("critic", critic).fields,
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
@@ -247,13 +243,13 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
 
 def _policy(names: Sequence[str], but: Collection[str]) -> dict[str, Field]:
     """The section `policy` of some policy learners, without the keys `but` of other sections."""
-    learners = [policy_fields(name) for name in names]
+    learners = [part("policy", name).fields for name in names]
     return {k: v for own in learners for k, v in own.items() if k not in but}
 
 
 def _sampler(algorithm: str) -> dict[str, Field]:
     """The section `sampler`. A sampler may have a default of its own for what all samplers have."""
-    own = free_options(algorithm)
+    own = METHODS[algorithm].free_options
     common = bounds.fields(Sampler)
     return own | {k: v._replace(default=own.get(k, v).default) for k, v in common.items()}
 

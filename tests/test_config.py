@@ -236,7 +236,7 @@ def test_former_names_are_taken_with_one_line_of_advice_each(change, lines):
         assert {key: flat[key] for key in TODAY} == TODAY
         assert not FORMER.keys() & flat.keys() - TODAY.keys()
         assert copied.is_locked
-        with pytest.raises(AttributeError, match="does not exist"):
+        with pytest.raises(UserError, match="unknown config key .data.backups.: did you mean"):
             copied.data.backups = 7
     assert lines() == ADVICE
 
@@ -337,6 +337,28 @@ def test_every_key_of_a_section_has_help():
 def test_wrong_files_and_variants_are_explained(reference, hint):
     with pytest.raises(UserError, match=hint):
         configs.load(reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("c.data.backu = 3", "unknown config key 'data.backu'"),
+        ("c.data.chnk = 3", "unknown config key 'data.chnk': did you mean 'data.chunk'"),
+        ("c.data.chunk = = 3", r"mine\.py, line 4: SyntaxError"),
+        ("c.data.chunk = 1 / 0", r"mine\.py, line 4: ZeroDivisionError: division by zero"),
+        ("c.data.chunk = 'a'", "TypeError"),
+        ("return None", "get_config returned no config"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(tmp_path, text, hint):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from qgf_jax import config\ndef get_config(**choice):\n    c = config.make(**choice)\n"
+        f"    {text}\n    return c\n"
+    )
+    with pytest.raises(UserError, match=hint) as error:
+        configs.load(str(file))
+    assert "\n" not in str(error.value)
 
 
 def test_a_config_survives_json(tmp_path):

@@ -12,6 +12,8 @@ TINY = ROOT / "tests" / "tiny_config.py"
 FILES = {
     # A guidance rule with an option, and the method that acts by it.
     "one_rule.py": '''
+from __future__ import annotations
+
 from typing import Annotated
 
 import jax
@@ -97,6 +99,12 @@ row(
 )
 ''',
 }
+
+
+OPTION = """from typing import Annotated
+from qgf_jax.bounds import Positive
+from qgf_jax.methods.parts import rule
+@rule()"""
 
 
 def install(folder, files):
@@ -199,8 +207,13 @@ def test_a_mistyped_word_is_explained_by_their_names_too(site, workdir, words, h
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         (
             "from qgf_jax.methods.parts import rule\n@rule()\ndef f(v, q, e, *, x: int = 1): ...",
-            "LookupError",
+            "LookupError: option x: <class 'int'> says no bounds",
         ),
+        (
+            f"{OPTION}\ndef f(v, q, e, *, x: Annotated[Positive, 'm']): ...",
+            "option x needs a default",
+        ),
+        (f"{OPTION}\ndef f(v, q, e, *, x: Annotated[Positive, 'm'] = -1.0): ...", "above 0"),
         ("from qgf_jax.methods.table import row\nrow('qgf', 'mine', 'me')", "two methods 'qgf'"),
     ],
 )
@@ -210,3 +223,37 @@ def test_a_broken_package_is_named_in_one_line(tmp_path, text, hint):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "others-parts adds parts of methods by 'broken_part'" in done.stderr
     assert hint in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ("options={'rule': 'nope'}", "unknown rule 'nope'"),
+        ("options={'nope': 1}", "unknown option 'nope'"),
+        ("selector='nope'", "unknown selector 'nope'"),
+        ("policies=('nope',)", "unknown policy 'nope'"),
+        ("critic='nope'", "unknown critic 'nope'"),
+    ],
+)
+def test_a_wrong_row_is_named_whoever_reads_the_table(tmp_path, fields, hint):
+    text = f"from qgf_jax.methods.table import row\nrow('mine', 'a method', 'nobody', {fields})"
+    done = qgf(install(tmp_path / "site", {"a_row.py": text}), "methods")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"method 'mine': {hint}" in done.stderr and "mend or uninstall" in done.stderr
+
+
+def test_a_run_whose_package_is_gone_is_not_advised_to_be_removed(workdir, tmp_path):
+    for command in (("verify", workdir), ("report", f"--workdir={workdir}")):
+        done = qgf(tmp_path, *command)
+        assert done.returncode == 2 and "unknown method 'qgf_signed'" in done.stderr
+        assert "remove" not in done.stdout + done.stderr
+
+
+def test_a_run_whose_package_has_renamed_an_option_is_told_the_key(workdir, tmp_path):
+    later = {name: text.replace("scale", "factor") for name, text in FILES.items()}
+    done = qgf(
+        install(tmp_path / "later", later),
+        "evaluate", f"--workdir={workdir}", "--methods=reference", f"--out={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "config key critics.monte_carlo.scale is not known" in done.stderr

@@ -106,6 +106,11 @@ def test_from_its_data_to_a_report(data, capsys):
     cli.main(["train", *words, f"--workdir={run}"])
     arms = ["--methods=reference,qgf", "--weights=1", "--episodes=2", "--selection_episodes=1"]
     cli.main(["evaluate", f"--workdir={run}", *arms, "--envs=3"])
+    played = (run / "episodes.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as stop:  # before anything is played
+        cli.main(["evaluate", f"--workdir={run}", *arms, "--episodes=9", "--videos=1"])
+    assert stop.value.code == 2 and "cannot be drawn" in capsys.readouterr().err
+    assert (run / "episodes.jsonl").read_bytes() == played
     cli.main(["report", f"--workdir={run}"])
     rows = json.loads((run / "report" / "summary.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"reference", "qgf"}

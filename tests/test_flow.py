@@ -375,3 +375,8 @@ def test_velocities_weights_and_steps_of_a_wrong_kind_are_refused():
     with pytest.raises(UserError, match="num_steps is traced.*static_argnames"):
         jax.jit(steps)(3)
     np.testing.assert_array_equal(jax.jit(steps, static_argnums=0)(3), steps(np.int64(3)))
+
+
+def test_an_option_that_a_rule_does_not_have_is_named():
+    with pytest.raises(UserError, match=r"option of rule smooth 'sampels': did you mean 'samples'"):
+        guidance.guide(to_data, q, weight=1.0, rule="smooth", sampels=4)

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "errors": set(),
     "renamed": {"errors"},
     "bounds": {"errors"},
-    "core": PURE | {"core"},
+    "core": PURE | {"core", "runtime"},
     "methods": PURE | {"core", "methods", "runtime"},
     "schema": {"core", "methods", "bounds", "envs", "errors"},
     "config": {"methods", "bounds", "envs", "errors", "runtime", "schema"},

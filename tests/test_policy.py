@@ -163,3 +163,8 @@ def test_parameters_of_other_networks_are_named(run_folder, monkeypatch):
     monkeypatch.setattr(algorithms, "build_learner", wider)
     with pytest.raises(UserError, match=r"checkpoints/4 is of another network: .*critic.* in this"):
         LoadedRun.open(run_folder)
+
+
+def test_a_weight_that_is_no_number_is_named(run_folder):
+    with pytest.raises(UserError, match="weight is a; it must be a finite number"):
+        qgf_jax.load_policy(run_folder, weight="a")

@@ -27,7 +27,7 @@ def test_an_old_module_is_the_one_of_today(old, capsys):
     module = importlib.import_module(f"qgf_jax.{old}")
     assert vars(module).get("_module", module) is importlib.import_module(new)
     said = capsys.readouterr().err.splitlines()
-    assert said.count(f"qgf: qgf_jax.{old} is an old name: use {new}") == 1
+    assert said.count(f"qgf: advice: qgf_jax.{old} is an old name: use {new}") == 1
     importlib.import_module(f"qgf_jax.{old}")
     assert not capsys.readouterr().err
 
@@ -41,7 +41,7 @@ def test_an_old_attribute_is_the_one_of_today(module, old, capsys):
     place, _, path = renamed._ATTRIBUTES[module][old].rpartition(":")
     new = f"qgf_jax.{place or module}.{path}"
     today = operator.attrgetter(path)(importlib.import_module(f"qgf_jax.{place or module}"))
-    for said in (f"qgf: qgf_jax.{module}.{old} is an old name: use {new}\n", ""):
+    for said in (f"qgf: advice: qgf_jax.{module}.{old} is an old name: use {new}\n", ""):
         assert getattr(home, old) == today
         if old not in vars(home):  # else the module imports it, and it works without advice
             assert capsys.readouterr().err == said

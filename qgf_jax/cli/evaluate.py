@@ -24,9 +24,14 @@ def main(arguments: Sequence[str]) -> None:
     flags = _parser().parse_args(arguments)
     config = run.open_run(flags.workdir).config
     options = _options(flags, config["eval"])
-    names = [name for name in (flags.methods or _default(config["algorithm"])).split(",") if name]
+    names = (flags.methods or _default(config["algorithm"])).split(",")
     for name in names:
         parse(name)
+    name = families.parse(config["env"])
+    if flags.videos and not families.of(name).draws:
+        raise UserError(
+            f"--videos: environments such as {name.label} cannot be drawn: leave it out"
+        )
     EVALUATION.check_free(flags.out or flags.workdir)
     from qgf_jax.evaluation.evaluate import evaluate
 
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         flags.best_of,
         own_weights=not flags.weights,
         # With the paper's own critics best of 32 is ahead of all that it shows with goals.
-        more=(32,) if families.parse(config["env"]).goals else (),
+        more=(32,) if name.goals else (),
     )
     usage = evaluate(flags.workdir, sweep, **options)
     if usage.episodes:
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
     """What `evaluate` is called with: the flags, and where they say nothing the run's own `eval`."""
-    simulator, envs = flags.envs
+    simulator, envs = getattr(flags, "envs", (None, None))
     simulator = simulator or config.get("simulator", "mujoco")  # older runs do not say
     if simulator == "jax" and flags.videos:
         raise UserError("--videos films the benchmark's simulator: leave --envs=jax out")
@@ -105,7 +110,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--envs",
         type=_envs,
-        default=(None, None),
+        default=argparse.SUPPRESS,
         metavar="N|jax[:N]",
         help="environments at once; jax: on the device, an approximation, N for each seed; 0: by "
         "platform; else the config's",

@@ -87,7 +87,7 @@ def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool 
     num_steps = _count(num_steps)
 
     def step(action: Array, t: Any) -> Array:
-        return action + _check_shape(velocity(action, t), action) / num_steps
+        return action + check_shape(velocity(action, t), action) / num_steps
 
     if unroll:
         action = noise
@@ -120,7 +120,7 @@ def _count(num_steps: Any) -> int:
     return count
 
 
-def _check_shape(returned: Array, action: Array, what: str = "velocity") -> Array:
+def check_shape(returned: Array, action: Array, what: str = "velocity") -> Array:
     """What `what` returned. Raises `UserError` if its shape is not the action's."""
     if jnp.shape(returned) != jnp.shape(action):
         raise UserError(

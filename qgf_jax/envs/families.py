@@ -31,6 +31,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.runtime.plugins import load_entry
 
 _GROUP = "qgf_jax.environments"
 _FAMILIES = {"ogbench": "qgf_jax.envs.ogbench:FAMILY"}
@@ -242,6 +243,11 @@ class Family(abc.ABC):
         goal = width // 2 if name.goals else 0
         return width - goal, goal, env.action_dim
 
+    @property
+    def draws(self) -> bool:
+        """Whether it has pictures of its environments."""
+        return type(self).rendered is not Family.rendered
+
     def rendered(self, name: EnvName, size: int) -> Any:
         """An `Env` with `render`, whose pictures are `size` pixels high and wide."""
         raise UserError(f"{self} environments cannot be drawn: leave films out")
@@ -311,7 +317,7 @@ def _family(prefix: str) -> Family:
         module, attribute = place.split(":")
         found = getattr(importlib.import_module(module), attribute)
     elif prefix in outside:
-        found = outside[prefix].load()
+        found = load_entry(outside[prefix], "a family of environments")
     else:
         raise unknown_name_error("family of environments", prefix, [*_FAMILIES, *outside])
     if not isinstance(found, Family):

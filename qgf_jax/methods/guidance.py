@@ -8,7 +8,7 @@ are the files of `methods/rules`; each is an attribute of this module too.
 from collections.abc import Callable
 from typing import Any
 
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import part, parts
 from qgf_jax.methods.rules.endpoints import one_straight_step
@@ -57,16 +57,19 @@ def guide(
     `(flow.endpoint, clip=False)`. Where t = 1 is noise, as in openpi and LeRobot, give
     `lambda a, t: -velocity(a, 1 - t)`.
 
-    Raises `UserError` for a rule or schedule that does not exist. What it returns raises it for a
-    batch of actions, a weight or a value of `q` that is not one number, and a velocity of another
-    shape than the action's, and likewise an endpoint.
+    Raises `UserError` for a rule, an option or a schedule that does not exist. What it returns raises
+    it for a batch of actions, a weight or a value of `q` that is not one number, and a velocity or an
+    endpoint of another shape than the action's.
     """
-    make, factor = part("rule", rule).make, part("schedule", schedule).make
+    found, factor = part("rule", rule), part("schedule", schedule).make
+    for option in options:
+        if option not in found.fields:
+            raise unknown_name_error(f"option of rule {rule}", option, found.fields)
     if jnp.ndim(weight):
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
         )
-    direct = make(_of_one(velocity), _scalar(q), _of_shape(endpoint), **options)
+    direct = found.make(_of_one(velocity), _scalar(q), _of_shape(endpoint), **options)
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)
@@ -87,7 +90,7 @@ def _of_one(velocity: Velocity) -> Velocity:
                 f"a guided velocity takes one action [D], not shape {jnp.shape(action)}: "
                 "flatten a chunk, and act on a batch by jax.vmap"
             )
-        return flow._check_shape(velocity(action, t), action)
+        return flow.check_shape(velocity(action, t), action)
 
     return checked
 
@@ -96,7 +99,7 @@ def _of_shape(endpoint: Endpoint) -> Endpoint:
     """The endpoint, of the action's shape, else a `UserError`."""
 
     def checked(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
-        return flow._check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
+        return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
 
     return checked
 

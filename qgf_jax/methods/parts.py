@@ -23,7 +23,8 @@ from typing import Any, Protocol, TypeVar
 
 from qgf_jax import bounds
 from qgf_jax.bounds import Field
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import unknown_name_error
+from qgf_jax.runtime.plugins import load_entry
 
 KINDS = ("policy", "critic", "sampler", "selector", "rule", "unit", "schedule", "endpoint")
 _PACKAGES = ("policies", "critics", "samplers", "rules")
@@ -102,12 +103,24 @@ def _declare(kind: str) -> Callable[..., _Register]:
                 raise ValueError(
                     f"{kind} {name!r} is declared in {known.make.__module__} and in {make.__module__}"
                 )
-            _PARTS[kind, name] = Part(kind, name, make, bounds.fields(make), *said, sets, source)
+            fields = bounds.fields(make)
+            _check_defaults(f"{kind} {name!r}", fields)
+            _PARTS[kind, name] = Part(kind, name, make, fields, *said, sets, source)
             return make
 
         return register
 
     return declare
+
+
+def _check_defaults(what: str, fields: Mapping[str, Field]) -> None:
+    """Raises `ValueError` for an option without a default, or with one that is out of its bounds."""
+    for option, field in fields.items():
+        # Which names there are is known when all parts have been declared.
+        if not isinstance(field.bound, Names) and not field.bound.holds(field.default):
+            raise ValueError(
+                f"{what}: option {option} needs a default, and that must be {field.bound.says}"
+            )
 
 
 policy, critic, sampler, selector, rule, unit, schedule, endpoint = map(_declare, KINDS)
@@ -130,22 +143,10 @@ def load() -> None:
                 importlib.import_module(f"{module.__name__}.{found.name}")
         importlib.import_module(_ROWS)
         for entry in importlib.metadata.entry_points(group=_GROUP):
-            _load_entry(entry)
+            load_entry(entry, "parts of methods")
     except BaseException:
         _state["loaded"] = False
         raise
-
-
-def _load_entry(entry: importlib.metadata.EntryPoint) -> None:
-    try:
-        entry.load()
-    except Exception as error:
-        owner = entry.dist.name if entry.dist else "a package"
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{owner} adds parts of methods by {entry.value!r}, which cannot be imported ({cause}): "
-            f"mend or uninstall {owner}"
-        ) from error
 
 
 def part(kind: str, name: str) -> Part:

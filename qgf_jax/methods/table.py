@@ -5,7 +5,6 @@ methods all act with one pair of a flow policy and a critic. No JAX here, so tha
 mistyped option answer at once; the builders at the end import it when they are called.
 """
 
-import functools
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -102,6 +101,15 @@ class Method(NamedTuple):
         """The options that a user may set."""
         return {k: v for k, v in self.all_options.items() if k not in self.options}
 
+    def check(self) -> None:
+        """Raises `UserError` for a part that does not exist, and for an option that no part has."""
+        for kind in ("selector", "critic"):
+            part(kind, getattr(self, kind))
+        known = {option for found in self._parts() for option in found.fields}
+        for option in self.options:
+            if option not in known:
+                raise unknown_name_error("option", option, known)
+
     def needs(self, settings: Mapping[str, Any] = {}) -> frozenset[str]:
         """What acting with `settings`, and training, ask of the critic and of further learners."""
         found = [*self._parts(settings)]
@@ -110,10 +118,22 @@ class Method(NamedTuple):
         asked = frozenset(self.extra_needs).union(*(x.needs for x in found))
         return asked.difference(_FROM_ELSEWHERE, *(x.provides for x in found))
 
+    def acting_needs(self, settings: Mapping[str, Any], best_of: int) -> frozenset[str]:
+        """What acting with `settings` and `best_of` candidates asks of the run's learners."""
+        found = [*self._acting(settings)]
+        if best_of > 1:
+            found.append(part("selector", self.selector))
+        asked = frozenset().union(*(x.needs for x in found))
+        return asked.difference(_FROM_ELSEWHERE, *(x.provides for x in found))
+
     def _parts(self, settings: Mapping[str, Any] = {}) -> Iterator[Part]:
         """Policies, sampler, and what the sampler's options choose."""
         for name in self.policies:
             yield part("policy", name)
+        yield from self._acting(settings)
+
+    def _acting(self, settings: Mapping[str, Any]) -> Iterator[Part]:
+        """The sampler, and what its options choose."""
         yield part("sampler", self.sampler)
         defaults = {k: v.default for k, v in part("sampler", self.sampler).fields.items()}
         yield from self._chosen({**defaults, **self.options, **settings})
@@ -130,9 +150,23 @@ class _Table(MutableMapping[str, Method]):
 
     def __init__(self) -> None:
         self.known: dict[str, Method] = {}
+        self._checked: set[str] = set()
+
+    def _load(self) -> None:
+        """Loads the files, and checks the rows that are new. Raises `UserError` that names the row."""
+        parts.load()
+        for name in self.known.keys() - self._checked:
+            self._checked.add(name)
+            try:
+                self.known[name].check()
+            except UserError as error:
+                self._checked.remove(name)
+                raise UserError(
+                    f"method {name!r}: {error}: mend or uninstall the package that adds it"
+                ) from error
 
     def __getitem__(self, name: str) -> Method:
-        parts.load()
+        self._load()
         return self.known[name]
 
     def __setitem__(self, name: str, row: Method) -> None:
@@ -142,11 +176,11 @@ class _Table(MutableMapping[str, Method]):
         del self.known[name]
 
     def __iter__(self) -> Iterator[str]:
-        parts.load()
+        self._load()
         return iter(self.known)
 
     def __len__(self) -> int:
-        parts.load()
+        self._load()
         return len(self.known)
 
 
@@ -197,19 +231,6 @@ def canonical(name: str) -> str:
         return row.policies, row.settings, row.sampler, row.options, row.selector
 
     return next(n for n, row in METHODS.items() if acting(row) == acting(method(name)))
-
-
-def _learner_fields(kind: str, name: str) -> Mapping[str, Field]:
-    return part(kind, name).fields
-
-
-policy_fields = functools.partial(_learner_fields, "policy")
-critic_fields = functools.partial(_learner_fields, "critic")
-
-
-def free_options(name: str) -> dict[str, Field]:
-    """The options of a method that a user may set."""
-    return method(name).free_options
 
 
 def check_option(name: str, option: str, value: Any) -> None:
@@ -279,6 +300,25 @@ def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
         learner = part("policy", name)
         learners.append(as_actor(learner.make(nets, **{k: given[k] for k in learner.fields})))
     return merge(*learners)
+
+
+def lacking(config: Mapping[str, Any], name: str, settings: Mapping[str, Any], best_of: int) -> str:
+    """What method `name` with `settings` needs and a run of `config` has not, in words; "" if nothing.
+
+    With the method to train, where there is one whose learners provide it.
+    """
+
+    def learned(row: Method, critic: str) -> frozenset[str]:
+        found = (part("critic", critic), *(part("policy", policy) for policy in row.policies))
+        return frozenset().union(*(x.provides for x in found))
+
+    needs = method(name).acting_needs(settings, best_of)
+    missing = needs - learned(method(config["algorithm"]), config["critic"])
+    if not missing:
+        return ""
+    trains = [n for n, row in METHODS.items() if needs <= learned(row, row.critic)]
+    advice = f": train --config.algorithm={trains[0]}" if trains else ""
+    return f"needs {', '.join(sorted(missing))}, which it does not provide{advice}"
 
 
 def sampler_settings(config: Mapping[str, Any], name: str, options: Options = ()) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Nothing here trains: no optimiser, no data and no simulator is imported or built.
 """
 
+import contextlib
 import dataclasses
 import os
 import zipfile
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import bounds
+from qgf_jax import config as configs
 from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs import run as runs
@@ -60,6 +62,11 @@ class LoadedRun:
                 f"{workdir} has no checkpoint yet: let `qgf train` come to its first save"
             )
         spec = Spec.of(run.spec)
+        if unknown := configs.unknown_keys(run.config):
+            raise UserError(
+                f"{run.trained_in}: config key {unknown[0]} is not known: use the version that trained "
+                "it, of the package that has the key too"
+            )
         _check_networks(run, spec, restored.state["params"], restored.step)
         constants = calibration(run.trained_in, restored.step)
         params = algorithms.acting_params(
@@ -93,14 +100,8 @@ class LoadedRun:
         settings = algorithms.sampler_settings(config, method, options)
         if settings.get("units", "raw") != "raw":
             self._check_calibration(method, settings.get("scale", "value"))
-        if best_of > 1 and "critic" not in self.params:
-            raise UserError(
-                f"a run of {trained!r} has no critic to choose the best of {best_of} by"
-            )
-        if settings.get("endpoint") == "learned" and "endpoint" not in self.params:
-            raise UserError(
-                f"a run of {trained!r} has no learned endpoint: train --config.algorithm=qgf_distill"
-            )
+        if lacking := algorithms.lacking(config, method, settings, best_of):
+            raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return algorithms.build_sample(config, self.spec, method, best_of, options)
 
     def _check_calibration(self, method: str, scale: str) -> None:
@@ -257,7 +258,8 @@ def load_policy(
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.
     """
-    weight = float(weight)  # it may be an array's
+    with contextlib.suppress(TypeError, ValueError):
+        weight = float(weight)  # it may be an array's
     bounds.check("weight", weight, bounds.of(bounds.Finite))
     for what, number in {"best_of": best_of, "seed": seed, "step": step}.items():
         if number is not None:

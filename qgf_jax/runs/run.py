@@ -237,8 +237,8 @@ def _check_same_data(workdir: Path, old: Mapping[str, Any], new: Mapping[str, An
     before, now = (data.get("mode", "resident") for data in (old, new))
     if before != now:
         raise UserError(
-            f"{workdir} was trained with data.mode={before}, and the room for data has changed: "
-            f"give --config.data.mode={before}"
+            f"{workdir} was trained on {before} data, which now would be {now}: give "
+            f"--config.data.mode={before}"
         )
     before, now = (data.get("layout") for data in (old, new))
     if before and now and before != now:

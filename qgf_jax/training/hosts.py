@@ -1,4 +1,4 @@
-"""Hosts: the processes that train one run together. JAX is imported on first use."""
+"""Hosts: the processes that train one run together."""
 
 import contextlib
 import itertools
@@ -8,8 +8,9 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
+import jax
+
 from qgf_jax.errors import UserError
-from qgf_jax.methods.lazy import jax
 from qgf_jax.runtime import backend
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from qgf_jax.errors import UserError
+from qgf_jax.runtime.plugins import load_entry
 from qgf_jax.types import Array, Obs, Spec
 
 ENCODERS: dict[int, Callable[..., Callable[[Array], Array]]] = {
@@ -59,4 +60,4 @@ def _load() -> None:
     for found in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{found.name}")
     for entry in importlib.metadata.entry_points(group="qgf_jax.encoders"):
-        entry.load()
+        load_entry(entry, "encoders")

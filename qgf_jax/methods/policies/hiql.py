@@ -46,12 +46,8 @@ def hiql(
     def value(params: Params, obs: Obs) -> Array:
         return nets.goal_value.apply(params["value"], obs).mean()
 
-    def at(obs: Obs, goal: Array) -> Obs:
-        """The observation `obs` with another goal."""
-        return obs._replace(goal=goal)
-
     def low(params: Params, target_params: Params, x: Batch, noise: Array) -> tuple[Array, Metrics]:
-        obs, next_obs = at(x.obs, x.subgoal), at(x.next_obs, x.subgoal)
+        obs, next_obs = (o._replace(goal=x.subgoal) for o in (x.obs, x.next_obs))
         advantage = value(params, next_obs) - value(params, obs)
         mean, log_std = nets.low.apply(params["low"], obs, code(params, obs))
         weight = advantage_weight(advantage, low_inverse_temperature, max_weight)
@@ -64,7 +60,7 @@ def hiql(
         advantage = value(params, there) - value(params, x.obs)
         mean, log_std = nets.high.apply(params["high"], x.obs)
         weight = advantage_weight(advantage, high_inverse_temperature, max_weight)
-        subgoal = code(params, at(x.obs, x.subgoal_to_goal))
+        subgoal = code(params, x.obs._replace(goal=x.subgoal_to_goal))
         return -weight * log_density(subgoal, mean, jnp.zeros_like(log_std)), {}
 
     return Learner(init, {"low": Loss(low), "high": Loss(high)})

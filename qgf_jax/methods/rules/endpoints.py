@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from qgf_jax.methods import lazy
 from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import endpoint
-from qgf_jax.types import Array, Endpoint, Params, Velocity
+from qgf_jax.types import Array, Endpoint, Obs, Params, Velocity
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -24,7 +24,7 @@ def _straight(*_: Any) -> Endpoint:
 
 @endpoint(needs=("concrete_t",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
 def _flow(
-    nets: "Networks", params: Params, obs: Any, velocity: Velocity, num_steps: int
+    nets: "Networks", params: Params, obs: Obs, velocity: Velocity, num_steps: int
 ) -> Endpoint:
     """At the end of the remaining flow, step by step."""
     del nets, params, obs
@@ -33,7 +33,7 @@ def _flow(
 
 @endpoint(needs=("endpoint",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
 def _learned(
-    nets: "Networks", params: Params, obs: Any, velocity: Velocity, num_steps: int
+    nets: "Networks", params: Params, obs: Obs, velocity: Velocity, num_steps: int
 ) -> Endpoint:
     """Where a network says that the flow ends; `qgf_distill` trains it."""
     del velocity, num_steps

@@ -1,11 +1,11 @@
 """A flow policy that a learner has improved, alone."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -17,7 +17,7 @@ def actor_flow(
 ) -> Sample:
     """The end of the actor's flow."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         noise = jax.random.normal(key, (nets.chunk_dim,))
         action = flow.integrate(nets.velocity(params["actor"], obs), noise, num_steps=num_steps)

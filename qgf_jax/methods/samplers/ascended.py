@@ -1,11 +1,11 @@
 """GradStep: guidance after the flow."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -24,7 +24,7 @@ def ascended(
     After Mark et al., 2024; the action is clipped to the box after each of `steps`.
     """
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         gradient_of = jax.grad(nets.q_of(params["critic"], obs))
         velocity = nets.velocity(params["policy"], obs)
         noise = jax.random.normal(key, (nets.chunk_dim,))

@@ -1,10 +1,10 @@
 """How one of several candidates is chosen."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import selector
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def best_of(nets: "Networks", sample: Sample, n: int) -> Sample:
     """Draws `n` actions and keeps the one that the critic likes best, see `Networks.rank_of`."""
 
-    def best(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def best(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
         actions = jax.vmap(lambda k: sample(params, obs, k, weight))(keys)
         q = jax.vmap(nets.rank_of(params, obs))(actions)

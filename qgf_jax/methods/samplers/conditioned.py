@@ -1,11 +1,11 @@
 """CFGRL: classifier-free guidance."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -17,7 +17,7 @@ def conditioned(
 ) -> Sample:
     """v(label 0) + weight * (v(label 1) - v(label 0))."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         def velocity(action: Array, t: Array) -> Array:
             both = jax.vmap(
                 lambda label: nets.labelled.apply(params["actor"], obs, action, t, label)

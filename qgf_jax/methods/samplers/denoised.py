@@ -1,11 +1,11 @@
 """Diffusion policies."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count
 from qgf_jax.methods.lazy import diffusion
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -24,7 +24,7 @@ def denoised(
 ) -> Sample:
     """Ancestral sampling of a diffusion policy, see `diffusion.sample`."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
 
         def noise(action: Array, k: Array) -> Array:

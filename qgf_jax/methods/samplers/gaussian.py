@@ -1,11 +1,11 @@
 """Gaussian policies."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -24,7 +24,7 @@ def gaussian(
 ) -> Sample:
     """The mean of a Gaussian, or a draw with `temperature` times its standard deviation."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         mean, log_std = nets.gaussian.apply(params["actor"], obs)
         if temperature:

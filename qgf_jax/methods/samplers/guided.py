@@ -9,7 +9,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
 from qgf_jax.methods.lazy import flow, jax, jnp, networks
 from qgf_jax.methods.parts import Names, Part, part, sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -40,7 +40,7 @@ def guided(
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         velocity = nets.velocity(params["policy"], obs)
         field = guidance.guide(
             velocity,
@@ -62,7 +62,7 @@ def guided(
 
 
 def _critic(
-    nets: "Networks", params: Params, obs: Any, needs: frozenset[str], scale: str
+    nets: "Networks", params: Params, obs: Obs, needs: frozenset[str], scale: str
 ) -> Callable[..., Array]:
     """What a rule asks for by its needs."""
     if "noisy_q" in needs:

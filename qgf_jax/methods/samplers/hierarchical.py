@@ -1,10 +1,10 @@
 """HIQL's two levels."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import jnp, networks
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def hierarchical(nets: "Networks") -> Sample:
     """The high policy's mean as the code of a subgoal, and the low policy's mean for that code."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del key, weight
         code = networks.normalize_length(nets.high.apply(params["high"], obs)[0])
         return jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1.0, 1.0)

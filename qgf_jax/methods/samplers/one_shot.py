@@ -1,10 +1,10 @@
 """FQL's actor."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def one_shot(nets: "Networks") -> Sample:
     """One pass from noise to action."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         noise = jax.random.normal(key, (nets.chunk_dim,))
         return jnp.clip(nets.one_step.apply(params["actor"], obs, noise, noise[0]), -1.0, 1.0)

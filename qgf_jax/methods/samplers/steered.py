@@ -1,11 +1,11 @@
 """DSRL's policy: a flow whose noise an actor chooses."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count, Positive
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
-from qgf_jax.types import Array, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -24,7 +24,7 @@ def steered(
 ) -> Sample:
     """The flow policy from a noise that an actor chose."""
 
-    def sample(params: Params, obs: Any, key: Array, weight: Array) -> Array:
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         mean, log_std = nets.gaussian.apply(params["actor"], obs)
         latent = jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
