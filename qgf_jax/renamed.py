@@ -1,7 +1,8 @@
 """Python names of earlier versions: they go on working, each with one line of advice.
 
 `qgf_jax/__init__.py` calls `install`. Code of this package uses the new names only. An entry is added
-below when something public is renamed; tests/test_renamed.py looks every entry up.
+below when something public is renamed. What became private where it stands needs none: `name` finds
+`_name`. tests/test_renamed.py looks up every entry, and every public name of an earlier version.
 """
 
 import importlib
@@ -129,11 +130,23 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "Arm": "evaluation.arms:Arm",
         "Job": "evaluation.sweep:Job",
         "Usage": "evaluation.simulators:Usage",
+        "acts_as": "evaluation.arms:Arm.acts_as.fget",
         "arms": "evaluation.arms:arms",
         "compile_act": "evaluation.worker_pool:_compile_act",
     },
     "interop.import_official": {
         "read": "Official.read",
+    },
+    "methods.critics": {
+        "CRITICS": "methods.parts:CRITICS",
+    },
+    "methods.policies": {
+        "POLICIES": "methods.parts:POLICIES",
+    },
+    "methods.samplers": {
+        "Calibration": "methods.rules.units:Calibration",
+        "SAMPLERS": "methods.parts:SAMPLERS",
+        "UNITS": "methods.parts:UNITS",
     },
     "methods.policies.gaussians": {
         "awr": "methods.policies.awr:awr",
@@ -172,7 +185,9 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     },
     "runs.loaded": {
         "Restored": "LoadedRun",
+        "actor": "LoadedRun.actor",
         "restore": "LoadedRun.open",
+        "sampler": "LoadedRun.sampler",
     },
     "runs.metrics": {
         "Lines": "runs.files:Lines",
@@ -244,13 +259,13 @@ class _Finder:
             # files of the working folder (see __main__).
             loader: Any = _Alias(name, today)
             return ModuleSpec(fullname, loader)
-        spec = PathFinder.find_spec(fullname, path, target) if name in _ATTRIBUTES else None
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec and spec.loader:
             execute = spec.loader.exec_module
 
             def execute_and_add(module: ModuleType) -> None:
                 execute(module)
-                _add_attributes(module, name, _ATTRIBUTES[name])
+                _add_attributes(module, name, _ATTRIBUTES.get(name, {}))
 
             vars(spec.loader)["exec_module"] = execute_and_add
         return spec
@@ -279,7 +294,7 @@ class _Alias:
         if self._old in vars(today):  # `qgf_jax.pretrain` is a function too
             today = _Callable(today, self._old)
         sys.modules[name] = today
-        _advise(name, f"{_PACKAGE}{self._new}")
+        _advise(name, f"use {_PACKAGE}{self._new}")
 
 
 class _Callable(ModuleType):
@@ -297,20 +312,27 @@ class _Callable(ModuleType):
 
 
 def _add_attributes(module: ModuleType, name: str, attributes: dict[str, str]) -> None:
-    """Gives `module` a `__getattr__` that knows the old attributes (PEP 562)."""
+    """Gives `module` a `__getattr__` that knows old and private attributes (PEP 562), then its own."""
+    own = vars(module).get("__getattr__")
 
     def __getattr__(attribute: str) -> Any:  # noqa: N807
-        if attribute not in attributes:
-            raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
-        home, _, path = attributes[attribute].rpartition(":")
-        home = f"{_PACKAGE}{home or name}"
-        _advise(f"{_PACKAGE}{name}.{attribute}", f"{home}.{path}")
-        return operator.attrgetter(path)(importlib.import_module(home))
+        old = f"{_PACKAGE}{name}.{attribute}"
+        if attribute in attributes:
+            home, _, path = attributes[attribute].rpartition(":")
+            home = f"{_PACKAGE}{home or name}"
+            _advise(old, f"use {home}.{path}")
+            return operator.attrgetter(path)(importlib.import_module(home))
+        if own:
+            return own(attribute)
+        if not attribute.startswith("_") and f"_{attribute}" in vars(module):
+            _advise(old, f"it is private now, as _{attribute}, and may change")
+            return vars(module)[f"_{attribute}"]
+        raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
 
     vars(module)["__getattr__"] = __getattr__
 
 
-def _advise(old: str, new: str) -> None:
+def _advise(old: str, advice: str) -> None:
     from qgf_jax.errors import log_once
 
-    log_once(f"qgf: advice: {old} is an old name: use {new}")
+    log_once(f"qgf: advice: {old} is an old name: {advice}")

@@ -1,9 +1,11 @@
 """Old Python names go on working, each with one line of advice."""
 
 import importlib
+import json
 import operator
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from qgf_jax.core import flow
 from qgf_jax.training import loop
 
 BELOW = ["critics.iql", "policies.flow_bc"]
+FORMER = json.loads((Path(__file__).parent / "data/names_of_2c3455c.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,67 @@ def test_an_old_attribute_is_the_one_of_today(module, old, capsys):
         assert getattr(home, old) == today
         if old not in vars(home):  # else the module imports it, and it works without advice
             assert capsys.readouterr().err == said
+
+
+# The steps of earlier functions, which no longer exist as such, and what users' code had no use for.
+GONE = {
+    "algorithms": "CRITIC_SETTINGS critic_fields factory_fields free_options learner_fields policy_fields"
+    " sampler_fields",
+    "array_files": "is_merged merge read read_named write",
+    "bounds": "of_source",
+    "checkpoint": "check_space describe_leaf",
+    "children": "leave_working_folder_last",
+    "cli": "add_cpu_threads limit_cpu_threads several_paths",
+    "config": "DISPATCH PLACES",
+    "costs": "FILE main",
+    "data.collect": "parse",
+    "data.collect_device": "episodes",
+    "data.experts": "KINDS MAZES NOISE NOT_SCRIPTED Rows STACKING STRAIGHT Steps check episode make_env "
+    "rows_of stitched",
+    "data.formats": "SEARCH_PATH",
+    "data.labels": "oracle_goals relabel transform",
+    "data.missing": "missing",
+    "data.shards": "Field fault read_manifest",
+    "envs.mazes": "cells distances maze subgoals vertices",
+    "envs.ogbench": "actor_goals goal_position",
+    "envs.unrendered": "unrendered",
+    "episodes": "fault",
+    "evaluate": "Act Waited Write episode_seed play turns",
+    "evaluate_device": "Episode Play compile_play play",
+    "global_batch": "divided_over draw mean normal randint split summary",
+    "guidance": "Rule",
+    "metrics": "LeftOut",
+    "networks": "Arithmetic",
+    "official": "check flat tree",
+    "policies.gaussian": "init",
+    "policies.matching": "draw mean",
+    "run": "Work check_same common create_beside",
+    "schema": "Hindsight",
+    "tables": "Line count intervals label task_label",
+    "train": "clip_groups delayed loss_keys step_key",
+    "vectors": "on_vectors",
+}
+
+
+@pytest.mark.parametrize(("module", "names"), FORMER.items(), ids=[*FORMER])
+def test_every_public_name_of_an_earlier_version_is_found_or_known_to_be_gone(module, names):
+    gone = GONE.get(module, "").split()
+    try:
+        home = importlib.import_module(f"qgf_jax.{module}".rstrip("."))
+    except ModuleNotFoundError:
+        assert gone == sorted(names)
+    else:
+        assert gone == sorted(name for name in names if not hasattr(home, name))
+
+
+def test_what_became_private_is_found_with_advice(capsys):
+    from qgf_jax import networks
+
+    assert networks.VelocityField is networks._VelocityField
+    said = capsys.readouterr().err
+    assert said.endswith(
+        "VelocityField is an old name: it is private now, as _VelocityField, and may change\n"
+    )
 
 
 def test_names_come_by_either_import(capsys):

@@ -218,7 +218,9 @@ def test_one_block_of_everything_trains_as_the_resident_dataset_does(converted, 
     pretrain(whole, tmp_path / "streamed")
     a, b = (final_state(resident, tmp_path / name) for name in ("resident", "streamed"))
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    with pytest.raises(UserError, match=r"trained with data\.mode=resident"):
+    with pytest.raises(
+        UserError, match="trained on resident data, .* give --config.data.mode=resident"
+    ):
         pretrain(whole, tmp_path / "resident")
 
 

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.methods import parts as declared
 from qgf_jax.methods.lazy import flow, jnp
-from qgf_jax.methods.parts import part, parts
+from qgf_jax.methods.parts import part
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Endpoint, Velocity
-
-_TABLES = {"RULES": "rule", "SCHEDULES": "schedule", "UNITS": "unit"}
 
 
 def __getattr__(name: str) -> Any:
@@ -22,10 +21,10 @@ def __getattr__(name: str) -> Any:
 
     They are made when they are asked for, so that those of other packages are among them.
     """
-    if name in _TABLES:
-        return {key: found.make for key, found in parts(_TABLES[name]).items()}
-    if not name.startswith("_") and name in (rules := parts("rule")):
-        return rules[name].make
+    if name in ("RULES", "SCHEDULES", "UNITS"):
+        return getattr(declared, name)
+    if not name.startswith("_") and name in declared.RULES:
+        return declared.RULES[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -149,6 +149,16 @@ def load() -> None:
         raise
 
 
+_TABLES = {f"{kind.upper()}S": kind for kind in KINDS} | {"POLICIES": "policy"}
+
+
+def __getattr__(name: str) -> Any:
+    """`RULES`, `CRITICS` and so on: name -> function of all parts of a kind, whoever adds them."""
+    if name not in _TABLES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {key: found.make for key, found in parts(_TABLES[name]).items()}
+
+
 def part(kind: str, name: str) -> Part:
     """The part called `name`; `UserError` with the nearest one if there is none."""
     load()
