@@ -52,8 +52,8 @@ def test_an_old_attribute_is_the_one_of_today(module, old, capsys):
 
 # The steps of earlier functions, which no longer exist as such, and what users' code had no use for.
 GONE = {
-    "algorithms": "CRITIC_SETTINGS critic_fields factory_fields free_options learner_fields policy_fields"
-    " sampler_fields",
+    "algorithms": "CRITIC_SETTINGS critic_fields factory_fields free_options learner_fields "
+    "policy_fields sampler_fields",
     "array_files": "is_merged merge read read_named write",
     "bounds": "of_source",
     "checkpoint": "check_space describe_leaf",
