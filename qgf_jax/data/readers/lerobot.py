@@ -1,0 +1,302 @@
+"""LeRobot's folders, codebase versions 2.1 and 3.0 (Cadene et al., 2024), read with pyarrow.
+
+`meta/info.json` says what a frame holds; `data/` has the frames, a file for each episode (2.1) or for
+many (3.0). A frame is an observation and the action taken in it. Nothing comes after the last one,
+whose action is therefore left out unless the episode terminated there. Videos are not read yet.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_jax.data.readers import hdf5
+from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
+from qgf_jax.errors import UserError, log, unknown_name_error
+
+_VERSIONS = ("v2.1", "v3.0")
+_STATES = ("observation.environment_state", "observation.state")
+_REWARD, _DONE, _SUCCESS = "next.reward", "next.done", "next.success"
+
+
+class _Folder(NamedTuple):
+    """What `meta/` says."""
+
+    place: str
+    path: Path
+    info: Mapping[str, Any]
+    observations: tuple[tuple[str, int], ...]
+    """Key and width of each part."""
+    actions: str
+    lengths: Mapping[int, int]
+    """Frames of each episode, by its number."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        known = self.info["features"]
+        extra = [key for key in (_REWARD, _DONE, _SUCCESS) if key in known]
+        return [key for key, _ in self.observations] + [
+            self.actions,
+            "episode_index",
+            "frame_index",
+            *extra,
+        ]
+
+
+def open_recording(place: str, choice: Choice = ALL) -> Recording:
+    """The episodes of a folder. Raises `UserError` if it is none of LeRobot's, or of another version."""
+    where, path = f"lerobot:{place}", Path(place)
+    _library(where)
+    info = _info(where, path)
+    observations = _observations(where, info, choice.observations)
+    actions = choice.actions or "action"
+    if actions not in info["features"]:
+        raise unknown_name_error(f"action of {where}", actions, info["features"])
+    folder = _Folder(
+        where, path, info, observations, actions, _lengths(where, path, info, choice.split)
+    )
+    means = choice.ends or _ends_by_columns(where, info)
+    files = [path / "meta" / "info.json", *_files(folder)]
+    about = {
+        "format": "lerobot",
+        "version": info["codebase_version"],
+        "observations": [[key, width] for key, width in observations],
+        "actions": actions,
+        "environment": {"id": str(info.get("robot_type") or ""), "fps": info.get("fps")},
+        "tasks": _tasks(where, path),
+    }
+    name = path.resolve().name
+    return Recording(
+        where, name, about, hdf5.sha256(*files), None, lambda: _episodes(folder, means)
+    )
+
+
+def _library(where: str) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            f"{where} needs pyarrow, which is not installed: run `pip install 'qgf-jax[lerobot]'`"
+        ) from None
+    return pyarrow.parquet
+
+
+def _info(where: str, path: Path) -> Mapping[str, Any]:
+    try:
+        info = json.loads((path / "meta" / "info.json").read_bytes())
+        version, features = info["codebase_version"], info["features"]
+        shapes = {key: tuple(map(int, feature["shape"])) for key, feature in features.items()}
+        kinds = {key: str(feature["dtype"]) for key, feature in features.items()}
+        frames, episodes = int(info["total_frames"]), int(info["total_episodes"])
+    except FileNotFoundError:
+        raise UserError(f"{where}: meta/info.json is missing: it is not LeRobot's layout") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where}: meta/info.json cannot be read ({error!r}): fetch it again"
+        ) from None
+    if version not in _VERSIONS:
+        raise UserError(
+            f"{where}: codebase version {version} is not read, only {' and '.join(_VERSIONS)}: "
+            "convert it with LeRobot"
+        )
+    if frames < 1 or episodes < 1:
+        raise UserError(f"{where}: it has {episodes} episodes of {frames} frames")
+    return {**info, "shapes": shapes, "kinds": kinds}
+
+
+def _observations(
+    where: str, info: Mapping[str, Any], chosen: Sequence[str]
+) -> tuple[tuple[str, int], ...]:
+    """The states, or the chosen columns. Videos and images are named and left out."""
+    shapes, kinds = info["shapes"], info["kinds"]
+    numbers = {
+        key: int(np.prod(shapes[key]))
+        for key in sorted(shapes)
+        if key.startswith("observation") and kinds[key].startswith(("float", "int"))
+    }
+    pictures = sorted(key for key in shapes if kinds[key] in ("video", "image"))
+    if pictures:
+        log(f"data: {where}: videos and images are not read yet: {', '.join(pictures)}")
+    keys = chosen or [key for key in _STATES if key in numbers]
+    for key in keys:
+        if key not in numbers:
+            raise unknown_name_error(f"observation of {where}", key, numbers)
+    if not keys:
+        known = ", ".join(numbers) or "none"
+        raise UserError(
+            f"{where}: it has no observation.state; choose columns of numbers ({known})"
+        )
+    return tuple((key, numbers[key]) for key in keys)
+
+
+def _ends_by_columns(where: str, info: Mapping[str, Any]) -> str:
+    """ "success" where a column says whether an episode ended the task. Raises `UserError` otherwise."""
+    if _SUCCESS in info["features"]:
+        return "success"
+    raise UserError(
+        f"{where}: without a column {_SUCCESS} nothing says whether an episode ended its task or was "
+        "cut off: give --ends=terminated or --ends=truncated"
+    )
+
+
+def _lengths(where: str, path: Path, info: Mapping[str, Any], split: str) -> dict[int, int]:
+    """The frames of each episode that is read. `split`: one of the info's splits, such as train."""
+    with reading(where, "pyarrow"):
+        if info["codebase_version"] == "v2.1":
+            lines = (path / "meta" / "episodes.jsonl").read_text().splitlines()
+            records = [json.loads(line) for line in lines if line.strip()]
+        else:
+            files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
+            wanted = ["episode_index", "length"]
+            records = [row for x in files for row in _table(where, x, wanted).to_pylist()]
+        lengths = {int(record["episode_index"]): int(record["length"]) for record in records}
+    if sorted(lengths) != list(range(info["total_episodes"])):
+        raise UserError(
+            f"{where}: meta/episodes lists {len(lengths)} episodes, info.json says "
+            f"{info['total_episodes']}: fetch it again"
+        )
+    if sum(lengths.values()) != info["total_frames"]:
+        raise UserError(
+            f"{where}: the episodes have {sum(lengths.values())} frames, info.json says "
+            f"{info['total_frames']}: fetch it again"
+        )
+    if not split:
+        return lengths
+    splits = info.get("splits") or {}
+    if split not in splits:
+        raise unknown_name_error(f"split of {where}", split, splits)
+    try:
+        first, last = (int(x) for x in str(splits[split]).split(":"))
+    except ValueError:
+        raise UserError(f"{where}: split {split} is {splits[split]!r}, not FIRST:LAST") from None
+    return {number: n for number, n in lengths.items() if first <= number < last}
+
+
+def _tasks(where: str, path: Path) -> list[str]:
+    """What the episodes' tasks are called, by number."""
+    old, new = path / "meta" / "tasks.jsonl", path / "meta" / "tasks.parquet"
+    with reading(where, "pyarrow"):
+        if old.is_file():
+            records = [json.loads(x) for x in old.read_text().splitlines() if x.strip()]
+            return [str(x["task"]) for x in sorted(records, key=lambda x: int(x["task_index"]))]
+        if not new.is_file():
+            return []
+        columns = _table(where, new, None).to_pydict()
+        texts = next(v for k, v in columns.items() if k != "task_index")
+        order = np.argsort(columns["task_index"])
+        return [str(texts[i]) for i in order]
+
+
+def _files(folder: _Folder) -> list[Path]:
+    found = sorted((folder.path / "data").glob("*/*.parquet"))
+    if not found:
+        raise UserError(f"{folder.place}: data/ has no parquet files: fetch it again")
+    return found
+
+
+def _table(where: str, path: Path, columns: Sequence[str] | None) -> Any:
+    """Columns of a parquet file, checked to fit first."""
+    parquet = _library(where)
+    with parquet.ParquetFile(path) as file:
+        meta = file.metadata
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        check_size(path, sum(group.total_byte_size for group in groups), path.stat().st_size)
+        return file.read(columns=None if columns is None else [*columns])
+
+
+def _episodes(folder: _Folder, means: str) -> Iterator[Episode]:
+    """`means`: "terminated", "truncated", or "success" for what the column of that name says."""
+    waiting: list[dict[str, np.ndarray]] = []
+    number: int | None = None
+    seen: set[int] = set()
+
+    def complete() -> Iterator[Episode]:
+        if number is None or number not in folder.lengths:
+            return
+        frames = {key: np.concatenate([piece[key] for piece in waiting]) for key in waiting[0]}
+        yield _episode(folder, number, frames, means)
+
+    for path in _files(folder):
+        columns = _frames(folder, path)
+        numbers = columns["episode_index"]
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
+        for start, stop in itertools.pairwise(bounds):
+            if start == stop:
+                continue
+            if numbers[start] != number:
+                yield from complete()
+                number, waiting = int(numbers[start]), []
+                if number in seen:
+                    raise UserError(f"{path}: episode {number} is there twice")
+                seen.add(number)
+            waiting.append({key: array[start:stop] for key, array in columns.items()})
+    yield from complete()
+    if missing := sorted(folder.lengths.keys() - seen):
+        raise UserError(
+            f"{folder.place}: episode {missing[0]} is in meta/episodes and not in data/"
+        )
+
+
+def _frames(folder: _Folder, path: Path) -> dict[str, np.ndarray]:
+    """The columns of one file, [frames] or [frames, width]."""
+    with reading(path, "pyarrow"):
+        table = _table(folder.place, path, None)
+        has = {*table.column_names}
+        for key in folder.columns:
+            if key not in has:
+                raise UserError(f"{path}: column {key} is missing")
+        widths = {**dict(folder.observations), folder.actions: None}
+        return {key: _column(path, table, key, wide=key in widths) for key in folder.columns}
+
+
+def _column(path: Path, table: Any, key: str, *, wide: bool) -> np.ndarray:
+    """A column as an array; `wide`: [frames, width], of lists of one length."""
+    import pyarrow
+
+    column = table.column(key).combine_chunks()
+    if column.null_count:
+        raise UserError(f"{path}: {key} has {column.null_count} frames without a value")
+    if not pyarrow.types.is_nested(column.type):
+        array = column.to_numpy(zero_copy_only=False)
+        return array[:, None] if wide else array
+    values = column.flatten()
+    if values.null_count or pyarrow.types.is_nested(values.type):
+        raise UserError(f"{path}: {key} has values that are no numbers")
+    flat = values.to_numpy(zero_copy_only=False)
+    if len(column) and len(flat) % len(column):
+        raise UserError(f"{path}: {key} has lists of different lengths")
+    array = flat.reshape(len(column), -1)
+    if pyarrow.types.is_list(column.type):
+        offsets = np.diff(column.offsets.to_numpy())
+        if (offsets != array.shape[1]).any():
+            raise UserError(f"{path}: {key} has lists of different lengths")
+    return array if wide else array[:, 0]
+
+
+def _episode(folder: _Folder, number: int, frames: Mapping[str, np.ndarray], means: str) -> Episode:
+    where = f"{folder.place}: episode {number}"
+    length, said = len(frames["frame_index"]), folder.lengths[number]
+    if length != said:
+        raise UserError(f"{where} has {length} frames, meta/episodes says {said}")
+    if (frames["frame_index"] != np.arange(length)).any():
+        raise UserError(f"{where}: its frames are not numbered 0, 1, 2 …: fetch it again")
+    for key, width in folder.observations:
+        if frames[key].shape[1] != width:
+            raise UserError(
+                f"{where}: {key} is {frames[key].shape[1]} wide, info.json says {width}"
+            )
+    terminated = means == "terminated"
+    if means == "success":
+        terminated = bool(np.asarray(frames[_SUCCESS]).astype(bool)[-1])
+    if _DONE in frames and np.asarray(frames[_DONE]).astype(bool)[:-1].any():
+        raise UserError(f"{where}: {_DONE} is true before its last frame")
+    observations = np.concatenate([frames[key] for key, _ in folder.observations], axis=1)
+    actions, rewards = frames[folder.actions], frames.get(_REWARD)
+    if terminated:  # discounted to nothing, so what it holds does not count
+        return Episode(np.concatenate([observations, observations[-1:]]), actions, rewards, True)
+    rewards = None if rewards is None else rewards[:-1]
+    return Episode(observations, actions[:-1], rewards, False, lost=1)

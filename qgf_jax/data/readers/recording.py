@@ -1,0 +1,209 @@
+"""What a reader of a format gives: episodes, one after another. No JAX.
+
+    class Recording: what a source says of itself, and how its episodes are read
+    class Episode: the observations, actions and rewards of one
+
+`Recording.checked` is the one place that looks at the numbers, whatever the format.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_jax.errors import UserError, log
+
+LARGEST = 1e9
+"""Larger numbers are refused: sums of their squares are not finite in float32."""
+
+
+class Choice(NamedTuple):
+    """What a user picks of a source that has more than one of something."""
+
+    observations: tuple[str, ...] = ()
+    """Keys whose numbers make an observation, in this order; empty: all that are rows of numbers."""
+    actions: str = ""
+    """The key of the actions, such as robomimic's `actions_abs`; empty: the format's own."""
+    ends: str = ""
+    """"terminated" or "truncated": what the end of an episode means where the source says only that
+    it ended; empty: refuse such a source."""
+    split: str = ""
+    """The source's own word for a part of its episodes, such as robomimic's `valid`; empty: all."""
+
+
+ALL = Choice()
+"""What the format takes by itself."""
+
+
+class Episode(NamedTuple):
+    """T transitions and the observations around them."""
+
+    observations: np.ndarray
+    """[T + 1, O], the last one after the last action"""
+    actions: np.ndarray
+    """[T, A], in the units of the environment"""
+    rewards: np.ndarray | None
+    """[T]; `None` where the source has none"""
+    terminated: bool
+    """Whether the last action ended the task; else the episode was cut off, and its future counts."""
+    info: Mapping[str, np.ndarray] = {}
+    """Further columns, [T + 1, …], such as the simulator's `qpos` and `qvel`."""
+    lost: int = 0
+    """Transitions left out, because the source has no observation after them."""
+
+
+class Recording(NamedTuple):
+    """A source of episodes, opened and checked as far as that is quick."""
+
+    place: str
+    """Where it lies, for messages."""
+    name: str
+    """What a converted folder is called unless the user says otherwise."""
+    about: Mapping[str, Any]
+    """Plain JSON for the manifest: `format`, `version`, `observations` (key and width of each part, in
+    order), `actions` (key), `environment` (Gymnasium id and options), `references` (returns that count
+    as 0 and 1), as far as they are known."""
+    sha256: str
+    """Of the source's files."""
+    bounds: tuple[np.ndarray, np.ndarray] | None
+    """[A] each, the least and the largest action, where the source says them."""
+    episodes: Callable[[], Iterator[Episode]]
+    """Reads all, one after another."""
+
+    def checked(self) -> Iterator[Episode]:
+        """The episodes, as float32 of one width. Raises `UserError` that names episode and fault.
+
+        Says at the end in one line how many transitions were left out.
+        """
+        widths: tuple[int, int] | None = None
+        with_rewards, lost = None, 0
+        for number, episode in enumerate(self.episodes()):
+            lost += episode.lost
+            if episode.lost and not len(episode.actions):
+                continue
+            where = f"{self.place}: episode {number}"
+            episode = _checked(where, episode)
+            here = episode.observations.shape[1], episode.actions.shape[1]
+            if here != (widths := widths or here):
+                raise UserError(
+                    f"{where}: observations and actions are {here[0]} and {here[1]} wide, those before "
+                    f"it {widths[0]} and {widths[1]}: these are episodes of two datasets"
+                )
+            has = episode.rewards is not None
+            if has != (with_rewards := has if with_rewards is None else with_rewards):
+                raise UserError(
+                    f"{where}: rewards are {'there' if has else 'missing'}, unlike before it"
+                )
+            yield episode
+        if widths is None:
+            raise UserError(f"{self.place}: there is no episode")
+        if lost:
+            log(
+                f"data: {self.place}: {lost} transitions are left out, each the last of its episode, as "
+                "there is no observation after it"
+            )
+
+
+def _checked(where: str, episode: Episode) -> Episode:
+    arrays = {"observations": episode.observations, "actions": episode.actions}
+    length = len(episode.actions)
+    for key, array in arrays.items():
+        if array.ndim != 2 or not array.shape[1]:
+            raise UserError(
+                f"{where}: {key} have shape {array.shape}: they must be rows of numbers"
+            )
+    if not length:
+        raise UserError(f"{where} has no transition: take it out")
+    if len(episode.observations) != length + 1:
+        raise UserError(
+            f"{where}: {len(episode.observations)} observations and {length} actions: there must be one "
+            "observation more than there are actions"
+        )
+    if episode.rewards is not None:
+        arrays["rewards"] = episode.rewards
+        if episode.rewards.shape != (length,):
+            raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
+    for key, array in episode.info.items():
+        if len(array) != length + 1:
+            raise UserError(f"{where}: {key} has {len(array)} rows, observations have {length + 1}")
+    arrays |= episode.info
+    for key, array in arrays.items():
+        _check_numbers(where, key, array)
+    return episode._replace(
+        observations=np.asarray(episode.observations, np.float32),
+        actions=np.asarray(episode.actions, np.float32),
+        rewards=None if episode.rewards is None else np.asarray(episode.rewards, np.float32),
+    )
+
+
+def _check_numbers(where: str, key: str, array: np.ndarray) -> None:
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{where}: {key} have type {array.dtype}: they must be plain numbers")
+    if array.dtype.kind != "f" or not array.size:
+        return
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.abs(array) <= LARGEST).reshape(len(array), -1).all(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        what = f"larger than {LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
+        raise UserError(f"{where}: {key} are {what} in row {row}: take it out")
+
+
+@contextlib.contextmanager
+def reading(place: object, library: str, *errors: type[Exception]) -> Generator[None]:
+    """Turns the errors of `library`, and of the operating system, into one line about `place`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise UserError.unreadable(place, error) from None
+        raise UserError(f"{place}: {library} cannot read it: {_line(error)}: {_AGAIN}") from None
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError, EOFError, *errors) as error:
+        raise UserError(f"{place}: {library} cannot read it: {_line(error)}: {_AGAIN}") from None
+
+
+_RATIO = 200
+"""Trajectories pack 2:1 to 20:1, flags 250:1 alone, and zeros 1000:1."""
+
+_AGAIN = "it is cut off, altered or of another format"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:150] or type(error).__name__
+
+
+def check_size(place: object, declared: int, packed: int) -> None:
+    """Refuses a source that says to hold more than the machine does, or than its bytes can mean.
+
+    `declared`: bytes of the arrays that will be in memory at once; `packed`: bytes of the files.
+    """
+    if declared > 2**26 and declared > _RATIO * packed:
+        raise UserError(
+            f"{place}: it unpacks from {packed} to {declared} bytes, which no episodes do: "
+            "record it again"
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if declared > memory:
+        raise UserError(
+            f"{place}: an episode takes {declared / 2**30:.1f} GB and the machine has "
+            f"{memory / 2**30:.1f}: use a part of it"
+        )
+
+
+def flat(where: str, parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """[R, O] of the parts [R, …], one beside another. Raises `UserError` if rows are not as many."""
+    rows = {len(array) for _, array in parts}
+    if len(rows) != 1:
+        listed = ", ".join(f"{key} {len(array)}" for key, array in parts)
+        raise UserError(f"{where}: parts of the observations have different rows: {listed}")
+    return np.concatenate([array.reshape(len(array), -1) for _, array in parts], axis=1)
+
+
+def row_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of an array of `shape`."""
+    return math.prod(shape) * itemsize

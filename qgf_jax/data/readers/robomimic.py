@@ -1,0 +1,169 @@
+"""robomimic's HDF5 files of low-dimensional observations (Mandlekar et al., 2021), read with h5py.
+
+`data/demo_N` holds an episode: `actions`, `rewards`, `dones` and `obs/KEY` [T, …], and `next_obs/KEY`
+unless it was left out to save space. `dones` says where the task ended: an episode ends with its first,
+and what follows is left out. `mask/NAME` lists the episodes of a part, such as `train` and `valid`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_jax.data.readers import hdf5
+from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, flat
+from qgf_jax.errors import UserError, log, unknown_name_error
+
+
+def open_recording(place: str, choice: Choice = ALL) -> Recording:
+    """The episodes of a file or of one of its masks; `UserError` if it is not in this layout."""
+    path, actions = Path(place), choice.actions or "actions"
+    with hdf5.opened(path) as file:
+        data = _data(path, file)
+        names = _names(path, file, choice.split)
+        first = data[names[0]]
+        keys = _keys(path, first, choice.observations)
+        widths = [int(np.prod(hdf5.numbers(path, first["obs"], key).shape[1:])) for key in keys]
+        with_next = "next_obs" in first
+        environment = _environment(path, data)
+        hdf5.numbers(path, first, actions, axes=2)
+    about = {
+        "format": "robomimic",
+        "version": str(environment.pop("env_version", "")),
+        "observations": [[key, width] for key, width in zip(keys, widths, strict=True)],
+        "actions": actions,
+        "split": choice.split,
+        "environment": environment,
+    }
+    ends = choice.ends or ""
+    return Recording(
+        f"robomimic:{place}",
+        path.stem,
+        about,
+        hdf5.sha256(path),
+        None,
+        lambda: _episodes(path, names, keys, actions, ends, with_next=with_next),
+    )
+
+
+def _data(path: Path, file: Any) -> Any:
+    if "data" not in file or "env_args" not in file["data"].attrs:
+        raise UserError(
+            f"{path}: /data with env_args is missing: it is not robomimic's layout (for D4RL's write "
+            f"d4rl:{path})"
+        )
+    return file["data"]
+
+
+def _environment(path: Path, data: Any) -> dict[str, Any]:
+    """What the file says of its environment, and of how actions are meant."""
+    try:
+        found = json.loads(data.attrs["env_args"])
+        controllers = (found.get("env_kwargs") or {}).get("controller_configs") or {}
+        return {
+            "id": str(found["env_name"]),
+            "env_version": found.get("env_version", ""),
+            "control_delta": controllers.get("control_delta"),
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: env_args cannot be read ({error!r}): it was altered") from None
+
+
+def _names(path: Path, file: Any, split: str) -> list[str]:
+    """The episodes of a mask, or all, by number. Raises `UserError` for a mask that there is not."""
+    every = [*hdf5.groups(path, file["data"])]
+    if not every:
+        raise UserError(f"{path}: /data has no episodes")
+    if not split:
+        return every
+    masks = file.get("mask", {})
+    if split not in masks:
+        raise unknown_name_error(f"mask of {path}", split, masks)
+    listed = {x.decode() if isinstance(x, bytes) else str(x) for x in masks[split][()]}
+    if unknown := sorted(listed - {*every}):
+        raise UserError(f"{path}: mask {split} lists {unknown[0]}, which is no episode of the file")
+    if not listed:
+        raise UserError(f"{path}: mask {split} lists no episode")
+    return [name for name in every if name in listed]
+
+
+def _keys(path: Path, episode: Any, chosen: tuple[str, ...]) -> list[str]:
+    """The keys of rows of numbers, sorted, or the chosen ones. Images are named and left out."""
+    if "obs" not in episode:
+        raise UserError(
+            f"{path}: {episode.name}/obs is missing: extract observations with robomimic"
+        )
+    every = sorted(episode["obs"])
+    if chosen:
+        for key in chosen:
+            if key not in every:
+                raise unknown_name_error(f"observation of {path}", key, every)
+        return [*chosen]
+    found = [key for key in every if hdf5.numbers(path, episode["obs"], key).ndim <= 2]
+    if images := sorted({*every} - {*found}):
+        log(f"data: {path}: images are not read: {', '.join(images)}")
+    if not found:
+        raise UserError(f"{path}: all of its observations are images, which are not supported")
+    return found
+
+
+def _episodes(
+    path: Path, names: list[str], keys: list[str], actions: str, ends: str, *, with_next: bool
+) -> Iterator[Episode]:
+    left_out = 0
+    with hdf5.opened(path) as file:
+        for name in names:
+            group = file["data"][name]
+            dones = _dones(path, group)
+            length = len(dones)
+            if (first := np.flatnonzero(dones)).size:
+                left_out += length - (length := int(first[0]) + 1)
+            terminated = bool(first.size) if not ends else ends == "terminated"
+            yield _episode(path, group, keys, actions, length, terminated, with_next=with_next)
+    if left_out:
+        log(f"data: {path}: {left_out} transitions after an episode's first `dones` are left out")
+
+
+def _dones(path: Path, group: Any) -> np.ndarray:
+    dones = hdf5.read(path, hdf5.numbers(path, group, "dones", axes=1))
+    if not np.isin(dones, (0, 1)).all():
+        raise UserError(f"{path}: {group.name}/dones must be 0 or 1")
+    if not len(dones):
+        raise UserError(f"{path}: {group.name} has no steps")
+    return dones
+
+
+def _episode(
+    path: Path,
+    group: Any,
+    keys: list[str],
+    actions: str,
+    length: int,
+    terminated: bool,
+    *,
+    with_next: bool,
+) -> Episode:
+    """The first `length` transitions of a group."""
+    arrays: Mapping[str, Any] = {
+        key: hdf5.numbers(path, group, key) for key in (actions, "rewards", "dones")
+    }
+    rows = len(arrays["dones"])
+    observations = {key: hdf5.numbers(path, group["obs"], key) for key in keys}
+    for key, array in {**arrays, **observations}.items():
+        if len(array) != rows:
+            raise UserError(f"{path}: {group.name}: {key} has {len(array)} rows, dones have {rows}")
+    where = f"{path}: {group.name}"
+    stop = min(length + 1, rows)
+    observed = flat(where, [(k, hdf5.read(path, x, 0, stop)) for k, x in observations.items()])
+    taken, rewards = (hdf5.read(path, arrays[key], 0, length) for key in (actions, "rewards"))
+    if len(observed) == length + 1:  # the episode goes on in the file
+        return Episode(observed, taken, rewards, terminated)
+    if with_next:
+        following = {key: hdf5.numbers(path, group["next_obs"], key) for key in keys}
+        final = flat(where, [(k, hdf5.read(path, x, rows - 1, rows)) for k, x in following.items()])
+        return Episode(np.concatenate([observed, final]), taken, rewards, terminated)
+    if terminated:  # discounted to nothing, so what it holds does not count
+        return Episode(np.concatenate([observed, observed[-1:]]), taken, rewards, True)
+    return Episode(observed, taken[:-1], rewards[:-1], False, lost=1)

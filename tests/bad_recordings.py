@@ -1,0 +1,428 @@
+"""Sources of other formats that must be refused, and odd ones that must not, by name.
+
+Each is a function of a fresh folder that gives FORMAT:PLACE, and the words of the message.
+"""
+
+import json
+import os
+
+import numpy as np
+import recordings
+
+PLAYED = recordings.episodes()
+
+
+def _d4rl(spoil, **options):
+    def make(folder):
+        columns = recordings.d4rl_columns(PLAYED, **options)
+        spoil(columns)
+        return f"d4rl:{recordings.write_hdf5(folder / 'hopper.hdf5', columns)}"
+
+    return make
+
+
+def _robomimic(spoil, attributes=recordings.ENV_ARGS, **options):
+    def make(folder):
+        tree = recordings.robomimic_tree(PLAYED, **options)
+        spoil(tree)
+        return f"robomimic:{recordings.write_hdf5(folder / 'lift.hdf5', tree, attributes)}"
+
+    return make
+
+
+def _minari(spoil, **options):
+    """`spoil(folder)` of a sound dataset's data."""
+
+    def make(folder):
+        recordings.write_minari("hop-v0", PLAYED, **options)
+        spoil(folder / "minari" / "hop-v0" / "data")
+        return "minari:hop-v0"
+
+    return make
+
+
+def _lerobot(spoil=lambda folder: None, **options):
+    def make(folder):
+        place = recordings.write_lerobot(folder / "lift", PLAYED, **options)
+        spoil(place)
+        return f"lerobot:{place}"
+
+    return make
+
+
+def _raw(form, name, content):
+    def make(folder):
+        (folder / name).write_bytes(content)
+        return f"{form}:{folder / name}"
+
+    return make
+
+
+def _set(*path):
+    """A spoiler that sets or, with `None`, removes what lies at `path[:-1]`."""
+
+    def spoil(tree):
+        *outer, last, value = path
+        for key in outer:
+            tree = tree[key]
+        if value is None:
+            del tree[last]
+        else:
+            tree[last] = value
+
+    return spoil
+
+
+def _at(key, row, value, *, group=()):
+    def spoil(tree):
+        for name in group:
+            tree = tree[name]
+        tree[key] = np.array(tree[key], float)
+        tree[key][row] = value
+
+    return spoil
+
+
+def _cut(name, keep=0.6):
+    def spoil(folder):
+        path = folder / name
+        os.truncate(path, int(path.stat().st_size * keep))
+
+    return spoil
+
+
+def _json(name, **changes):
+    """A spoiler of a JSON file's fields; `None` removes one."""
+
+    def spoil(folder):
+        record = json.loads((folder / name).read_text())
+        for key, value in changes.items():
+            record[key] = value
+            if value is None:
+                del record[key]
+        (folder / name).write_text(json.dumps(record))
+
+    return spoil
+
+
+def _hdf5(change):
+    """A spoiler of Minari's file of episodes."""
+
+    def spoil(folder):
+        import h5py
+
+        with h5py.File(folder / "main_data.hdf5", "a") as file:
+            change(file)
+
+    return spoil
+
+
+def _replace(name, make):
+    def change(file):
+        array = np.asarray(file[name])
+        del file[name]
+        file[name] = make(array)
+
+    return _hdf5(change)
+
+
+def _external(group, key):
+    import h5py
+
+    group[key] = h5py.ExternalLink("other.hdf5", "/x")
+
+
+def _virtual(group, key):
+    import h5py
+
+    layout = h5py.VirtualLayout((30, 3), "f4")
+    layout[:] = h5py.VirtualSource("other.hdf5", "x", (30, 3))
+    group.create_virtual_dataset(key, layout)
+
+
+def _huge(group, key):
+    group.create_dataset(key, (2**40, 3), "f4", chunks=(1024, 3), compression="gzip")
+
+
+def _bomb(group, key):
+    group.create_dataset(
+        key, data=np.zeros((2**23, 3), "f4"), chunks=(2**16, 3), compression="gzip"
+    )
+
+
+def _column(key, make, episode=1):
+    """A change of one column of the frames of an episode."""
+
+    def change(number, columns):
+        if number == episode:
+            columns[key] = make(columns[key])
+
+    return change
+
+
+def _with(column, value, at=2):
+    array = np.array(column, copy=True)
+    array[at] = value
+    return array
+
+
+def _lists(rows):
+    import pyarrow as pa
+
+    return pa.array(rows, pa.list_(pa.float32()))
+
+
+def _features(spoil):
+    def change(folder):
+        path = folder / "meta" / "info.json"
+        info = json.loads(path.read_text())
+        spoil(info["features"])
+        path.write_text(json.dumps(info))
+
+    return change
+
+
+_ENV = recordings.ENV_ARGS["data"]["env_args"]
+_DEMO = ("data", "demo_1")
+
+BAD = {
+    # D4RL
+    "d4rl: no file": (lambda folder: f"d4rl:{folder / 'x.hdf5'}", "no such file"),
+    "d4rl: a folder": (lambda folder: f"d4rl:{folder}", "no such file"),
+    "d4rl: empty": (_raw("d4rl", "x.hdf5", b""), "h5py cannot read it"),
+    "d4rl: text": (_raw("d4rl", "x.hdf5", b"observations"), "h5py cannot read it"),
+    "d4rl: no observations": (_d4rl(_set("observations", None)), "/observations is missing"),
+    "d4rl: no actions": (_d4rl(_set("actions", None)), "/actions is missing"),
+    "d4rl: no rewards": (_d4rl(_set("rewards", None)), "/rewards is missing"),
+    "d4rl: no terminals": (_d4rl(_set("terminals", None)), "/terminals is missing"),
+    "d4rl: no timeouts": (_d4rl(_set("timeouts", None)), "where episodes were cut off"),
+    "d4rl: no end": (
+        _d4rl(lambda c: c.update(terminals=0 * c["timeouts"], timeouts=0 * c["timeouts"])),
+        "end an episode anywhere",
+    ),
+    "d4rl: half an end": (_d4rl(_at("terminals", 5, 0.5)), "must be 0 or 1"),
+    "d4rl: fewer rewards": (_d4rl(_set("rewards", np.zeros(7))), "rewards has 7 rows"),
+    "d4rl: flat observations": (_d4rl(_set("observations", np.zeros(30))), "must have 2 axes"),
+    "d4rl: images": (_d4rl(_set("observations", np.zeros((30, 4, 4)))), "must have 2 axes"),
+    "d4rl: text for actions": (_d4rl(_set("actions", np.array([b"a"] * 30))), "plain numbers"),
+    "d4rl: NaN": (_d4rl(_at("observations", 3, np.nan)), "NaN or infinite in row 3"),
+    "d4rl: infinite action": (_d4rl(_at("actions", 2, np.inf)), "actions are NaN or infinite"),
+    "d4rl: too large": (_d4rl(_at("rewards", 2, 1e30)), "larger than 1e+09"),
+    "d4rl: shuffled": (
+        _d4rl(lambda c: c.update(observations=c["observations"][::-1].copy()), following=True),
+        "not in the order of time",
+    ),
+    "d4rl: a link out": (_d4rl(_set("observations", _external)), "link to another file"),
+    "d4rl: numbers elsewhere": (_d4rl(_set("observations", _virtual)), "lies in another file"),
+    "d4rl: a group for an array": (_d4rl(_set("actions", {"a": np.zeros(3)})), "is a group"),
+    "d4rl: more than there is": (_d4rl(_set("terminals", _huge)), "has shape"),
+    "d4rl: no rows": (
+        _d4rl(lambda c: c.update({k: v[:0] for k, v in c.items()})),
+        "it has no rows",
+    ),
+    # robomimic
+    "robomimic: D4RL's": (
+        lambda folder: _d4rl(lambda c: None)(folder).replace("d4rl", "robomimic"),
+        "it is not robomimic's layout",
+    ),
+    "robomimic: no env_args": (_robomimic(lambda t: None, {}), "env_args is missing"),
+    "robomimic: env_args no JSON": (
+        _robomimic(lambda t: None, {"data": {"env_args": "Lift"}}),
+        "env_args cannot be read",
+    ),
+    "robomimic: no episodes": (_robomimic(_set("data", {})), "/data has no episodes"),
+    "robomimic: another group": (
+        _robomimic(_set("data", "rest", {"a": np.zeros(3)})),
+        "none of the",
+    ),
+    "robomimic: no observations": (
+        _robomimic(_set("data", "demo_0", "obs", None)),
+        "obs is missing",
+    ),
+    "robomimic: no dones": (_robomimic(_set(*_DEMO, "dones", None)), "dones is missing"),
+    "robomimic: odd dones": (_robomimic(_at("dones", 2, 7, group=_DEMO)), "must be 0 or 1"),
+    "robomimic: no steps": (_robomimic(_set(*_DEMO, "dones", np.zeros(0))), "has no steps"),
+    "robomimic: fewer actions": (
+        _robomimic(_set(*_DEMO, "actions", np.zeros((3, 2)))),
+        "actions has 3 rows, dones have 7",
+    ),
+    "robomimic: an observation is missing": (
+        _robomimic(_set(*_DEMO, "obs", "arm", None)),
+        "arm is missing",
+    ),
+    "robomimic: other widths": (
+        _robomimic(_set(*_DEMO, "actions", np.zeros((7, 5)))),
+        "episodes of two datasets",
+    ),
+    "robomimic: NaN": (_robomimic(_at("arm", 2, np.nan, group=(*_DEMO, "obs"))), "NaN or infinite"),
+    "robomimic: images alone": (
+        _robomimic(
+            lambda t: t["data"]["demo_0"].update(obs={"top": np.zeros((6, 4, 4, 3), np.uint8)})
+        ),
+        "are images",
+    ),
+    "robomimic: a link out": (
+        _robomimic(_set(*_DEMO, "actions", _external)),
+        "link to another file",
+    ),
+    # Minari
+    "minari: none": (lambda folder: "minari:hop-v7", "run `minari download hop-v7`"),
+    "minari: no metadata": (_minari(lambda f: (f / "metadata.json").unlink()), "no such dataset"),
+    "minari: metadata no JSON": (_minari(_cut("metadata.json")), "metadata.json cannot be read"),
+    "minari: no space": (
+        _minari(_json("metadata.json", observation_space=None)),
+        "observation_space",
+    ),
+    "minari: no action space": (_minari(_json("metadata.json", action_space=None)), "action_space"),
+    "minari: another version": (_minari(_json("metadata.json", minari_version="0.1")), "0.1"),
+    "minari: another format": (_minari(_json("metadata.json", data_format="zarr")), "zarr"),
+    "minari: a space of text": (
+        _minari(
+            _json("metadata.json", observation_space='{"type": "Discrete", "start": 0, "n": 3}')
+        ),
+        "Discrete is not supported",
+    ),
+    "minari: discrete actions": (
+        _minari(_json("metadata.json", action_space='{"type": "Discrete", "start": 0, "n": 3}')),
+        "actions are a space Discrete",
+    ),
+    "minari: cut": (_minari(_cut("main_data.hdf5")), "cannot read it"),
+    "minari: no file": (_minari(lambda f: (f / "main_data.hdf5").unlink()), "No data found"),
+    "minari: no rewards": (
+        _minari(_hdf5(lambda f: f["episode_1"].__delitem__("rewards"))),
+        "missing",
+    ),
+    "minari: an episode is missing": (
+        _minari(_hdf5(lambda f: f.__delitem__("episode_1"))),
+        "cannot",
+    ),
+    "minari: fewer observations": (
+        _minari(_replace("episode_1/observations", lambda x: x[:-1])),
+        "one observation more",
+    ),
+    "minari: other widths": (
+        _minari(_replace("episode_1/observations", lambda x: x[:, :2])),
+        "its space says 3",
+    ),
+    "minari: NaN": (_minari(_replace("episode_1/observations", lambda x: x * np.nan)), "NaN"),
+    "minari: ends and goes on": (
+        _minari(_replace("episode_1/terminations", lambda x: ~x)),
+        "ends in step 0 and goes on",
+    ),
+    "minari: fewer ends": (
+        _minari(_replace("episode_1/truncations", lambda x: x[:2])),
+        "not as many as rewards",
+    ),
+    "minari: a link out": (
+        _minari(
+            _hdf5(
+                lambda f: (
+                    f["episode_1"].__delitem__("actions"),
+                    _external(f["episode_1"], "actions"),
+                )
+            )
+        ),
+        "link to another file",
+    ),
+    "minari: a bomb": (
+        _minari(
+            _hdf5(
+                lambda f: (f["episode_1"].__delitem__("actions"), _bomb(f["episode_1"], "actions"))
+            )
+        ),
+        "which no episodes do",
+    ),
+    # LeRobot
+    "lerobot: no folder": (lambda folder: f"lerobot:{folder / 'x'}", "not LeRobot's layout"),
+    "lerobot: info no JSON": (_lerobot(_cut("meta/info.json")), "info.json cannot be read"),
+    "lerobot: a future version": (_lerobot(_json("meta/info.json", codebase_version="v9")), "v9"),
+    "lerobot: no features": (_lerobot(_json("meta/info.json", features=None)), "cannot be read"),
+    "lerobot: no episodes": (_lerobot(_json("meta/info.json", total_episodes=0)), "0 episodes"),
+    "lerobot: more episodes": (_lerobot(_json("meta/info.json", total_episodes=9)), "says 9"),
+    "lerobot: more frames": (_lerobot(_json("meta/info.json", total_frames=99)), "says 99"),
+    "lerobot: no states": (
+        _lerobot(_features(lambda f: f.pop("observation.state"))),
+        "no observation.state",
+    ),
+    "lerobot: no actions": (_lerobot(_features(lambda f: f.pop("action"))), "unknown action"),
+    "lerobot: no meaning of ends": (_lerobot(success=False), "give --ends="),
+    "lerobot: cut": (_lerobot(_cut("data/chunk-000/file-001.parquet")), "pyarrow cannot read it"),
+    "lerobot: no data": (
+        _lerobot(lambda f: [x.unlink() for x in (f / "data").glob("*/*")]),
+        "no parquet files",
+    ),
+    "lerobot: a file is missing": (
+        _lerobot(lambda f: (f / "data/chunk-000/file-001.parquet").unlink()),
+        "and not in data/",
+    ),
+    "lerobot: NaN": (
+        _lerobot(
+            change=_column("action", lambda x: _lists([[np.nan, 0]] * len(x)), 1), version="v2.1"
+        ),
+        "NaN or infinite",
+    ),
+    "lerobot: ragged": (
+        _lerobot(
+            change=_column(
+                "observation.state",
+                lambda x: _lists([[0, 0, 0, 0], [0, 0], *[[0, 0, 0]] * (len(x) - 2)]),
+            ),
+            version="v2.1",
+        ),
+        "lists of different lengths",
+    ),
+    "lerobot: another width": (
+        _lerobot(
+            change=_column("observation.state", lambda x: _lists([[0, 0]] * len(x))), version="v2.1"
+        ),
+        "is 2 wide, info.json says 3",
+    ),
+    "lerobot: a frame twice": (
+        _lerobot(change=_column("frame_index", lambda x: _with(x, 1))),
+        "not numbered 0, 1, 2",
+    ),
+    "lerobot: an episode twice": (
+        _lerobot(change=_column("episode_index", lambda x: np.zeros_like(x), 2)),
+        "is there twice",
+    ),
+    "lerobot: ends and goes on": (
+        _lerobot(change=_column("next.done", lambda x: _with(x, True))),
+        "before its last frame",
+    ),
+    "lerobot: a column is missing": (
+        _lerobot(change=lambda i, columns: columns.pop("next.reward")),
+        "column next.reward is missing",
+    ),
+}
+
+
+def _unended(columns):
+    columns["timeouts"][-1] = False
+
+
+def _timed(tree):
+    for demo in tree["data"].values():
+        for key in ("obs", "next_obs"):
+            demo[key]["time"] = np.zeros(len(demo["dones"]))
+
+
+GOOD = {
+    "d4rl: still running at the end": _d4rl(_unended),
+    "d4rl: further columns": _d4rl(_set("metadata", {"algorithm": np.zeros(3)})),
+    "d4rl: float64": _d4rl(lambda c: c.update(observations=c["observations"].astype(float))),
+    "d4rl: terminated and timed out": _d4rl(
+        lambda c: c.update(timeouts=c["timeouts"] | c["terminals"])
+    ),
+    "d4rl: float flags": _d4rl(lambda c: c.update(terminals=c["terminals"].astype(np.float32))),
+    "robomimic: no masks": _robomimic(lambda t: None, masks=False),
+    "robomimic: images beside": _robomimic(
+        _set("data", "demo_0", "obs", "top", np.zeros((6, 4, 4, 3), np.uint8))
+    ),
+    "robomimic: a scalar observation": _robomimic(_timed),
+    "minari: nothing ended": _minari(_replace("episode_1/truncations", lambda x: 0 * x)),
+    "minari: integer rewards": _minari(_replace("episode_1/rewards", lambda x: x.astype(int))),
+    "lerobot: an episode over two files": _lerobot(),
+    "lerobot: float64": _lerobot(
+        change=lambda i, columns: columns.update({"next.reward": np.float64(columns["next.reward"])})
+    ),
+}  # fmt: skip

@@ -1,0 +1,173 @@
+"""Other people's formats: the episodes they hold, and what is refused."""
+
+import bad_recordings
+import numpy as np
+import pytest
+import recordings
+
+from qgf_jax.data.readers import d4rl, lerobot, minari, robomimic
+from qgf_jax.data.readers.recording import Choice
+from qgf_jax.errors import UserError
+
+PLAYED = recordings.episodes()
+
+
+@pytest.fixture(autouse=True)
+def datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+
+def check(recording, played, *, lost=False, terminated=True):
+    """That a recording has these episodes, but for the last transition of those that were cut off."""
+    read = [*recording.checked()]
+    assert len(read) == len(played)
+    for got, said in zip(read, played, strict=True):
+        n = len(said.actions) - (lost and not said.terminated)
+        np.testing.assert_array_equal(got.actions, said.actions[:n])
+        np.testing.assert_array_equal(got.observations[:-1], said.observations[:n])
+        if lost and said.terminated:
+            np.testing.assert_array_equal(got.observations[-1], said.observations[n - 1])
+        else:
+            np.testing.assert_array_equal(got.observations[-1], said.observations[n])
+        np.testing.assert_allclose(got.rewards, said.rewards[:n])
+        assert got.terminated == said.terminated
+    assert len(recording.sha256) == 64
+
+
+def test_d4rl_without_next_observations_loses_the_last_transition_of_what_was_cut_off(
+    tmp_path, capsys
+):
+    path = recordings.write_hdf5(tmp_path / "hopper.hdf5", recordings.d4rl_columns(PLAYED))
+    recording = d4rl.open_recording(str(path))
+    check(recording, PLAYED, lost=True)
+    assert f"{path}: 2 transitions are left out" in capsys.readouterr().err
+    assert recording.name == "hopper" and recording.about["observations"] == [["observations", 3]]
+
+
+def test_d4rl_with_next_observations_has_every_transition(tmp_path, capsys):
+    columns = recordings.d4rl_columns(PLAYED, following=True)
+    path = recordings.write_hdf5(tmp_path / "hopper.hdf5", columns)
+    check(d4rl.open_recording(str(path)), PLAYED)
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_d4rl_keeps_what_was_running_when_the_file_ended(tmp_path):
+    columns = recordings.d4rl_columns(PLAYED)
+    columns["timeouts"][-1] = False
+    path = recordings.write_hdf5(tmp_path / "hopper.hdf5", columns)
+    check(d4rl.open_recording(str(path)), PLAYED, lost=True)
+
+
+def test_d4rl_keeps_the_state_of_the_simulator(tmp_path):
+    columns = recordings.d4rl_columns(PLAYED)
+    columns["infos"] = {"qpos": columns["observations"][:, :2]}
+    path = recordings.write_hdf5(tmp_path / "hopper.hdf5", columns)
+    for episode in d4rl.open_recording(str(path)).checked():
+        np.testing.assert_array_equal(episode.info["qpos"], episode.observations[:, :2])
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_minari_has_every_transition_and_its_references(data_format):
+    scores = {"ref_min_score": 1.0, "ref_max_score": 3.0}
+    recordings.write_minari("lab/hop-v0", PLAYED, data_format=data_format, metadata=scores)
+    recording = minari.open_recording("lab/hop-v0")
+    check(recording, PLAYED)
+    assert recording.name == "lab-hop-v0" and recording.about["references"] == [1.0, 3.0]
+    low, high = recording.bounds
+    assert low.tolist() == [-1, -1] and high.tolist() == [1, 1]
+
+
+def test_minari_flattens_dictionaries_by_their_sorted_keys():
+    from gymnasium.spaces import Box, Dict
+
+    box = Box(-100, 100, (1,), np.float32)
+    space = Dict({"b": box, "a": Dict({"z": box, "y": box})})
+    recordings.write_minari(
+        "hop-v0",
+        PLAYED,
+        observation_space=space,
+        observe=lambda x: {"b": x[:, 2:], "a": {"y": x[:, :1], "z": x[:, 1:2]}},
+    )
+    recording = minari.open_recording("hop-v0")
+    assert recording.about["observations"] == [["a/y", 1], ["a/z", 1], ["b", 1]]
+    check(recording, PLAYED)
+    chosen = minari.open_recording("hop-v0", Choice(observations=("b", "a/y")))
+    first = next(chosen.checked())
+    np.testing.assert_array_equal(first.observations, PLAYED[0].observations[:, [2, 0]])
+    with pytest.raises(UserError, match="did you mean 'a/"):
+        minari.open_recording("hop-v0", Choice(observations=("a/x",)))
+
+
+def test_robomimic_has_its_parts_in_order_and_its_masks(tmp_path):
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED)
+    recording = robomimic.open_recording(str(path))
+    assert recording.about["observations"] == [["arm", 2], ["object", 1]]
+    assert recording.about["environment"] == {"id": "Lift", "control_delta": True}
+    check(recording, PLAYED)
+    check(robomimic.open_recording(str(path), Choice(split="valid")), PLAYED[-1:])
+    chosen = robomimic.open_recording(str(path), Choice(("object",), "actions_abs"))
+    first = next(chosen.checked())
+    np.testing.assert_array_equal(first.observations, PLAYED[0].observations[:, 2:])
+    np.testing.assert_array_equal(first.actions, 2 * PLAYED[0].actions)
+
+
+def test_robomimic_without_next_observations_loses_the_last_of_what_was_cut_off(tmp_path):
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED, following=False)
+    check(robomimic.open_recording(str(path)), PLAYED, lost=True)
+
+
+def test_robomimic_ends_with_the_first_success(tmp_path, capsys):
+    tree = recordings.robomimic_tree(PLAYED)
+    tree["data"]["demo_1"]["dones"][3:] = 1
+    path = recordings.write_hdf5(tmp_path / "lift.hdf5", tree, recordings.ENV_ARGS)
+    episode = [*robomimic.open_recording(str(path)).checked()][1]
+    assert len(episode.actions) == 4 and episode.terminated
+    np.testing.assert_array_equal(episode.observations, PLAYED[1].observations[:5])
+    assert "3 transitions after an episode's first `dones`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_lerobot_has_its_frames_and_tasks(version, tmp_path, capsys):
+    folder = recordings.write_lerobot(tmp_path / "lift", PLAYED, version=version)
+    recording = lerobot.open_recording(str(folder))
+    check(recording, PLAYED, lost=True)
+    assert recording.about["tasks"] == ["lift the cube"] and recording.about["version"] == version
+    assert "videos and images are not read yet: observation.images.top" in capsys.readouterr().err
+    check(lerobot.open_recording(str(folder), Choice(split="test")), PLAYED[-1:], lost=True)
+
+
+def test_lerobot_says_what_an_end_means_or_the_user_does(tmp_path):
+    folder = str(recordings.write_lerobot(tmp_path / "lift", PLAYED, success=False))
+    with pytest.raises(UserError, match="give --ends=terminated or --ends=truncated"):
+        lerobot.open_recording(folder)
+    for ends, lost in (("terminated", 0), ("truncated", 1)):
+        read = [*lerobot.open_recording(folder, Choice(ends=ends)).checked()]
+        assert [e.terminated for e in read] == [ends == "terminated"] * len(PLAYED)
+        assert [len(e.actions) for e in read] == [len(e.actions) - lost for e in PLAYED]
+
+
+READERS = {"d4rl": d4rl, "minari": minari, "robomimic": robomimic, "lerobot": lerobot}
+
+
+def open_and_read(source):
+    form, _, place = source.partition(":")
+    return [*READERS[form].open_recording(place).checked()]
+
+
+@pytest.mark.parametrize("case", bad_recordings.BAD)
+def test_a_malformed_source_is_refused_in_one_line(case, tmp_path):
+    make, words = bad_recordings.BAD[case]
+    source = make(tmp_path)
+    with pytest.raises(UserError) as error:
+        open_and_read(source)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_there_are_sixty_malformed_sources():
+    assert len(bad_recordings.BAD) >= 60 and len(bad_recordings.GOOD) >= 10
+
+
+@pytest.mark.parametrize("case", bad_recordings.GOOD)
+def test_an_odd_source_is_read(case, tmp_path):
+    read = open_and_read(bad_recordings.GOOD[case](tmp_path))
+    assert len(read) == len(PLAYED)
