@@ -48,6 +48,19 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
     )
 
 
+def recorded_environment(place: str) -> dict[str, Any]:
+    """The `id`, `options` and `max_episode_steps` of the environment that a local dataset carries.
+
+    Raises `UserError` if it carries none, or is not there.
+    """
+    found = _environment(_metadata(f"minari:{place}", _folder(place)))
+    if "environment" not in found:
+        raise UserError(
+            f"minari:{place} carries no environment: name one of Gymnasium's, as --config.env=Hopper-v5"
+        )
+    return found["environment"]
+
+
 def _folder(place: str) -> Path:
     """Where the dataset's `data` lies: under a folder of that name, or where Minari keeps datasets."""
     root = os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"

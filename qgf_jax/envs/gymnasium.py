@@ -1,0 +1,218 @@
+"""Environments of Gymnasium, whoever registers them, of a user's own function, and of Minari's datasets.
+
+    Hopper-v5                            an id that Gymnasium knows
+    gymnasium_robotics:FetchReach-v4     a package is imported first, Gymnasium's own convention
+    my_lab.envs:make_arm                 a function of the user's that makes an environment
+    minari:mujoco/hopper/medium-v0       the environment that a local Minari dataset was recorded in
+
+Observations are boxes, or dictionaries of boxes, flattened in the order of their sorted keys. Actions
+are boxes with any bounds. Such an environment has one task, and its data say what rows are worth. No
+JAX, and Gymnasium is imported on first use.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import random
+import re
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_jax.envs import spaces
+from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.errors import UserError
+from qgf_jax.runtime import children
+
+_ID = re.compile(r"(?:[\w.]+:)?[\w/.-]+-v\d+")
+"""[PACKAGE:][NAMESPACE/]NAME-vN"""
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""MODULE:FUNCTION"""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Name(EnvName):
+    """What is written in the config stands for one environment and one task."""
+
+    id: str = ""
+    """All that is written."""
+
+    @property
+    def env_id(self) -> str:
+        return self.id
+
+    @property
+    def full(self) -> str:
+        return self.id
+
+    @property
+    def label(self) -> str:
+        return self.id + self._played_by
+
+
+class _Gymnasium(Family):
+    """Whatever `gymnasium.make`, or a function of the user's, gives."""
+
+    title = "Gymnasium's"
+    modules = ("gymnasium",)
+    packages = ("gymnasium", "mujoco")
+
+    def parse(self, name: str) -> _Name:
+        """Takes a name apart: an id or MODULE:FUNCTION. Raises `UserError` if it is neither."""
+        if not (_ID.fullmatch(name) or _FUNCTION.fullmatch(name)):
+            raise UserError(
+                f"environment {name!r} is neither an id of Gymnasium's, as Hopper-v5 or "
+                "gymnasium_robotics:FetchReach-v4, nor a function, as my_lab.envs:make_arm"
+            )
+        dataset = re.sub(r"[^\w.-]", "-", name.rpartition(":")[2])
+        return _Name(dataset, 1, family=self.prefix, id=name)
+
+    def make(self, name: EnvName) -> "GymnasiumEnv":
+        """The environment. Raises `UserError` if there is none, or if it is not made of boxes."""
+        return GymnasiumEnv(name.env_id, self.gym(name))
+
+    def gym(self, name: EnvName, **options: Any) -> Any:
+        """The environment as Gymnasium has it; `options` are those of `gymnasium.make`."""
+        self.require()
+        with contextlib.nullcontext() if "render_mode" in options else _unseen():
+            made = _make(name.env_id, **options)
+        if not _has_limit(made):
+            raise UserError(
+                f"{name.env_id} has no limit of steps, so an episode may never end: wrap it in "
+                "gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
+            )
+        return made
+
+    @contextlib.contextmanager
+    def headless(self) -> Generator[Callable[[Any], None]]:
+        """Without looking for a screen."""
+        with _unseen():
+            yield lambda env: None
+
+    def bounds(self, name: EnvName) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the largest action [A] each, infinite where there is no bound."""
+        made = self.make(name)
+        made.env.close()
+        return made.bounds
+
+    def rendered(self, name: EnvName, size: int) -> "GymnasiumEnv":
+        """The environment with `render`; pictures are as large as the environment makes them."""
+        return GymnasiumEnv(name.env_id, self.gym(name, render_mode="rgb_array"))
+
+    def advice(self, dataset: str, folder: Path) -> str:
+        """How data come here."""
+        return (
+            "convert some with `qgf convert FORMAT:PLACE`, and name the folder that it makes with "
+            "--config.data.name (docs/data.md)"
+        )
+
+
+class _Minari(_Gymnasium):
+    """The environments that Minari's datasets were recorded in."""
+
+    title = "Minari's"
+
+    def parse(self, name: str) -> _Name:
+        """The id of a dataset. Raises `UserError` if it is none."""
+        if not re.fullmatch(r"[\w/.-]+-v\d+", name):
+            raise UserError(
+                f"environment minari:{name} is no id of a Minari dataset, as minari:lab/hop-v0"
+            )
+        return _Name(name.replace("/", "-"), 1, family=self.prefix, id=f"{self.prefix}:{name}")
+
+    def gym(self, name: EnvName, **options: Any) -> Any:
+        """The environment by the id and options that the dataset's metadata say."""
+        from qgf_jax.data.readers import minari
+
+        self.require()
+        recorded = minari.recorded_environment(name.env_id.partition(":")[2])
+        limit = recorded["max_episode_steps"]
+        options |= {"max_episode_steps": limit} if limit else {}
+        with contextlib.nullcontext() if "render_mode" in options else _unseen():
+            return _make(recorded["id"], **recorded["options"], **options)
+
+
+FAMILY = _Gymnasium()
+MINARI = _Minari()
+
+
+def _make(name: str, **options: Any) -> Any:
+    """The environment of an id, or of a function. Raises `UserError` with the cause in one line."""
+    import gymnasium
+
+    module, colon, rest = name.partition(":")
+    if colon and importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UserError(f"{name}: there is no module {module}: install it, or mend the name")
+    try:
+        if not _ID.fullmatch(name):
+            return getattr(importlib.import_module(module), rest)(**options)
+        return gymnasium.make(name, disable_env_checker=True, **options)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a package or a user's function raises
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"environment {name} cannot be made ({cause})") from error
+
+
+def _has_limit(env: Any) -> bool:
+    """Whether the environment, or one of its wrappers, ends episodes after some steps."""
+    if getattr(env, "spec", None) is not None and env.spec.max_episode_steps:
+        return True
+    while env is not None:
+        if type(env).__name__ == "TimeLimit":
+            return True
+        env = getattr(env, "env", None)
+    return False
+
+
+@contextlib.contextmanager
+def _unseen() -> Generator[None]:
+    """MuJoCo looks for no screen as it is imported meanwhile."""
+    with children.variable("MUJOCO_GL", "disable"):
+        yield
+
+
+class GymnasiumEnv:
+    """An environment of Gymnasium as rows of numbers, its first state a function of the seed."""
+
+    def __init__(self, name: str, env: Any):
+        self.env = env
+        self.parts = spaces.parts(name, env.observation_space)
+        """Keys and widths of an observation's parts, in order."""
+        self.bounds = spaces.bounds(name, env.action_space)
+        """The least and the largest action [A] each."""
+        self.action_dim = len(self.bounds[0])
+        self._shape, self._dtype = env.action_space.shape, env.action_space.dtype
+
+    def reset(self, seed: int) -> np.ndarray:
+        """First observation [O] of the episode `seed`.
+
+        Environments draw from a generator of their own; some from Python's and NumPy's global ones too.
+        """
+        random.seed(seed)
+        np.random.seed(seed)
+        self.env.action_space.seed(seed)
+        return spaces.row(self.env.reset(seed=seed)[0], self.parts)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Mapping[str, Any]]:
+        """(observation [O], reward, whether the episode is over, info) after `action` [A].
+
+        `info["success"]` is the environment's `success` or `is_success`, if it says either.
+        """
+        action = np.clip(action, *self.bounds).astype(self._dtype).reshape(self._shape)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        said = info.get("success", info.get("is_success"))
+        found = {} if said is None else {"success": float(np.asarray(said).reshape(()))}
+        return (
+            spaces.row(observation, self.parts),
+            float(reward),
+            bool(terminated or truncated),
+            found,
+        )
+
+    def render(self) -> np.ndarray:
+        """A picture [h, w, 3], if the environment was made with a `render_mode`."""
+        return self.env.render()
