@@ -198,7 +198,7 @@ BAD = {
     "d4rl: no timeouts": (_d4rl(_set("timeouts", None)), "where episodes were cut off"),
     "d4rl: no end": (
         _d4rl(lambda c: c.update(terminals=0 * c["timeouts"], timeouts=0 * c["timeouts"])),
-        "end an episode anywhere",
+        "no step ends an episode",
     ),
     "d4rl: half an end": (_d4rl(_at("terminals", 5, 0.5)), "must be 0 or 1"),
     "d4rl: fewer rewards": (_d4rl(_set("rewards", np.zeros(7))), "rewards has 7 rows"),
