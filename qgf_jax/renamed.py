@@ -24,6 +24,9 @@ _MODULES = {
     "children": "runtime.children",
     "costs": "training.costs",
     "critics": "methods.critics",
+    "data.checksums": "data.converted",
+    "data.scale": "data.summary",
+    "data.starts": "data.load",
     "diffusion": "core.diffusion",
     "dry_run": "training.dry_run",
     "episodes": "evaluation.episodes",
@@ -83,9 +86,23 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "core.reductions": {
         "row_sum": "fast_sum",
     },
-    "data.checksums": {
-        "measure": "CheckedFile.measure",
-        "record": "CheckedFile.record",
+    "data.chunks": {
+        "block": "Dataset._block",
+        "nth_start": "Dataset.nth_start",
+        "prepare": "Dataset.of",
+        "prepare_goals": "GoalDataset.of",
+        "room": "data.formats:empty_array",
+        "rows_of_block": "Dataset._rows_of_block",
+        "split": "Dataset.split",
+        "starts_of": "Dataset.count_starts",
+        "trajectory_masks": "data.load:_trajectory_masks",
+    },
+    "data.convert": {
+        "write": "data.converted:Manifest.write",
+    },
+    "data.converted": {
+        "measure": "_CheckedFile.measure",
+        "record": "_CheckedFile.record",
     },
     "data.feeder": {
         "Feeder": "DatasetFeed",
@@ -94,19 +111,44 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "one_device": "DevicePlacement.one_device",
     },
     "data.formats": {
-        "peek": "Peek.read",
+        "MANIFEST": "data.converted:MANIFEST",
+        "check_whole": "data.shards:_check_whole",
+        "find": "data.shards:Source.find",
+        "peek": "Rows.peek",
+        "read_rows": "Rows.read",
     },
     "data.goals": {
-        "Hindsight": "GoalDistribution",
+        "Hindsight": "_GoalDistribution",
+        "draw": "GoalSampler.draw",
+        "draw_goals": "_GoalDistribution.draw",
+        "gather": "GoalSampler.gather",
+    },
+    "data.layouts": {
+        "check_columns": "data.formats:Rows.check_labels",
+    },
+    "data.load": {
+        "check_drawn": "_Starts.check_drawn",
+        "check_longest": "_Starts.check_longest",
+        "load": "Loaded.of",
     },
     "data.sampling": {
         "Feed": "BatchSampler",
+        "build": "BatchSampler.of",
+        "draw_starts": "_ChunkSampler.draw",
+        "gather": "_ChunkSampler.gather",
+        "locate": "_ChunkSampler.locate",
     },
     "data.shards": {
-        "twin": "validation_path",
+        "open_source": "Source.open",
+        "twin": "_validation_path",
     },
     "data.stream": {
         "memory": "runtime.memory:available_bytes",
+        "streams": "data.load:_is_streamed",
+    },
+    "data.summary": {
+        "check_alike": "Summary.check_alike",
+        "describe_ends": "data.shards:_describe_ends",
     },
     "envs.ogbench": {
         "Name": "envs.families:EnvName",

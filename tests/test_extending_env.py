@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, tiny
 
 from qgf_jax import cli
-from qgf_jax.data.load import load
+from qgf_jax.data.load import Loaded
 from qgf_jax.envs import families
 from qgf_jax.errors import UserError
 
@@ -125,7 +125,7 @@ def test_from_its_data_to_a_report(data, capsys):
 
 def test_rewards_and_masks_are_the_files_own(data):
     config = tiny(env=NAME, **{"data.dir": str(data), "data.chunk": 1, "data.discount": 0.5})
-    dataset = load(config).take()
+    dataset = Loaded.of(config).take()
     rows = columns(np.random.default_rng(0))
     keep = ~rows["terminals"]
     np.testing.assert_array_equal(dataset.reward, rows["rewards"][keep])
@@ -154,14 +154,14 @@ def test_data_that_do_not_fit_are_refused(points, change, hint):
             del rows[key]
     np.savez(points / "plane-v0.npz", **rows)
     with pytest.raises(UserError, match=hint):
-        load(tiny(env=NAME, **{"data.dir": str(points)}))
+        Loaded.of(tiny(env=NAME, **{"data.dir": str(points)}))
 
 
 def test_without_masks_no_row_ends_the_task(data):
     rows = columns(np.random.default_rng(0))
     del rows["masks"]
     np.savez(data / "plane-v0.npz", **rows)
-    dataset = load(tiny(env=NAME, **{"data.dir": str(data)})).take()
+    dataset = Loaded.of(tiny(env=NAME, **{"data.dir": str(data)})).take()
     assert (dataset.discount == dataset.discount[0]).all() and dataset.discount[0] > 0
 
 

@@ -9,7 +9,7 @@ from conftest import tiny
 
 from qgf_jax import config as configs
 from qgf_jax import load_policy
-from qgf_jax.data.formats import read_rows
+from qgf_jax.data.formats import Rows
 from qgf_jax.envs import families, ogbench
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
@@ -146,7 +146,7 @@ def _one_row(env):
 
 
 def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
-    rows = read_rows(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
+    rows = Rows.read(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
     name = families.parse("pointmaze-medium-stitch-oraclerep-v0")
     with pytest.raises(UserError, match="'qpos' is missing, and the goals"):
         ogbench.FAMILY.labels(name).goals(rows.info, "file")

@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT, tiny
 
 from qgf_jax import cli
-from qgf_jax.data import formats
 from qgf_jax.data.collect import collect
-from qgf_jax.data.load import load
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.load import Loaded
 from qgf_jax.envs import mazes, ogbench, worker
 from qgf_jax.errors import UserError
 from qgf_jax.training import dry_run
@@ -97,9 +97,9 @@ def made(tmp_path_factory):
 
 
 def test_data_of_the_device_have_the_benchmarks_form(made, maze_data, tmp_path):
-    ours, real = (formats.read_rows(folder / f"{NAME}.npz") for folder in (made, maze_data))
+    ours, real = (Rows.read(folder / f"{NAME}.npz") for folder in (made, maze_data))
     assert ours.ends.sum() == 30 and (np.diff(np.flatnonzero(ours.ends)) == 201).all()
-    assert formats.read_rows(made / f"{NAME}-val.npz").ends.sum() == 3
+    assert Rows.read(made / f"{NAME}-val.npz").ends.sum() == 3
     np.testing.assert_array_equal(ours.observations, ours.info["qpos"])
     for folder, marked in ((made, True), (maze_data, False)):
         with np.load(folder / f"{NAME}.npz") as file:
@@ -117,17 +117,17 @@ def test_data_of_the_device_have_the_benchmarks_form(made, maze_data, tmp_path):
     # Half of an action is noise, clipped to the box: as in the real ones.
     np.testing.assert_allclose(ours.actions.std(), real.actions.std(), rtol=0.05)
     collect(NAME, 2, tmp_path / "again", simulator="jax")
-    again = formats.read_rows(tmp_path / "again" / f"{NAME}.npz")
+    again = Rows.read(tmp_path / "again" / f"{NAME}.npz")
     np.testing.assert_array_equal(again.actions, ours.actions[: len(again.actions)])
     collect(NAME, 2, tmp_path / "other", simulator="jax", seed=1)
-    other = formats.read_rows(tmp_path / "other" / f"{NAME}.npz")
+    other = Rows.read(tmp_path / "other" / f"{NAME}.npz")
     assert not np.array_equal(other.actions, again.actions)
 
 
 def test_the_experts_of_the_device_arrive_and_go_on(tmp_path):
     """Of kind navigate: heads for the goal, and for another one from there."""
     collect("pointmaze-medium-navigate-v0", 8, tmp_path, simulator="jax")
-    rows = formats.read_rows(tmp_path / "pointmaze-medium-navigate-v0.npz")
+    rows = Rows.read(tmp_path / "pointmaze-medium-navigate-v0.npz")
     maze, visited = mazes.MAZES["pointmaze-medium"], []
     for end in np.flatnonzero(rows.ends):
         places = rows.observations[end - 1000 : end + 1]
@@ -198,11 +198,11 @@ def test_goals_that_are_observations_need_rows_alone(bare, tmp_path, capsys):
         terminals=ends,
     )
     config = tiny(critic="dqc", **{"data.dir": str(tmp_path), "env": "cube-single-play-v0"})
-    loaded = load(config)
+    loaded = Loaded.of(config)
     assert (loaded.spec["state"], loaded.spec["goal"], loaded.spec["action"]) == ((28,), (28,), 5)
     assert "nobody checks that the rows are those of cube-single-v0" in capsys.readouterr().err
     with pytest.raises(UserError, match="which are not installed"):
-        load({**config, "env": "cube-single-play-singletask-v0"})
+        Loaded.of({**config, "env": "cube-single-play-singletask-v0"})
 
 
 def test_widths_of_a_maze_are_those_that_the_environment_has():

@@ -7,7 +7,7 @@ from typing import Any
 
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser, keys, path
-from qgf_jax.data.load import load
+from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
@@ -71,7 +71,7 @@ def _describe(config: Mapping[str, Any], hosts: str | None) -> None:
 def _train(config: Mapping[str, Any], workdir: Path) -> None:
     # All that can be wrong with folder, config and data is found before JAX is imported.
     _check(config, workdir)
-    loaded = load(config, lambda: _free_bytes(config))
+    loaded = Loaded.of(config, lambda: _free_bytes(config))
     from qgf_jax.training.loop import pretrain
 
     print(json.dumps({"workdir": str(pretrain(config, workdir, loaded))}))
