@@ -65,6 +65,9 @@ _MODULES = {
 """{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
+    "cli": {
+        "path": "runtime.paths:expand",
+    },
     "core.flow": {
         "rest": "flow_endpoint",
     },
@@ -117,7 +120,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "missing": "FAMILY.missing",
         "require": "FAMILY.require",
         "requirements": "FAMILY.requirements",
-        "parse": "envs.families:parse",
+        "parse": "envs.families:EnvName.parse",
     },
     "errors": {
         "remedy": "SaveError.remedy",

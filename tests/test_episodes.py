@@ -13,6 +13,7 @@ import pytest
 from conftest import MAZE, tiny
 
 from qgf_jax import cli
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import SaveError, UserError
 from qgf_jax.evaluation import episodes, evaluate
 from qgf_jax.report import report
@@ -39,7 +40,7 @@ def run(tmp_path):
 
 
 def line(**changes):
-    return {**LINE, "env": episodes.families.parse(tiny()["env"]).label, **changes}
+    return {**LINE, "env": EnvName.parse(tiny()["env"]).label, **changes}
 
 
 WRONG = [

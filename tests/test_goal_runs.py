@@ -10,7 +10,8 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.data.formats import read_rows
-from qgf_jax.envs import families, ogbench
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
@@ -83,9 +84,9 @@ def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(ru
 
 
 def test_evaluation_without_tasks_means_all_five():
-    name = families.parse("cube-single-play-v0")
+    name = EnvName.parse("cube-single-play-v0")
     assert name.tasks == (1, 2, 3, 4, 5) and name.with_task(2).tasks == (2,)
-    assert families.parse("cube-single-play-singletask-task4-v0").tasks == (4,)
+    assert EnvName.parse("cube-single-play-singletask-task4-v0").tasks == (4,)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_evaluation_without_tasks_means_all_five():
     ],
 )
 def test_names_with_goals(text, env_id, label):
-    name = families.parse(text)
+    name = EnvName.parse(text)
     assert (name.env_id, name.label, name.full) == (env_id, label, text)
     assert "oraclerep" not in name.dataset and "task" not in name.dataset
 
@@ -147,7 +148,7 @@ def _one_row(env):
 
 def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
     rows = read_rows(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
-    name = families.parse("pointmaze-medium-stitch-oraclerep-v0")
+    name = EnvName.parse("pointmaze-medium-stitch-oraclerep-v0")
     with pytest.raises(UserError, match="'qpos' is missing, and the goals"):
         ogbench.FAMILY.labels(name).goals(rows.info, "file")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser, path
+from qgf_jax.cli import Parser
 from qgf_jax.runtime import paths
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
         metavar="WORKDIR,…",
     )
     parser.add_argument(
-        "--out", type=path, help="where the table of several runs goes: OUT.md and OUT.csv"
+        "--out", type=paths.expand, help="where the table of several runs goes: OUT.md and OUT.csv"
     )
     flags = parser.parse_args(arguments)
     workdirs = flags.workdir
@@ -36,4 +36,4 @@ def main(arguments: Sequence[str]) -> None:
 
 def _paths(text: str) -> list[Path]:
     """An argparse type: "a,b" as two paths, but as one if there is a file or folder of that name."""
-    return [path(one) for one in paths.split(text, ",")]
+    return [paths.expand(one) for one in paths.split(text, ",")]

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data import layouts, scale
-from qgf_jax.envs import families
+from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.runtime import paths
 
@@ -37,13 +37,13 @@ class Rows(NamedTuple):
     """`rewards`, `masks`, `qpos`, `qvel`, `button_states`, where the file has them"""
 
 
-def find(name: str, directory: str = "", family: families.Family | None = None) -> Path:
+def find(name: str, directory: str = "", family: Family | None = None) -> Path:
     """The path of dataset `name`, in `directory` or in the search path of its family. Never downloads.
 
     A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
     `name` of npz files. Raises `UserError` if there is none.
     """
-    family = family or families.of("")
+    family = family or Family.of("")
     parents = [paths.expand(p) for p in ([directory] if directory else family.search_path)]
     for parent in parents:
         folder = parent / name

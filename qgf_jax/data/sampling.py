@@ -8,7 +8,7 @@ import jax
 
 from qgf_jax.data import goals
 from qgf_jax.data.chunks import Dataset, nth_start, rows_at, starts_of
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
 
@@ -43,8 +43,8 @@ def build(
             functools.partial(gather, chunk=spec.chunk, n_step=spec.n_step),
         )
     how = config["goals"]
-    name = families.parse(config["env"])
-    by_actor = how["actor"] or families.of(name).policy_goals(name)
+    name = EnvName.parse(config["env"])
+    by_actor = how["actor"] or Family.of(name).policy_goals(name)
     critic = goals.GoalDistribution(*how["critic"], how["critic_geometric"])
     actor = goals.GoalDistribution(*by_actor, how["actor_geometric"])
     return BatchSampler(

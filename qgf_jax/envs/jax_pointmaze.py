@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.envs import families, mazes
+from qgf_jax.envs import mazes
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 
 Array = jax.Array
@@ -60,7 +61,7 @@ class PointMaze:
     action_dim = 2
 
     def __init__(self, name: Any):
-        self.name: Any = families.parse(name) if isinstance(name, str) else name
+        self.name: Any = EnvName.parse(name) if isinstance(name, str) else name
         maze: mazes.Maze | None = self.name.maze
         if maze is None:
             raise UserError(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
-from qgf_jax.envs import families, wire
+from qgf_jax.envs import wire
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 
 
@@ -26,7 +27,7 @@ class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
     def __init__(self, name: str, made: Callable[[Any], None]):
-        self.env = families.of(name).make(families.parse(name))
+        self.env = Family.of(name).make(EnvName.parse(name))
         self.bits = np.random.MT19937()
         # The first reset may compile a model, which must not look like stepping.
         self.obs_width = len(self.reset(0))
@@ -74,7 +75,7 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]
 def _serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
-        family = families.of(name)
+        family = Family.of(name)
         family.require()
         with family.headless() as made:
             slots = [_Slot(name, made) for _ in range(count)]

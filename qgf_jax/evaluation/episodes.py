@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import ON_DEVICE, EnvName
 from qgf_jax.runs.files import Lines, is_count, is_number
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
@@ -89,8 +89,8 @@ def read(run: Run) -> Lines:
     An episode is of the run's own environment, or of that in the simulator on the device, and of one
     of its seeds.
     """
-    name = families.parse(run.config["env"])
-    labels = (name.label, name.played_in(families.ON_DEVICE).label)
+    name = EnvName.parse(run.config["env"])
+    labels = (name.label, name.played_in(ON_DEVICE).label)
 
     def why(line: Mapping[str, Any]) -> str:
         if found := _why_invalid(line):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Sampler
@@ -41,7 +41,7 @@ class WorkerPool:
     def __init__(
         self,
         loaded: LoadedRun,
-        name: families.EnvName,
+        name: EnvName,
         envs: int,
         workers: int | None = None,
         *,

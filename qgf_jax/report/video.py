@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.rollout import rollout
@@ -43,7 +43,7 @@ def film(
     In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
     """
     loaded = LoadedRun.open(workdir, step)
-    name = families.parse(loaded.run.config["env"])
+    name = EnvName.parse(loaded.run.config["env"])
     folder = Path(workdir if out is None else out) / "report" / "videos"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _film(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 
 
 def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
-    families.of(world).require()
+    Family.of(world).require()
     command = children.command("qgf_jax.report.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
@@ -102,7 +102,7 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 def _main(name: str, seed: str, path: str) -> None:
     from PIL import Image
 
-    world = families.of(name).rendered(families.parse(name), _SIZE)
+    world = Family.of(name).rendered(EnvName.parse(name), _SIZE)
     actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, world.action_dim)
     world.reset(int(seed))
     every = max(1, -(-len(actions) // _FRAMES))
