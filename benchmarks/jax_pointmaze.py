@@ -47,7 +47,7 @@ from qgf_jax.training.loop import pretrain
 def walk(scene: str, steps: int) -> tuple[np.ndarray, ...]:
     """(before, action, after) [N, 2] in the real maze, and the CPU seconds of stepping it."""
     env = ogbench.FAMILY.gym(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=10**9)
-    ogbench.reset(env, 0)
+    ogbench.FAMILY.reset(env, 0)
     maze, rng = env.unwrapped, np.random.default_rng(0)
     cells, rows, seconds = np.argwhere(maze.maze_map == 0), [], 0.0
     for t in range(steps):

@@ -46,12 +46,12 @@ import sys, time
 import numpy as np
 from qgf_jax.envs import ogbench
 env = ogbench.FAMILY.gym(sys.argv[1])
-ogbench.reset(env, 0)
+ogbench.FAMILY.reset(env, 0)
 with np.load(sys.argv[2], allow_pickle=False) as file:
     episodes = [(int(key.split("-")[1]), file[key]) for key in file.files]
 started, steps = time.process_time(), 0
 for seed, actions in episodes:
-    ogbench.reset(env, seed)
+    ogbench.FAMILY.reset(env, seed)
     for action in actions:
         env.step(action)
     steps += len(actions)

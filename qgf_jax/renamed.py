@@ -111,6 +111,9 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "data.stream": {
         "memory": "runtime.memory:available_bytes",
     },
+    "envs.mazes": {
+        "centre": "Maze.centre",
+    },
     "envs.ogbench": {
         "Name": "envs.families:EnvName",
         "ON_DEVICE": "envs.families:ON_DEVICE",
@@ -120,7 +123,12 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "missing": "FAMILY.missing",
         "require": "FAMILY.require",
         "requirements": "FAMILY.requirements",
+        "reset": "FAMILY.reset",
         "parse": "envs.families:EnvName.parse",
+    },
+    "envs.wire": {
+        "receive": "Message.receive",
+        "send": "Message.send",
     },
     "errors": {
         "remedy": "SaveError.remedy",

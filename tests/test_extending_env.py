@@ -18,6 +18,7 @@ FILE = '''
 
 import numpy as np
 
+from qgf_jax.envs.families import Family
 
 PLACES = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
 

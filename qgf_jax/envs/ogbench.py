@@ -136,6 +136,19 @@ class _OGBench(Family):
 
             return gymnasium.make(env_id, disable_env_checker=True, **options)
 
+    def reset(self, env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Resets a Gymnasium environment so that the initial state is a function of `seed` alone.
+
+        OGBench draws from three places: the environment's generator, NumPy's global one (point mazes)
+        and, for a few steps that settle the scene, from an action space made on the spot and never
+        seeded. All three are tied to `seed`. NumPy's global generator stays so, for what the
+        environment draws from it later.
+        """
+        random.seed(seed)
+        np.random.seed(seed)
+        with _seeded_action_spaces(seed):
+            return env.reset(seed=seed, **options)
+
     def requirements(self) -> list[str]:
         """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
 
@@ -303,20 +316,6 @@ def _registry() -> Any:
     return gymnasium.registry
 
 
-def reset(env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """Resets a Gymnasium environment so that the initial state is a function of `seed` alone.
-
-    OGBench draws from three places: the environment's generator, NumPy's global one (point mazes)
-    and, for a few steps that settle the scene, from an action space made on the spot and never
-    seeded. All three are tied to `seed`. NumPy's global generator stays so, for what the
-    environment draws from it later.
-    """
-    random.seed(seed)
-    np.random.seed(seed)
-    with _seeded_action_spaces(seed):
-        return env.reset(seed=seed, **options)
-
-
 @contextlib.contextmanager
 def _seeded_action_spaces(seed: int) -> Generator[None]:
     from gymnasium.spaces import Box
@@ -344,10 +343,10 @@ class OGBenchEnv:
         self._goal = np.zeros(0)
 
     def reset(self, seed: int) -> np.ndarray:
-        """First observation of the episode `seed`, see `reset` above. The name must say the task."""
+        """First observation of the episode `seed`, see `FAMILY.reset`. The name must say the task."""
         if not self.name.goals:
-            return reset(self.env, seed)[0]
-        obs, info = reset(self.env, seed, options={"task_id": self.name.task})
+            return FAMILY.reset(self.env, seed)[0]
+        obs, info = FAMILY.reset(self.env, seed, options={"task_id": self.name.task})
         self._goal = np.asarray(info["goal"])
         return np.concatenate([obs, self._goal])
 
