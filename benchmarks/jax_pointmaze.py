@@ -38,7 +38,7 @@ from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
@@ -116,7 +116,7 @@ def trained(folder: Path) -> Path:
 
 
 def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[Usage, dict[Any, Any]]:
-    sweep = arms(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
+    sweep = Arm.sweep(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
     tasks = [int(task) for task in flags.tasks.split(",") if task]
     usage = evaluate.evaluate(
         workdir,

@@ -38,7 +38,7 @@ from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench, pool
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.training.loop import pretrain
 
 BARE = """
@@ -113,7 +113,7 @@ def main() -> None:
         workdir = pretrain(configs.plain(config), Path(folder) / "run")
         usage = evaluate.evaluate(
             workdir,
-            arms([flags.method], [float(w) for w in flags.weights.split(",")]),
+            Arm.sweep([flags.method], [float(w) for w in flags.weights.split(",")]),
             episodes=flags.episodes,
             selection_episodes=0,
             envs=flags.envs,

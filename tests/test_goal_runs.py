@@ -15,7 +15,7 @@ from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS
 from qgf_jax.report import report
 from qgf_jax.runs.files import read_lines
@@ -59,7 +59,7 @@ def test_policy_takes_the_goal_apart_or_at_the_end(run):
 
 
 def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(run):
-    sweep = arms(["reference", "qgf"], [0.5, 1.0])
+    sweep = Arm.sweep(["reference", "qgf"], [0.5, 1.0])
     evaluate.evaluate(
         run, sweep, episodes=1, selection_episodes=1, tasks=TASKS, envs=2, report_selected=True
     )

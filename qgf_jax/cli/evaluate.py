@@ -11,7 +11,7 @@ from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods.table import METHODS, parse, served_by
 from qgf_jax.runs import run
 from qgf_jax.runs.locks import EVALUATION
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     EVALUATION.check_free(flags.out or flags.workdir)
     from qgf_jax.evaluation.evaluate import evaluate
 
-    sweep = arms(
+    sweep = Arm.sweep(
         names,
         flags.weights or config["eval"]["weights"],
         flags.best_of,

@@ -83,44 +83,45 @@ def _short(value: Any) -> str:
     return text if len(text) <= 30 else f"{text[:27]}..."
 
 
-def read(run: Run) -> Lines:
-    """The episodes of a run, and the lines of its file that are none. Raises `UserError`.
-
-    An episode is of the run's own environment, or of that in the simulator on the device, and of one
-    of its seeds.
-    """
-    name = EnvName.parse(run.config["env"])
-    labels = (name.label, name.played_in(ON_DEVICE).label)
-
-    def why(line: Mapping[str, Any]) -> str:
-        if found := _why_invalid(line):
-            return found
-        if line["env"] not in labels:
-            return f"of {_short(line['env'])}, not of {name.label}"
-        if line["seed"] >= run.config["seeds"]:
-            return f"seed {line['seed']} of a run with {run.config['seeds']}"
-        return ""
-
-    return Lines.read(run.episodes, why)
-
-
-class _Log:
-    """What a run's file held when it was opened, and what was added since."""
+class EpisodeLog:
+    """A run's episodes, for one process alone that adds to them: see `only_writer`."""
 
     def __init__(self, run: Run):
         self._run = run
-        found = read(run)
+        found = self.read(run)
         found.warn()
         self.lines = found.records
+        """What the file held when it was opened, and what was added since."""
+
+    @staticmethod
+    def read(run: Run) -> Lines:
+        """The episodes of a run, and the lines of its file that are none. Raises `UserError`.
+
+        An episode is of the run's own environment, or of that in the simulator on the device, and of
+        one of its seeds.
+        """
+        name = EnvName.parse(run.config["env"])
+        labels = (name.label, name.played_in(ON_DEVICE).label)
+
+        def why(line: Mapping[str, Any]) -> str:
+            if found := _why_invalid(line):
+                return found
+            if line["env"] not in labels:
+                return f"of {_short(line['env'])}, not of {name.label}"
+            if line["seed"] >= run.config["seeds"]:
+                return f"seed {line['seed']} of a run with {run.config['seeds']}"
+            return ""
+
+        return Lines.read(run.episodes, why)
+
+    @classmethod
+    @contextlib.contextmanager
+    def only_writer(cls, run: Run) -> Generator["EpisodeLog"]:
+        """Opens the log for this process alone. Raises `UserError` if another one writes it."""
+        with EVALUATION.lock(run.workdir):
+            yield cls(run)
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes an episode at once. Raises `SaveError` if that cannot be done."""
         Lines.append(self._run.episodes, line, EVALUATION.elsewhere)
         self.lines.append(line)
-
-
-@contextlib.contextmanager
-def only_writer(run: Run) -> Generator[_Log]:
-    """The run's episodes, for one process alone. Raises `UserError` if another one writes them."""
-    with EVALUATION.lock(run.workdir):
-        yield _Log(run)

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family
 from qgf_jax.errors import unknown_name_error
-from qgf_jax.evaluation import episodes as records
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.device import DeviceSimulator
-from qgf_jax.evaluation.rollout import rollout
+from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
@@ -63,7 +62,7 @@ def evaluate(
         episodes if selection_episodes is None else selection_episodes,
         report_selected,
     )
-    with records.only_writer(run) as log:
+    with EpisodeLog.only_writer(run) as log:
         loaded = LoadedRun.open(workdir, step)
         run.link()
         player = _simulator(loaded, name, envs, workers)
@@ -73,7 +72,7 @@ def evaluate(
                 log.append(line)
 
         for jobs in plan.stages(loaded.step, log.lines):
-            rollout(player, jobs, record)
+            player.rollout(jobs, record)
     return player.usage
 
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
-from qgf_jax.report.tables import cells
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
@@ -91,7 +91,7 @@ def _figures(spec: Spec) -> Iterator[_Figure]:
 
 
 def _label(row: Row) -> str:
-    return cells(row)["method"]
+    return Arm.of(row).sampler.label
 
 
 def _at_weight(row: Row) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.evaluation.rollout import rollout
 from qgf_jax.evaluation.simulators import Result
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.evaluation.worker_pool import WorkerPool
@@ -59,7 +58,7 @@ def film(
         _film(name.with_task(job.task).full, job.reset_seed, result["actions"], path)
         written.append(path)
 
-    rollout(player, jobs, record)
+    player.rollout(jobs, record)
     return written
 
 
