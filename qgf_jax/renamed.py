@@ -114,6 +114,10 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "data.stream": {
         "memory": "runtime.memory:available_bytes",
     },
+    "envs.families": {
+        "of": "Family.of",
+        "parse": "EnvName.parse",
+    },
     "envs.mazes": {
         "centre": "Maze.centre",
     },
@@ -121,7 +125,8 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "Name": "envs.families:EnvName",
         "ON_DEVICE": "envs.families:ON_DEVICE",
         "SIMULATORS": "envs.families:SIMULATORS",
-        "World": "OGBenchEnv",
+        "OGBenchEnv": "FAMILY.make",
+        "World": "FAMILY.make",
         "make": "FAMILY.gym",
         "missing": "FAMILY.missing",
         "require": "FAMILY.require",

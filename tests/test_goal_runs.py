@@ -105,7 +105,7 @@ def test_names_with_goals(text, env_id, label):
 
 
 def test_observations_end_with_the_environments_goal_and_repeat():
-    world = ogbench.OGBenchEnv("cube-single-play-task2-v0")
+    world = ogbench.FAMILY.make("cube-single-play-task2-v0")
     first = world.reset(3)
     size = world.env.observation_space.shape[0]
     assert first.shape == (2 * size,)
@@ -120,7 +120,7 @@ def test_observations_end_with_the_environments_goal_and_repeat():
 def test_every_task_has_its_own_goal(name):
     goals = []
     for task in (1, 2, 3):
-        world = ogbench.OGBenchEnv(f"{name}-task{task}-v0")
+        world = ogbench.FAMILY.make(f"{name}-task{task}-v0")
         obs = world.reset(0)
         assert world.env.unwrapped.cur_task_id == task
         goals.append(obs[world.env.observation_space.shape[0] :].round(1).tolist())
@@ -129,7 +129,7 @@ def test_every_task_has_its_own_goal(name):
 
 def test_oracle_goals_of_the_data_are_those_of_the_environment():
     """The simulator's own representation of a state, against that computed from the file."""
-    world = ogbench.OGBenchEnv("cube-single-play-oraclerep-task2-v0")
+    world = ogbench.FAMILY.make("cube-single-play-oraclerep-task2-v0")
     obs = world.reset(0)
     env = world.env.unwrapped
     goal = env.compute_oracle_observation()

@@ -25,7 +25,7 @@ from qgf_jax.runtime import seeds
 def pair(name):
     """The real environment and the one on the device, its step compiled."""
     maze = PointMaze(name)
-    return ogbench.OGBenchEnv(maze.name), maze, jax.jit(maze.step)
+    return ogbench.FAMILY.make(maze.name), maze, jax.jit(maze.step)
 
 
 def wander(world, steps, rng):
@@ -69,7 +69,7 @@ def test_one_step_is_exact_in_free_space_and_close_in_contact(scene):
 def test_episodes_start_where_the_real_ones_do(name):
     maze = PointMaze(f"pointmaze-{name}-v0")
     for task in ogbench.TASKS:
-        world = ogbench.OGBenchEnv(maze.name.with_task(task))
+        world = ogbench.FAMILY.make(maze.name.with_task(task))
         for episode in (0, 7):
             seed = Job((), 0, task, episode).reset_seed
             real = world.reset(seed)

@@ -213,7 +213,7 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
     ):
         spec, world = (
             dry_run._spec_of(tiny(env=name)),
-            ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(1)),
+            ogbench.FAMILY.make(ogbench.FAMILY.parse(name).with_task(1)),
         )
         assert spec.width == len(world.reset(0))
         assert spec.action == world.env.action_space.shape[0]

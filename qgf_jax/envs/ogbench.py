@@ -124,12 +124,12 @@ class _OGBench(Family):
             return parsed.with_task(int(task))
         return parsed if goals else parsed.with_task(_default_task(parsed.scene))
 
-    def make(self, name: EnvName | str, **options: Any) -> "OGBenchEnv":
+    def make(self, name: EnvName | str, **options: Any) -> "_Env":
         """The environment of a name; `options` are those of `gymnasium.make`."""
-        return OGBenchEnv(self.parse(name) if isinstance(name, str) else name, **options)
+        return _Env(self.parse(name) if isinstance(name, str) else name, **options)
 
     def gym(self, env_id: str, **options: Any) -> Any:
-        """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
+        """`gymnasium.make` of an OGBench id. Raises `UserError` as `_check` does."""
         with contextlib.nullcontext() if "render_mode" in options else _unseen():
             _check(env_id)
             import gymnasium
@@ -194,7 +194,7 @@ class _OGBench(Family):
         env.env.close()
         return width, whole - width, env.action_dim
 
-    def rendered(self, name: EnvName, size: int) -> "OGBenchEnv":
+    def rendered(self, name: EnvName, size: int) -> "_Env":
         """The environment with `render`."""
         return self.make(name, width=size, height=size, render_mode="rgb_array")
 
@@ -329,11 +329,11 @@ def _seeded_action_spaces(seed: int) -> Generator[None]:
         yield
 
 
-class OGBenchEnv:
+class _Env:
     """The environment of a name, seeded; where it has goals, they are the end of an observation."""
 
-    def __init__(self, name: str | EnvName, **options: Any):
-        self.name = FAMILY.parse(name) if isinstance(name, str) else name
+    def __init__(self, name: EnvName, **options: Any):
+        self.name = name
         if self.name.goals == "oraclerep":
             options["use_oracle_rep"] = True
         self.env = FAMILY.gym(self.name.env_id, **options)
@@ -415,7 +415,7 @@ class _SimulatorLabels(_StateLabels):
     @property
     def _env(self) -> Any:
         if self._made is None:
-            self._made = OGBenchEnv(self.name).env
+            self._made = _Env(self.name).env
         return self._made
 
     @property
