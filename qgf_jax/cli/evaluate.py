@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses flags and calls `evaluate`."""
+    """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)
     config = run.open_run(flags.workdir).config
     options = _options(flags, config["eval"])

@@ -8,7 +8,7 @@ from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses flags and calls `report.write`."""
+    """Parses flags and calls `report.write`, or `report.compare` with --out."""
     parser = Parser(
         prog="qgf report",
         description="Writes tables, plots and one HTML page to WORKDIR/report and prints the table.",

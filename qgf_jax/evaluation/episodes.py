@@ -60,7 +60,7 @@ _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (is_number, "a number"),
     "failed": (_is_text, "a reason"),
 }
-"""Those that not every line has."""
+"""Fields that some lines lack."""
 
 
 def _why_invalid(line: Mapping[str, Any]) -> str:

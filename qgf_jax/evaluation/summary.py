@@ -58,9 +58,8 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
     `ranked_on`: the pairs that weights were compared on, 0 where this one could not be compared.
 
     Where there are several tasks, an arm that has played them all has a row for their mean too, of
-    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes by
-    `_choose`, for all tasks together if they have such a row. Report rows of that weight
-    carry the mark.
+    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes, see `_choose`, for
+    all tasks together if they have such a row. Report rows of that weight carry the mark.
     """
     lines = unique(lines)
     newest: dict[str, int] = {}
