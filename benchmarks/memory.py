@@ -67,7 +67,7 @@ def measure(folder: Path) -> dict[str, float]:
         batch_size=flags.batch, steps=flags.steps, log_every=100, save_every=flags.steps
     )
     config = configs.plain(config)
-    ogbench.OGBenchEnv(config["env"]).reset(0)
+    ogbench.FAMILY.make(config["env"]).reset(0)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     imported = peak()
     loaded = Loaded.of(config, DeviceLayout.of(config).free_bytes)

@@ -93,7 +93,7 @@ def train() -> None:
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     from qgf_jax.envs import ogbench
 
-    ogbench.OGBenchEnv(ENV).reset(0)  # imports the simulator
+    ogbench.FAMILY.make(ENV).reset(0)  # imports the simulator
     imported = peak()
     loaded = Loaded.of(config)
     loading = peak()

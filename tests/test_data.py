@@ -270,7 +270,7 @@ def test_environments_that_cannot_be_used_are_named_before_their_data(env, hint,
     with pytest.raises(UserError, match=hint):
         Loaded.of(tiny(**{"env": env, "data.dir": str(tmp_path)}))
     with pytest.raises(UserError, match=hint):
-        ogbench.OGBenchEnv(env)
+        ogbench.FAMILY.make(env)
 
 
 def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):

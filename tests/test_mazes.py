@@ -35,7 +35,7 @@ def test_numbers_are_those_of_the_installed_environments(scene):
         np.testing.assert_array_equal(maze.free, real.maze_map == 0)
         assert maze.tasks == tuple((t["init_ij"], t["goal_ij"]) for t in real.task_infos)
         for cell in maze.cells:
-            np.testing.assert_array_equal(mazes.centre(cell), real.ij_to_xy(cell))
+            np.testing.assert_array_equal(maze.centre(cell), real.ij_to_xy(cell))
         assert (real._maze_unit, real._offset_x, real._offset_y) == (mazes.UNIT, *mazes.OFFSET)
         assert (real._goal_tol, real._noise * real._maze_unit / 4) == (
             mazes.TOLERANCE,
@@ -72,7 +72,7 @@ def test_labels_are_the_benchmarks_to_the_bit(scene, tmp_path):
     for task in ogbench.TASKS:
         name = ogbench.FAMILY.parse(f"{scene}-navigate-singletask-task{task}-v0")
         env, maze = ogbench.FAMILY.gym(name.env_id), mazes.MAZES[scene]
-        goal = mazes.centre(maze.tasks[task - 1][1])
+        goal = maze.centre(maze.tasks[task - 1][1])
         qpos = (goal + rng.uniform(-1.5, 1.5, (500, 2))).astype(np.float32)
         by_rule, by_simulator = ogbench.FAMILY.labels(name), ogbench._SimulatorLabels(name, env)
         for ours, theirs in zip(
@@ -213,7 +213,7 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
     ):
         spec, world = (
             dry_run._spec_of(tiny(env=name)),
-            ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(1)),
+            ogbench.FAMILY.make(ogbench.FAMILY.parse(name).with_task(1)),
         )
         assert spec.width == len(world.reset(0))
         assert spec.action == world.env.action_space.shape[0]

@@ -115,7 +115,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_tilde_is_the_home_folder_in_flags_and_configs(home, maze_data, capsys):
-    assert cli.path("~/x") == home / "x" and paths.expand("~") == home
+    assert cli._kind(paths.expand)("~/x") == home / "x" and paths.expand("~") == home
     assert report._paths("~/x,~/y") == [home / "x", home / "y"]
     shutil.copy(maze_data / f"{MAZE}.npz", home / "x")
     assert _find(MAZE, "~/x") == home / "x" / f"{MAZE}.npz"

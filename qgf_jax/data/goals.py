@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.data.chunks import GoalDataset, rows_at
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
 
@@ -83,8 +83,8 @@ class GoalSampler(NamedTuple):
         cls, config: Mapping[str, Any], spec: Spec, batch_size: int, blocks: int = 1
     ) -> "GoalSampler":
         """The sampler of a resolved config."""
-        how, name = config["goals"], families.parse(config["env"])
-        by_actor = how["actor"] or families.of(name).policy_goals(name)
+        how, name = config["goals"], EnvName.parse(config["env"])
+        by_actor = how["actor"] or Family.of(name).policy_goals(name)
         return cls(
             batch_size=batch_size,
             chunk=spec.chunk,

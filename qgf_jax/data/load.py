@@ -14,8 +14,7 @@ from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream
 from qgf_jax.data.summary import Summary
-from qgf_jax.envs import families
-from qgf_jax.envs.families import Labels
+from qgf_jax.envs.families import EnvName, Family, Labels
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime.memory import available_bytes
 from qgf_jax.types import Spec
@@ -43,8 +42,8 @@ class Loaded:
         What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
         when the data were found to be sound, where that decides whether to stream.
         """
-        options, name = config["data"], families.parse(config["env"])
-        labels = families.of(name).labels(name)
+        options, name = config["data"], EnvName.parse(config["env"])
+        labels = Family.of(name).labels(name)
         source = _open(name, options)
         prepare = functools.partial(_prepare, path=source.path, labels=labels, options=options)
         starts = _Starts(source.path, source.ends, options["chunk"], options["n_step"])
@@ -77,8 +76,8 @@ class Loaded:
         return dataset
 
 
-def _open(name: families.EnvName, options: Mapping[str, Any]) -> Source:
-    family = families.of(name)
+def _open(name: EnvName, options: Mapping[str, Any]) -> Source:
+    family = Family.of(name)
     own = family.source(name, options["dir"])
     if own is not None:
         return own

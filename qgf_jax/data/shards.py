@@ -13,7 +13,7 @@ import numpy as np
 from qgf_jax.data.converted import MANIFEST, Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.summary import Summary
-from qgf_jax.envs import families
+from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint, sha256
 from qgf_jax.runtime import paths
@@ -43,7 +43,7 @@ class Source(NamedTuple):
         return int(self.slices[-1]) - len(self.ends)
 
     @classmethod
-    def find(cls, name: str, folder: str = "", family: families.Family | None = None) -> "Source":
+    def find(cls, name: str, folder: str = "", family: Family | None = None) -> "Source":
         """Opens dataset `name`, in `folder` or in the search path of its family. Never downloads.
 
         A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
@@ -79,9 +79,9 @@ def npz_files(path: Path) -> tuple[list[Path], list[Path]]:
     return [path], [validation] if validation else []
 
 
-def _find(name: str, folder: str = "", family: families.Family | None = None) -> Path:
+def _find(name: str, folder: str = "", family: Family | None = None) -> Path:
     """The path of a dataset, see `Source.find`."""
-    family = family or families.of("")
+    family = family or Family.of("")
     parents = [paths.expand(p) for p in ([folder] if folder else family.search_path)]
     for parent in parents:
         own = parent / name
