@@ -34,8 +34,8 @@ def make(folder: Path) -> None:
     """One with checksums and one without, of the same files."""
     import numpy as np
 
-    from qgf_jax.data import convert
-    from qgf_jax.data.formats import MANIFEST, Rows
+    from qgf_jax.data.converted import MANIFEST, Manifest
+    from qgf_jax.data.formats import Rows
     from qgf_jax.runs.files import fingerprint
 
     rng, n = np.random.default_rng(0), flags.rows
@@ -43,7 +43,7 @@ def make(folder: Path) -> None:
     ends[-1] = True
     obs, qpos = (rng.standard_normal((n, width), np.float32) for width in WIDTHS.values())
     rows = Rows(obs, rng.random((n, 5), np.float32) * 2 - 1, ends, {"qpos": qpos})
-    convert.write(folder / "with" / NAME, [("0", rows)])
+    Manifest.write(folder / "with" / NAME, [("0", rows)])
     old = folder / "without" / NAME
     old.mkdir(parents=True)
     for path in (folder / "with" / NAME).glob("*.npy"):
@@ -56,12 +56,12 @@ def make(folder: Path) -> None:
 
 def open_stream(folder: Path) -> Any:
     from qgf_jax import config as configs
-    from qgf_jax.data.load import load
+    from qgf_jax.data.load import Loaded
 
     config = configs.make("qgf")
     config.env = "cube-triple-play-singletask-task1-v0"
     config.data.update(dir=str(folder), mode="streamed", block=flags.block)
-    return load(configs.plain(config)).take()
+    return Loaded.of(configs.plain(config)).take()
 
 
 def measure(
@@ -91,7 +91,7 @@ def hash_seconds(size: int) -> float:
     """CPU seconds for the checksums of so many bytes, by pieces that stay in the cache."""
     import xxhash
 
-    from qgf_jax.data.checksums import PIECE
+    from qgf_jax.data.converted import PIECE
 
     piece, count = memoryview(bytearray(PIECE)), size // PIECE
     return common.least_cpu_seconds(

@@ -63,7 +63,7 @@ def made_up_data(spec: Any, rows: int, discount: float = 0.99) -> Any:
     """Random rows of the widths of `spec` in trajectories of 1000, prepared; with its goals, if any."""
     import numpy as np
 
-    from qgf_jax.data import chunks
+    from qgf_jax.data.chunks import Dataset, GoalDataset
     from qgf_jax.data.formats import Rows
 
     rng = np.random.default_rng(0)
@@ -73,9 +73,9 @@ def made_up_data(spec: Any, rows: int, discount: float = 0.99) -> Any:
     actions = rng.uniform(-1, 1, (rows, spec.action)).astype(np.float32)
     made = Rows(observations, actions, ends, {})
     if spec.goal is not None:
-        return chunks.prepare_goals(made, rng.standard_normal((rows, *spec.goal), np.float32))
+        return GoalDataset.of(made, rng.standard_normal((rows, *spec.goal), np.float32))
     lengths = {"chunk": spec.chunk, "n_step": spec.n_step, "discount": discount}
-    return chunks.prepare(made, -np.ones(rows), np.ones(rows), **lengths)
+    return Dataset.of(made, -np.ones(rows), np.ones(rows), **lengths)
 
 
 def least_cpu_seconds(call: Callable[[], Any], repeats: int) -> float:

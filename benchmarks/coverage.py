@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qgf_jax.evaluation import statistics
+from qgf_jax.evaluation.statistics import Interval
 
 
 class Case(NamedTuple):
@@ -61,7 +62,7 @@ def nested(table: np.ndarray, resamples: int, *, success: bool) -> statistics.In
     if success:
         least = statistics._wilson(mean, float(table.size))
         low, high = max(min(low, least[0]), 0.0), min(max(high, least[1]), 1.0)
-    return statistics.Interval(mean, float(low), float(high))
+    return Interval(mean, float(low), float(high))
 
 
 def measure(case: Case, repeats: int, resamples: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -73,8 +74,8 @@ def measure(case: Case, repeats: int, resamples: int) -> tuple[dict[str, float],
         both = (
             (nested(success, resamples, success=True), nested(returns, resamples, success=False)),
             (
-                statistics.success_interval([success], resamples=resamples),
-                statistics.mean_interval([returns], resamples=resamples),
+                Interval.of_success([success], resamples=resamples),
+                Interval.of_mean([returns], resamples=resamples),
             ),
         )
         for found, (of_success, of_return) in zip(sums, both, strict=True):
@@ -116,7 +117,7 @@ def _summary(rows: list[dict]) -> list[dict]:
         groups.setdefault((row["episodes"], row["seeds"]), []).append(row)
     found = []
     for (episodes, seeds), cases in groups.items():
-        line: dict = {"episodes": episodes, "seeds": seeds, "interval": statistics.kind(seeds)}
+        line: dict = {"episodes": episodes, "seeds": seeds, "interval": Interval.kind(seeds)}
         for when in ("before", "after"):
             for name in ("success", "return"):
                 values = [case[when][name] for case in cases]

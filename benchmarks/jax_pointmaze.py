@@ -38,7 +38,7 @@ from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
@@ -47,7 +47,7 @@ from qgf_jax.training.loop import pretrain
 def walk(scene: str, steps: int) -> tuple[np.ndarray, ...]:
     """(before, action, after) [N, 2] in the real maze, and the CPU seconds of stepping it."""
     env = ogbench.FAMILY.gym(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=10**9)
-    ogbench.reset(env, 0)
+    ogbench.FAMILY.reset(env, 0)
     maze, rng = env.unwrapped, np.random.default_rng(0)
     cells, rows, seconds = np.argwhere(maze.maze_map == 0), [], 0.0
     for t in range(steps):
@@ -116,7 +116,7 @@ def trained(folder: Path) -> Path:
 
 
 def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[Usage, dict[Any, Any]]:
-    sweep = arms(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
+    sweep = Arm.sweep(["reference", "qgf"], [float(w) for w in flags.weights.split(",")])
     tasks = [int(task) for task in flags.tasks.split(",") if task]
     usage = evaluate.evaluate(
         workdir,

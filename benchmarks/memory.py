@@ -54,7 +54,7 @@ def measure(folder: Path) -> dict[str, float]:
     import jax
 
     from qgf_jax import config as configs
-    from qgf_jax.data.load import load
+    from qgf_jax.data.load import Loaded
     from qgf_jax.envs import ogbench
     from qgf_jax.training import loop as pretrain
     from qgf_jax.training.parallel import DeviceLayout
@@ -67,10 +67,10 @@ def measure(folder: Path) -> dict[str, float]:
         batch_size=flags.batch, steps=flags.steps, log_every=100, save_every=flags.steps
     )
     config = configs.plain(config)
-    ogbench.OGBenchEnv(config["env"]).reset(0)
+    ogbench.FAMILY.make(config["env"]).reset(0)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     imported = peak()
-    loaded = load(config, DeviceLayout.of(config).free_bytes)
+    loaded = Loaded.of(config, DeviceLayout.of(config).free_bytes)
     dataset = loaded.dataset
     arrays = [array for array in dataset if array is not None]
     held = sum(array.nbytes for array in arrays)

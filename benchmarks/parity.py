@@ -21,8 +21,9 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.core import flow
-from qgf_jax.data import chunks, sampling
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.sampling import _ChunkSampler
 from qgf_jax.interop.import_official import Official
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
@@ -70,7 +71,7 @@ class Reference:
         params["policy"] = self.tree("init/policy" if prefix == "init" else "act/policy")
         return params, {"critic": self.tree(f"{prefix}/target_critic")}
 
-    def dataset(self) -> chunks.Dataset:
+    def dataset(self) -> Dataset:
         """Their regular layout as ours.
 
         The file's next observations are not its next rows, as real data's are, so every transition
@@ -79,12 +80,12 @@ class Reference:
         terminal = self["dataset/terminals"] > 0
         n, chunk = len(terminal), self.spec.chunk
         ends = np.flatnonzero(terminal)
-        # `prepare` wants rows, with one more after each trajectory; what is in it counts for nothing.
+        # `Dataset.of` wants rows, with one more after each trajectory; what is in it counts for nothing.
         at = np.insert(np.arange(n), ends + 1, ends)
         after_end = np.insert(np.zeros(n, bool), ends + 1, True)
         observations = self["dataset/observations"]
         rows = Rows(observations[at], self["dataset/actions"][at], after_end, {})
-        dataset = chunks.prepare(
+        dataset = Dataset.of(
             rows,
             self["dataset/rewards"][at],
             self["dataset/masks"][at],
@@ -101,11 +102,11 @@ class Reference:
         )
 
 
-def batches(reference: Reference, dataset: chunks.Dataset) -> dict[str, float]:
+def batches(reference: Reference, dataset: Dataset) -> dict[str, float]:
     """The first batch against theirs, column for column of what a loss uses."""
     on_device, start = jax.device_put(dataset), jnp.asarray(reference["start_indices"][0])
-    drawn = sampling._locate(on_device, start)
-    batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
+    sampler = _ChunkSampler(len(start), reference.spec.chunk, reference.spec.chunk)
+    batch = sampler.gather(on_device, sampler.locate(on_device, start))
     ours = batch._asdict() | {name: getattr(batch, name).state for name in ("obs", "next_obs")}
     gamma = float(reference["discount"]) ** reference.spec.chunk
     theirs = {
@@ -166,9 +167,7 @@ def actions(reference: Reference) -> dict[str, float]:
     return found
 
 
-def updates(
-    reference: Reference, dataset: chunks.Dataset
-) -> tuple[dict[str, float], dict[str, float]]:
+def updates(reference: Reference, dataset: Dataset) -> tuple[dict[str, float], dict[str, float]]:
     """Losses of the first batch; parameters after ten updates."""
     learner = algorithms.build_learner(reference.config, reference.spec)
     tx = make_optimizer(reference.config)
@@ -178,8 +177,8 @@ def updates(
     step = jax.jit(functools.partial(train_step, losses=learner.losses, tx=tx, **options))
     on_device, losses = jax.device_put(dataset), {}
     for starts in reference["start_indices"]:
-        drawn = sampling._locate(on_device, jnp.asarray(starts))
-        batch = sampling.gather(on_device, drawn, chunk=reference.spec.chunk)
+        sampler = _ChunkSampler(len(starts), reference.spec.chunk, reference.spec.chunk)
+        batch = sampler.gather(on_device, sampler.locate(on_device, jnp.asarray(starts)))
         state, metrics = step(state, batch)
         if not losses:
             for group in ("critic", "value"):

@@ -38,7 +38,7 @@ from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench, pool
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.training.loop import pretrain
 
 BARE = """
@@ -46,12 +46,12 @@ import sys, time
 import numpy as np
 from qgf_jax.envs import ogbench
 env = ogbench.FAMILY.gym(sys.argv[1])
-ogbench.reset(env, 0)
+ogbench.FAMILY.reset(env, 0)
 with np.load(sys.argv[2], allow_pickle=False) as file:
     episodes = [(int(key.split("-")[1]), file[key]) for key in file.files]
 started, steps = time.process_time(), 0
 for seed, actions in episodes:
-    ogbench.reset(env, seed)
+    ogbench.FAMILY.reset(env, seed)
     for action in actions:
         env.step(action)
     steps += len(actions)
@@ -113,7 +113,7 @@ def main() -> None:
         workdir = pretrain(configs.plain(config), Path(folder) / "run")
         usage = evaluate.evaluate(
             workdir,
-            arms([flags.method], [float(w) for w in flags.weights.split(",")]),
+            Arm.sweep([flags.method], [float(w) for w in flags.weights.split(",")]),
             episodes=flags.episodes,
             selection_episodes=0,
             envs=flags.envs,

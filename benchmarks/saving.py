@@ -25,7 +25,7 @@ common.limit_threads(flags.threads)
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.data import chunks
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.load import Loaded
 from qgf_jax.runs import checkpoint
@@ -41,7 +41,7 @@ def made_up() -> Loaded:
     ends = np.arange(1, ROWS + 1) % 200 == 0
     obs = rng.normal(size=(ROWS, OBS)).astype(np.float32)
     rows = Rows(obs, rng.uniform(-0.9, 0.9, (ROWS, ACTION)).astype(np.float32), ends, {})
-    dataset = chunks.prepare(
+    dataset = Dataset.of(
         rows, -np.ones(ROWS), np.ones(ROWS), chunk=CHUNK, discount=0.99, action_clip=1e-5
     )
     spec = Spec((OBS,), ACTION, CHUNK)._asdict()

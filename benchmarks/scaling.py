@@ -22,7 +22,6 @@ common.backend.tune()
 import jax
 import numpy as np
 
-from qgf_jax.data import chunks
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import parallel
 
@@ -45,7 +44,7 @@ def milliseconds(batch: int, width: int, ensemble: int, seeds: int, devices: int
     layout = parallel.DeviceLayout.of(config)
     trainer = layout.make_trainer(algorithms.build_learner(config, spec), config, spec)
     host = jax.device_get(dataset)
-    parts = chunks.split(host, devices, spec.chunk)
+    parts = host.split(devices, spec.chunk)
     dataset = layout.for_data().put(parts)
     state = layout.replicate(trainer.init(np.arange(seeds)))
 

@@ -43,7 +43,7 @@ def make() -> None:
     """Slices of a million rows of noise."""
     import numpy as np
 
-    from qgf_jax.data import convert
+    from qgf_jax.data.converted import Manifest
     from qgf_jax.data.formats import Rows
 
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def make() -> None:
             actions = rng.random((n, 5), np.float32) * 2 - 1
             yield str(i), Rows(arrays[0], actions, ends, {"qpos": arrays[1]})
 
-    convert.write(Path(flags.folder, NAME), slices())
+    Manifest.write(Path(flags.folder, NAME), slices())
 
 
 def train() -> None:
@@ -71,7 +71,8 @@ def train() -> None:
 
     warnings.filterwarnings("ignore", module="gymnasium")
     from qgf_jax import config as configs
-    from qgf_jax.data import feeder, load
+    from qgf_jax.data.feeder import DatasetFeed
+    from qgf_jax.data.load import Loaded
     from qgf_jax.methods import table as algorithms
     from qgf_jax.training.programs import make_trainer
     from qgf_jax.types import Spec
@@ -92,12 +93,12 @@ def train() -> None:
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     from qgf_jax.envs import ogbench
 
-    ogbench.OGBenchEnv(ENV).reset(0)  # imports the simulator
+    ogbench.FAMILY.make(ENV).reset(0)  # imports the simulator
     imported = peak()
-    loaded = load.load(config)
+    loaded = Loaded.of(config)
     loading = peak()
     spec = Spec.of(loaded.spec)
-    feed = feeder.DatasetFeed(loaded, spec.steps)
+    feed = DatasetFeed(loaded, spec.steps)
     learner = algorithms.build_learner(config, spec)
     trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from qgf_jax import bounds, schema
 from qgf_jax.bounds import Field
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError, log_once, unknown_name_error
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import METHODS, method
@@ -245,7 +245,7 @@ def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
 
 def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
     """Sets what a method's authors chose by environment, where file and user have left the default."""
-    row, name = method(config.algorithm), families.parse(config.env).dataset
+    row, name = method(config.algorithm), EnvName.parse(config.env).dataset
     default = flatten(make(config.algorithm, config.preset, config.critic))
     for key, values in row.by_env.items():
         current = flatten(config).get(key)

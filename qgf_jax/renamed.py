@@ -24,11 +24,16 @@ _MODULES = {
     "children": "runtime.children",
     "costs": "training.costs",
     "critics": "methods.critics",
+    "data.checksums": "data.converted",
+    "data.scale": "data.summary",
+    "data.starts": "data.load",
     "diffusion": "core.diffusion",
     "dry_run": "training.dry_run",
     "episodes": "evaluation.episodes",
     "evaluate": "evaluation.evaluate",
     "evaluate_device": "evaluation.device",
+    "evaluation.rollout": "evaluation.simulators",
+    "evaluation.selection": "evaluation.summary",
     "faults": "runs.failpoints",
     "flops": "runtime.flops",
     "flow": "core.flow",
@@ -38,7 +43,7 @@ _MODULES = {
     "metrics": "runs.metrics",
     "networks": "core.networks",
     "official": "interop.import_official",
-    "page": "report.html",
+    "page": "report.report",
     "parallel": "training.parallel",
     "paths": "runtime.paths",
     "pickled": "interop.pickled",
@@ -50,9 +55,10 @@ _MODULES = {
     "policies.matching": "methods.policies.flow_loss",
     "policy": "runs.loaded",
     "pretrain": "training.loop",
+    "report.html": "report.report",
     "run": "runs.run",
     "samplers": "methods.samplers",
-    "selection": "evaluation.selection",
+    "selection": "evaluation.summary",
     "signals": "runs.signals",
     "statistics": "evaluation.statistics",
     "sums": "core.reductions",
@@ -65,6 +71,9 @@ _MODULES = {
 """{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
+    "cli": {
+        "path": "runtime.paths:expand",
+    },
     "core.flow": {
         "rest": "flow_endpoint",
     },
@@ -83,9 +92,23 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "core.reductions": {
         "row_sum": "fast_sum",
     },
-    "data.checksums": {
-        "measure": "CheckedFile.measure",
-        "record": "CheckedFile.record",
+    "data.chunks": {
+        "block": "Dataset._block",
+        "nth_start": "Dataset.nth_start",
+        "prepare": "Dataset.of",
+        "prepare_goals": "GoalDataset.of",
+        "room": "data.formats:empty_array",
+        "rows_of_block": "Dataset._rows_of_block",
+        "split": "Dataset.split",
+        "starts_of": "Dataset.count_starts",
+        "trajectory_masks": "data.load:_trajectory_masks",
+    },
+    "data.convert": {
+        "write": "data.converted:Manifest.write",
+    },
+    "data.converted": {
+        "measure": "_CheckedFile.measure",
+        "record": "_CheckedFile.record",
     },
     "data.feeder": {
         "Feeder": "DatasetFeed",
@@ -94,30 +117,68 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "one_device": "DevicePlacement.one_device",
     },
     "data.formats": {
-        "peek": "Peek.read",
+        "MANIFEST": "data.converted:MANIFEST",
+        "check_whole": "data.shards:_check_whole",
+        "find": "data.shards:Source.find",
+        "peek": "Rows.peek",
+        "read_rows": "Rows.read",
     },
     "data.goals": {
-        "Hindsight": "GoalDistribution",
+        "Hindsight": "_GoalDistribution",
+        "draw": "GoalSampler.draw",
+        "draw_goals": "_GoalDistribution.draw",
+        "gather": "GoalSampler.gather",
+    },
+    "data.layouts": {
+        "check_columns": "data.formats:Rows.check_labels",
+    },
+    "data.load": {
+        "check_drawn": "_Starts.check_drawn",
+        "check_longest": "_Starts.check_longest",
+        "load": "Loaded.of",
     },
     "data.sampling": {
         "Feed": "BatchSampler",
+        "build": "BatchSampler.of",
+        "draw_starts": "_ChunkSampler.draw",
+        "gather": "_ChunkSampler.gather",
+        "locate": "_ChunkSampler.locate",
     },
     "data.shards": {
-        "twin": "validation_path",
+        "open_source": "Source.open",
+        "twin": "_validation_path",
     },
     "data.stream": {
         "memory": "runtime.memory:available_bytes",
+        "streams": "data.load:_is_streamed",
+    },
+    "data.summary": {
+        "check_alike": "Summary.check_alike",
+        "describe_ends": "data.shards:_describe_ends",
+    },
+    "envs.families": {
+        "of": "Family.of",
+        "parse": "EnvName.parse",
+    },
+    "envs.mazes": {
+        "centre": "Maze.centre",
     },
     "envs.ogbench": {
         "Name": "envs.families:EnvName",
         "ON_DEVICE": "envs.families:ON_DEVICE",
         "SIMULATORS": "envs.families:SIMULATORS",
-        "World": "OGBenchEnv",
+        "OGBenchEnv": "FAMILY.make",
+        "World": "FAMILY.make",
         "make": "FAMILY.gym",
         "missing": "FAMILY.missing",
         "require": "FAMILY.require",
         "requirements": "FAMILY.requirements",
-        "parse": "envs.families:parse",
+        "reset": "FAMILY.reset",
+        "parse": "envs.families:EnvName.parse",
+    },
+    "envs.wire": {
+        "receive": "Message.receive",
+        "send": "Message.send",
     },
     "errors": {
         "remedy": "SaveError.remedy",
@@ -126,13 +187,34 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "unknown": "unknown_name_error",
         "unreadable": "UserError.unreadable",
     },
+    "evaluation.arms": {
+        "arms": "Arm.sweep",
+    },
+    "evaluation.episodes": {
+        "Log": "EpisodeLog",
+        "only_writer": "EpisodeLog.only_writer",
+        "read": "EpisodeLog.read",
+    },
     "evaluation.evaluate": {
         "Arm": "evaluation.arms:Arm",
         "Job": "evaluation.sweep:Job",
         "Usage": "evaluation.simulators:Usage",
         "acts_as": "evaluation.arms:Arm.acts_as.fget",
-        "arms": "evaluation.arms:arms",
+        "arms": "evaluation.arms:Arm.sweep",
         "compile_act": "evaluation.worker_pool:_compile_act",
+    },
+    "evaluation.simulators": {
+        "rollout": "Simulator.rollout",
+    },
+    "evaluation.statistics": {
+        "kind": "Interval.kind",
+        "mean_interval": "Interval.of_mean",
+        "success_interval": "Interval.of_success",
+    },
+    "evaluation.summary": {
+        "Played": "_Tasks",
+        "gaps": "report.tables:Table.gaps",
+        "optimistic": "report.tables:Table.optimistic",
     },
     "interop.import_official": {
         "read": "Official.read",
@@ -165,10 +247,15 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "compare": "report.report:compare",
         "write": "report.report:write",
     },
+    "report.report": {
+        "render": "_page",
+    },
     "report.tables": {
         "ALL_TASKS": "evaluation.summary:ALL_TASKS",
-        "gaps": "evaluation.summary:gaps",
-        "optimistic": "evaluation.summary:optimistic",
+        "as_csv": "Table.csv",
+        "gaps": "Table.gaps",
+        "markdown": "Table.markdown",
+        "optimistic": "Table.optimistic",
         "summarize": "evaluation.summary:summarize",
         "unique": "evaluation.summary:unique",
     },

@@ -32,7 +32,7 @@ from qgf_jax.bounds import (
     Words,
 )
 from qgf_jax.core.network_options import NetworkOptions
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 from qgf_jax.methods.parts import part, parts
 from qgf_jax.methods.table import METHODS
@@ -263,7 +263,7 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_returns(flat)
     if not flat["env"]:
         raise UserError("config key env is empty: name an environment, --config.env=…")
-    name = families.parse(flat["env"])
+    name = EnvName.parse(flat["env"])
     _check_needs(flat, name)
     _check_critic_output(flat)
     _check_critic_form(flat)
@@ -286,7 +286,7 @@ def _check_returns(flat: Mapping[str, Any]) -> None:
         )
 
 
-def _check_needs(flat: Mapping[str, Any], name: families.EnvName) -> None:
+def _check_needs(flat: Mapping[str, Any], name: EnvName) -> None:
     """What the parts of a method ask of the environment."""
     means = {
         "goals": f"an environment with goals, such as {name.dataset}",
@@ -342,7 +342,7 @@ def _check_two_levels(flat: Mapping[str, Any]) -> None:
                 raise UserError(f"config key {key} is 0; algorithm {algorithm!r} needs it")
 
 
-def _check_rewards(flat: Mapping[str, Any], name: families.EnvName) -> None:
+def _check_rewards(flat: Mapping[str, Any], name: EnvName) -> None:
     idle = {"data.reward_scale": 1.0, "data.reward_shift": 0.0, "data.sparse": False}
     if name.goals and any(flat[key] != value for key, value in idle.items()):
         raise UserError(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.data import layouts
+from qgf_jax.data import formats, layouts
 
 NAME = "pointmaze-medium-stitch-v0"
 FLOATS = ("observations", "actions", "qpos")
@@ -182,7 +182,7 @@ def malformed(good):
         "timeouts" if k == "terminals" else k: v for k, v in good.items()
     }
     found["Truncations, in another spelling"] = good | {"Truncations": once}
-    for key in layouts._SETTLED_BY_THE_TASK:
+    for key in formats._SETTLED_BY_THE_TASK:
         found[f"a column of {key}"] = good | {key: once}
     found["saved from load_dataset"] = regular(good)
     found["saved from load_dataset, compact"] = compact(good)
@@ -302,7 +302,7 @@ def newer(good):
 def try_all(good_file, folder):
     from qgf_jax import cli
     from qgf_jax import config as configs
-    from qgf_jax.data.load import load
+    from qgf_jax.data.load import Loaded
 
     with np.load(good_file, allow_pickle=False) as file:
         good = {key: file[key] for key in file.files}
@@ -318,7 +318,7 @@ def try_all(good_file, folder):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             started = time.process_time()
             if kind == "legitimate":
-                load(configs.plain(configs.load(str(config), {"data.dir": "d"})))
+                Loaded.of(configs.plain(configs.load(str(config), {"data.dir": "d"})))
             else:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
                     try:

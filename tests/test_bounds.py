@@ -340,7 +340,7 @@ def test_value_after_a_blank_is_the_flags(words, joined):
 
 def test_negative_values_after_a_blank_reach_the_command(capsys):
     parser = cli.Parser("qgf x", "")
-    parser.add_argument("--weights", type=cli.kind(bounds.Weights))
+    parser.add_argument("--weights", type=bounds.Weights)
     parser.add_argument("params")
     flags, rest = parser.parse_known_args(["--weights", "-1,0", "--config.seed", "3", "file"])
     assert flags.weights == (-1.0, 0.0) and flags.params == "file"

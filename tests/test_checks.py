@@ -11,7 +11,7 @@ from conftest import rows_of, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
 from qgf_jax.core import checks
-from qgf_jax.data import chunks
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
@@ -124,7 +124,7 @@ def test_a_dispatch_is_traced_once():
     config, spec = tiny(), Spec(state=(2,), action=2, chunk=3)
     rows = rows_of([30, 20])
     zeros = np.zeros(len(rows.ends))
-    dataset = jax.device_put(chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9))
+    dataset = jax.device_put(Dataset.of(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9))
     programs = make_programs(algorithms.build_learner(config, spec), config, spec)
     run = jax.jit(chex.assert_max_traces(programs.run, n=1), static_argnums=2)
     state = jax.jit(programs.init)(np.arange(1))

@@ -5,8 +5,8 @@ import pytest
 from conftest import MAZE
 
 from qgf_jax.data import collect as collecting
-from qgf_jax.data import formats
 from qgf_jax.data.collect import collect
+from qgf_jax.data.formats import Rows
 from qgf_jax.envs import mazes
 from qgf_jax.errors import UserError
 
@@ -24,7 +24,7 @@ def test_file_has_the_benchmarks_format(maze_data):
 
 def test_observation_belongs_to_the_state_before_the_action(maze_data):
     """In free space a point mass moves by exactly 0.2 times the action."""
-    rows = formats.read_rows(maze_data / f"{MAZE}.npz")
+    rows = Rows.read(maze_data / f"{MAZE}.npz")
     np.testing.assert_allclose(rows.observations, rows.info["qpos"], atol=1e-6)
     moved = np.diff(rows.observations, axis=0)[~rows.ends[:-1]]
     error = np.abs(moved - 0.2 * rows.actions[:-1][~rows.ends[:-1]]).max(axis=1)
@@ -32,7 +32,7 @@ def test_observation_belongs_to_the_state_before_the_action(maze_data):
 
 
 def test_experts_head_for_the_goal_and_stitch_goals_are_four_cells_away(maze_data):
-    rows = formats.read_rows(maze_data / f"{MAZE}.npz")
+    rows = Rows.read(maze_data / f"{MAZE}.npz")
     ends = np.flatnonzero(rows.ends)
     starts = np.append(0, ends[:-1] + 1)
     distance = np.linalg.norm(rows.observations[ends] - rows.observations[starts], axis=1)

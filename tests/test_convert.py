@@ -9,10 +9,11 @@ import pytest
 from conftest import MAZE
 
 from qgf_jax import cli
-from qgf_jax.data import checksums, converted, formats, shards
-from qgf_jax.data import convert as converting
+from qgf_jax.data import converted
 from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import Manifest
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.shards import Source, _find
 from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint
 
@@ -26,7 +27,7 @@ def test_fields_are_plain_arrays_with_a_manifest(maze_data, tmp_path):
     made = convert(maze_data / f"{MAZE}.npz", tmp_path)
     assert made == [tmp_path / MAZE, tmp_path / f"{MAZE}-val"]
     assert digests(maze_data) == before
-    rows = formats.read_rows(maze_data / f"{MAZE}.npz")
+    rows = Rows.read(maze_data / f"{MAZE}.npz")
     mapped = {p.stem: np.load(p, mmap_mode="r") for p in made[0].glob("*.npy")}
     assert mapped.keys() == {"observations", "actions", "terminals", "qpos"}
     assert mapped["terminals"].dtype == bool and mapped["observations"].dtype == np.float32
@@ -48,13 +49,13 @@ def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, wh
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(converting.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(converted.shutil, "rmtree", lambda *_, **__: None)
     with monkeypatch.context() as patch:
         if when == "in a slice":
-            calls, real = [], formats.read_rows
+            calls, real = [], Rows.read
             patch.setattr(
-                converting.formats,
-                "read_rows",
+                Rows,
+                "read",
                 lambda path: dies() if calls.append(path) or len(calls) > 2 else real(path),
             )
         else:
@@ -63,7 +64,7 @@ def test_what_is_cut_short_does_not_count(slices_data, tmp_path, monkeypatch, wh
             convert(slices_data / MAZE, tmp_path)
     assert list(tmp_path.glob(".*.partial")) and not (tmp_path / MAZE).exists()
     with pytest.raises(UserError, match="is not in"):
-        formats.find(MAZE, str(tmp_path))
+        _find(MAZE, str(tmp_path))
     monkeypatch.undo()
     convert(slices_data / MAZE, tmp_path)
     assert Manifest.read(tmp_path / MAZE).why_invalid() == "" and not list(tmp_path.glob(".*"))
@@ -104,31 +105,31 @@ def test_damage_is_found(maze_data, tmp_path, capsys):
     sound = path.read_bytes()
     path.write_bytes(sound[:5000] + bytes([sound[5000] ^ 1]) + sound[5001:])
     with pytest.raises(UserError, match=r"observations\.npy: bytes 0 to 9776 were altered"):
-        shards.open_source(folder)  # reads the header, and the damage is in its piece
+        Source.open(folder)  # reads the header, and the damage is in its piece
     with pytest.raises(SystemExit) as left:
         cli.main(["verify", str(folder)])
     assert left.value.code == 2 and "observations.npy: it was altered" in capsys.readouterr().err
     path.write_bytes(sound[:-1])
     with pytest.raises(UserError, match=r"observations\.npy: it is missing or not of"):
-        shards.open_source(folder)
+        Source.open(folder)
     path.write_bytes(sound)
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace("1206", "1205"))
     with pytest.raises(UserError, match=r"manifest\.json: it was altered"):
-        shards.open_source(folder)
+        Source.open(folder)
 
 
 def test_data_from_before_there_were_checksums_go_on(maze_data, tmp_path, capsys):
     """Their files are as they were, and one line says what is not seen."""
     folder = convert(maze_data / f"{MAZE}.npz", tmp_path)[0]
-    new = shards.open_source(folder).read(0, 1206)
+    new = Source.open(folder).read(0, 1206)
     assert not capsys.readouterr().err.count("checksums")
     path = folder / "manifest.json"
     record = json.loads(path.read_text())
     for key in ("checksums", "sha256"):
         del record[key]
     path.write_text(json.dumps(record | {"sha256": fingerprint(record)}))
-    old = shards.open_source(folder)
+    old = Source.open(folder)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{folder} was converted before there were checksums" in said
     for a, b in zip(new[:3], old.read(0, 1206)[:3], strict=True):
@@ -138,15 +139,15 @@ def test_data_from_before_there_were_checksums_go_on(maze_data, tmp_path, capsys
     raw[200] ^= 1
     terminals.write_bytes(raw)
     with pytest.raises(UserError, match=r"terminals\.npy: it was altered"):
-        shards.open_source(folder)
+        Source.open(folder)
 
 
 def test_an_unknown_kind_of_checksum_is_refused(maze_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "_ALGORITHM", "crc99")
+    monkeypatch.setattr(converted, "_ALGORITHM", "crc99")
     folder = convert(maze_data / f"{MAZE}.npz", tmp_path)[0]
     monkeypatch.undo()
     with pytest.raises(UserError, match="checksums are crc99, which this version does not know"):
-        shards.open_source(folder)
+        Source.open(folder)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

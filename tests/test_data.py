@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from conftest import rows_of, tiny
 
-from qgf_jax.data import chunks, formats, sampling, starts
-from qgf_jax.data.load import _transform, load
-from qgf_jax.data.summary import Summary, _Moments, check_alike, describe_ends
+from qgf_jax.data.chunks import Dataset
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.load import Loaded, _count_whole, _Starts, _trajectory_masks, _transform
+from qgf_jax.data.sampling import _ChunkSampler
+from qgf_jax.data.shards import _check_whole, _describe_ends, _find
+from qgf_jax.data.summary import _Moments
 from qgf_jax.envs import ogbench, ogbench_experts
 from qgf_jax.errors import UserError
 
@@ -45,13 +48,12 @@ def test_every_start_agrees_with_brute_force(chunk, masks):
     rewards = rng.normal(size=len(rows.ends)).astype(np.float32)
     mask = (rng.uniform(size=len(rows.ends)) > 0.2).astype(np.float32)
     if masks == "trajectory":
-        mask = chunks.trajectory_masks(rows.ends)
-    dataset = chunks.prepare(rows, rewards, mask, chunk=chunk, discount=GAMMA, action_clip=None)
+        mask = _trajectory_masks(rows.ends)
+    dataset = Dataset.of(rows, rewards, mask, chunk=chunk, discount=GAMMA, action_clip=None)
     starts = np.arange(sum(LENGTHS) - chunk + 1)
     on_device = jax.device_put(dataset)
-    batch = sampling.gather(
-        on_device, sampling._locate(on_device, jnp.asarray(starts)), chunk=chunk
-    )
+    sampler = _ChunkSampler(len(starts), chunk, chunk)
+    batch = sampler.gather(on_device, sampler.locate(on_device, jnp.asarray(starts)))
     for i in starts:
         reward, discount, next_row, weight, actions = brute_force(rows, rewards, mask, i, chunk)
         np.testing.assert_allclose(batch.reward[i], reward, rtol=1e-5)
@@ -65,7 +67,7 @@ def test_every_start_agrees_with_brute_force(chunk, masks):
 def test_weight_is_zero_exactly_where_an_end_comes_before_the_last_column():
     rows = rows_of(LENGTHS)
     ones = np.ones(len(rows.ends))
-    dataset = chunks.prepare(rows, ones, ones, chunk=3, discount=GAMMA)
+    dataset = Dataset.of(rows, ones, ones, chunk=3, discount=GAMMA)
     terminal = rows.ends[np.flatnonzero(~rows.ends) + 1]
     for i in range(sum(LENGTHS) - 2):
         assert dataset.weight[i] == (not terminal[i : i + 2].any())
@@ -73,23 +75,23 @@ def test_weight_is_zero_exactly_where_an_end_comes_before_the_last_column():
 
 def test_trajectory_masks_end_where_the_data_does():
     rows = rows_of([2, 3])
-    np.testing.assert_array_equal(chunks.trajectory_masks(rows.ends)[~rows.ends], [1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(_trajectory_masks(rows.ends)[~rows.ends], [1, 0, 1, 1, 0])
 
 
 def test_actions_are_clipped_unless_told_not_to():
     rows = rows_of([4])._replace(actions=np.full((5, 2), 1.0, np.float32))
     ones = np.ones(5)
     for clip, expected in ((1e-2, 0.99), (None, 1.0)):
-        made = chunks.prepare(rows, ones, ones, chunk=1, discount=GAMMA, action_clip=clip)
+        made = Dataset.of(rows, ones, ones, chunk=1, discount=GAMMA, action_clip=clip)
         np.testing.assert_allclose(made.action, expected)
 
 
 def test_starts_are_uniform_and_stay_inside():
     rows = rows_of([10, 10])
     ones = np.ones(len(rows.ends))
-    dataset = jax.device_put(chunks.prepare(rows, ones, ones, chunk=4, discount=GAMMA))
-    drawn = sampling._draw_starts(dataset, jax.random.key(0), steps=4, batch_size=17_000)
-    batch = sampling.gather(dataset, drawn, chunk=4)
+    dataset = jax.device_put(Dataset.of(rows, ones, ones, chunk=4, discount=GAMMA))
+    sampler = _ChunkSampler(17_000, 4, 4)
+    batch = sampler.gather(dataset, sampler.draw(dataset, jax.random.key(0)))
     values, counts = np.unique(np.asarray(batch.obs.state[:, 0]), return_counts=True)
     assert len(values) == 17 and values.max() == 17  # 20 transitions, the 17th start is row 17
     assert np.abs(counts - 1000).max() < 150
@@ -137,7 +139,7 @@ def test_float64_that_float32_cannot_hold_is_named(tmp_path, capsys):
     rows = {"actions": np.ones((1000, 1)), "terminals": np.arange(1000) == 999}
     for dtype, said in ((np.float64, 1), (np.float32, 0)):
         np.savez(tmp_path / "a.npz", observations=observations.astype(dtype), **rows)
-        formats.read_rows(tmp_path / "a.npz")
+        Rows.read(tmp_path / "a.npz")
         err = capsys.readouterr().err
         assert err.count("\n") == said
         assert not said or "a.npz: observation 1: too little spread" in err
@@ -148,11 +150,11 @@ def test_starts_of_weight_one_are_counted_as_they_are_weighed(steps):
     """The count that decides whether there is anything to learn from, against the weights."""
     rows = rows_of([5, 0, 1, 4, 3, 7])
     ones = np.ones(len(rows.ends))
-    dataset = chunks.prepare(rows, ones, ones, chunk=1, n_step=steps, discount=GAMMA)
+    dataset = Dataset.of(rows, ones, ones, chunk=1, n_step=steps, discount=GAMMA)
     ends = np.flatnonzero(rows.ends)
     for firsts, size in (([0], 20 - steps + 1), ([3, 9, 10], 6), ([0], 0)):
         drawn = sum(dataset.weight[first : first + size].sum() for first in firsts)
-        assert starts._count_whole(ends, np.array(firsts), size, steps) == drawn
+        assert _count_whole(ends, np.array(firsts), size, steps) == drawn
 
 
 SHORT = {"chunk": 2, "n_step": 0}
@@ -173,8 +175,8 @@ SHORT = {"chunk": 2, "n_step": 0}
 def test_data_without_a_start_of_weight_one_are_refused(lengths, data, hint, tmp_path):
     ends = np.flatnonzero(rows_of(lengths).ends)
     with pytest.raises(UserError, match=hint):
-        starts.check_longest(tmp_path, ends, data)
-    assert starts.check_longest(tmp_path, ends, SHORT) == 2
+        _Starts(tmp_path, ends, **data).check_longest()
+    assert _Starts(tmp_path, ends, **SHORT).check_longest() == 2
 
 
 def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
@@ -184,18 +186,18 @@ def test_starts_that_mostly_weigh_nothing_are_warned_of(tmp_path, capsys):
         (3, ""),
         (4, "60% of all starts have weight 0, .* data.chunk=4 steps"),
     ):
-        starts.check_drawn(tmp_path, ends, np.zeros(1, int), 50, {"chunk": chunk, "n_step": 0})
+        _Starts(tmp_path, ends, chunk, 0).check_drawn(np.zeros(1, int), 50)
         err = capsys.readouterr().err
         assert err.count("\n") == bool(said) and re.search(said, err)
     with pytest.raises(UserError, match="no start that is drawn has 3"):
-        starts.check_drawn(tmp_path, ends, np.array([3]), 2, {"chunk": 1, "n_step": 3})
+        _Starts(tmp_path, ends, 1, 3).check_drawn(np.array([3]), 2)
 
 
 def test_validation_data_of_another_kind_are_refused(tmp_path):
     rows = rows_of(LENGTHS)
 
     def check(train, val):
-        check_alike(_Moments.of(train.observations), val.observations.mean(axis=0), tmp_path)
+        train.summarize().check_alike(val.observations, tmp_path)
 
     check(rows, rows_of([4, 3]))
     still = rows._replace(observations=np.full((1000, 2), 0.1, np.float32))
@@ -207,7 +209,7 @@ def test_validation_data_of_another_kind_are_refused(tmp_path):
 
 def test_record_describes_the_data():
     rows = rows_of([2, 4])._replace(actions=np.float32([[1, 0]] * 8))
-    found = Summary.of(rows).describe() | describe_ends(np.flatnonzero(rows.ends))
+    found = rows.summarize().describe() | _describe_ends(np.flatnonzero(rows.ends))
     assert found["trajectories"] == 2 and found["rows_per_trajectory"] == [3, 5]
     assert found["obs_max"] == [7.0, 7.0] and found["actions_at_bounds"] == 0.5
 
@@ -230,7 +232,7 @@ def test_record_describes_the_data():
 )
 def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
     with pytest.raises(UserError) as error:
-        formats.find(name, str(tmp_path))
+        _find(name, str(tmp_path))
     said = str(error.value)
     assert said.startswith(f"dataset {name}.npz is not in {tmp_path}: ") and hint in said
     if "qgf collect" in said:
@@ -241,7 +243,7 @@ def test_advice_for_a_missing_dataset_works_for_that_one(name, hint, tmp_path):
 def test_advice_can_be_pasted_whatever_the_folder_is_called(name, tmp_path):
     folder = tmp_path / 'my "data", isn\'t it; `ls` $HOME'
     with pytest.raises(UserError) as error:
-        formats.find(name, str(folder))
+        _find(name, str(folder))
     command = shlex.split(re.search(r"`(qgf|python) .*`", str(error.value))[0].strip("`"))
     if command[0] == "qgf":
         assert command[-1] == f"--out={folder}"
@@ -266,17 +268,17 @@ def test_advice_can_be_pasted_whatever_the_folder_is_called(name, tmp_path):
 )
 def test_environments_that_cannot_be_used_are_named_before_their_data(env, hint, tmp_path):
     with pytest.raises(UserError, match=hint):
-        load(tiny(**{"env": env, "data.dir": str(tmp_path)}))
+        Loaded.of(tiny(**{"env": env, "data.dir": str(tmp_path)}))
     with pytest.raises(UserError, match=hint):
-        ogbench.OGBenchEnv(env)
+        ogbench.FAMILY.make(env)
 
 
 def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "actions.npy").write_bytes(b"")
     for call in (
-        lambda: formats.find("a", str(tmp_path)),
-        lambda: formats.check_whole(tmp_path / "a"),
+        lambda: _find("a", str(tmp_path)),
+        lambda: _check_whole(tmp_path / "a"),
     ):
         with pytest.raises(UserError, match=r"a: its manifest\.json is missing: convert again"):
             call()
@@ -286,11 +288,12 @@ def test_converted_data_that_lost_their_manifest_are_not_missing(tmp_path):
 def test_policy_is_weighed_by_its_chunk_and_the_critic_by_its_return(chunk, n_step):
     rows = rows_of(LENGTHS)
     ones = np.ones(len(rows.ends))
-    made = chunks.prepare(rows, ones, ones, chunk=chunk, discount=GAMMA, n_step=n_step)
+    made = Dataset.of(rows, ones, ones, chunk=chunk, discount=GAMMA, n_step=n_step)
     left = np.concatenate([np.arange(n, 0, -1) for n in LENGTHS])
     np.testing.assert_array_equal(made.weight, left >= n_step)
     np.testing.assert_array_equal(made.actor_weight, left >= chunk)
     dataset, starts = jax.device_put(made), jnp.arange(sum(LENGTHS) - 3)
-    batch = sampling.gather(dataset, sampling._locate(dataset, starts), chunk=chunk, n_step=n_step)
+    sampler = _ChunkSampler(len(starts), chunk, n_step)
+    batch = sampler.gather(dataset, sampler.locate(dataset, starts))
     np.testing.assert_array_equal(batch.weight, left[:-3] >= n_step)
     np.testing.assert_array_equal(batch.policy_view().weight, left[:-3] >= chunk)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from qgf_jax.envs import families, ogbench
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 
@@ -65,21 +66,21 @@ def test_chunk_stops_where_the_episode_does():
 
 
 def test_names_are_taken_apart():
-    name = families.parse("cube-triple-play-singletask-task3-v0")
+    name = EnvName.parse("cube-triple-play-singletask-task3-v0")
     assert (name.scene, name.kind, name.task) == ("cube-triple", "play", 3)
     assert name.dataset == "cube-triple-play-v0"
     assert name.env_id == "cube-triple-singletask-task3-v0"
     defaults = {"cube-single": 2, "scene": 2, "puzzle-3x3": 4, "puzzle-4x5": 2, "antmaze-large": 1}
     for scene, task in defaults.items():
-        assert families.parse(f"{scene}-play-singletask-v0").task == task
+        assert EnvName.parse(f"{scene}-play-singletask-v0").task == task
 
 
 @pytest.mark.parametrize(
     ("call", "hint"),
     [
-        (lambda: families.parse("cube-v0"), "singletask"),
-        (lambda: families.parse("cube-single-play-task6-v0"), "tasks 1 to 5"),
-        (lambda: families.parse("cube-single-play-singletask-task6-v0"), "tasks 1 to 5"),
+        (lambda: EnvName.parse("cube-v0"), "singletask"),
+        (lambda: EnvName.parse("cube-single-play-task6-v0"), "tasks 1 to 5"),
+        (lambda: EnvName.parse("cube-single-play-singletask-task6-v0"), "tasks 1 to 5"),
         (
             lambda: ogbench.FAMILY.gym("cube-singel-singletask-task1-v0"),
             "cube-single-singletask-task1-v0",

@@ -13,8 +13,10 @@ import pytest
 from conftest import MAZE, tiny
 
 from qgf_jax import cli
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import SaveError, UserError
 from qgf_jax.evaluation import episodes, evaluate
+from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.report import report
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.files import Lines, write_atomically
@@ -39,7 +41,7 @@ def run(tmp_path):
 
 
 def line(**changes):
-    return {**LINE, "env": episodes.families.parse(tiny()["env"]).label, **changes}
+    return {**LINE, "env": EnvName.parse(tiny()["env"]).label, **changes}
 
 
 WRONG = [
@@ -63,7 +65,7 @@ def test_only_lines_that_are_episodes_of_the_run_count(run):
     ]  # fmt: skip
     for one in (*wrong, *missing, *sound):
         Lines.append(run.episodes, one)
-    found = episodes.read(run)
+    found = EpisodeLog.read(run)
     assert found.records == sound
     assert [one.line for one in found.left_out] == [*range(1, len(wrong) + len(missing) + 1)]
     for one, (name, _) in zip(found.left_out, WRONG, strict=False):
@@ -162,7 +164,7 @@ def test_a_report_counts_sound_lines_alone_and_says_what_it_leaves_out(run, caps
 
 
 def test_one_process_writes_episodes_and_training_goes_on_beside_it(run):
-    with episodes.only_writer(run), TRAINING.lock(run.workdir):
+    with EpisodeLog.only_writer(run), TRAINING.lock(run.workdir):
         for _ in range(2):
             with pytest.raises(UserError) as caught:
                 evaluate.evaluate(run.workdir, [])
@@ -176,7 +178,7 @@ def test_one_process_writes_episodes_and_training_goes_on_beside_it(run):
     EVALUATION.check_free(run.workdir)
     assert [(run.workdir / name).read_text() for name in ("LOCK", "episodes.lock")] == written
     assert not run.episodes.exists()
-    with episodes.only_writer(run):
+    with EpisodeLog.only_writer(run):
         pass
 
 
@@ -185,11 +187,11 @@ def test_a_file_system_without_locks_is_used_with_a_warning(run, monkeypatch, ca
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with episodes.only_writer(run) as log:
+    with EpisodeLog.only_writer(run) as log:
         log.append(line())
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no file locks (No locks available)" in said
-    assert episodes.read(run).records == [line()]
+    assert EpisodeLog.read(run).records == [line()]
 
 
 def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):

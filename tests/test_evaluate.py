@@ -16,7 +16,7 @@ from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler, arms
+from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.runs.files import read_lines
@@ -40,23 +40,23 @@ def identity(line):
 
 
 def test_arms_of_a_sweep():
-    found = arms(["reference", "best_of", "qgf"], [0, 0.5])
+    found = Arm.sweep(["reference", "best_of", "qgf"], [0, 0.5])
     assert found == [
         Arm("reference", 0.0, 1), Arm("best_of", 0.0, 4), Arm("qgf", 0.0, 1), Arm("qgf", 0.5, 1),
     ]  # fmt: skip
-    found = arms(["reference", "best_of", "qgf"], [0.5], best_of=[1, 8])
+    found = Arm.sweep(["reference", "best_of", "qgf"], [0.5], best_of=[1, 8])
     assert found == [
         Arm("reference", 0.0, 1), Arm("best_of", 0.0, 8), Arm("qgf", 0.5, 1), Arm("qgf", 0.5, 8),
     ]  # fmt: skip
-    found = arms(["qgf", "grad_step"], [0.5], own_weights=True)
+    found = Arm.sweep(["qgf", "grad_step"], [0.5], own_weights=True)
     assert [arm.weight for arm in found] == [0.5, 0.003, 0.01, 0.03, 0.1]
-    assert [arm.best_of for arm in arms(["ifql"], [1], best_of=[1, 4])] == [32]
-    found = arms(["reference", "best_of", "qgf"], [0.5], more=[32])
+    assert [arm.best_of for arm in Arm.sweep(["ifql"], [1], best_of=[1, 4])] == [32]
+    found = Arm.sweep(["reference", "best_of", "qgf"], [0.5], more=[32])
     assert [(arm.method, arm.best_of) for arm in found] == [
         ("reference", 1), ("best_of", 4), ("best_of", 32), ("qgf", 1),
     ]  # fmt: skip
     with pytest.raises(UserError, match="did you mean 'qgf'"):
-        arms(["qgff"], [1.0])
+        Arm.sweep(["qgff"], [1.0])
 
 
 def test_what_to_play_is_known_without_jax():
@@ -144,7 +144,7 @@ def test_episode_seeds_are_distinct():
 @pytest.fixture(scope="module")
 def evaluated(run_folder, tmp_path_factory):
     folder = shutil.copytree(run_folder, tmp_path_factory.mktemp("evaluated") / "run")
-    sweep = arms(["reference", "best_of", "qgf"], [0.0, 0.5])
+    sweep = Arm.sweep(["reference", "best_of", "qgf"], [0.0, 0.5])
     usage = evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=4, workers=2)
     return folder, usage
 
@@ -179,7 +179,7 @@ def contents(folder):
 def test_somebody_elses_run_is_evaluated_into_another_folder(evaluated, folder, tmp_path):
     """The same lines, which a second call and a report go on with, and the run stays as it is."""
     before, out = contents(folder), tmp_path / "mine"
-    sweep = arms(["reference"], [0.0])
+    sweep = Arm.sweep(["reference"], [0.0])
     options = {"episodes": 2, "selection_episodes": 1, "envs": 4, "workers": 1}
     assert evaluate.evaluate(folder, sweep, **options, out=out).episodes == 6
     assert evaluate.evaluate(folder, sweep, **options, out=out).episodes == 0
@@ -210,7 +210,7 @@ def test_shared_arms_are_played_once_and_written_for_each(evaluated):
 
 def test_finished_episodes_are_not_played_again_and_torn_lines_are(evaluated, tmp_path, capsys):
     folder = shutil.copytree(evaluated[0], tmp_path / "run")
-    sweep = arms(["reference", "best_of", "qgf"], [0.0, 0.5])
+    sweep = Arm.sweep(["reference", "best_of", "qgf"], [0.0, 0.5])
     before = {identity(line): line for line in lines_of(folder)}
     path = folder / "episodes.jsonl"
     garbage = b'garbage\n{"method": "reference"}\n'
@@ -369,7 +369,7 @@ def test_episodes_are_the_same_to_the_last_bit_however_many_run_at_once(
     monkeypatch.setattr(worker_pool, "_turns", lambda *_: groups)
     expected = {identity(line): line for line in lines_of(evaluated[0])}
     folder = shutil.copytree(run_folder, tmp_path / "run")
-    sweep = arms(["reference", "best_of", "qgf"][:: 1 if envs % 4 else -1], [0.5, 0.0])
+    sweep = Arm.sweep(["reference", "best_of", "qgf"][:: 1 if envs % 4 else -1], [0.5, 0.0])
     evaluate.evaluate(folder, sweep, episodes=2, selection_episodes=1, envs=envs, workers=workers)
     found = {identity(line): line for line in lines_of(folder)}
     assert found.keys() == expected.keys()
@@ -392,7 +392,7 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
     from qgf_jax.evaluation import summary
 
     folder = shutil.copytree(run_folder, tmp_path / "run")
-    sweep = arms(["reference", "qgf", "qgf:schedule=linear"], [0.5, 1.0])
+    sweep = Arm.sweep(["reference", "qgf", "qgf:schedule=linear"], [0.5, 1.0])
     options = {"episodes": 1, "selection_episodes": 1, "envs": 4, "workers": 1}
     evaluate.evaluate(folder, sweep, **options, report_selected=True)
     rows = summary.summarize(lines_of(folder))

@@ -8,8 +8,9 @@ import pytest
 from conftest import ROOT, tiny
 
 from qgf_jax import cli
-from qgf_jax.data.load import load
+from qgf_jax.data.load import Loaded
 from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 
 FILE = '''
@@ -125,7 +126,7 @@ def test_from_its_data_to_a_report(data, capsys):
 
 def test_rewards_and_masks_are_the_files_own(data):
     config = tiny(env=NAME, **{"data.dir": str(data), "data.chunk": 1, "data.discount": 0.5})
-    dataset = load(config).take()
+    dataset = Loaded.of(config).take()
     rows = columns(np.random.default_rng(0))
     keep = ~rows["terminals"]
     np.testing.assert_array_equal(dataset.reward, rows["rewards"][keep])
@@ -154,27 +155,27 @@ def test_data_that_do_not_fit_are_refused(points, change, hint):
             del rows[key]
     np.savez(points / "plane-v0.npz", **rows)
     with pytest.raises(UserError, match=hint):
-        load(tiny(env=NAME, **{"data.dir": str(points)}))
+        Loaded.of(tiny(env=NAME, **{"data.dir": str(points)}))
 
 
 def test_without_masks_no_row_ends_the_task(data):
     rows = columns(np.random.default_rng(0))
     del rows["masks"]
     np.savez(data / "plane-v0.npz", **rows)
-    dataset = load(tiny(env=NAME, **{"data.dir": str(data)})).take()
+    dataset = Loaded.of(tiny(env=NAME, **{"data.dir": str(data)})).take()
     assert (dataset.discount == dataset.discount[0]).all() and dataset.discount[0] > 0
 
 
 def test_names_say_the_family(points):
-    name = families.parse("points:plane-v0")
+    name = EnvName.parse("points:plane-v0")
     assert (name.dataset, name.task, name.tasks, name.goals) == ("plane-v0", 1, (1,), "")
-    second = families.parse(NAME)
+    second = EnvName.parse(NAME)
     assert (second.full, second.label, second.tasks) == (NAME, "points:plane-v0", (2,))
-    assert families.parse(name.with_task(2).full) == second and hash(second) == hash(second)
+    assert EnvName.parse(name.with_task(2).full) == second and hash(second) == hash(second)
     assert second.played_in("jax").label == "points:plane-v0 (jax)"
     assert second.played_in("mujoco") == second
-    of_default = families.parse("cube-single-play-v0")
-    assert families.of("ogbench:cube-single-play-v0") is families.of(of_default)
+    of_default = EnvName.parse("cube-single-play-v0")
+    assert Family.of("ogbench:cube-single-play-v0") is Family.of(of_default)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_names_say_the_family(points):
 )
 def test_wrong_names_are_explained(points, name, hint):
     with pytest.raises(UserError, match=hint):
-        families.parse(name)
+        EnvName.parse(name)
 
 
 def test_what_the_family_does_not_have_is_explained(data, tmp_path, capsys):

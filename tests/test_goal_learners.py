@@ -11,7 +11,7 @@ from test_learners import N, batched, make_batch
 from test_learners import loss_of as loss_at
 
 from qgf_jax.core.networks import normalize_length
-from qgf_jax.data import chunks
+from qgf_jax.data.chunks import GoalDataset
 from qgf_jax.methods import table as algorithms
 from qgf_jax.types import Actor, Obs, Spec
 
@@ -325,7 +325,7 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     config = tiny("qgf", critic="contrastive")
     spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
     trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
-    data = jax.device_put(chunks.prepare_goals(rows_of([20, 20]), None))
+    data = jax.device_put(GoalDataset.of(rows_of([20, 20]), None))
     found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
     assert found["q_std"].shape == (1,) and float(found["q_std"][0]) > 0
     assert found["vectors"].shape == (1, 6, 6)
@@ -348,7 +348,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
         lambda x: x - 3.0 if x.shape[-1] == 1 and x.ndim == 3 else x, state.target_params["critic"]
     )  # biases of the last layer
     target = {**state.target_params, "critic": critic}
-    data = jax.device_put(chunks.prepare_goals(rows_of([20, 20]), None))
+    data = jax.device_put(GoalDataset.of(rows_of([20, 20]), None))
     constants = calibrate.measure(config, spec, state.replace(target_params=target), data)
     params, target, constants = jax.tree.map(lambda x: x[0], (state.params, target, constants))
     assert float(constants["logit_std"]) > 5 * float(constants["q_std"]) > 0

@@ -9,12 +9,13 @@ from conftest import tiny
 
 from qgf_jax import config as configs
 from qgf_jax import load_policy
-from qgf_jax.data.formats import read_rows
-from qgf_jax.envs import families, ogbench
+from qgf_jax.data.formats import Rows
+from qgf_jax.envs import ogbench
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS
 from qgf_jax.report import report
 from qgf_jax.runs.files import read_lines
@@ -58,7 +59,7 @@ def test_policy_takes_the_goal_apart_or_at_the_end(run):
 
 
 def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(run):
-    sweep = arms(["reference", "qgf"], [0.5, 1.0])
+    sweep = Arm.sweep(["reference", "qgf"], [0.5, 1.0])
     evaluate.evaluate(
         run, sweep, episodes=1, selection_episodes=1, tasks=TASKS, envs=2, report_selected=True
     )
@@ -83,9 +84,9 @@ def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(ru
 
 
 def test_evaluation_without_tasks_means_all_five():
-    name = families.parse("cube-single-play-v0")
+    name = EnvName.parse("cube-single-play-v0")
     assert name.tasks == (1, 2, 3, 4, 5) and name.with_task(2).tasks == (2,)
-    assert families.parse("cube-single-play-singletask-task4-v0").tasks == (4,)
+    assert EnvName.parse("cube-single-play-singletask-task4-v0").tasks == (4,)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +99,13 @@ def test_evaluation_without_tasks_means_all_five():
     ],
 )
 def test_names_with_goals(text, env_id, label):
-    name = families.parse(text)
+    name = EnvName.parse(text)
     assert (name.env_id, name.label, name.full) == (env_id, label, text)
     assert "oraclerep" not in name.dataset and "task" not in name.dataset
 
 
 def test_observations_end_with_the_environments_goal_and_repeat():
-    world = ogbench.OGBenchEnv("cube-single-play-task2-v0")
+    world = ogbench.FAMILY.make("cube-single-play-task2-v0")
     first = world.reset(3)
     size = world.env.observation_space.shape[0]
     assert first.shape == (2 * size,)
@@ -119,7 +120,7 @@ def test_observations_end_with_the_environments_goal_and_repeat():
 def test_every_task_has_its_own_goal(name):
     goals = []
     for task in (1, 2, 3):
-        world = ogbench.OGBenchEnv(f"{name}-task{task}-v0")
+        world = ogbench.FAMILY.make(f"{name}-task{task}-v0")
         obs = world.reset(0)
         assert world.env.unwrapped.cur_task_id == task
         goals.append(obs[world.env.observation_space.shape[0] :].round(1).tolist())
@@ -128,7 +129,7 @@ def test_every_task_has_its_own_goal(name):
 
 def test_oracle_goals_of_the_data_are_those_of_the_environment():
     """The simulator's own representation of a state, against that computed from the file."""
-    world = ogbench.OGBenchEnv("cube-single-play-oraclerep-task2-v0")
+    world = ogbench.FAMILY.make("cube-single-play-oraclerep-task2-v0")
     obs = world.reset(0)
     env = world.env.unwrapped
     goal = env.compute_oracle_observation()
@@ -146,8 +147,8 @@ def _one_row(env):
 
 
 def test_data_without_the_simulators_state_has_no_oracle_goals(maze_data):
-    rows = read_rows(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
-    name = families.parse("pointmaze-medium-stitch-oraclerep-v0")
+    rows = Rows.read(maze_data / "pointmaze-medium-stitch-v0.npz")._replace(info={})
+    name = EnvName.parse("pointmaze-medium-stitch-oraclerep-v0")
     with pytest.raises(UserError, match="'qpos' is missing, and the goals"):
         ogbench.FAMILY.labels(name).goals(rows.info, "file")
 

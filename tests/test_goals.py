@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import rows_of
 
-from qgf_jax.data import chunks, goals, sampling
-from qgf_jax.data.goals import GoalDistribution, _Draw
+from qgf_jax.data.chunks import GoalDataset
+from qgf_jax.data.goals import GoalSampler, _Draw, _GoalDistribution
+from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.types import Spec
 
 GAMMA = 0.9
@@ -16,15 +17,19 @@ N = sum(LENGTHS)
 
 
 def dataset(lengths=LENGTHS, **kwargs):
-    return jax.device_put(
-        chunks.prepare_goals(rows_of(lengths), kwargs.get("goal"), action_clip=None)
-    )
+    return jax.device_put(GoalDataset.of(rows_of(lengths), kwargs.get("goal"), action_clip=None))
 
 
 def gather(start, goal, actor_goal=None, **options):
-    defaults = {"chunk": 1, "n_step": 1, "discount": GAMMA, "negative_reward": True}
     data = dataset()
-    return goals.gather(data, drawn(data, start, goal, actor_goal or goal), **defaults | options)
+    return sampler(**options).gather(data, drawn(data, start, goal, actor_goal or goal))
+
+
+def sampler(**options):
+    """That gathers; how it would draw is of no account."""
+    defaults = {"chunk": 1, "n_step": 1, "discount": GAMMA, "negative_reward": True}
+    nothing = {"batch_size": 1, "critic": None, "actor": None}
+    return GoalSampler(**nothing | defaults | options)
 
 
 def drawn(data, start, *goals):
@@ -111,9 +116,7 @@ def test_subgoals_stop_at_the_goal_and_at_the_last_state_but_one():
 def test_goals_may_be_other_numbers_than_observations():
     marks = np.arange(16, dtype=np.float32)[:, None] * 10.0
     data = dataset(goal=marks)
-    batch = goals.gather(
-        data, drawn(data, [2], [5], [6]), chunk=1, n_step=1, discount=GAMMA, negative_reward=True
-    )
+    batch = sampler().gather(data, drawn(data, [2], [5], [6]))
     np.testing.assert_array_equal(batch.obs.state, [[2, 2]])
     np.testing.assert_array_equal((batch.obs.goal, batch.actor.obs.goal), [[[50]], [[60]]])
 
@@ -121,9 +124,7 @@ def test_goals_may_be_other_numbers_than_observations():
 def draws(how, lengths, start, n=40_000, discount=GAMMA):
     data = dataset(lengths)
     row, end = (jnp.full(n, x[start], jnp.int32) for x in (data.row, data.end))
-    found = goals._draw_goals(
-        data, row, end, jax.random.key(3), GoalDistribution(*how), discount=discount
-    )
+    found = _GoalDistribution(*how).draw(data, row, end, jax.random.key(3), discount=discount)
     return np.bincount(np.asarray(found), minlength=len(rows_of(lengths).ends)) / n
 
 
@@ -160,13 +161,13 @@ def test_current_and_random_goals_come_with_their_chances():
 def test_distance_is_exact_far_into_large_data():
     """Row numbers beyond 2 ** 24 are not all float32 numbers; distances are."""
     base = 2**25
-    data = chunks.GoalDataset(
+    data = GoalDataset(
         jnp.zeros((1, 1)), jnp.zeros((3, 1)),
         jnp.array([base, base + 1, base + 2], jnp.int32), jnp.full(3, base + 3, jnp.int32),
     )  # fmt: skip
-    how = GoalDistribution(0, 1, 0, False)
+    how = _GoalDistribution(0, 1, 0, False)
     row, end = (jnp.full(1000, x[0], jnp.int32) for x in (data.row, data.end))
-    found = goals._draw_goals(data, row, end, jax.random.key(0), how, discount=GAMMA)
+    found = how.draw(data, row, end, jax.random.key(0), discount=GAMMA)
     assert set(np.asarray(found).tolist()) == {base + 1, base + 2}
 
 
@@ -176,7 +177,7 @@ def test_feed_takes_the_actors_goals_from_the_kind_of_data():
     config = tiny("gciql", **{"train.batch_size": 4000, "data.chunk": 2})
     spec = Spec((2,), 2, 2, goal=(2,), n_step=2)
     for kind, share in (("stitch", 0.5), ("navigate", 0.0), ("explore", 1.0)):
-        feed = sampling.build(config | {"env": f"pointmaze-medium-{kind}-v0"}, spec)
+        feed = BatchSampler.of(config | {"env": f"pointmaze-medium-{kind}-v0"}, spec)
         data = dataset([500, 500])
         drawn = jax.jit(feed.draw)(data, jax.random.key(0))
         row, end = (np.asarray(x)[np.asarray(drawn.start)] for x in (data.row, data.end))
@@ -195,7 +196,7 @@ def test_feed_takes_the_goals_of_critics_and_of_the_policy_from_their_own_settin
 
     def feed(**changes):
         config = tiny("gciql", **{"train.batch_size": 4000, "data.discount": 0.5, **changes})
-        made = sampling.build(config, Spec((2,), 2, 2, goal=(2,), n_step=2))
+        made = BatchSampler.of(config, Spec((2,), 2, 2, goal=(2,), n_step=2))
         drawn = jax.jit(made.draw)(dataset([500, 500]), jax.random.key(0))
         mine, other = np.asarray(drawn.goal), np.asarray(drawn.actor_goal)
         mine, other = (mine, other) if whose == "critic" else (other, mine)

@@ -12,12 +12,11 @@ from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, summary, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler, arms
+from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.episodes import SPLITS
-from qgf_jax.evaluation.rollout import rollout
 from qgf_jax.evaluation.sweep import Job
-from qgf_jax.report import tables
+from qgf_jax.report.tables import Table
 from qgf_jax.runs.files import read_lines
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import seeds
@@ -26,7 +25,7 @@ from qgf_jax.runtime import seeds
 def pair(name):
     """The real environment and the one on the device, its step compiled."""
     maze = PointMaze(name)
-    return ogbench.OGBenchEnv(maze.name), maze, jax.jit(maze.step)
+    return ogbench.FAMILY.make(maze.name), maze, jax.jit(maze.step)
 
 
 def wander(world, steps, rng):
@@ -70,7 +69,7 @@ def test_one_step_is_exact_in_free_space_and_close_in_contact(scene):
 def test_episodes_start_where_the_real_ones_do(name):
     maze = PointMaze(f"pointmaze-{name}-v0")
     for task in ogbench.TASKS:
-        world = ogbench.OGBenchEnv(maze.name.with_task(task))
+        world = ogbench.FAMILY.make(maze.name.with_task(task))
         for episode in (0, 7):
             seed = Job((), 0, task, episode).reset_seed
             real = world.reset(seed)
@@ -177,7 +176,7 @@ def test_the_expert_arrives_in_both_and_about_as_soon():
     assert np.abs(real - ours).max() <= 5 and real.min() > 100, lengths
 
 
-SWEEP = arms(["reference", "qgf"], [0.5, 1.0])
+SWEEP = Arm.sweep(["reference", "qgf"], [0.5, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +272,9 @@ def test_nothing_mixes_the_simulators(played, tmp_path):
         assert [row for row in rows if row["env"] == label] == alone
         chosen = {r["weight"] for r in alone if r["method"] == "qgf" and r["selected"]}
         assert chosen == {0.5 if "(jax)" in label else 1.0}
-    best = summary.optimistic(rows)
+    best = Table(rows).optimistic()
     assert len(best) == len({(row["env"], row["task"], row["method"]) for row in best})
-    text = tables.markdown(rows)
+    text = Table(rows).markdown()
     assert text.count("(jax)") == sum("(jax)" in r["env"] for r in rows if r["split"] == "report")
 
     folder = shutil.copytree(played, tmp_path / "run")
@@ -300,7 +299,7 @@ def test_devices_divide_the_seeds_and_play_the_same(played, monkeypatch):
     for where in (divided, one):
         monkeypatch.setattr(seeds, "sharding", lambda count, where=where: where)
         results = {}
-        rollout(DeviceSimulator(restored, maze, 2), jobs, results.__setitem__)
+        DeviceSimulator(restored, maze, 2).rollout(jobs, results.__setitem__)
         found.append([{k: v for k, v in results[j].items() if k != "seconds"} for j in jobs])
     assert found[0] == found[1]
     assert found[0][:4] != found[0][4:]  # seeds differ

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import shortest_path
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
@@ -137,7 +137,7 @@ def test_a_policy_that_never_arrives_is_led_to_the_goal(tmp_path):
         }
     )
     run = pretrain(config, tmp_path / "run")
-    sweep = arms(["reference", "best_of", "qgf"], [3.0, 10.0])
+    sweep = Arm.sweep(["reference", "best_of", "qgf"], [3.0, 10.0])
     evaluate.evaluate(run, sweep, episodes=16, selection_episodes=0, envs=48, simulator="jax")
     by_arm = {}
     for line in read_lines(run / "episodes.jsonl"):

@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT, tiny
 
 from qgf_jax import cli
-from qgf_jax.data import formats
 from qgf_jax.data.collect import collect
-from qgf_jax.data.load import load
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.load import Loaded
 from qgf_jax.envs import mazes, ogbench, worker
 from qgf_jax.errors import UserError
 from qgf_jax.training import dry_run
@@ -35,7 +35,7 @@ def test_numbers_are_those_of_the_installed_environments(scene):
         np.testing.assert_array_equal(maze.free, real.maze_map == 0)
         assert maze.tasks == tuple((t["init_ij"], t["goal_ij"]) for t in real.task_infos)
         for cell in maze.cells:
-            np.testing.assert_array_equal(mazes.centre(cell), real.ij_to_xy(cell))
+            np.testing.assert_array_equal(maze.centre(cell), real.ij_to_xy(cell))
         assert (real._maze_unit, real._offset_x, real._offset_y) == (mazes.UNIT, *mazes.OFFSET)
         assert (real._goal_tol, real._noise * real._maze_unit / 4) == (
             mazes.TOLERANCE,
@@ -72,7 +72,7 @@ def test_labels_are_the_benchmarks_to_the_bit(scene, tmp_path):
     for task in ogbench.TASKS:
         name = ogbench.FAMILY.parse(f"{scene}-navigate-singletask-task{task}-v0")
         env, maze = ogbench.FAMILY.gym(name.env_id), mazes.MAZES[scene]
-        goal = mazes.centre(maze.tasks[task - 1][1])
+        goal = maze.centre(maze.tasks[task - 1][1])
         qpos = (goal + rng.uniform(-1.5, 1.5, (500, 2))).astype(np.float32)
         by_rule, by_simulator = ogbench.FAMILY.labels(name), ogbench._SimulatorLabels(name, env)
         for ours, theirs in zip(
@@ -97,9 +97,9 @@ def made(tmp_path_factory):
 
 
 def test_data_of_the_device_have_the_benchmarks_form(made, maze_data, tmp_path):
-    ours, real = (formats.read_rows(folder / f"{NAME}.npz") for folder in (made, maze_data))
+    ours, real = (Rows.read(folder / f"{NAME}.npz") for folder in (made, maze_data))
     assert ours.ends.sum() == 30 and (np.diff(np.flatnonzero(ours.ends)) == 201).all()
-    assert formats.read_rows(made / f"{NAME}-val.npz").ends.sum() == 3
+    assert Rows.read(made / f"{NAME}-val.npz").ends.sum() == 3
     np.testing.assert_array_equal(ours.observations, ours.info["qpos"])
     for folder, marked in ((made, True), (maze_data, False)):
         with np.load(folder / f"{NAME}.npz") as file:
@@ -117,17 +117,17 @@ def test_data_of_the_device_have_the_benchmarks_form(made, maze_data, tmp_path):
     # Half of an action is noise, clipped to the box: as in the real ones.
     np.testing.assert_allclose(ours.actions.std(), real.actions.std(), rtol=0.05)
     collect(NAME, 2, tmp_path / "again", simulator="jax")
-    again = formats.read_rows(tmp_path / "again" / f"{NAME}.npz")
+    again = Rows.read(tmp_path / "again" / f"{NAME}.npz")
     np.testing.assert_array_equal(again.actions, ours.actions[: len(again.actions)])
     collect(NAME, 2, tmp_path / "other", simulator="jax", seed=1)
-    other = formats.read_rows(tmp_path / "other" / f"{NAME}.npz")
+    other = Rows.read(tmp_path / "other" / f"{NAME}.npz")
     assert not np.array_equal(other.actions, again.actions)
 
 
 def test_the_experts_of_the_device_arrive_and_go_on(tmp_path):
     """Of kind navigate: heads for the goal, and for another one from there."""
     collect("pointmaze-medium-navigate-v0", 8, tmp_path, simulator="jax")
-    rows = formats.read_rows(tmp_path / "pointmaze-medium-navigate-v0.npz")
+    rows = Rows.read(tmp_path / "pointmaze-medium-navigate-v0.npz")
     maze, visited = mazes.MAZES["pointmaze-medium"], []
     for end in np.flatnonzero(rows.ends):
         places = rows.observations[end - 1000 : end + 1]
@@ -198,11 +198,11 @@ def test_goals_that_are_observations_need_rows_alone(bare, tmp_path, capsys):
         terminals=ends,
     )
     config = tiny(critic="dqc", **{"data.dir": str(tmp_path), "env": "cube-single-play-v0"})
-    loaded = load(config)
+    loaded = Loaded.of(config)
     assert (loaded.spec["state"], loaded.spec["goal"], loaded.spec["action"]) == ((28,), (28,), 5)
     assert "nobody checks that the rows are those of cube-single-v0" in capsys.readouterr().err
     with pytest.raises(UserError, match="which are not installed"):
-        load({**config, "env": "cube-single-play-singletask-v0"})
+        Loaded.of({**config, "env": "cube-single-play-singletask-v0"})
 
 
 def test_widths_of_a_maze_are_those_that_the_environment_has():
@@ -213,7 +213,7 @@ def test_widths_of_a_maze_are_those_that_the_environment_has():
     ):
         spec, world = (
             dry_run._spec_of(tiny(env=name)),
-            ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(1)),
+            ogbench.FAMILY.make(ogbench.FAMILY.parse(name).with_task(1)),
         )
         assert spec.width == len(world.reset(0))
         assert spec.action == world.env.action_space.shape[0]

@@ -20,7 +20,7 @@ from test_learners import make_batch
 from qgf_jax import bounds, load_policy
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import Sampler, arms
+from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.files import read_lines
@@ -192,7 +192,7 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
     assert alone.shape == (spec.chunk, spec.action)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
     assert name in algorithms.served_by(restored.run.config["algorithm"])
-    sweep = arms([name], [0.5])
+    sweep = Arm.sweep([name], [0.5])
     monkeypatch.setattr(worker_pool, "_compile_act", compiled)
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1

@@ -10,7 +10,7 @@ import optax
 import pytest
 from conftest import LONG, rows_of, tiny
 
-from qgf_jax.data import chunks
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import programs
@@ -26,7 +26,7 @@ BATCH = 16
 def dataset():
     rows = rows_of([30, 20, 40])
     zeros = np.zeros(len(rows.ends))
-    made = chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9)
+    made = Dataset.of(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9)
     return made._replace(obs=made.obs / 100)
 
 
@@ -49,7 +49,7 @@ def trained(dataset, steps=3, **changes):
     config = config_of(**changes)
     layout = DeviceLayout.of(config)
     trainer = layout.make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
-    pieces = layout.for_data().put(chunks.split(dataset, layout.count, SPEC.chunk))
+    pieces = layout.for_data().put(dataset.split(layout.count, SPEC.chunk))
     state = layout.replicate(trainer.init(np.arange(config["seeds"])))
     state, metrics = trainer.run(state, pieces, steps)
     return layout.local(state), jax.device_get(layout.local(metrics)), state, layout
@@ -61,7 +61,7 @@ def emulated(dataset, count, form, steps=3, **changes):
     learner = algorithms.build_learner(config, SPEC)
     axis = "devices" if form == "pmap" else None
     programs = make_programs(learner, config, SPEC, shards=count, axis_name=axis)
-    pieces = jax.tree.map(lambda *x: np.stack(x), *chunks.split(dataset, count, SPEC.chunk))
+    pieces = jax.tree.map(lambda *x: np.stack(x), *dataset.split(count, SPEC.chunk))
     run = functools.partial(programs.run, num_steps=steps)
     if axis:
         run = jax.vmap(run, in_axes=(None, 0), axis_name=axis, axis_size=count)
@@ -98,7 +98,7 @@ def test_no_data_crosses_between_devices(dataset):
     config = config_of(devices="4", parallel="jit")
     layout = DeviceLayout.of(config)
     trainer = layout.make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
-    pieces = layout.put(chunks.split(dataset, 4, SPEC.chunk))
+    pieces = layout.put(dataset.split(4, SPEC.chunk))
     state = layout.replicate(trainer.init(np.arange(1)))
     text = trainer.run.lower(state, pieces, 2).compile().as_text()
     assert "all-reduce" in text
@@ -110,7 +110,7 @@ def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
         config = config_of(devices="4", parallel=form)
         layout = DeviceLayout.of(config)
         trainer = layout.make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
-        pieces = layout.put(chunks.split(dataset, 4, SPEC.chunk))
+        pieces = layout.put(dataset.split(4, SPEC.chunk))
         alone = trainer.init(np.arange(1))
         state = layout.replicate(alone)
         after, _ = trainer.run(state, pieces, 1)

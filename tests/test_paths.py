@@ -12,7 +12,7 @@ from public_agent import public_agent
 from qgf_jax import cli
 from qgf_jax import config as configs
 from qgf_jax.cli import report
-from qgf_jax.data import formats
+from qgf_jax.data.shards import _find
 from qgf_jax.errors import UserError, one_line
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import paths
@@ -115,10 +115,10 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_tilde_is_the_home_folder_in_flags_and_configs(home, maze_data, capsys):
-    assert cli.path("~/x") == home / "x" and paths.expand("~") == home
+    assert cli._kind(paths.expand)("~/x") == home / "x" and paths.expand("~") == home
     assert report._paths("~/x,~/y") == [home / "x", home / "y"]
     shutil.copy(maze_data / f"{MAZE}.npz", home / "x")
-    assert formats.find(MAZE, "~/x") == home / "x" / f"{MAZE}.npz"
+    assert _find(MAZE, "~/x") == home / "x" / f"{MAZE}.npz"
     shutil.copy(ROOT / "tests" / "tiny_config.py", home / "x" / "a:b.py")
     assert configs.load("~/x/a:b.py").seed == 0
     run(capsys, "convert", f"~/x/{MAZE}.npz", "--out=~/converted")

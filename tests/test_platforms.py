@@ -71,7 +71,7 @@ def test_without_the_benchmark_one_line_names_the_remedy(package, monkeypatch, t
     monkeypatch.setitem(sys.modules, package, None)
     for call in (
         lambda: ogbench.FAMILY.gym("pointmaze-medium-v0"),
-        lambda: ogbench.OGBenchEnv("cube-single-play-singletask-v0"),
+        lambda: ogbench.FAMILY.make("cube-single-play-singletask-v0"),
         lambda: collect("cube-single-play-v0", 1, tmp_path / "data"),
     ):
         with pytest.raises(UserError, match=rf"need {package}, ") as caught:

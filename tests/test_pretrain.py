@@ -124,7 +124,7 @@ def test_data_in_another_folder_go_on_bit_for_bit(
         }
         seal_path.write_text(json.dumps(seal | {"sha256": fingerprint(seal)}))
         (work / "config.json").write_text(json.dumps(record))
-    monkeypatch.setattr("qgf_jax.data.summary.is_still", lambda std, *_: std > 0)
+    monkeypatch.setattr("qgf_jax.data.summary._is_still", lambda std, *_: std > 0)
     config = tiny(**{"data.dir": f"{elsewhere}/", "seeds": 2})
     for _ in range(2):  # the second time there is nothing left to do
         pretrain(config, work)

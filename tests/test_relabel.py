@@ -19,7 +19,7 @@ def test_labels_are_what_the_environment_says(name, tmp_path, monkeypatch):
     """The reward of step t is that of the state before it, as in single-task environments."""
     parsed = ogbench.FAMILY.parse(name)
     env = ogbench.FAMILY.gym(parsed.env_id)
-    ogbench.reset(env, 0)
+    ogbench.FAMILY.reset(env, 0)
     rng = np.random.default_rng(0)
     qpos, buttons, rewards, done = [], [], [], []
     for t in range(40):

@@ -7,14 +7,14 @@ import pytest
 
 from qgf_jax import cli
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 
 
 def test_runs_are_compared_in_one_table(run_folder, tmp_path, capsys):
     folders = []
     for name in ("a", "b"):
         folders.append(shutil.copytree(run_folder, tmp_path / name))
-        sweep = arms(["reference", "qgf"], [1.0])
+        sweep = Arm.sweep(["reference", "qgf"], [1.0])
         evaluate.evaluate(folders[-1], sweep, episodes=1, selection_episodes=1, envs=2, workers=1)
     runs = ",".join(map(str, folders))
     cli.main(["report", f"--workdir={runs}", f"--out={tmp_path / 'both'}"])

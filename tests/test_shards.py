@@ -5,9 +5,10 @@ import pytest
 from bad_datasets import every
 from conftest import MAZE, tiny
 
-from qgf_jax.data import formats, shards
 from qgf_jax.data.convert import convert
-from qgf_jax.data.load import load
+from qgf_jax.data.converted import MANIFEST
+from qgf_jax.data.load import Loaded
+from qgf_jax.data.shards import Source, _find
 from qgf_jax.data.summary import _Moments
 from qgf_jax.errors import UserError
 
@@ -32,7 +33,7 @@ def test_every_layout_gives_the_same_dataset(maze_data, slices_data, converted, 
     )
     loaded = []
     for folder in (maze_data, slices_data, converted):
-        loaded.append(load(config | {"data": config["data"] | {"dir": str(folder)}}))
+        loaded.append(Loaded.of(config | {"data": config["data"] | {"dir": str(folder)}}))
     for other in loaded[1:]:
         same(loaded[0].take() if loaded[0].dataset is None else loaded[0].dataset, other.dataset)
         same(loaded[0].validation, other.validation)
@@ -45,20 +46,20 @@ def test_every_layout_gives_the_same_dataset(maze_data, slices_data, converted, 
 
 
 def test_a_dataset_is_given_away_once(maze_data):
-    loaded = load(tiny(**{"data.dir": str(maze_data)}))
+    loaded = Loaded.of(tiny(**{"data.dir": str(maze_data)}))
     loaded.take()
     with pytest.raises(ValueError, match="taken already"):
         loaded.take()
 
 
 def test_rows_are_read_wherever_they_begin(slices_data, converted):
-    whole = shards.open_source(converted / MAZE)
+    whole = Source.open(converted / MAZE)
     rows = whole.read(0, int(whole.slices[-1]))
     for start, stop in ((0, 1), (5, 300), (200, 1206)):
         part = whole.read(start, stop)
         np.testing.assert_array_equal(part.observations, rows.observations[start:stop])
         np.testing.assert_array_equal(part.info["qpos"], rows.info["qpos"][start:stop])
-    slices = shards.open_source(slices_data / MAZE)
+    slices = Source.open(slices_data / MAZE)
     first, last = slices.slices[1:3].tolist()
     np.testing.assert_array_equal(
         slices.read(first + 3, last).actions, rows.actions[first + 3 : last]
@@ -70,11 +71,11 @@ def test_rows_are_read_wherever_they_begin(slices_data, converted):
 def test_converted_data_come_first_and_then_a_file(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.npz").write_bytes(b"")
-    assert formats.find("a", str(tmp_path)) == tmp_path / "a"
+    assert _find("a", str(tmp_path)) == tmp_path / "a"
     (tmp_path / "a.npz").write_bytes(b"")
-    assert formats.find("a", str(tmp_path)) == tmp_path / "a.npz"
-    (tmp_path / "a" / formats.MANIFEST).write_text("{}")
-    assert formats.find("a", str(tmp_path)) == tmp_path / "a"
+    assert _find("a", str(tmp_path)) == tmp_path / "a.npz"
+    (tmp_path / "a" / MANIFEST).write_text("{}")
+    assert _find("a", str(tmp_path)) == tmp_path / "a"
 
 
 def test_slices_of_two_datasets_are_refused(slices_data, tmp_path):
@@ -85,19 +86,19 @@ def test_slices_of_two_datasets_are_refused(slices_data, tmp_path):
     (tmp_path / "0.npz").write_bytes(source[0].read_bytes())
     np.savez(tmp_path / "1.npz", **wider)
     with pytest.raises(UserError, match=r"1\.npz: its arrays are .*: these are slices of two"):
-        shards.open_source(tmp_path)
+        Source.open(tmp_path)
     with pytest.raises(UserError, match="these are slices of two"):
         convert(tmp_path, tmp_path / "out")
     (tmp_path / "1.npz").write_bytes(source[1].read_bytes()[:-100])
     with pytest.raises(UserError, match=r"1\.npz: it is cut off"):
-        shards.open_source(tmp_path)
+        Source.open(tmp_path)
 
 
 def test_a_slice_that_changes_while_in_use_is_refused(slices_data, tmp_path):
     source = sorted((slices_data / MAZE).glob("*[0-9].npz"))
     for i, path in enumerate(source[:2]):
         (tmp_path / f"{i}.npz").write_bytes(path.read_bytes())
-    opened = shards.open_source(tmp_path)
+    opened = Source.open(tmp_path)
     (tmp_path / "1.npz").write_bytes(source[2].read_bytes())
     opened.read(0, 5)
     with pytest.raises(UserError, match=r"1\.npz: it was altered while in use"):
@@ -124,13 +125,13 @@ def test_nothing_to_learn_from_is_refused_however_it_is_read(maze_data, tmp_path
     for folder, mode in ((".", "auto"), ("converted", "resident"), ("converted", "streamed")):
         options = kind | {"data.dir": str(tmp_path / folder), "data.mode": mode}
         with pytest.raises(UserError, match=rf"{MAZE}(\.npz)?: {hint}"):
-            load(tiny(**options))
-        assert load(tiny(**options, **{"data.chunk": 2})).dataset
+            Loaded.of(tiny(**options))
+        assert Loaded.of(tiny(**options, **{"data.chunk": 2})).dataset
     twin, good = tmp_path / f"{MAZE}-val.npz", tmp_path / f"{MAZE}.npz"
     good.rename(twin)
     good.write_bytes((maze_data / f"{MAZE}.npz").read_bytes())
     with pytest.raises(UserError, match=rf"{MAZE}-val\.npz: {hint}"):
-        load(tiny(**kind, **{"data.dir": str(tmp_path)}))
+        Loaded.of(tiny(**kind, **{"data.dir": str(tmp_path)}))
 
 
 def test_dimensions_that_are_not_scaled_are_named(maze_data, tmp_path, capsys):
@@ -142,12 +143,12 @@ def test_dimensions_that_are_not_scaled_are_named(maze_data, tmp_path, capsys):
     changed_data(maze_data, tmp_path, observations=still)
     for kind, said in (({}, ("observation 1",)), (GOALS, ("observation 1", "goal 1"))):
         capsys.readouterr()
-        loaded = load(tiny(**kind, **{"data.dir": str(tmp_path)}))
+        loaded = Loaded.of(tiny(**kind, **{"data.dir": str(tmp_path)}))
         lines = capsys.readouterr().err.splitlines()
         assert [line.split(":")[1].strip() for line in lines] == list(said)
         stds = loaded.spec["state_std"] + loaded.spec["goal_std"]
         assert stds[0] > 1 and stds[1::2] == (1.0,) * len(said)
-    load(tiny(**{"data.dir": str(tmp_path), "data.standardize": False}))
+    Loaded.of(tiny(**{"data.dir": str(tmp_path), "data.standardize": False}))
     assert capsys.readouterr().err == ""
 
 

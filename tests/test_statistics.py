@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qgf_jax.evaluation import statistics
+from qgf_jax.evaluation.statistics import Interval
 
 _SPEC = importlib.util.spec_from_file_location(
     "coverage_of_intervals", Path(__file__).parent.parent / "benchmarks" / "coverage.py"
@@ -17,7 +18,7 @@ _SPEC.loader.exec_module(coverage)
 
 def test_mean_interval_is_that_of_the_normal_for_many_numbers():
     x = np.random.default_rng(1).normal(3.0, 2.0, size=4000)
-    interval = statistics.mean_interval([x[None]])
+    interval = Interval.of_mean([x[None]])
     half = 1.96 * x.std() / np.sqrt(4000)
     assert interval.mean == pytest.approx(x.mean())
     assert interval.high - interval.mean == pytest.approx(half, rel=0.1)
@@ -26,10 +27,10 @@ def test_mean_interval_is_that_of_the_normal_for_many_numbers():
 
 def test_all_successes_are_not_certainty():
     """Wilson for 50 of 50: low = 1 / (1 + z ** 2 / n) = 0.9287."""
-    interval = statistics.success_interval([np.ones((1, 50))])
+    interval = Interval.of_success([np.ones((1, 50))])
     assert interval.mean == interval.high == 1.0
     assert interval.low == pytest.approx(0.9287, abs=1e-4)
-    nothing = statistics.success_interval([np.zeros((1, 50))])
+    nothing = Interval.of_success([np.zeros((1, 50))])
     assert (nothing.mean, nothing.low) == (0.0, 0.0) and nothing.high == pytest.approx(
         0.0713, abs=1e-4
     )
@@ -39,8 +40,8 @@ def test_all_successes_are_not_certainty():
 def test_spread_between_seeds_counts(seeds):
     """Half of the seeds always succeed and half never."""
     half = seeds // 2
-    agree = statistics.success_interval([np.tile([0.0, 1.0], (seeds, 50))])
-    differ = statistics.success_interval([np.repeat([[0.0], [1.0]], half, axis=0) * np.ones(100)])
+    agree = Interval.of_success([np.tile([0.0, 1.0], (seeds, 50))])
+    differ = Interval.of_success([np.repeat([[0.0], [1.0]], half, axis=0) * np.ones(100)])
     assert agree.mean == differ.mean == 0.5
     assert agree.high - agree.low < 0.4 < differ.high - differ.low
     assert 0 <= differ.low < 0.2 and 0.8 < differ.high <= 1
@@ -50,21 +51,21 @@ def test_spread_between_seeds_counts(seeds):
 def test_the_same_episodes_again_are_no_more_episodes(seeds):
     """Seeds that agree in every episode: 50 episodes stay 50, in the floor and in the mean."""
     for x in (np.ones(50), np.tile([0.0, 1.0], 25)):
-        one = statistics.success_interval([x[None]])
-        several = statistics.success_interval([np.tile(x, (seeds, 1))])
+        one = Interval.of_success([x[None]])
+        several = Interval.of_success([np.tile(x, (seeds, 1))])
         assert several.low <= one.low + 0.015 and several.high >= one.high - 0.015
     x = np.random.default_rng(0).normal(size=(1, 50))
-    one = statistics.mean_interval([x])
-    several = statistics.mean_interval([np.tile(x, (seeds, 1))])
+    one = Interval.of_mean([x])
+    several = Interval.of_mean([np.tile(x, (seeds, 1))])
     assert several.high - several.low > 0.95 * (one.high - one.low)
 
 
 def test_t_interval_of_seeds_that_differ_by_far_is_students():
     """Two seeds, no noise: mean +- t(1 degree) * |difference| / 2; four: t(3) * SD / 2."""
-    far = statistics.mean_interval([np.repeat([[0.0], [2.0]], 200, axis=1)])
+    far = Interval.of_mean([np.repeat([[0.0], [2.0]], 200, axis=1)])
     assert far.high - 1.0 == pytest.approx(12.706, rel=0.2)  # the allowance takes 13 % off
     x = np.array([[0.0], [1.0], [5.0], [9.0]])
-    far = statistics.mean_interval([np.repeat(x, 200, axis=1)])
+    far = Interval.of_mean([np.repeat(x, 200, axis=1)])
     assert far.high - far.mean == pytest.approx(3.182 * x.std(ddof=1) / 2, rel=0.05)
 
 
@@ -83,7 +84,7 @@ def test_the_standard_error_is_two_way():
 
 def test_tasks_are_strata():
     """A mean over tasks that differ for certain has no spread."""
-    interval = statistics.mean_interval([np.zeros((1, 20)), np.ones((1, 30))])
+    interval = Interval.of_mean([np.zeros((1, 20)), np.ones((1, 30))])
     assert interval == (0.5, 0.5, 0.5)
 
 
@@ -91,7 +92,7 @@ def test_tasks_are_strata():
 def test_tasks_share_their_seeds(seeds):
     """One checkpoint plays all tasks: a seed that fails fails in every task."""
     table = np.repeat([[0.0], [1.0]], seeds // 2, axis=0) * np.ones(20)
-    one, three = statistics.success_interval([table]), statistics.success_interval([table] * 3)
+    one, three = Interval.of_success([table]), Interval.of_success([table] * 3)
     assert three.high - three.low > 0.9 * (one.high - one.low)
 
 

@@ -9,9 +9,14 @@ import pytest
 from conftest import LONG, MAZE, rows_of, tiny
 from test_pretrain import final_state, scalars
 
-from qgf_jax.data import chunks, feeder, goals, sampling, shards, stream
+from qgf_jax.data import chunks, feeder, stream
+from qgf_jax.data import load as loading
+from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.convert import convert
-from qgf_jax.data.load import load
+from qgf_jax.data.goals import GoalSampler, _Draw
+from qgf_jax.data.load import Loaded
+from qgf_jax.data.sampling import _ChunkSampler
+from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -27,28 +32,23 @@ def whole(steps, chunk=2):
     rows = rows_of(LENGTHS)
     rng = np.random.default_rng(1)
     rewards, masks = rng.normal(size=(2, len(rows.ends)))
-    return chunks.prepare(rows, rewards, masks > 0, chunk=chunk, discount=0.9, n_step=steps)
+    return Dataset.of(rows, rewards, masks > 0, chunk=chunk, discount=0.9, n_step=steps)
 
 
 def whole_goals():
     rows = rows_of(LENGTHS)
-    return chunks.prepare_goals(rows, 10 * rows.observations)
+    return GoalDataset.of(rows, 10 * rows.observations)
 
 
 def batch(dataset, starts, steps):
     """Of every kind; what it takes from goals that are one row ahead."""
     starts = jnp.asarray(starts)
-    if not isinstance(dataset, chunks.GoalDataset):
-        return sampling.gather(dataset, sampling._locate(dataset, starts), chunk=2, n_step=steps)
+    if not isinstance(dataset, GoalDataset):
+        sampler = _ChunkSampler(len(starts), 2, steps)
+        return sampler.gather(dataset, sampler.locate(dataset, starts))
     row, end = jnp.asarray(dataset.row)[starts], jnp.asarray(dataset.end)[starts]
-    how = {
-        "chunk": 2,
-        "n_step": steps,
-        "discount": 0.9,
-        "negative_reward": True,
-        "subgoal_steps": 3,
-    }
-    return goals.gather(dataset, goals._Draw(starts, row, end, row + 1, row + 1), **how)
+    sampler = GoalSampler(len(starts), 2, steps, None, None, 0.9, True, subgoal_steps=3)
+    return sampler.gather(dataset, _Draw(starts, row, end, row + 1, row + 1))
 
 
 @pytest.mark.parametrize("make", [whole, lambda _: whole_goals()], ids=["task", "goals"])
@@ -56,32 +56,33 @@ def batch(dataset, starts, steps):
 def test_blocks_have_every_start_and_give_the_batches_of_the_whole(make, n):
     steps = 3
     dataset = make(steps)
-    total = chunks.starts_of(dataset, steps)
-    firsts, size = chunks.cut(total, n)
+    total = dataset.count_starts(steps)
+    size = -(-total // n)
+    firsts = np.minimum(np.arange(n) * size, total - size)
     covered = np.concatenate([first + np.arange(size) for first in firsts])
     assert set(covered) == set(range(total)) and len(covered) - total < n
-    blocks = chunks.split(dataset, n, steps)
+    blocks = dataset.split(n, steps)
     assert len({str(jax.tree.map(np.shape, block)) for block in blocks}) == 1
     for first, block in zip(firsts, blocks, strict=True):
-        assert chunks.starts_of(block, steps) == size
+        assert block.count_starts(steps) == size
         mine = batch(jax.device_put(block), np.arange(size), steps)
         theirs = batch(jax.device_put(dataset), first + np.arange(size), steps)
         jax.tree.map(np.testing.assert_array_equal, mine, theirs)
-        for name in chunks.ROW_NUMBERS:  # no one checks them on the device
+        for name in chunks._ROW_NUMBERS:  # no one checks them on the device
             numbers = getattr(block, name, np.zeros(1))
             assert numbers.min() >= 0 and numbers.max() < len(block.obs)
 
 
 def test_blocks_are_views():
     dataset = whole(3)
-    for block in chunks.split(dataset, 4, 3):
+    for block in dataset.split(4, 3):
         assert np.shares_memory(block.obs, dataset.obs)
         assert np.shares_memory(block.action, dataset.action)
 
 
 def test_more_parts_than_starts_are_refused():
     with pytest.raises(UserError, match="has 20 starts, which do not make 21 parts"):
-        chunks.split(whole(3), 21, 3)
+        whole(3).split(21, 3)
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,8 @@ def test_a_block_from_disk_gives_the_batches_of_the_whole(layout, masks, request
     """Blocks end within trajectories, and what lies behind the cut still counts."""
     folder, steps = request.getfixturevalue(layout), 3
     changes = GOALS if masks == "goals" else {"data.masks": masks}
-    dataset = load(streamed(folder, **changes, **{"data.mode": "resident"})).take()
-    stream = load(streamed(folder, **changes)).take()
+    dataset = Loaded.of(streamed(folder, **changes, **{"data.mode": "resident"})).take()
+    stream = Loaded.of(streamed(folder, **changes)).take()
     covered = []
     for index in range(len(stream)):
         block = stream.read(index)
@@ -116,7 +117,7 @@ def test_a_block_from_disk_gives_the_batches_of_the_whole(layout, masks, request
         mine = batch(jax.device_put(block), np.arange(stream.starts), steps)
         theirs = batch(jax.device_put(dataset), first + np.arange(stream.starts), steps)
         jax.tree.map(np.testing.assert_array_equal, mine, theirs)
-        for name in chunks.ROW_NUMBERS:
+        for name in chunks._ROW_NUMBERS:
             numbers = getattr(block, name, np.zeros(1))
             assert numbers.min() >= 0 and numbers.max() < len(block.obs)
     across = {1198, 1199} | ({198, 199, 798, 799} if layout == "slices_data" else set())
@@ -125,33 +126,31 @@ def test_a_block_from_disk_gives_the_batches_of_the_whole(layout, masks, request
 
 
 def test_a_window_is_its_blocks_and_sampled_uniformly(converted):
-    stream = load(streamed(converted)).take()
+    stream = Loaded.of(streamed(converted)).take()
     blocks = [stream.read(i) for i in (4, 0, 2)]
     window = feeder._empty(jax.device_put(blocks[0]), 3)
     for slot, block in enumerate(blocks):
         window = feeder._replace(window, block, slot)
     size = 3 * stream.starts
-    assert chunks.starts_of(window, 3, 3) == size
-    starts = chunks.nth_start(window, np.arange(size), 3, 3)
+    assert window.count_starts(3, 3) == size
+    starts = window.nth_start(np.arange(size), 3, 3)
     got = batch(window, starts, 3)
     each = [batch(jax.device_put(b), np.arange(stream.starts), 3) for b in blocks]
     jax.tree.map(lambda x, *xs: np.testing.assert_array_equal(x, np.concatenate(xs)), got, *each)
-    drawn = sampling._draw_starts(
-        window, jax.random.key(0), steps=3, batch_size=100 * size, blocks=3
-    )
+    drawn = _ChunkSampler(100 * size, 2, 3, blocks=3).draw(window, jax.random.key(0))
     values, counts = np.unique(np.asarray(drawn.start), return_counts=True)
     np.testing.assert_array_equal(values, starts)
     assert counts.std() < 15 and abs(counts.mean() - 100) < 1e-6  # 10 by chance
 
 
 def test_every_block_comes_once_a_round_and_stays_equally_long(converted, slices_data):
-    stream = load(streamed(converted)).take()
+    stream = Loaded.of(streamed(converted)).take()
     n = len(stream)
     rounds = [[stream.at(r * n + i) for i in range(n)] for r in range(6)]
     assert all(sorted(r) == list(range(n)) for r in rounds) and len({str(r) for r in rounds}) > 4
-    other = load(streamed(converted, seed=1)).take()
+    other = Loaded.of(streamed(converted, seed=1)).take()
     assert [other.at(i) for i in range(n)] != rounds[0]
-    packed = load(streamed(slices_data)).take()
+    packed = Loaded.of(streamed(slices_data)).take()
     slices = [2, 4, 3]  # blocks, of 200, 600 and 400 transitions
     whose = np.repeat(np.arange(3), slices)
     for r in range(4):
@@ -173,9 +172,9 @@ def test_devices_share_a_round(converted):
 
     class Numbers(Stream):
         def read(self, index):
-            return chunks.GoalDataset(*(np.full((2, 1), index, np.int32) for _ in range(5)))
+            return GoalDataset(*(np.full((2, 1), index, np.int32) for _ in range(5)))
 
-    loaded = load(streamed(converted, **{"data.window": 2}))
+    loaded = Loaded.of(streamed(converted, **{"data.window": 2}))
     loaded.dataset.__class__ = Numbers
     n = len(loaded.dataset)
     two = feeder.DevicePlacement.one_device()._replace(put=put, local_indices=(0, 1), count=2)
@@ -190,7 +189,7 @@ def test_devices_share_a_round(converted):
 def test_devices_share_the_work_of_a_round(converted):
     """With as many visits of a start; where blocks are few, none is left out."""
     options = {"data.replace_every": 0, "train.batch_size": 3, "train.steps_per_dispatch": 1}
-    stream = load(streamed(converted, **options)).take()
+    stream = Loaded.of(streamed(converted, **options)).take()
     n, one = len(stream), stream.every
     assert one == round(2 * stream.starts / 3) and (n, stream.window) == (8, 3)
     for devices, window, every in (
@@ -206,7 +205,7 @@ def test_devices_share_the_work_of_a_round(converted):
 
 
 def test_a_short_slice_is_warned_of(slices_data, capsys):
-    stream = load(streamed(slices_data, **{"data.block": 500})).take()
+    stream = Loaded.of(streamed(slices_data, **{"data.block": 500})).take()
     assert stream.starts == 198
     assert "shortest slice has 198 starts" in capsys.readouterr().err
 
@@ -258,7 +257,7 @@ def test_a_window_is_a_function_of_the_step(converted):
     """However it was come by: step by step, or at once."""
 
     def window(*steps):
-        feed = feeder.DatasetFeed(load(streamed(converted)), 3)
+        feed = feeder.DatasetFeed(Loaded.of(streamed(converted)), 3)
         for step in steps:
             found = jax.device_get(feed.at(step))
         feed.close()
@@ -271,7 +270,7 @@ def test_a_window_is_a_function_of_the_step(converted):
 
 def test_the_schedule_of_the_public_code(slices_data):
     """One slice after another; the batch of its step 1000, our 999, is the first of the second."""
-    stream = load(
+    stream = Loaded.of(
         streamed(slices_data, **{"data.schedule": "slices", "data.replace_every": 0})
     ).take()
     assert stream.every == 1000 and stream.window == 1 and len(stream) == 3
@@ -279,12 +278,12 @@ def test_the_schedule_of_the_public_code(slices_data):
     assert [stream.until(step) for step in (0, 998, 999)] == [999, 999, 1999]
     assert [stream.at(i) for i in range(5)] == [0, 1, 2, 0, 1]
     assert stream.starts == 198  # of the smallest slice, which has 200 transitions
-    starts = shards.open_source(slices_data / MAZE).slices[:-1]
+    starts = Source.open(slices_data / MAZE).slices[:-1]
     for index, row in enumerate(starts.tolist()):
         rows = stream._source.read(row, row + 1)
         np.testing.assert_array_equal(stream.read(index).obs[0], rows.observations[0])
     with pytest.raises(UserError, match=r"data\.schedule=slices"):
-        load(streamed(slices_data, **{"data.schedule": "slices", "data.mode": "resident"}))
+        Loaded.of(streamed(slices_data, **{"data.schedule": "slices", "data.mode": "resident"}))
     assert tiny("qgf", "paper")["data"]["schedule"] == "slices"
 
 
@@ -305,7 +304,7 @@ def test_how_often_the_window_changes_is_no_matter_of_dispatches(converted):
     found = set()
     for dispatch in (1, 100, 1000):
         options = {"data.replace_every": 0, "train.steps_per_dispatch": dispatch}
-        found.add(load(streamed(converted, **options)).take().every)
+        found.add(Loaded.of(streamed(converted, **options)).take().every)
     assert len(found) == 1
     assert stream._replace_every(250_000, 1024) == 500  # as docs/data.md says
     few = {stream._replace_every(250_000, size) for size in range(1024, 600_000, 1024)}
@@ -346,21 +345,23 @@ def test_free_memory_is_no_more_than_a_control_group_leaves(tmp_path, version):
 
 def test_auto_says_what_the_data_need(converted, maze_data, capsys, monkeypatch):
     def chosen(room):
-        return load(streamed(converted, **{"data.mode": "auto"}), lambda: room).fingerprint["mode"]
+        return Loaded.of(streamed(converted, **{"data.mode": "auto"}), lambda: room).fingerprint[
+            "mode"
+        ]
 
     assert chosen(10**9) == "resident" and chosen(30_000) == "streamed"
     said = capsys.readouterr().err
     assert "takes 0.00 GB on the device" in said and said.count("\n") == 2
-    assert load(tiny(**{"data.dir": str(maze_data)})).fingerprint["mode"] == "resident"
+    assert Loaded.of(tiny(**{"data.dir": str(maze_data)})).fingerprint["mode"] == "resident"
     # Nobody knows what the devices hold: the host's memory decides alone.
     alone = streamed(converted, **{"data.mode": "auto"})
-    assert load(alone).fingerprint["mode"] == "resident"
-    monkeypatch.setattr(stream, "available_bytes", lambda: 1000)
-    assert load(alone).fingerprint["mode"] == "streamed"
+    assert Loaded.of(alone).fingerprint["mode"] == "resident"
+    monkeypatch.setattr(loading, "available_bytes", lambda: 1000)
+    assert Loaded.of(alone).fingerprint["mode"] == "streamed"
 
 
 def test_what_the_thread_meets_is_raised_where_the_block_is_needed(converted):
-    feed = feeder.DatasetFeed(load(streamed(converted)), 3)
+    feed = feeder.DatasetFeed(Loaded.of(streamed(converted)), 3)
     feed.at(0)
 
     def fails(index):

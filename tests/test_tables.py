@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from qgf_jax.evaluation import statistics, summary
-from qgf_jax.report import html as page
-from qgf_jax.report import tables
+from qgf_jax.report import report, tables
+from qgf_jax.report.tables import Table
 from qgf_jax.runs.run import Run
 
 
@@ -48,7 +48,7 @@ def test_weight_is_selected_on_selection_episodes_alone():
     assert [r["weight"] for r in report if r["method"] == "qgf" and r["selected"]] == [1.0]
     assert find(report, method="qgf", weight=1.0)["success"]["mean"] == 0.5
     assert find(report, method="reference")["selected"]
-    best = summary.optimistic(rows)
+    best = Table(rows).optimistic()
     assert find(best, method="qgf")["weight"] == 3.0  # what choosing on the report would have said
 
 
@@ -85,7 +85,7 @@ def test_another_simulator_has_rows_a_step_and_a_table_of_its_own(tmp_path):
     assert [r for r in rows if r["env"] == "maze"] == summary.summarize(LINES)
     assert find(rows, env="maze (jax)", split="report")["step"] == 20
     (tmp_path / "config.json").write_text("{}")
-    made = page.render(Run(tmp_path, {"env": "maze"}, {}, {}), rows, [])
+    made = report._page(Run(tmp_path, {"env": "maze"}, {}, {}), Table(rows), [])
     parts = made.split("<h2>")[1:]
     assert [part.split("</h2>")[0] for part in parts] == ["maze", "maze (jax)"]
     assert [part.count("<tr") - 1 for part in parts] == [4, 1]
@@ -93,16 +93,16 @@ def test_another_simulator_has_rows_a_step_and_a_table_of_its_own(tmp_path):
 
 def test_table_and_csv_hold_every_report_row_with_its_interval():
     rows = summary.summarize(LINES)
-    table = tables.markdown(rows)
+    table = Table(rows).markdown()
     assert table.count("\n| maze") == 4 and "0.50 [0." in table and "qgf **←**" in table
-    parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
+    parsed = list(csv.DictReader(io.StringIO(Table(rows).csv())))
     assert len(parsed) == len(rows) == 8
     assert {"success_mean", "success_low", "return_high", "episodes"} <= parsed[0].keys()
 
 
 def test_bars_in_names_end_no_cell():
     rows = [{"trained_as": "qgf (a|b)", **row} for row in summary.summarize(LINES)]
-    table = tables.markdown(rows)
+    table = Table(rows).markdown()
     body = [line for line in table.splitlines() if line.startswith("| maze")]
     assert len(body) == 4
     for line in body:
@@ -118,9 +118,9 @@ def test_options_are_arms_of_their_own_and_are_named():
     for line in other:
         line["options"] = {"schedule": "linear"}
     rows = summary.summarize(plain + other)
-    chosen = {tables.cells(r)["method"]: r["weight"] for r in rows if r["selected"]}
+    chosen = {tables._cells(r)["method"]: r["weight"] for r in rows if r["selected"]}
     assert chosen == {"qgf": 1.0, "qgf:schedule=linear": 2.0}
-    parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
+    parsed = list(csv.DictReader(io.StringIO(Table(rows).csv())))
     assert {row["options"] for row in parsed} == {"", "schedule=linear"}
 
 
@@ -189,9 +189,9 @@ def test_episodes_that_no_simulator_could_play_are_counted_and_shown():
     lines[2]["failed"] = "died with exit code 3"
     rows = summary.summarize(lines)
     assert [(row["split"], row["failed"]) for row in rows] == [("selection", 0), ("report", 1)]
-    assert "3 (1 not played to the end)" in tables.markdown(rows)
+    assert "3 (1 not played to the end)" in Table(rows).markdown()
     assert find(rows, split="report")["success"]["mean"] == pytest.approx(2 / 3)  # not left out
-    assert [line["failed"] for line in csv.DictReader(io.StringIO(tables.as_csv(rows)))] == [
+    assert [line["failed"] for line in csv.DictReader(io.StringIO(Table(rows).csv()))] == [
         "0",
         "1",
     ]
@@ -213,10 +213,10 @@ def test_only_episodes_that_all_weights_have_played_rank_them():
     few = find(rows, weight=3.0, split="selection")
     assert (few["missing"], few["ranked_on"]) == (20, 30)
     assert find(rows, weight=1.0, split="selection")["ranked_on"] == 30
-    (line,) = summary.gaps(rows)
+    (line,) = Table(rows).gaps()
     assert "weight 3: 20 selection episodes" in line and "ranked on the 30" in line
-    assert line in tables.markdown(rows)
-    assert summary.gaps(summary.summarize(LINES)) == []
+    assert line in Table(rows).markdown()
+    assert Table(summary.summarize(LINES)).gaps() == []
 
 
 @pytest.mark.parametrize("played", [1, 2, 10])
@@ -230,7 +230,7 @@ def test_a_few_lucky_episodes_neither_win_nor_hide_all_others(played):
     assert selected(lines) == {1.0}
     rows = summary.summarize(lines)
     assert find(rows, weight=1.0, split="selection")["ranked_on"] == 50
-    assert any("weight 9" in gap and "too few" in gap for gap in summary.gaps(rows))
+    assert any("weight 9" in gap and "too few" in gap for gap in Table(rows).gaps())
 
 
 def test_a_single_pair_parts_no_weights():
@@ -259,12 +259,12 @@ def test_a_weight_without_common_episodes_cannot_be_selected():
     apart = lines_for("qgf", 3.0, [0] * 4 + [1] * 3, [1])[4:]  # its episodes 8, 10 and 12
     lines = lines_for("qgf", 1.0, [0, 1, 0], [1]) + lines_for("qgf", 2.0, [0, 0, 0], [1]) + apart
     assert selected(lines) == {1.0}
-    (line,) = [g for g in summary.gaps(summary.summarize(lines)) if "cannot be selected" in g]
+    (line,) = [g for g in Table(summary.summarize(lines)).gaps() if "cannot be selected" in g]
     assert "weight 3" in line
     without = lines_for("qgf", 9.0, [], [1])
     assert selected(lines + without) == {1.0}
     assert any(
-        "weight 9: without selection" in g for g in summary.gaps(summary.summarize(lines + without))
+        "weight 9: without selection" in g for g in Table(summary.summarize(lines + without)).gaps()
     )
 
 
@@ -322,7 +322,7 @@ def test_a_row_counts_the_episodes_that_all_its_seeds_have_played():
         10,
         5,
     )
-    assert ["5 report episodes" in line for line in summary.gaps([row])] == [True]
+    assert ["5 report episodes" in line for line in Table([row]).gaps()] == [True]
     apart = [line for line in lines if line["seed"] == 0 or line["episode"] == 99]
     assert find(summary.summarize(apart), split="report")["seeds"] == 1
     apart = (
@@ -337,8 +337,8 @@ def test_each_row_names_its_kind_of_interval():
         lines = [line for s in range(seeds) for line in lines_for("qgf", 1.0, [], [1, 0], seed=s)]
         rows = summary.summarize(lines)
         assert [row["interval"] for row in rows] == [name]
-        assert f"{name}: {statistics.KINDS[name]}" in tables.markdown(rows)
-        assert name in tables.as_csv(rows)
+        assert f"{name}: {statistics.KINDS[name]}" in Table(rows).markdown()
+        assert name in Table(rows).csv()
 
 
 def test_a_complete_line_counts_whatever_failed_before_or_after():

@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import AS_USERS, rows_of, tiny
 
-from qgf_jax.data import chunks
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import optimizers
 from qgf_jax.training import step as train
@@ -145,7 +145,7 @@ def test_every_loss_and_every_step_draw_anew():
 def dataset():
     rows = rows_of([30, 20, 40])
     zeros = np.zeros(len(rows.ends))
-    made = chunks.prepare(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9)
+    made = Dataset.of(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9)
     return jax.device_put(made._replace(obs=made.obs / 100))
 
 

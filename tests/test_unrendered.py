@@ -27,7 +27,7 @@ PARTS = ("mesh_", "tex_", "bvh_", "name", "path")
 
 def world(name, smaller):
     with unrendered.models() if smaller else contextlib.nullcontext() as forget_files:
-        found = ogbench.OGBenchEnv(ogbench.FAMILY.parse(name).with_task(2))
+        found = ogbench.FAMILY.make(ogbench.FAMILY.parse(name).with_task(2))
         found.reset(0)
         if smaller:
             forget_files(found.env)

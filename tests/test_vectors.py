@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import rows_of, tiny
 
-from qgf_jax.data import chunks
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import vectors
 from qgf_jax.training.optimizers import make_optimizer
@@ -24,7 +24,7 @@ def dataset():
     rows = rows_of([9, 12, 30])
     n = len(rows.ends)
     rewards = np.linspace(-1.0, 0.0, n)
-    return jax.device_put(chunks.prepare(rows, rewards, np.ones(n), chunk=3, discount=0.9))
+    return jax.device_put(Dataset.of(rows, rewards, np.ones(n), chunk=3, discount=0.9))
 
 
 def programs_of(packed, **changes):

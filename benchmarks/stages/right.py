@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qgf_jax.data import sampling
+from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.programs import Trainer, make_trainer
@@ -69,7 +69,7 @@ def _begin(dry: bool) -> tuple[programs.Made, Any, Any, Any]:
     """(what a size is made into, params, slow copies, ten batches), on the host."""
     made = programs.make(_SIZE, dry=dry)
     state = jax.tree.map(lambda x: x[0], programs.host_state(_SIZE, dry=dry))
-    feed = sampling.build(made.config, made.spec)
+    feed = BatchSampler.of(made.config, made.spec)
     keys = jax.random.split(jax.random.key(7), 10)
     draw = jax.jit(jax.vmap(lambda d, k: feed.gather(d, feed.draw(d, k)), (None, 0)))
     batches = on(cpu(), draw, made.data, keys)

@@ -18,7 +18,7 @@ from qgf_jax.data.load import Loaded
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import Stopped
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.report import report
 from qgf_jax.runs.files import read_lines
 from qgf_jax.training.loop import pretrain
@@ -57,7 +57,7 @@ def maze(results: Results, folder: Path, *, dry: bool) -> None:
     episodes, envs = (3, 4) if dry else (plain["eval"]["episodes"], 64)
     weights = plain["eval"]["weights"][:2] if dry else plain["eval"]["weights"]
     methods = ["reference", "best_of", "qgf"]
-    sweep = arms(methods[:: 1 + dry], weights)
+    sweep = Arm.sweep(methods[:: 1 + dry], weights)
     data = ogbench.FAMILY.parse(plain["env"]).dataset
     parts: dict[str, Callable[[], Any]] = {
         "collect": lambda: collect(data, 3 if dry else 300, folder, simulator="jax"),

@@ -42,7 +42,7 @@ SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     ),
     "Environments": (
         "",
-        {"envs.families": ("Family", "EnvName", "Env", "Labels", "parse", "of")},
+        {"envs.families": ("Family", "EnvName", "Env", "Labels")},
     ),
     "Configs": (
         "Keys: [config.md](config.md).",

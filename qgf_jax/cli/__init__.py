@@ -2,18 +2,18 @@
 
 import argparse
 import errno
+import functools
 import importlib
 import io
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 
 from qgf_jax import bounds
 from qgf_jax.errors import SaveError, Stopped, UserError, log, unknown_name_error
-from qgf_jax.runtime import backend, paths
+from qgf_jax.runtime import backend
 from qgf_jax.runtime.compiled import keep_compiled
 
 COMMANDS = {
@@ -59,11 +59,17 @@ class Parser(argparse.ArgumentParser):
                 help=about,
             )
 
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As argparse does; a `type` may also be a kind of `bounds`, and may raise `UserError`."""
+        if "type" in options:
+            options["type"] = _kind(options["type"])
+        return super().add_argument(*names, **options)
+
     def add_cpu_threads(self) -> None:
         """Adds the flag --cpu_threads, for commands that run JAX."""
         self.add_argument(
             "--cpu_threads",
-            type=kind(bounds.Count),
+            type=bounds.Count,
             action=_CpuThreads,
             help="threads of XLA on a CPU; 1 is best for small networks",
         )
@@ -75,6 +81,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises what `main` prints."""
         raise UserError(f"{message}: see `{self.prog} --help`")
+
+
+def _kind(kind: Any) -> Callable[[str], Any]:
+    """An argparse type, of a kind of `bounds` or of a function that raises `UserError`."""
+    read = kind
+    if get_origin(kind) is Annotated:
+        read = functools.partial(bounds.read, "the value", bound=bounds.of(kind))
+
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _joined(words: Sequence[str]) -> list[str]:
@@ -230,24 +251,3 @@ def _help() -> str:
             "`qgf COMMAND --help` says more.",
         ]
     )
-
-
-def path(text: str) -> Path:
-    """An argparse type: a path, `~` expanded."""
-    try:
-        return paths.expand(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def kind(annotation: Any) -> Callable[[str], Any]:
-    """An argparse type for a kind of `bounds`, such as `bounds.Count`."""
-    bound = bounds.of(annotation)
-
-    def parse(text: str) -> Any:
-        try:
-            return bounds.read("the value", text, bound)
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse

@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 
 from qgf_jax.bounds import Count, Seed
-from qgf_jax.cli import Parser, kind, path
-from qgf_jax.envs import families
+from qgf_jax.cli import Parser
+from qgf_jax.envs.families import SIMULATORS
 from qgf_jax.errors import one_line, saving
+from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,15 +21,15 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--env", required=True, help="dataset to make, such as cube-single-play-v0")
     parser.add_argument(
-        "--episodes", type=kind(Count), default=1000, help="episodes of the training file"
+        "--episodes", type=Count, default=1000, help="episodes of the training file"
     )
-    parser.add_argument("--seed", type=kind(Seed), default=0, help="same seed, same file")
-    parser.add_argument("--out", type=path, default="data", help="folder to write to")
-    parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
+    parser.add_argument("--seed", type=Seed, default=0, help="same seed, same file")
+    parser.add_argument("--out", type=paths.expand, default="data", help="folder to write to")
+    parser.add_argument("--workers", type=Count, default=os.cpu_count(), help="processes")
     parser.add_argument(
         "--simulator",
         default="mujoco",
-        choices=families.SIMULATORS,
+        choices=SIMULATORS,
         help="jax: pointmaze-* on the device in seconds, an approximation that needs no MuJoCo",
     )
     flags = parser.parse_args(arguments)

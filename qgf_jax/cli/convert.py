@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser, path
+from qgf_jax.cli import Parser
 from qgf_jax.errors import one_line
+from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,9 +16,11 @@ def main(arguments: Sequence[str]) -> None:
         "Training from it starts at once and can stream it.",
         epilog="example: qgf convert downloads/cube-triple-play-100m-v0 --out=data",
     )
-    parser.add_argument("source", type=path, help="NAME.npz or a folder NAME; it is not touched")
     parser.add_argument(
-        "--out", type=path, default="data", help="folder to make the folder NAME in"
+        "source", type=paths.expand, help="NAME.npz or a folder NAME; it is not touched"
+    )
+    parser.add_argument(
+        "--out", type=paths.expand, default="data", help="folder to make the folder NAME in"
     )
     flags = parser.parse_args(arguments)
     from qgf_jax.data.convert import convert

@@ -6,36 +6,38 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qgf_jax import bounds
 from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
-from qgf_jax.cli import Parser, kind, path
-from qgf_jax.envs import families
+from qgf_jax.cli import Parser
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods.table import METHODS, parse, served_by
 from qgf_jax.runs import run
 from qgf_jax.runs.locks import EVALUATION
+from qgf_jax.runtime import paths
 
 if TYPE_CHECKING:
     from qgf_jax.evaluation.simulators import Usage
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses flags and calls `evaluate`."""
+    """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)
     config = run.open_run(flags.workdir).config
     options = _options(flags, config["eval"])
     names = (flags.methods or _default(config["algorithm"])).split(",")
     for name in names:
         parse(name)
-    name = families.parse(config["env"])
-    if flags.videos and not families.of(name).draws:
+    name = EnvName.parse(config["env"])
+    if flags.videos and not Family.of(name).draws:
         raise UserError(
             f"--videos: environments such as {name.label} cannot be drawn: leave it out"
         )
     EVALUATION.check_free(flags.out or flags.workdir)
     from qgf_jax.evaluation.evaluate import evaluate
 
-    sweep = arms(
+    sweep = Arm.sweep(
         names,
         flags.weights or config["eval"]["weights"],
         flags.best_of,
@@ -83,23 +85,23 @@ def _parser() -> Parser:
         "--weights=0,0.01,0.03\n"
         "a method's options: --methods=qgf:schedule=linear,qgf_smooth:samples=16:sigma=0.2",
     )
-    parser.add_argument("--workdir", type=path, required=True, help="run folder")
+    parser.add_argument("--workdir", type=paths.expand, required=True, help="run folder")
     parser.add_argument("--methods", help=f"{', '.join(METHODS)}; else reference, best_of, qgf")
     parser.add_argument(
         "--weights",
-        type=kind(Weights),
+        type=Weights,
         help="guidance weights; else a method's own where its units are others, else the config's",
     )
     parser.add_argument(
-        "--best_of", type=kind(Counts), help="candidates; else each method's own, and 32 with goals"
+        "--best_of", type=Counts, help="candidates; else each method's own, and 32 with goals"
     )
-    parser.add_argument("--tasks", type=kind(Counts), help="1 to 5; else the run's own")
+    parser.add_argument("--tasks", type=Counts, help="1 to 5; else the run's own")
     parser.add_argument(
-        "--episodes", type=kind(EpisodesIfAny), help="report episodes an arm; else the config's"
+        "--episodes", type=EpisodesIfAny, help="report episodes an arm; else the config's"
     )
     parser.add_argument(
         "--selection_episodes",
-        type=kind(EpisodesIfAny),
+        type=EpisodesIfAny,
         help="for choosing a weight; else as many as --episodes",
     )
     parser.add_argument(
@@ -115,14 +117,14 @@ def _parser() -> Parser:
         help="environments at once; jax: on the device, an approximation, N for each seed; 0: by "
         "platform; else the config's",
     )
-    parser.add_argument("--workers", type=kind(Count), default=os.cpu_count(), help="processes")
-    parser.add_argument("--step", type=kind(Index), help="checkpoint; else the newest sound one")
+    parser.add_argument("--workers", type=Count, default=os.cpu_count(), help="processes")
+    parser.add_argument("--step", type=Index, help="checkpoint; else the newest sound one")
     parser.add_argument(
-        "--videos", type=kind(EpisodesIfAny), default=0, help="report episodes an arm to film"
+        "--videos", type=EpisodesIfAny, default=0, help="report episodes an arm to film"
     )
     parser.add_argument(
         "--out",
-        type=path,
+        type=paths.expand,
         help="folder for the episodes of somebody else's run, which stays untouched",
     )
     parser.add_cpu_threads()
@@ -150,8 +152,9 @@ def _envs(text: str) -> tuple[str | None, int | None]:
     """
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
     if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
-    return simulator or None, kind(Index)(count) if count else None
+        raise UserError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
+    envs = bounds.read("the value", count, bounds.of(Index)) if count else None
+    return simulator or None, envs
 
 
 def _default(algorithm: str) -> str:

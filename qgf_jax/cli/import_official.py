@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, path
+from qgf_jax.cli import Parser
 from qgf_jax.interop.import_official import import_run
 from qgf_jax.runs.locks import TRAINING
+from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -19,9 +20,9 @@ def main(arguments: Sequence[str]) -> None:
         epilog="example: qgf import-official exp/…/params_500000.pkl "
         "--config=experiments/configs/paper.py:cube_triple --workdir=runs/c3",
     )
-    parser.add_argument("params", type=path, help="a params_N.pkl")
+    parser.add_argument("params", type=paths.expand, help="a params_N.pkl")
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
-    parser.add_argument("--workdir", type=path, required=True, help="run folder to make")
+    parser.add_argument("--workdir", type=paths.expand, required=True, help="run folder to make")
     parser.add_cpu_threads()
     flags, rest = parser.parse_known_args(arguments)
     config = configs.load(flags.config, {"preset": "paper"} | configs.parse_overrides(rest))

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser, path
+from qgf_jax.cli import Parser
 from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses flags and calls `report.write`."""
+    """Parses flags and calls `report.write`, or `report.compare` with --out."""
     parser = Parser(
         prog="qgf report",
         description="Writes tables, plots and one HTML page to WORKDIR/report and prints the table.",
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
         metavar="WORKDIR,…",
     )
     parser.add_argument(
-        "--out", type=path, help="where the table of several runs goes: OUT.md and OUT.csv"
+        "--out", type=paths.expand, help="where the table of several runs goes: OUT.md and OUT.csv"
     )
     flags = parser.parse_args(arguments)
     workdirs = flags.workdir
@@ -36,4 +36,4 @@ def main(arguments: Sequence[str]) -> None:
 
 def _paths(text: str) -> list[Path]:
     """An argparse type: "a,b" as two paths, but as one if there is a file or folder of that name."""
-    return [path(one) for one in paths.split(text, ",")]
+    return [paths.expand(one) for one in paths.split(text, ",")]

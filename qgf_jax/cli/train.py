@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, keys, path
-from qgf_jax.data.load import load
+from qgf_jax.cli import Parser, keys
+from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
-from qgf_jax.runtime import backend
+from qgf_jax.runtime import backend, paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def _parser() -> Parser:
         help_on=keys.describe,
     )
     parser.add_argument("--config", required=True, help="PATH.py[:variant]")
-    parser.add_argument("--workdir", type=path, help="run folder")
+    parser.add_argument("--workdir", type=paths.expand, help="run folder")
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
     parser.add_argument(
         "--dry_run",
@@ -71,7 +71,7 @@ def _describe(config: Mapping[str, Any], hosts: str | None) -> None:
 def _train(config: Mapping[str, Any], workdir: Path) -> None:
     # All that can be wrong with folder, config and data is found before JAX is imported.
     _check(config, workdir)
-    loaded = load(config, lambda: _free_bytes(config))
+    loaded = Loaded.of(config, lambda: _free_bytes(config))
     from qgf_jax.training.loop import pretrain
 
     print(json.dumps({"workdir": str(pretrain(config, workdir, loaded))}))

@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser, path
+from qgf_jax.cli import Parser
 from qgf_jax.data.converted import Manifest
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import open_run
+from qgf_jax.runtime import paths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,7 +19,9 @@ def main(arguments: Sequence[str]) -> None:
         prog="qgf verify",
         description="Checks the checkpoints of a run, or converted data, without JAX.",
     )
-    parser.add_argument("workdir", type=path, help="run folder, or one that `qgf convert` has made")
+    parser.add_argument(
+        "workdir", type=paths.expand, help="run folder, or one that `qgf convert` has made"
+    )
     parser.add_argument(
         "--rescue",
         action="store_true",

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from qgf_jax import bounds
-from qgf_jax.envs import families
+from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
 from qgf_jax.runs import failpoints
@@ -40,17 +40,17 @@ def collect(
     The dataset is that of the environment `name`. Every episode is a function of (seed, split, index),
     so the files do not depend on `workers`. Episodes that a stopped call has finished are kept and not
     made again; the files themselves appear whole or not at all. `simulator`: one of
-    `families.SIMULATORS`; "jax" makes all episodes at once on the device, in an approximation that the
+    `SIMULATORS`; "jax" makes all episodes at once on the device, in an approximation that the
     files name in `simulator`. Raises `UserError` if a file is there already, or where there is no
     expert.
     """
-    parsed, family = families.parse(name), families.of(name)
+    parsed, family = EnvName.parse(name), Family.of(name)
     dataset, collector = parsed.dataset, family.collector(parsed, simulator)
     bounds.check("--episodes", episodes, bounds.of(bounds.Count))
     bounds.check("--seed", seed, bounds.of(bounds.Seed))
     out = Path(out)
     files = [out / f"{dataset}{suffix}.npz" for suffix in _SPLITS]
-    on_device = simulator == families.ON_DEVICE
+    on_device = simulator == ON_DEVICE
     parts = out / f".{dataset}-seed{seed}{'-device' * on_device}.partial"
     _refuse(files, parts)
     parts.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _watch(parent: int) -> None:
 @functools.cache
 def _collector(name: str) -> Any:
     """The expert of a process that makes one episode after another."""
-    return families.of(name).collector(families.parse(name))
+    return Family.of(name).collector(EnvName.parse(name))
 
 
 def _make_one(name: str, identity: tuple[int, int, int], path: str) -> None:

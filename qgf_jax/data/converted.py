@@ -1,19 +1,34 @@
-"""The layout that `qgf convert` writes: a .npy file for each field, and a manifest. No JAX."""
+"""The layout that `qgf convert` writes: a .npy file for each field, and a manifest. No JAX.
 
+The manifest has a checksum of each piece of a file, which is compared whenever the piece is read. XXH3
+(Collet, xxHash 0.8) detects accidental damage at the speed of a cache; it does not protect from people.
+SHA-256 of a whole file would cost more than reading it.
+"""
+
+import hashlib
 import io
 import json
 import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import xxhash
 
-from qgf_jax.data import formats
-from qgf_jax.data.checksums import CheckedFile
-from qgf_jax.data.chunks import room
-from qgf_jax.data.formats import MANIFEST
-from qgf_jax.errors import UserError, log
+from qgf_jax.data.formats import Rows, empty_array, header
+from qgf_jax.data.summary import Summary
+from qgf_jax.errors import SaveError, UserError, log
 from qgf_jax.runs.files import fingerprint, sha256, write_atomically
+
+MANIFEST = "manifest.json"
+"""Written last: a folder that has one is whole."""
+
+_INFO = ("qpos", "button_states", "rewards", "masks")
+"""Rewards and masks, or what they and goals are computed from; kept in the file's own types."""
 
 
 class Manifest(NamedTuple):
@@ -46,8 +61,41 @@ class Manifest(NamedTuple):
                 raise UserError(f"{file}: it is missing or not of {size} bytes: convert again")
         return cls(folder, record)
 
-    def write(self) -> None:
-        """Writes the manifest, after all files: a folder that has one is whole."""
+    @classmethod
+    def write(
+        cls, folder: Path, slices: Iterable[tuple[str, Rows]], source: str = ""
+    ) -> "Manifest":
+        """Writes the (name, rows) of slices one after another, and then the manifest.
+
+        All is written beside `folder`, as .NAME.partial, and renamed when it is complete; what a killed
+        call has left of that is removed. `source` is the SHA-256 that stands for the slices' source.
+        Raises `SaveError` for a full disk, `UserError` if the slices are not of one dataset or `folder`
+        exists; then nothing is left.
+        """
+        cls.refuse_existing(folder)
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            record = _write_fields(partial, slices, folder.name) | {"source": source}
+            cls(partial, record)._seal()
+            partial.rename(folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise SaveError.at(folder, error) from error
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return cls(folder, record)
+
+    @staticmethod
+    def refuse_existing(folder: Path) -> None:
+        """Raises `UserError` if there is anything where `write` would write."""
+        if os.path.lexists(folder):
+            raise UserError(f"{folder} is there already: remove it or choose another --out")
+
+    def _seal(self) -> None:
+        """Writes the manifest itself, after all files."""
         sealed = self.record | {"sha256": fingerprint(self.record)}
         write_atomically(self.folder / MANIFEST, json.dumps(sealed, indent=1) + "\n")
 
@@ -67,7 +115,7 @@ class Manifest(NamedTuple):
                 f"noticed as it is read: `qgf verify {self.folder}` reads all of it, or convert again"
             )
         files = [
-            CheckedFile.of(self.folder / name, size, checksums)
+            _CheckedFile.of(self.folder / name, size, checksums)
             for name, (size, _) in self.record["files"].items()
         ]
         fields = {file.path.stem: _Field.open(file) for file in files}
@@ -77,23 +125,202 @@ class Manifest(NamedTuple):
         return fields
 
 
+def _write_fields(folder: Path, slices: Iterable[tuple[str, Rows]], title: str) -> dict[str, Any]:
+    """Writes a file for each column of the slices' rows. Returns what the manifest says of all."""
+    writers: dict[str, _Npy] = {}
+    counts: dict[str, int] = {}
+    summary: Summary | None = None
+    for name, rows in slices:
+        arrays = _columns(rows)
+        if not writers:
+            writers = {key: _Npy(folder / f"{key}.npy", array) for key, array in arrays.items()}
+        _check_like(folder, name, arrays, writers)
+        for key, array in arrays.items():
+            writers[key].add(array)
+        counts[name] = len(rows.ends)
+        here = rows.summarize()
+        summary = here if summary is None else summary.merge(here)
+        log(f"{title}: {name}, {len(rows.ends)} rows")
+    if summary is None:
+        raise UserError(f"{folder}: there is nothing to write")
+    return _finish(writers) | {"slices": counts, "summary": summary.record()}
+
+
+def _finish(writers: Mapping[str, "_Npy"]) -> dict[str, Any]:
+    """Completes the files. Returns what the manifest says of them."""
+    fields = {key: writer.finish() for key, writer in writers.items()}
+    files = [_CheckedFile.measure(writer.path) for writer in writers.values()]
+    return {
+        "fields": fields,
+        "files": {file.path.name: [file.size, digest] for file, digest in files},
+        "checksums": _CheckedFile.record(file for file, _ in files),
+        "trajectories": writers["terminals"].ones,
+    }
+
+
+def _columns(rows: Rows) -> dict[str, np.ndarray]:
+    """The arrays that are written, by the names of their files."""
+    return {
+        "observations": rows.observations,
+        "actions": rows.actions,
+        "terminals": rows.ends,
+        **{key: rows.info[key] for key in _INFO if key in rows.info},
+    }
+
+
+def _check_like(
+    folder: Path, name: str, arrays: Mapping[str, np.ndarray], writers: Mapping[str, "_Npy"]
+) -> None:
+    for key in sorted(arrays.keys() | writers.keys()):
+        here = f"{arrays[key].dtype}{list(arrays[key].shape[1:])}" if key in arrays else "missing"
+        there = writers[key].kind if key in writers else "missing"
+        if here != there:
+            raise UserError(
+                f"{folder.name}: {key} is {here} a row in {name} and {there} in those before it: "
+                "these are slices of two datasets"
+            )
+
+
+class _Npy:
+    """A .npy file that grows. Its header comes last, as the number of rows is not known before."""
+
+    _HEADER = 128
+
+    def __init__(self, path: Path, like: np.ndarray):
+        self.path, self.rows, self.ones = path, 0, 0
+        self.kind = f"{like.dtype}{list(like.shape[1:])}"
+        self._row, self._dtype = like.shape[1:], like.dtype
+        self._file: BinaryIO = path.open("w+b")
+        self._file.write(b"\0" * self._HEADER)
+
+    def add(self, array: np.ndarray) -> None:
+        """More rows."""
+        self._file.write(np.ascontiguousarray(array).view(np.uint8).data)
+        self.rows += len(array)
+        if array.dtype == bool:
+            self.ones += int(array.sum())
+
+    def finish(self) -> str:
+        """Writes the header and forces all to disk. Returns type and shape, as the manifest has them."""
+        shape = (self.rows, *self._row)
+        text = repr(
+            {
+                "descr": np.lib.format.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": shape,
+            }
+        )
+        room = self._HEADER - 10
+        self._file.seek(0)
+        self._file.write(np.lib.format.magic(1, 0) + room.to_bytes(2, "little"))
+        self._file.write(text.ljust(room - 1).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return f"{self._dtype}{list(shape)}"
+
+
+PIECE = 2**18
+"""Bytes of a piece: it is hashed while it is still in a core's cache."""
+
+_ALGORITHM = "xxh3_64"
+
+
+class _CheckedFile(NamedTuple):
+    """A file of known size whose pieces are compared with their checksums as they are read."""
+
+    path: Path
+    size: int
+    piece: int
+    sums: list[int] | None
+    """One for each piece; `None` if the manifest is older than checksums: nothing is compared."""
+
+    @classmethod
+    def measure(cls, path: Path) -> tuple["_CheckedFile", str]:
+        """Reads all of a file: its pieces' checksums, and the SHA-256 of the whole."""
+        whole, sums = hashlib.sha256(), []
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                whole.update(piece)
+                sums.append(xxhash.xxh3_64_intdigest(piece))
+            size = file.tell()
+        return cls(path, size, PIECE, sums), whole.hexdigest()
+
+    @staticmethod
+    def record(files: Iterable["_CheckedFile"]) -> dict[str, Any]:
+        """What a manifest says of files that were measured; `of` reads it."""
+        sums = {file.path.name: np.array(file.sums, ">u8").tobytes().hex() for file in files}
+        return {"algorithm": _ALGORITHM, "piece": PIECE, "files": sums}
+
+    @classmethod
+    def of(cls, path: Path, size: int, checksums: Mapping[str, Any] | None) -> "_CheckedFile":
+        """Takes the sums from what `record` gave. Raises `UserError` for an unknown kind of checksum."""
+        if checksums is None:
+            return cls(path, size, PIECE, None)
+        if checksums["algorithm"] != _ALGORITHM:
+            raise UserError(
+                f"{path}: its checksums are {checksums['algorithm']}, which this version does not "
+                "know: use a newer one, or convert again"
+            )
+        sums = np.frombuffer(bytes.fromhex(checksums["files"][path.name]), ">u8")
+        return cls(path, size, checksums["piece"], sums.tolist())
+
+    def read_into(self, out: memoryview, begin: int) -> None:
+        """Fills `out` with the bytes from `begin` on. Raises `UserError` if a piece was altered.
+
+        Reads every piece whole, even if `out` takes only a part: the checksum covers all of it.
+        """
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if self.sums is None:
+                    file.seek(begin)
+                    self._fill(file, out)
+                else:
+                    self._read_pieces(file, out, begin, self.sums)
+        except OSError as error:
+            raise UserError(f"{self.path} could not be read: {error.strerror}") from error
+
+    def _read_pieces(self, file: FileIO, out: memoryview, begin: int, sums: list[int]) -> None:
+        number, end = begin // self.piece, begin + len(out)
+        first = number * self.piece
+        file.seek(first)
+        while first < end:
+            last = min(first + self.piece, self.size)
+            part = out[max(first - begin, 0) : last - begin]
+            is_whole = len(part) == last - first
+            piece = part if is_whole else np.empty(last - first, np.uint8).data
+            self._fill(file, piece)
+            if xxhash.xxh3_64_intdigest(piece) != sums[number]:
+                raise UserError(f"{self.path}: bytes {first} to {last} were altered: convert again")
+            if not is_whole:
+                skipped = max(begin - first, 0)
+                part[:] = piece[skipped : skipped + len(part)]
+            number, first = number + 1, last
+
+    def _fill(self, file: FileIO, left: memoryview) -> None:
+        while (got := file.readinto(left)) < len(left):
+            if not got:
+                raise UserError(f"{self.path}: it ends too soon: convert again")
+            left = left[got:]
+
+
 class _Field(NamedTuple):
     """A .npy file whose rows are read without mapping it: mapped pages count as the process's."""
 
-    file: CheckedFile
+    file: _CheckedFile
     shape: tuple[int, ...]
     dtype: np.dtype
     offset: int
     """Bytes before the first row."""
 
     @classmethod
-    def open(cls, file: CheckedFile) -> "_Field":
+    def open(cls, file: _CheckedFile) -> "_Field":
         """Reads only the header."""
         raw = bytearray(min(file.size, _LONGEST_HEADER))
         file.read_into(memoryview(raw), 0)
         stream = io.BytesIO(raw)
         try:
-            shape, fortran_order, dtype = formats.header(stream)
+            shape, fortran_order, dtype = header(stream)
         except Exception:  # NumPy parses it as Python and lets any of that parser's errors out
             raise UserError(f"{file.path}: it is not a .npy file: convert again") from None
         field = cls(file, shape, dtype, stream.tell())
@@ -103,7 +330,7 @@ class _Field(NamedTuple):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop)."""
-        array = room((stop - start, *self.shape[1:]), self.dtype)
+        array = empty_array((stop - start, *self.shape[1:]), self.dtype)
         row_bytes = array[:1].nbytes
         out = array.view(np.uint8).reshape(-1).data
         self.file.read_into(out, self.offset + start * row_bytes)

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.data import chunks
-from qgf_jax.data.chunks import ROW_NUMBERS
 from qgf_jax.data.load import Loaded
 from qgf_jax.data.stream import Stream
 
@@ -73,13 +71,10 @@ def _empty(block: Any, blocks: int) -> Any:
 def _replace(window: Any, block: Any, slot: Any) -> Any:
     """The window with `block` at position `slot` []. Pure, for the device."""
     changes = {}
-    for name, new in block._asdict().items():
-        if new is None:
-            continue
-        if name in ROW_NUMBERS:
-            new = new + slot * len(block.obs)
-        old = getattr(window, name)
-        changes[name] = jax.lax.dynamic_update_slice_in_dim(old, new, slot * len(new), 0)
+    for name, new in block.moved(slot * len(block.obs))._asdict().items():
+        if new is not None:
+            old = getattr(window, name)
+            changes[name] = jax.lax.dynamic_update_slice_in_dim(old, new, slot * len(new), 0)
     return window._replace(**changes)
 
 
@@ -109,7 +104,7 @@ class DatasetFeed:
         elif self._placement.count == 1:
             self._window = self._placement.put([dataset])
         else:
-            pieces = chunks.split(dataset, self._placement.count, steps)
+            pieces = dataset.split(self._placement.count, steps)
             self._window = self._placement.put([pieces[i] for i in self._placement.local_indices])
 
     def until(self, step: int) -> int | None:

@@ -6,19 +6,15 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import layouts, scale
-from qgf_jax.envs import families
+from qgf_jax.data import layouts
+from qgf_jax.data.summary import Summary, name_rounded
 from qgf_jax.errors import UserError, log_once
-from qgf_jax.runtime import paths
-
-MANIFEST = "manifest.json"
-"""Written last by `qgf convert`: a folder that has one is whole."""
 
 
 class Rows(NamedTuple):
@@ -36,36 +32,61 @@ class Rows(NamedTuple):
     info: dict[str, np.ndarray]
     """`rewards`, `masks`, `qpos`, `qvel`, `button_states`, where the file has them"""
 
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "Rows":
+        """Reads and checks one npz file. Raises `UserError` naming file, key and cause.
 
-def find(name: str, directory: str = "", family: families.Family | None = None) -> Path:
-    """The path of dataset `name`, in `directory` or in the search path of its family. Never downloads.
+        Sizes are checked before memory is taken for them.
+        """
+        path = Path(path)
+        raw, _, _ = _read_npz(path)
+        n = len(raw["observations"])
+        for key, array in raw.items():
+            _check_length(path, key, len(array), n)
+            _check_numbers(path, key, array)
+        actions, ends = raw.pop("actions"), raw.pop("terminals")
+        _check_ends(path, ends)
+        if np.abs(actions).max() > 1.0 + 1e-4:
+            row = int(np.argmax(np.abs(actions).max(axis=1)))
+            raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
+        if not actions.any():
+            raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
+        name_rounded(path, raw["observations"])
+        return cls(
+            observations=raw.pop("observations").astype(np.float32, copy=False),
+            actions=actions.astype(np.float32, copy=False),
+            ends=ends.astype(bool, copy=False),
+            info=raw,
+        )
 
-    A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
-    `name` of npz files. Raises `UserError` if there is none.
-    """
-    family = family or families.of("")
-    parents = [paths.expand(p) for p in ([directory] if directory else family.search_path)]
-    for parent in parents:
-        folder = parent / name
-        if (folder / MANIFEST).is_file():
-            return folder
-        if (path := parent / f"{name}.npz").is_file():
-            return path
-        if any(folder.glob("*.npz")):
-            return folder
-        check_whole(folder)
-    looked = " and ".join(str(parent) for parent in parents)
-    advice = family.advice(name, parents[0])
-    raise UserError(f"dataset {name}.npz is not in {looked}: {advice}")
+    @staticmethod
+    def peek(path: Path) -> "_Peek":
+        """Reads and checks little but where trajectories end. Raises `UserError` as `read` does."""
+        arrays, shapes, sums = _read_npz(path, ("terminals",))
+        n = shapes["observations"][0]
+        for key, shape in shapes.items():
+            _check_length(path, key, shape[0], n)
+        ends = arrays["terminals"]
+        _check_ends(path, ends)
+        widths = {key: shape[1] for key, shape in shapes.items() if len(shape) == 2}
+        return _Peek(ends.astype(bool), widths, [path.stat().st_size, sums])
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Rows [start, stop), not copied."""
+        info = {key: array[start:stop] for key, array in self.info.items()}
+        arrays = (self.observations, self.actions, self.ends)
+        return Rows(*(array[start:stop] for array in arrays), info)
+
+    def check_labels(self, path: Path, heeded: Collection[str]) -> None:
+        """Raises `UserError` if there are labels that nobody would heed; `heeded` are those that are."""
+        _check_labels(path, self.info.keys() - set(heeded))
+
+    def summarize(self, goal: np.ndarray | None = None) -> Summary:
+        """Statistics; `goal` [R, G] where goals are not observations."""
+        return Summary.of(self.observations, self.actions[~self.ends], goal)
 
 
-def check_whole(folder: Path) -> None:
-    """Raises `UserError` for converted data that have lost their manifest."""
-    if any(folder.glob("*.npy")) and not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder}: its {MANIFEST} is missing: convert again")
-
-
-class Peek(NamedTuple):
+class _Peek(NamedTuple):
     """What is known of an npz file without reading all of it."""
 
     ends: np.ndarray
@@ -74,45 +95,6 @@ class Peek(NamedTuple):
     """{key: numbers in a row}, of arrays [R, width]."""
     identity: list[Any]
     """Bytes of the file and, by key, the CRC-32 in its directory."""
-
-    @classmethod
-    def read(cls, path: Path) -> "Peek":
-        """Reads and checks where trajectories end. Raises `UserError` as `read_rows` does."""
-        arrays, shapes, sums = _read_npz(path, ("terminals",))
-        n = shapes["observations"][0]
-        for key, shape in shapes.items():
-            _check_length(path, key, shape[0], n)
-        ends = arrays["terminals"]
-        _check_ends(path, ends)
-        widths = {key: shape[1] for key, shape in shapes.items() if len(shape) == 2}
-        return cls(ends.astype(bool), widths, [path.stat().st_size, sums])
-
-
-def read_rows(path: str | os.PathLike) -> Rows:
-    """Reads and checks one npz file. Raises `UserError` naming file, key and cause.
-
-    Sizes are checked before memory is taken for them.
-    """
-    path = Path(path)
-    raw, _, _ = _read_npz(path)
-    n = len(raw["observations"])
-    for key, array in raw.items():
-        _check_length(path, key, len(array), n)
-        _check_numbers(path, key, array)
-    actions, ends = raw.pop("actions"), raw.pop("terminals")
-    _check_ends(path, ends)
-    if np.abs(actions).max() > 1.0 + 1e-4:
-        row = int(np.argmax(np.abs(actions).max(axis=1)))
-        raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
-    if not actions.any():
-        raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
-    scale.name_rounded(path, raw["observations"])
-    return Rows(
-        observations=raw.pop("observations").astype(np.float32, copy=False),
-        actions=actions.astype(np.float32, copy=False),
-        ends=ends.astype(bool, copy=False),
-        info=raw,
-    )
 
 
 def _check_length(path: Path, key: str, rows: int, n: int) -> None:
@@ -221,9 +203,25 @@ def _check_others(path: Path, file: zipfile.ZipFile, rows: int) -> None:
     for key, info in _others(file).items():
         if _length(file, info) == rows:  # nobody reads it
             columns.append(key)
-    layouts.check_columns(path, columns)
+    _check_labels(path, columns)
     if columns:
         log_once(f"data: {path.parent}: columns that are not read: {', '.join(sorted(columns))}")
+
+
+def _check_labels(path: Path, keys: Iterable[str]) -> None:
+    """Raises `UserError` if one of `keys`, of one entry a row, would be ignored for the task's own.
+
+    Anything else under such a name, as a few numbers about the file, is harmless.
+    """
+    for key in sorted(keys):
+        if key.lower() in _SETTLED_BY_THE_TASK:
+            raise UserError(
+                f"{path}: column {key!r} would not be read, as rewards and masks come from the task: "
+                "take it out of the file"
+            )
+
+
+_SETTLED_BY_THE_TASK = ("rewards", "reward", "masks", "mask", "discounts", "discount", "returns")
 
 
 def _check_declared(
@@ -292,6 +290,17 @@ def _check_total(path: Path, total: int, packed: int) -> None:
             f"{path}: it takes {total / 2**30:.1f} GB and the machine has {memory / 2**30:.1f}: "
             "use a part of it"
         )
+
+
+def empty_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that nobody has filled, placed so that JAX on a CPU takes it as it is, uncopied."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _LINE, np.uint8)
+    begins = -raw.ctypes.data % _LINE
+    return raw[begins : begins + size].view(dtype).reshape(shape)
+
+
+_LINE = 64  # bytes
 
 
 def header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -37,27 +37,12 @@ _KEYS = {
 }  # fmt: skip
 _LAYOUTS = {key: layout for layout, keys in _KEYS.items() for key in keys}
 
-_SETTLED_BY_THE_TASK = ("rewards", "reward", "masks", "mask", "discounts", "discount", "returns")
-
 
 def check_keys(path: Path, keys: Iterable[str]) -> None:
     """Raises `UserError` if one of `keys` is a sign of another layout."""
     for key in sorted(keys):
         if layout := _LAYOUTS.get(key.lower()):
             raise _error(path, f"key {key!r}", layout)
-
-
-def check_columns(path: Path, keys: Iterable[str]) -> None:
-    """Raises `UserError` if one of `keys`, of one entry a row, would be ignored for the task's own.
-
-    Anything else under such a name, as a few numbers about the file, is harmless.
-    """
-    for key in sorted(keys):
-        if key.lower() in _SETTLED_BY_THE_TASK:
-            raise UserError(
-                f"{path}: column {key!r} would not be read, as rewards and masks come from the task: "
-                "take it out of the file"
-            )
 
 
 def check_ends(path: Path, ends: np.ndarray) -> None:

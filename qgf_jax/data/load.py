@@ -5,23 +5,21 @@ import functools
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import chunks, formats, layouts, shards, starts
-from qgf_jax.data.chunks import OF_ROWS, ROW_NUMBERS, Dataset, GoalDataset
+from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
-from qgf_jax.data.scale import listed
 from qgf_jax.data.shards import Source
-from qgf_jax.data.stream import Stream, streams
-from qgf_jax.data.summary import Summary, check_alike
-from qgf_jax.envs import families
-from qgf_jax.envs.families import Labels
+from qgf_jax.data.stream import Stream
+from qgf_jax.data.summary import Summary
+from qgf_jax.envs.families import EnvName, Family, Labels
 from qgf_jax.errors import UserError, log
+from qgf_jax.runtime.memory import available_bytes
 from qgf_jax.types import Spec
 
-Prepare = Callable[[Rows], Dataset | GoalDataset]
+_Prepare = Callable[[Rows], Dataset | GoalDataset]
 
 
 @dataclasses.dataclass
@@ -37,6 +35,39 @@ class Loaded:
     fingerprint: dict[str, Any]
     """What the run was trained on: file name, SHA-256, rows."""
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any], room: Callable[[], int] | None = None) -> "Loaded":
+        """Finds, reads, checks, labels and chunks the data of a resolved config.
+
+        What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
+        when the data were found to be sound, where that decides whether to stream.
+        """
+        options, name = config["data"], EnvName.parse(config["env"])
+        labels = Family.of(name).labels(name)
+        source = _open(name, options)
+        prepare = functools.partial(_prepare, path=source.path, labels=labels, options=options)
+        starts = _Starts(source.path, source.ends, options["chunk"], options["n_step"])
+        steps = starts.check_longest()
+        sample = prepare(source.read(0, int(source.ends[0]) + 1))
+        # A summary that the source has says nothing of goals that labels give.
+        known = None if getattr(sample, "goal", None) is not None else source.summary
+        streamed = _is_streamed(source, sample, options, room)
+        if streamed:
+            dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
+            unknown = options["standardize"] and known is None
+            summary = _survey(source, prepare) if unknown else source.summary
+        else:
+            dataset, summary = _gather_all(source, prepare, known)
+        if isinstance(dataset, Stream):
+            starts.check_drawn(dataset.firsts, dataset.starts)
+        else:
+            starts.check_drawn(np.zeros(1, np.int64), source.transitions - steps + 1)
+        validation = _validation(source, labels, summary, options)
+        if not streamed:
+            labels.close()
+        fingerprint = _fingerprint(source, summary, options, streamed=streamed)
+        return cls(dataset, validation, _spec(sample, summary, options), fingerprint)
+
     def take(self) -> Dataset | GoalDataset | Stream:
         """The dataset, of which nothing is kept here: two copies may not fit."""
         dataset, self.dataset = self.dataset, None
@@ -45,54 +76,59 @@ class Loaded:
         return dataset
 
 
-def load(config: Mapping[str, Any], room: Callable[[], int] | None = None) -> Loaded:
-    """Finds, reads, checks, labels and chunks the data of a resolved config.
-
-    What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
-    when the data were found to be sound, where that decides whether to stream.
-    """
-    options, name = config["data"], families.parse(config["env"])
-    labels = families.of(name).labels(name)
-    source = _open(name, options)
-    prepare = functools.partial(_prepare, path=source.path, labels=labels, options=options)
-    steps = starts.check_longest(source.path, source.ends, options)
-    sample = prepare(source.read(0, int(source.ends[0]) + 1))
-    # A summary that the source has says nothing of goals that labels give.
-    known = None if getattr(sample, "goal", None) is not None else source.summary
-    streamed = streams(source, sample, options, room)
-    if streamed:
-        dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
-        unknown = options["standardize"] and known is None
-        summary = _survey(source, prepare) if unknown else source.summary
-    else:
-        dataset, summary = _gather_all(source, prepare, known)
-    _check_starts(source, dataset, steps, options)
-    validation = _validation(source, labels, summary, options)
-    if not streamed:
-        labels.close()
-    fingerprint = _fingerprint(source, summary, options, streamed=streamed)
-    return Loaded(dataset, validation, _spec(sample, summary, options), fingerprint)
-
-
-def _open(name: families.EnvName, options: Mapping[str, Any]) -> Source:
-    family = families.of(name)
+def _open(name: EnvName, options: Mapping[str, Any]) -> Source:
+    family = Family.of(name)
     own = family.source(name, options["dir"])
     if own is not None:
         return own
-    return shards.open_source(formats.find(options["name"] or name.dataset, options["dir"], family))
+    return Source.find(options["name"] or name.dataset, options["dir"], family)
+
+
+def _is_streamed(
+    source: Source,
+    sample: Any,
+    options: Mapping[str, Any],
+    device_bytes: Callable[[], int] | None,
+) -> bool:
+    """Whether to stream, by `data.mode`; for "auto" a line says why.
+
+    `sample` is a piece of the dataset, for its types; `device_bytes()` is the devices' free memory.
+    """
+    mode, folder = options["mode"], len(source.slices) > 2
+    if options["schedule"] == "slices" and folder:
+        if mode == "resident":
+            raise UserError(
+                "data.schedule=slices has one slice on the device at a time: set data.mode=auto"
+            )
+        return True
+    if mode != "auto":
+        return mode == "streamed"
+    if not folder and not source.seekable:
+        return False  # it had to be read whole
+    needed = sample.count_bytes(int(source.slices[-1]), source.transitions)
+    free = min([available_bytes(), *([device_bytes()] if device_bytes else [])])
+    streamed = needed > _SHARE * free
+    log(
+        f"data: {source.path.name} takes {needed / 2**30:.2f} GB on the device, where "
+        f"{free / 2**30:.2f} GB are free: {'streamed' if streamed else 'resident'} (data.mode)"
+    )
+    return streamed
+
+
+_SHARE = 0.8
+"""The part of the free memory that a resident dataset may take: states and programs need some too."""
 
 
 def _validation(
     source: Source, labels: Labels, summary: Summary | None, options: Mapping[str, Any]
 ) -> Dataset | GoalDataset | None:
     """The first slice of the validation data, if there are any, checked against the others."""
-    path = shards.validation_path(source.path)
-    if path is None:
+    validation = source.validation()
+    if validation is None:
         return None
-    validation = shards.open_source(path)
     rows = validation.read(0, int(validation.slices[1]))
-    prepared = _prepare(rows, path, labels, options)
-    _check_validation(rows, path, summary, options)
+    prepared = _prepare(rows, validation.path, labels, options)
+    _check_validation(rows, validation.path, summary, options)
     return prepared
 
 
@@ -106,24 +142,16 @@ def _fingerprint(
     return record
 
 
-def _check_starts(source: Source, dataset: Any, steps: int, options: Mapping[str, Any]) -> None:
-    """Of the blocks of a stream, or of all transitions that have so many steps after them."""
-    firsts, size = np.zeros(1, np.int64), source.transitions - steps + 1
-    if isinstance(dataset, Stream):
-        firsts, size = dataset.firsts, dataset.starts
-    starts.check_drawn(source.path, source.ends, firsts, size, options)
-
-
 def _check_validation(
     rows: Rows, path: Path, summary: Summary | None, options: Mapping[str, Any]
 ) -> None:
     """Raises `UserError` if nothing can be measured on them, or if they are of other data."""
     ends = np.flatnonzero(rows.ends)
-    size = len(rows.ends) - len(ends) - starts.check_longest(path, ends, options) + 1
-    starts.check_drawn(path, ends, np.zeros(1, np.int64), size, options)
+    starts = _Starts(path, ends, options["chunk"], options["n_step"])
+    size = len(rows.ends) - len(ends) - starts.check_longest() + 1
+    starts.check_drawn(np.zeros(1, np.int64), size)
     if summary:
-        mean = rows.observations.mean(axis=0, dtype=np.float64)
-        check_alike(summary.observations, mean, path)
+        summary.check_alike(rows.observations, path)
 
 
 def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,44 +166,25 @@ def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> d
         n_step=options["n_step"],
     )
     if options["standardize"] and summary:
-        seen = {"observation": summary.observations}
-        if goal is not None:
-            seen["goal"] = summary.goal or summary.observations
-        for noun, moments in seen.items():
-            if still := np.flatnonzero(moments.still()).tolist():
-                log(
-                    f"data: {listed(noun, still)}: too little spread beside the size for "
-                    "data.standardize, which subtracts the mean alone"
-                )
-        mean, std = np.concatenate([moments.scale() for moments in seen.values()], axis=1)
+        mean, std = summary.scale(goals=goal is not None)
         spec = spec.scaled(mean.tolist(), std.tolist())
     return spec._asdict()
 
 
-def _gather_all(source: Source, prepare: Prepare, known: Summary | None) -> tuple[Any, Summary]:
+def _gather_all(source: Source, prepare: _Prepare, known: Summary | None) -> tuple[Any, Summary]:
     """The whole dataset, piece by piece into its place, so that there is one of it; its summary."""
     whole, n, found = None, 0, []
     for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
         piece = prepare(rows)
         if known is None:
-            found.append(Summary.of(rows, getattr(piece, "goal", None)))
+            found.append(rows.summarize(getattr(piece, "goal", None)))
         if stop - start == source.slices[-1]:
             return piece, known or found[0]
-        whole = whole or _room_for(source, piece)
-        _put(whole, piece, start, n)
+        whole = whole or piece.empty(int(source.slices[-1]), source.transitions)
+        whole.put(piece, start, n)
         n += len(piece.action)
     return whole, known or functools.reduce(Summary.merge, found)
-
-
-def _put(whole: Any, piece: Any, row: int, transition: int) -> None:
-    """Copies a piece into the whole, from a row and a transition on."""
-    for name, array in piece._asdict().items():
-        if array is None:
-            continue
-        first = row if name in OF_ROWS else transition
-        values = array + np.int32(row) if name in ROW_NUMBERS else array
-        getattr(whole, name)[first : first + len(array)] = values
 
 
 def _pieces(source: Source) -> list[int]:
@@ -193,27 +202,13 @@ def _pieces(source: Source) -> list[int]:
 _PIECE = 250_000
 
 
-def _room_for(source: Source, piece: Any) -> Any:
-    """Arrays that nobody has filled, for as many rows and transitions as there are in all."""
-    return piece._replace(
-        **{
-            name: chunks.room(
-                (source.slices[-1] if name in OF_ROWS else source.transitions, *array.shape[1:]),
-                array.dtype,
-            )
-            for name, array in piece._asdict().items()
-            if array is not None
-        }
-    )
-
-
-def _survey(source: Source, prepare: Prepare) -> Summary:
+def _survey(source: Source, prepare: _Prepare) -> Summary:
     """Reads all once, for mean and spread."""
     log(f"data: reading all of {source.path} once, for data.standardize")
     found = []
     for start, stop in pairwise(_pieces(source)):
         rows = source.read(start, stop)
-        found.append(Summary.of(rows, getattr(prepare(rows), "goal", None)))
+        found.append(rows.summarize(getattr(prepare(rows), "goal", None)))
     return functools.reduce(Summary.merge, found)
 
 
@@ -225,11 +220,11 @@ def _prepare(
     closed = rows._replace(ends=np.append(rows.ends[:-1], True))
     if labels.name.goals:
         goal = labels.goals(rows.info, path)
-        return chunks.prepare_goals(closed, goal, action_clip=options["action_clip"])
+        return GoalDataset.of(closed, goal, action_clip=options["action_clip"])
     rewards, masks = labels.rewards(rows.info, path)
     if options["masks"] == "trajectory":
-        masks = chunks.trajectory_masks(rows.ends)
-    return chunks.prepare(
+        masks = _trajectory_masks(rows.ends)
+    return Dataset.of(
         closed,
         _transform(rewards, **{k: options[k] for k in ("reward_scale", "reward_shift", "sparse")}),
         masks,
@@ -242,7 +237,7 @@ def _prepare(
 
 def _check_rows(rows: Rows, path: Path, labels: Labels) -> None:
     """Raises `UserError` if they are another environment's, or have labels that nobody would heed."""
-    layouts.check_columns(path, rows.info.keys() - set(labels.reads))
+    rows.check_labels(path, labels.reads)
     if labels.widths is None:
         return
     arrays = (("observations", rows.observations), ("actions", rows.actions))
@@ -260,3 +255,73 @@ def _transform(
     """scale * reward + shift, of -1[reward != 0] if `sparse`. Training and validation alike."""
     rewards = np.where(rewards != 0, -1.0, 0.0) if sparse else rewards
     return reward_scale * rewards + reward_shift
+
+
+def _trajectory_masks(ends: np.ndarray) -> np.ndarray:
+    """[R]: 0 on a trajectory's last transition, as the public code does on its 100M-row path."""
+    return 1.0 - np.append(ends[1:], True).astype(np.float32)
+
+
+class _Starts(NamedTuple):
+    """The starts of a file, whose steps must lie in one trajectory, or they have weight 0 in losses.
+
+    There must be something to learn from, so there must be some that have not.
+    """
+
+    path: Path
+    ends: np.ndarray
+    """[T] The last row of each trajectory."""
+    chunk: int
+    n_step: int
+
+    def check_longest(self) -> int:
+        """The number of steps that a start needs. Raises `UserError` if no trajectory is so long."""
+        steps, longest = max(self.chunk, self.n_step), int(_lengths(self.ends).max())
+        if longest >= steps:
+            return steps
+        if longest < self.chunk:
+            remedy = f"data.chunk={longest}" + " and data.n_step=0" * bool(self.n_step)
+        else:
+            remedy = f"data.n_step={longest}"
+        raise UserError(
+            f"{self.path}: no trajectory has {steps} transitions in a row; the longest has {longest}: "
+            f"set {remedy}, or use other data"
+        )
+
+    def check_drawn(self, firsts: np.ndarray, size: int) -> None:
+        """Raises `UserError` if all starts that are drawn have weight 0; warns in one line if most have.
+
+        These starts are the `size` transitions from each of `firsts` [K] on.
+        """
+        key = "chunk" if self.chunk >= self.n_step else "n_step"
+        steps, total = max(self.chunk, self.n_step), size * len(firsts)
+        count = _count_whole(self.ends, firsts, size, steps)
+        if not count:
+            raise UserError(
+                f"{self.path}: no start that is drawn has {steps} transitions in a row: set a smaller "
+                f"data.{key}, or data.schedule=uniform"
+            )
+        if 2 * count < total:
+            log(
+                f"qgf: warning: {self.path}: {1 - count / total:.0%} of all starts have weight 0, as "
+                f"their trajectories end within data.{key}={steps} steps: a smaller one learns from "
+                "more data"
+            )
+
+
+def _count_whole(ends: np.ndarray, firsts: np.ndarray, size: int, steps: int) -> int:
+    """How many of these starts have `steps` transitions in a row; one in two ranges counts twice."""
+    lengths = _lengths(ends)
+    begins, whole = np.cumsum(lengths) - lengths, np.maximum(lengths - steps + 1, 0)
+    before = np.cumsum(whole) - whole
+
+    def below(transition: np.ndarray) -> np.ndarray:
+        trajectory = np.searchsorted(begins, transition, "right") - 1
+        return before[trajectory] + np.minimum(transition - begins[trajectory], whole[trajectory])
+
+    return int((below(firsts + size) - below(firsts)).sum())
+
+
+def _lengths(ends: np.ndarray) -> np.ndarray:
+    """Transitions of each trajectory [T]: its last row is none."""
+    return np.diff(ends, prepend=-1) - 1

@@ -4,19 +4,19 @@ There are three layouts: an npz file; a folder of npz files, the slices, in the 
 a folder that `qgf convert` has made.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import formats
-from qgf_jax.data.converted import Manifest
-from qgf_jax.data.formats import Peek, Rows
-from qgf_jax.data.summary import Summary, describe_ends
+from qgf_jax.data.converted import MANIFEST, Manifest
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.summary import Summary
+from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint, sha256
+from qgf_jax.runtime import paths
 
 
 class Source(NamedTuple):
@@ -33,7 +33,7 @@ class Source(NamedTuple):
     seekable: bool
     """Whether `read` reads only these rows; else it reads a whole slice, in which they must lie."""
     fingerprint: dict[str, Any]
-    """Name, SHA-256 (see `open_source`), rows, trajectories."""
+    """Name, SHA-256 (see `open`), rows, trajectories."""
     summary: Summary | None = None
     """If it is known already."""
 
@@ -42,33 +42,82 @@ class Source(NamedTuple):
         """The number of rows that have a successor."""
         return int(self.slices[-1]) - len(self.ends)
 
+    @classmethod
+    def find(cls, name: str, folder: str = "", family: Family | None = None) -> "Source":
+        """Opens dataset `name`, in `folder` or in the search path of its family. Never downloads.
 
-def open_source(path: Path) -> Source:
-    """Opens what `formats.find` finds. Raises `UserError` for bad data.
+        A folder `name` that `qgf convert` has made comes first, then the file `name`.npz, then a folder
+        `name` of npz files. Raises `UserError` if there is none, or for bad data.
+        """
+        return cls.open(_find(name, folder, family))
 
-    The SHA-256 is the file's; for a folder of slices it is that of their names, sizes and CRC-32s, as
-    hashing all slices would take minutes; for converted data it is that of their source.
+    @classmethod
+    def open(cls, path: Path) -> "Source":
+        """Opens a dataset of any of the three layouts. Raises `UserError` for bad data.
+
+        The SHA-256 is the file's; for a folder of slices it is that of their names, sizes and CRC-32s,
+        as hashing all slices would take minutes; for converted data it is that of their source.
+        """
+        if Manifest.is_in(path):
+            return _open_converted(path)
+        return _open_folder(path) if path.is_dir() else _open_file(path)
+
+    def validation(self) -> "Source | None":
+        """The validation data that belong to it; to a folder of slices, those of the first slice."""
+        path = _validation_path(self.path)
+        return Source.open(path) if path else None
+
+
+def npz_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """The npz files of a dataset that is one, or a folder of them: the data, and all validation data.
+
+    Raises `UserError` if a folder has no data.
     """
-    if Manifest.is_in(path):
-        return _open_converted(path)
-    return _open_folder(path) if path.is_dir() else _open_file(path)
+    if path.is_dir():
+        return _slice_paths(path), sorted(path.glob("*-val.npz"))
+    validation = _validation_path(path)
+    return [path], [validation] if validation else []
 
 
-def validation_path(path: Path) -> Path | None:
-    """The validation data that belong to `path`; to a folder of slices, those of the first slice."""
+def _find(name: str, folder: str = "", family: Family | None = None) -> Path:
+    """The path of a dataset, see `Source.find`."""
+    family = family or Family.of("")
+    parents = [paths.expand(p) for p in ([folder] if folder else family.search_path)]
+    for parent in parents:
+        own = parent / name
+        if Manifest.is_in(own):
+            return own
+        if (path := parent / f"{name}.npz").is_file():
+            return path
+        if any(own.glob("*.npz")):
+            return own
+        _check_whole(own)
+    looked = " and ".join(str(parent) for parent in parents)
+    advice = family.advice(name, parents[0])
+    raise UserError(f"dataset {name}.npz is not in {looked}: {advice}")
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises `UserError` for converted data that have lost their manifest."""
+    if any(folder.glob("*.npy")) and not Manifest.is_in(folder):
+        raise UserError(f"{folder}: its {MANIFEST} is missing: convert again")
+
+
+def _validation_path(path: Path) -> Path | None:
+    """The path of the validation data that belong to `path`, see `Source.validation`."""
     if path.is_dir() and not Manifest.is_in(path):
-        first = slice_paths(path)[0]
+        first = _slice_paths(path)[0]
         validation = first.with_name(f"{first.stem}-val.npz")
         return validation if validation.is_file() else None
     if path.is_dir():
         validation = path.with_name(f"{path.name}-val")
-        formats.check_whole(validation)
+        _check_whole(validation)
         return validation if Manifest.is_in(validation) else None
     validation = path.with_name(f"{path.stem}-val.npz")
     return validation if validation.is_file() else None
 
 
-def slice_paths(folder: Path) -> list[Path]:
+def _slice_paths(folder: Path) -> list[Path]:
     """The npz files of a folder, without validation data. Raises `UserError` if none is left."""
     paths = [p for p in sorted(folder.glob("*.npz")) if not p.stem.endswith("-val")]
     if not paths:
@@ -77,7 +126,7 @@ def slice_paths(folder: Path) -> list[Path]:
 
 
 def _open_file(path: Path) -> Source:
-    rows = formats.read_rows(path)
+    rows = Rows.read(path)
     ends = np.flatnonzero(rows.ends)
     widths = {"observations": rows.observations.shape[1], "actions": rows.actions.shape[1]}
     slices = np.array([0, len(rows.ends)])
@@ -85,20 +134,15 @@ def _open_file(path: Path) -> Source:
         "file": path.name,
         "sha256": sha256(path),
         "rows": len(rows.ends),
-        **describe_ends(ends),
+        **_describe_ends(ends),
     }
-    read = functools.partial(_part, rows)
+    read = rows.part
     return Source(path, slices, ends, widths, read, False, record)
 
 
-def _part(rows: Rows, start: int, stop: int) -> Rows:
-    info = {key: array[start:stop] for key, array in rows.info.items()}
-    return Rows(*(array[start:stop] for array in rows[:3]), info)
-
-
 def _open_folder(folder: Path) -> Source:
-    paths = slice_paths(folder)
-    peeks = [Peek.read(path) for path in paths]
+    paths = _slice_paths(folder)
+    peeks = [Rows.peek(path) for path in paths]
     for path, peek in zip(paths, peeks, strict=True):
         if peek.widths != peeks[0].widths:
             raise UserError(
@@ -113,7 +157,7 @@ def _open_folder(folder: Path) -> Source:
         "sha256": fingerprint(identity),
         "rows": int(slices[-1]),
         "slices": len(paths),
-        **describe_ends(ends),
+        **_describe_ends(ends),
     }
     read = _Slices(paths, slices, [fingerprint({"": peek.identity}) for peek in peeks])
     return Source(folder, slices, ends, peeks[0].widths, read, False, record)
@@ -131,13 +175,13 @@ class _Slices:
         if self._last is None or self._last[0] != i:
             self._last = None  # frees it before the next one is read
             path = self._paths[i]
-            rows = formats.read_rows(path)
+            rows = Rows.read(path)
             rows.info.pop("qvel", None)
-            if fingerprint({"": Peek.read(path).identity}) != self._identities[i]:
+            if fingerprint({"": Rows.peek(path).identity}) != self._identities[i]:
                 raise UserError(f"{path}: it was altered while in use: start again")
             self._last = (i, rows)
         first = int(self._slices[i])
-        return _part(self._last[1], start - first, stop - first)
+        return self._last[1].part(start - first, stop - first)
 
 
 def _open_converted(folder: Path) -> Source:
@@ -161,7 +205,16 @@ def _open_converted(folder: Path) -> Source:
         "sha256": record["source"] or fingerprint(record["files"]),
         "rows": int(slices[-1]),
         "slices": len(record["slices"]),
-        **describe_ends(ends),
+        **_describe_ends(ends),
     }
     summary = Summary.read(record["summary"])
     return Source(folder, slices, ends, widths, read, True, identity, summary)
+
+
+def _describe_ends(ends: np.ndarray) -> dict[str, Any]:
+    """What a run's record says of trajectories, by the numbers of their last rows."""
+    lengths = np.diff(ends, prepend=-1)
+    return {
+        "trajectories": len(lengths),
+        "rows_per_trajectory": [int(lengths.min()), int(lengths.max())],
+    }

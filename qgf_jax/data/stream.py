@@ -13,14 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.data import chunks
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError, log
-from qgf_jax.runtime.memory import available_bytes
-
-_SHARE = 0.8
-"""The part of the free memory that a resident dataset may take: states and programs need some too."""
 
 
 class Stream:
@@ -97,16 +92,7 @@ class Stream:
         # Rows that no start reaches make it as long as the others, as far as the data go.
         stop = max(stop, min(start + self._rows, int(end)))
         block = self._prepare(self._source.read(start, stop))
-        changes = {}
-        for name, array in block._asdict().items():
-            if array is None:
-                continue
-            if name not in chunks.OF_ROWS:
-                array = array[: self._transitions]
-            elif short := self._rows - len(array):
-                array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
-            changes[name] = array
-        return block._replace(**changes)
+        return block.resized(self._rows, self._transitions)
 
     def _span(self, index: int) -> tuple[int, int]:
         """The rows of a block, [start, stop)."""
@@ -158,7 +144,7 @@ def _firsts(parts: list[tuple[int, int]], size: int, *, every_start: bool) -> li
     """The first transitions of all blocks, by part."""
     counts = [-(-starts // size) if every_start else 1 for _, starts in parts]
     return [
-        first + chunks.cut(starts, n, size)[0]
+        first + np.minimum(np.arange(n) * size, starts - size)  # the last one may overlap
         for (first, starts), n in zip(parts, counts, strict=True)
     ]
 
@@ -176,44 +162,3 @@ def _replace_every(starts: int, batch_size: int) -> int:
 
 
 _VISITS = 2.0
-
-
-def streams(
-    source: Source,
-    sample: Any,
-    options: Mapping[str, Any],
-    device_bytes: Callable[[], int] | None,
-) -> bool:
-    """Whether to stream, by `data.mode`; for "auto" a line says why.
-
-    `sample` is a piece of the dataset, for its types; `device_bytes()` is the devices' free memory.
-    """
-    mode, folder = options["mode"], len(source.slices) > 2
-    if options["schedule"] == "slices" and folder:
-        if mode == "resident":
-            raise UserError(
-                "data.schedule=slices has one slice on the device at a time: set data.mode=auto"
-            )
-        return True
-    if mode != "auto":
-        return mode == "streamed"
-    if not folder and not source.seekable:
-        return False  # it had to be read whole
-    needed = _dataset_bytes(source, sample)
-    free = min([available_bytes(), *([device_bytes()] if device_bytes else [])])
-    streamed = needed > _SHARE * free
-    log(
-        f"data: {source.path.name} takes {needed / 2**30:.2f} GB on the device, where "
-        f"{free / 2**30:.2f} GB are free: {'streamed' if streamed else 'resident'} (data.mode)"
-    )
-    return streamed
-
-
-def _dataset_bytes(source: Source, sample: Any) -> int:
-    """Bytes of the whole dataset, by the types of a piece of it."""
-    rows = int(source.slices[-1])
-    return sum(
-        array[:1].nbytes * (rows if name in chunks.OF_ROWS else source.transitions)
-        for name, array in sample._asdict().items()
-        if array is not None
-    )

@@ -1,14 +1,12 @@
-"""What a run's record and networks keep of data that are gone: statistics, slice by slice."""
+"""What a run's record and networks keep of data that are gone: statistics, slice by slice. No JAX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.formats import Rows
-from qgf_jax.data.scale import is_still
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, log, log_once
 
 
 class _Moments(NamedTuple):
@@ -47,7 +45,7 @@ class _Moments(NamedTuple):
 
     def still(self) -> np.ndarray:
         """[D], whether a dimension hardly moves."""
-        return is_still(self.std, self.low, self.high)
+        return _is_still(self.std, self.low, self.high)
 
 
 class Summary(NamedTuple):
@@ -61,11 +59,13 @@ class Summary(NamedTuple):
     goal: _Moments | None = None
 
     @classmethod
-    def of(cls, rows: Rows, goal: np.ndarray | None = None) -> "Summary":
-        """`goal` [R, G], where goals are not observations."""
-        actions = np.abs(rows.actions[~rows.ends]) > 0.999
+    def of(
+        cls, observations: np.ndarray, actions: np.ndarray, goal: np.ndarray | None = None
+    ) -> "Summary":
+        """Of [R, O], of [N, A], none of them void, and of [R, G] where goals are not observations."""
+        at_bounds = np.abs(actions) > 0.999
         goals = None if goal is None else _Moments.of(goal)
-        return cls(_Moments.of(rows.observations), int(actions.sum()), actions.size, goals)
+        return cls(_Moments.of(observations), int(at_bounds.sum()), at_bounds.size, goals)
 
     def merge(self, other: "Summary") -> "Summary":
         """Of both together."""
@@ -98,25 +98,80 @@ class Summary(NamedTuple):
         of_rows = _Moments(count, **{key: np.array(value) for key, value in found.items()})
         return cls(of_rows, record["at_bounds"], record["actions"])
 
+    def scale(self, *, goals: bool) -> np.ndarray:
+        """[2, O], or [2, O + G] with `goals`: mean and standard deviation to normalise by.
 
-def describe_ends(ends: np.ndarray) -> dict[str, Any]:
-    """What a run's record says of trajectories, by the numbers of their last rows."""
-    lengths = np.diff(ends, prepend=-1)
-    return {
-        "trajectories": len(lengths),
-        "rows_per_trajectory": [int(lengths.min()), int(lengths.max())],
-    }
+        One line names the dimensions that hardly move, of which only the mean is subtracted.
+        """
+        seen = {"observation": self.observations}
+        if goals:
+            seen["goal"] = self.goal or self.observations
+        for noun, moments in seen.items():
+            if still := np.flatnonzero(moments.still()).tolist():
+                log(
+                    f"data: {_listed(noun, still)}: too little spread beside the size for "
+                    "data.standardize, which subtracts the mean alone"
+                )
+        return np.concatenate([moments.scale() for moments in seen.values()], axis=1)
+
+    def check_alike(self, observations: np.ndarray, path: Path) -> None:
+        """Raises `UserError` if `observations` [R, O] lie, on average, far from all of these.
+
+        `path` is the file of validation data that they are from.
+        """
+        low, high = self.observations.low, self.observations.high
+        mean = observations.mean(axis=0, dtype=np.float64)
+        # A range on either side: a few short episodes may well be where the others were not.
+        slack = high - low + 1e-4 * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
+        outside = np.flatnonzero((mean < low - slack) | (mean > high + slack))
+        if outside.size:
+            i = int(outside[0])
+            raise UserError(
+                f"{path}: the mean of observation {i} is {mean[i]:.4g}, training data have "
+                f"{low[i]:.4g} to {high[i]:.4g}: this is another dataset's file"
+            )
 
 
-def check_alike(train: _Moments, mean: np.ndarray, path: Path) -> None:
-    """Raises `UserError` if validation data lie, on average, far from all training data."""
-    low, high = train.low, train.high
-    # A range on either side: a few short episodes may well be where the others were not.
-    slack = high - low + 1e-4 * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
-    outside = np.flatnonzero((mean < low - slack) | (mean > high + slack))
-    if outside.size:
-        i = int(outside[0])
-        raise UserError(
-            f"{path}: the mean of observation {i} is {mean[i]:.4g}, training data have {low[i]:.4g} to "
-            f"{high[i]:.4g}: this is another dataset's file"
+def name_rounded(path: Path, observations: np.ndarray) -> None:
+    """Says in one line which dimensions of `observations` [R, D] float32 cannot hold."""
+    if observations.dtype.itemsize <= 4:
+        return
+    lost = []
+    for i, column in enumerate(observations.T):
+        low, high = column.min(), column.max()
+        little = low < high and column.std() < _resolution(low, high)
+        if little and (column != column.astype(np.float32)).any():
+            lost.append(i)
+    if lost:
+        log_once(
+            f"qgf: warning: {path}: {_listed('observation', lost)}: too little spread beside the size "
+            "for float32, to which they are rounded: subtract a constant in the file"
         )
+
+
+_STEPS = 128
+"""of float32, at the largest magnitude of a dimension; a smaller spread is mostly rounding and noise"""
+
+_LEAST = 1e-6
+"""a smaller spread is a simulator's noise, whatever the magnitude"""
+
+
+def _resolution(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The spread [D] that takes so many steps of float32 between `low` [D] and `high` [D]."""
+    largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+    return _STEPS * np.finfo(np.float32).eps * largest
+
+
+def _is_still(std: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[D], whether a dimension of standard deviation `std` [D] is not to be divided by it."""
+    return std < np.maximum(_LEAST, _resolution(low, high))
+
+
+def _listed(noun: str, numbers: Sequence[int]) -> str:
+    """ "observations 3, 7 and 5 more"."""
+    shown = ", ".join(str(n) for n in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"{noun}{'s' if len(numbers) > 1 else ''} {shown}{more}"
+
+
+_SHOWN = 10

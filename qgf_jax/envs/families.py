@@ -63,6 +63,11 @@ class EnvName:
     every_task: tuple[int, ...] = (1,)
     """All tasks of the environment."""
 
+    @staticmethod
+    def parse(name: str) -> "EnvName":
+        """Takes a whole name apart. Raises `UserError` if it is none of its family's."""
+        return Family.of(name).parse(name.partition(":")[2] or name)
+
     @property
     def tasks(self) -> tuple[int, ...]:
         """The tasks that the name stands for."""
@@ -189,6 +194,14 @@ class Family(abc.ABC):
     """Folders in which data are looked for when the config names none."""
     prefix: str = ""
     """Under which name it is registered; set by `of`, "" for the default family."""
+
+    @staticmethod
+    def of(name: str | EnvName) -> "Family":
+        """The family of a name. Raises `UserError` if the name's prefix is none of a family."""
+        if isinstance(name, EnvName):
+            return _family(name.family)
+        prefix, colon, _ = name.partition(":")
+        return _family(prefix if colon else "")
 
     # Names
 
@@ -324,16 +337,3 @@ def _family(prefix: str) -> Family:
         raise UserError(f"{prefix}: {found!r} is no `Family`: mend its entry in {_GROUP}")
     found.prefix = "" if prefix in ("", default) else prefix
     return found
-
-
-def of(name: "str | EnvName") -> Family:
-    """The family of a name. Raises `UserError` if the name's prefix is none of a family."""
-    if isinstance(name, EnvName):
-        return _family(name.family)
-    prefix, colon, _ = name.partition(":")
-    return _family(prefix if colon else "")
-
-
-def parse(name: str) -> EnvName:
-    """Takes a name apart. Raises `UserError` if it is none of its family's."""
-    return of(name).parse(name.partition(":")[2] or name)

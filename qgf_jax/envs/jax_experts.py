@@ -121,7 +121,7 @@ def _ways(maze: mazes.Maze, kind: str) -> _Ways:
     width = int(np.lcm.reduce([len(some) for some in goals]))
     numbers = {cell: i for i, cell in enumerate(cells)}
     return _Ways(
-        centre=jnp.asarray(mazes.centre(np.array(cells)), jnp.float32),
+        centre=jnp.asarray(maze.centre(np.array(cells)), jnp.float32),
         goals=jnp.array([[numbers[c] for c in some] * (width // len(some)) for some in goals]),
         subgoals=jnp.asarray(np.stack([maze.subgoals(c) for c in cells]), jnp.float32),
         vertices=jnp.array([numbers[cell] for cell in maze.vertices]),

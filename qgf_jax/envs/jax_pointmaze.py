@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.envs import families, mazes
+from qgf_jax.envs import mazes
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 
 Array = jax.Array
@@ -60,7 +61,7 @@ class PointMaze:
     action_dim = 2
 
     def __init__(self, name: Any):
-        self.name: Any = families.parse(name) if isinstance(name, str) else name
+        self.name: Any = EnvName.parse(name) if isinstance(name, str) else name
         maze: mazes.Maze | None = self.name.maze
         if maze is None:
             raise UserError(
@@ -74,10 +75,10 @@ class PointMaze:
         self._walls = ~maze.free
         # A single task ends when the state before a step was at the goal, as its rewards say.
         self._before, self._penalty = not self.name.goals, 0.0 if self.name.goals else 1.0
-        self._tasks = mazes.centre(np.array(maze.tasks))  # [5, 2, 2]
+        self._tasks = maze.centre(np.array(maze.tasks))  # [5, 2, 2]
         self._spread = np.array([[mazes.SPREAD], [mazes.SPREAD if self.name.goals else 0.0]])
         self._entrances, self._doors = (
-            mazes.centre(np.array(some).reshape(-1, 2)).astype(np.float32)
+            maze.centre(np.array(some).reshape(-1, 2)).astype(np.float32)
             for some in (maze.entrances, maze.exits)
         )
 

@@ -57,6 +57,11 @@ class Maze(NamedTuple):
     expert_rows: int = 1001
     """Rows of an expert's episode, but for those of kind stitch."""
 
+    @staticmethod
+    def centre(cell: Cell | np.ndarray) -> np.ndarray:
+        """[..., 2] x and y of the middle of squares [..., 2], which all mazes share."""
+        return np.asarray(cell)[..., ::-1] * UNIT - OFFSET
+
     @property
     def free(self) -> np.ndarray:
         """[rows, columns] bool, where no wall is."""
@@ -80,7 +85,7 @@ class Maze(NamedTuple):
 
     def label(self, qpos: np.ndarray, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Rewards and masks [R] of a single task in states `qpos` [R, 2]: -1 and 1, at the goal 0."""
-        away = np.linalg.norm(qpos - centre(self.tasks[task - 1][1]), axis=-1)
+        away = np.linalg.norm(qpos - self.centre(self.tasks[task - 1][1]), axis=-1)
         success = (away <= TOLERANCE).astype(np.float32)
         return success - 1.0, 1.0 - success
 
@@ -104,12 +109,12 @@ class Maze(NamedTuple):
         first of up, left, down, right. Walls, and squares without a way, are their own.
         """
         free, away = self.free, self.distances(goal)
-        heads_for = centre(np.moveaxis(np.indices(free.shape), 0, -1))
+        heads_for = self.centre(np.moveaxis(np.indices(free.shape), 0, -1))
         for cell in self.cells:
             beside = [(cell[0] + di, cell[1] + dj) for di, dj in _STEPS]
             following = min((c for c in beside if free[c]), key=away.__getitem__, default=cell)
             if away[following] < away[cell]:
-                heads_for[cell] = centre(following)
+                heads_for[cell] = self.centre(following)
         return heads_for
 
     def expert_goals(self, kind: str, start: Cell) -> list[Cell]:
@@ -125,11 +130,6 @@ class Maze(NamedTuple):
     def expert_length(self, kind: str) -> int:
         """Rows of an expert's episode."""
         return 201 if kind == "stitch" else self.expert_rows
-
-
-def centre(cell: Cell | np.ndarray) -> np.ndarray:
-    """[..., 2] x and y of the middle of squares [..., 2]."""
-    return np.asarray(cell)[..., ::-1] * UNIT - OFFSET
 
 
 MAZES = {

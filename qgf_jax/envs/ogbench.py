@@ -124,17 +124,30 @@ class _OGBench(Family):
             return parsed.with_task(int(task))
         return parsed if goals else parsed.with_task(_default_task(parsed.scene))
 
-    def make(self, name: EnvName | str, **options: Any) -> "OGBenchEnv":
+    def make(self, name: EnvName | str, **options: Any) -> "_Env":
         """The environment of a name; `options` are those of `gymnasium.make`."""
-        return OGBenchEnv(self.parse(name) if isinstance(name, str) else name, **options)
+        return _Env(self.parse(name) if isinstance(name, str) else name, **options)
 
     def gym(self, env_id: str, **options: Any) -> Any:
-        """`gymnasium.make` of an OGBench id. Raises `UserError` as `check` does."""
+        """`gymnasium.make` of an OGBench id. Raises `UserError` as `_check` does."""
         with contextlib.nullcontext() if "render_mode" in options else _unseen():
             _check(env_id)
             import gymnasium
 
             return gymnasium.make(env_id, disable_env_checker=True, **options)
+
+    def reset(self, env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Resets a Gymnasium environment so that the initial state is a function of `seed` alone.
+
+        OGBench draws from three places: the environment's generator, NumPy's global one (point mazes)
+        and, for a few steps that settle the scene, from an action space made on the spot and never
+        seeded. All three are tied to `seed`. NumPy's global generator stays so, for what the
+        environment draws from it later.
+        """
+        random.seed(seed)
+        np.random.seed(seed)
+        with _seeded_action_spaces(seed):
+            return env.reset(seed=seed, **options)
 
     def requirements(self) -> list[str]:
         """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
@@ -181,7 +194,7 @@ class _OGBench(Family):
         env.env.close()
         return width, whole - width, env.action_dim
 
-    def rendered(self, name: EnvName, size: int) -> "OGBenchEnv":
+    def rendered(self, name: EnvName, size: int) -> "_Env":
         """The environment with `render`."""
         return self.make(name, width=size, height=size, render_mode="rgb_array")
 
@@ -303,20 +316,6 @@ def _registry() -> Any:
     return gymnasium.registry
 
 
-def reset(env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """Resets a Gymnasium environment so that the initial state is a function of `seed` alone.
-
-    OGBench draws from three places: the environment's generator, NumPy's global one (point mazes)
-    and, for a few steps that settle the scene, from an action space made on the spot and never
-    seeded. All three are tied to `seed`. NumPy's global generator stays so, for what the
-    environment draws from it later.
-    """
-    random.seed(seed)
-    np.random.seed(seed)
-    with _seeded_action_spaces(seed):
-        return env.reset(seed=seed, **options)
-
-
 @contextlib.contextmanager
 def _seeded_action_spaces(seed: int) -> Generator[None]:
     from gymnasium.spaces import Box
@@ -330,11 +329,11 @@ def _seeded_action_spaces(seed: int) -> Generator[None]:
         yield
 
 
-class OGBenchEnv:
+class _Env:
     """The environment of a name, seeded; where it has goals, they are the end of an observation."""
 
-    def __init__(self, name: str | EnvName, **options: Any):
-        self.name = FAMILY.parse(name) if isinstance(name, str) else name
+    def __init__(self, name: EnvName, **options: Any):
+        self.name = name
         if self.name.goals == "oraclerep":
             options["use_oracle_rep"] = True
         self.env = FAMILY.gym(self.name.env_id, **options)
@@ -344,10 +343,10 @@ class OGBenchEnv:
         self._goal = np.zeros(0)
 
     def reset(self, seed: int) -> np.ndarray:
-        """First observation of the episode `seed`, see `reset` above. The name must say the task."""
+        """First observation of the episode `seed`, see `FAMILY.reset`. The name must say the task."""
         if not self.name.goals:
-            return reset(self.env, seed)[0]
-        obs, info = reset(self.env, seed, options={"task_id": self.name.task})
+            return FAMILY.reset(self.env, seed)[0]
+        obs, info = FAMILY.reset(self.env, seed, options={"task_id": self.name.task})
         self._goal = np.asarray(info["goal"])
         return np.concatenate([obs, self._goal])
 
@@ -416,7 +415,7 @@ class _SimulatorLabels(_StateLabels):
     @property
     def _env(self) -> Any:
         if self._made is None:
-            self._made = OGBenchEnv(self.name).env
+            self._made = _Env(self.name).env
         return self._made
 
     @property

@@ -100,7 +100,7 @@ class Expert:
 def _record(env: Any, scene: str, kind: str, seed: int, rng: np.random.Generator) -> _Columns:
     actions: Callable[..., _Steps] = _maze if scene in mazes.MAZES else _manipulation
     options = _maze_task(scene, kind, rng) if scene in mazes.MAZES else None
-    obs, info = ogbench.reset(env, seed, **({"options": options} if options else {}))
+    obs, info = ogbench.FAMILY.reset(env, seed, **({"options": options} if options else {}))
     steps = actions(env, scene, kind, rng, obs, info)
     action = next(steps)
     columns: dict[str, list[Any]] = {}

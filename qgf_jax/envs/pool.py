@@ -5,12 +5,12 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.envs import wire
+from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import children
 
@@ -231,27 +231,28 @@ class EnvPool:
             if number:
                 actions = np.stack([episode.chunks[number - (number > 0)] for episode in episodes])
                 header = {"op": "step", "slots": places}
-                wire.send(self._channels[worker], header, actions=actions)
+                request = Message(header, {"actions": actions})
             else:
                 seeds = [episode.seed for episode in episodes]
-                wire.send(self._channels[worker], {"op": "reset", "slots": [places, seeds]})
+                request = Message({"op": "reset", "slots": [places, seeds]})
+            request.send(self._channels[worker])
         except OSError as error:
             raise self._death(worker, error) from None
 
     def _receive(self, worker: int, slots: list[int]) -> dict[int, _Answer]:
         try:
-            header, arrays = wire.receive(self._channels[worker])
+            answer = Message.receive(self._channels[worker])
         except (EOFError, OSError) as error:
             raise self._death(worker, error) from None
         except (ValueError, KeyError, TypeError) as error:
             raise _Broken(f"spoke nonsense ({error})") from None
         try:
-            return self._understand(slots, header, arrays)
+            return self._understand(slots, *answer)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise _Broken(f"spoke nonsense ({error})") from None
 
     def _understand(
-        self, slots: list[int], header: dict[str, Any], arrays: dict[str, np.ndarray]
+        self, slots: list[int], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     ) -> dict[int, _Answer]:
         if "error" in header:
             raise _Broken(f"raised {header['error']}", slots[header["place"]])
@@ -285,7 +286,7 @@ class EnvPool:
         self._processes[worker:] = [process, *self._processes[worker + 1 :]]
         self._channels[worker:] = [ours, *self._channels[worker + 1 :]]
 
-    def _greeting(self, worker: int, tries: int = 3) -> dict[str, Any]:
+    def _greeting(self, worker: int, tries: int = 3) -> Mapping[str, Any]:
         """What a new worker says when its environments are ready; that may take a while.
 
         One that is killed before is started again; one that leaves by itself would do so again, and
@@ -293,7 +294,7 @@ class EnvPool:
         """
         self._channels[worker].settimeout(self.start_timeout)
         try:
-            header, _ = wire.receive(self._channels[worker])
+            header = Message.receive(self._channels[worker]).header
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._processes[worker].wait(

@@ -3,30 +3,38 @@
 import json
 import socket
 import struct
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-def send(channel: socket.socket, header: dict[str, Any], **arrays: np.ndarray) -> None:
-    """Sends one message."""
-    described = {name: [a.dtype.str, list(a.shape)] for name, a in arrays.items()}
-    head = json.dumps({"header": header, "arrays": described}).encode()
-    parts = [struct.pack("<I", len(head)), head]
-    parts += [np.ascontiguousarray(a).tobytes() for a in arrays.values()]
-    channel.sendall(b"".join(parts))
+class Message(NamedTuple):
+    """What one process says to another."""
 
+    header: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] = MappingProxyType({})
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Waits for one message: (header, arrays). Raises `EOFError` if the other side is gone."""
-    (size,) = struct.unpack("<I", _exactly(channel, 4))
-    message = json.loads(_exactly(channel, size))
-    arrays = {}
-    for name, (kind, shape) in message["arrays"].items():
-        dtype = np.dtype(kind)
-        raw = _exactly(channel, dtype.itemsize * int(np.prod(shape)))
-        arrays[name] = np.frombuffer(raw, dtype).reshape(shape)
-    return message["header"], arrays
+    @classmethod
+    def receive(cls, channel: socket.socket) -> "Message":
+        """Waits for one message. Raises `EOFError` if the other side is gone."""
+        (size,) = struct.unpack("<I", _exactly(channel, 4))
+        message = json.loads(_exactly(channel, size))
+        arrays = {}
+        for name, (kind, shape) in message["arrays"].items():
+            dtype = np.dtype(kind)
+            raw = _exactly(channel, dtype.itemsize * int(np.prod(shape)))
+            arrays[name] = np.frombuffer(raw, dtype).reshape(shape)
+        return cls(message["header"], arrays)
+
+    def send(self, channel: socket.socket) -> None:
+        """Sends it. Raises `OSError` if the other side is gone."""
+        described = {name: [a.dtype.str, list(a.shape)] for name, a in self.arrays.items()}
+        head = json.dumps({"header": self.header, "arrays": described}).encode()
+        parts = [struct.pack("<I", len(head)), head]
+        parts += [np.ascontiguousarray(a).tobytes() for a in self.arrays.values()]
+        channel.sendall(b"".join(parts))
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:

@@ -1,6 +1,6 @@
 """A process that owns some environments and steps them, whole chunks at a time.
 
-Run as `python -m qgf_jax.envs.worker FD NAME SLOTS`; speaks `wire` over the socket FD. A fresh
+Run as `python -m qgf_jax.envs.worker FD NAME SLOTS`; speaks `wire.Message` over the socket FD. A fresh
 interpreter, not a fork: its parent runs JAX, whose threads do not survive forking.
 """
 
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
-from qgf_jax.envs import families, wire
+from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError
 
 
@@ -26,7 +27,7 @@ class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
     def __init__(self, name: str, made: Callable[[Any], None]):
-        self.env = families.of(name).make(families.parse(name))
+        self.env = Family.of(name).make(EnvName.parse(name))
         self.bits = np.random.MT19937()
         # The first reset may compile a model, which must not look like stepping.
         self.obs_width = len(self.reset(0))
@@ -55,10 +56,7 @@ class _Slot:
         return obs, {"reward": total, "steps": steps, "done": done, "success": success}
 
 
-_Request = tuple[dict[str, Any], dict[str, np.ndarray]]
-
-
-def _listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]) -> None:
+def _listen(channel: socket.socket, requests: queue.SimpleQueue[Message | None]) -> None:
     """Takes requests off the channel as they come, and None when it closes.
 
     So the other side can always send the next one, however long it is: it must not wait for a worker
@@ -66,7 +64,7 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]
     """
     try:
         while True:
-            requests.put(wire.receive(channel))
+            requests.put(Message.receive(channel))
     except (EOFError, OSError):
         requests.put(None)
 
@@ -74,16 +72,16 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[_Request | None]
 def _serve(channel: socket.socket, name: str, count: int) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
-        family = families.of(name)
+        family = Family.of(name)
         family.require()
         with family.headless() as made:
             slots = [_Slot(name, made) for _ in range(count)]
     except UserError as error:
-        wire.send(channel, {"refused": str(error)})
+        Message({"refused": str(error)}).send(channel)
         return
     greeting = {"action_dim": slots[0].env.action_dim, "obs_width": slots[0].obs_width}
-    wire.send(channel, greeting)
-    requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+    Message(greeting).send(channel)
+    requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, requests), daemon=True).start()
     while (request := requests.get()) is not None:
         header, arrays = request
@@ -103,12 +101,12 @@ def _serve(channel: socket.socket, name: str, count: int) -> None:
                     reply["played"].append(played)
         except Exception as error:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            wire.send(channel, {"error": cause, "place": len(obs)})
+            Message({"error": cause, "place": len(obs)}).send(channel)
             continue
         if header["op"] == "reset":
             reply["goal"] = slots[0].goal_position()
         reply["cpu_seconds"] = time.process_time() - started
-        wire.send(channel, reply, obs=np.asarray(obs, np.float32))
+        Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
 
 
 def leave_with(parent: int) -> None:

@@ -37,6 +37,34 @@ class Arm(NamedTuple):
         options = tuple(sorted(row["options"].items()))
         return cls(row["method"], row["weight"], row["best_of"], options)
 
+    @classmethod
+    def sweep(
+        cls,
+        methods: Sequence[str],
+        weights: Sequence[float],
+        best_of: Sequence[int] | None = None,
+        *,
+        own_weights: bool = False,
+        more: Sequence[int] = (),
+    ) -> list["Arm"]:
+        """All arms of a sweep; a method is written NAME or NAME:option=value, see `table.parse`.
+
+        A method without a weight ignores `weights`. With `own_weights`, a method whose weight has units
+        of its own is swept over its own values. `best_of` replaces the methods' own numbers of
+        candidates, except where the number is the method; a method that chooses among several leaves a
+        1 out. Without `best_of` such a method has the numbers `more` too. Raises `UserError` for an
+        unknown method.
+        """
+        found: dict[Arm, None] = {}
+        for text in methods:
+            name, options = table.parse(text)
+            row = table.method(name)
+            values = row.weights if own_weights and row.weights else weights
+            for n in _candidates(row, best_of, more):
+                for weight in values if row.weighted else (0.0,):
+                    found[cls(name, float(weight), n, options)] = None
+        return list(found)
+
     @property
     def sampler(self) -> Sampler:
         """The arm without its weight: arms that agree in it are rivals, of which one is selected."""
@@ -51,32 +79,6 @@ class Arm(NamedTuple):
             shared = tuple((k, v) for k, v in arm.options if k in free)
             arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
         return arm._replace(method=table.canonical(arm.method))
-
-
-def arms(
-    methods: Sequence[str],
-    weights: Sequence[float],
-    best_of: Sequence[int] | None = None,
-    *,
-    own_weights: bool = False,
-    more: Sequence[int] = (),
-) -> list[Arm]:
-    """All arms of a sweep; a method is written NAME or NAME:option=value, see `table.parse`.
-
-    A method without a weight ignores `weights`. With `own_weights`, a method whose weight has units of
-    its own is swept over its own values. `best_of` replaces the methods' own numbers of candidates,
-    except where the number is the method; a method that chooses among several leaves a 1 out. Without
-    `best_of` such a method has the numbers `more` too. Raises `UserError` for an unknown method.
-    """
-    found: dict[Arm, None] = {}
-    for text in methods:
-        name, options = table.parse(text)
-        row = table.method(name)
-        values = row.weights if own_weights and row.weights else weights
-        for n in _candidates(row, best_of, more):
-            for weight in values if row.weighted else (0.0,):
-                found[Arm(name, float(weight), n, options)] = None
-    return list(found)
 
 
 def _candidates(

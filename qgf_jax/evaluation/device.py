@@ -12,7 +12,7 @@ import numpy as np
 from qgf_jax.envs.jax_pointmaze import PointMaze, Start, State
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Sampler
-from qgf_jax.evaluation.simulators import PATHS, Result, Usage
+from qgf_jax.evaluation.simulators import PATHS, Result, Simulator
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import seeds
@@ -57,7 +57,7 @@ class _Slots(NamedTuple):
     total: Array
 
 
-class DeviceSimulator:
+class DeviceSimulator(Simulator):
     """The simulator on the device; it plays all tasks at once.
 
     `envs` episodes of each seed are under way at once, chunks run open loop, and a place whose episode
@@ -71,7 +71,7 @@ class DeviceSimulator:
                 f"{maze.name.full} has observations {maze.obs_width} and actions {maze.action_dim} "
                 "wide, not as the run's data"
             )
-        self.usage = Usage()
+        super().__init__()
         self._loaded, self._maze, self._envs = loaded, maze, envs
         self._places = _ROUNDS * envs
         self._programs: dict[Sampler, Callable[[_Queue], _Outcome]] = {}

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import ON_DEVICE, EnvName
 from qgf_jax.runs.files import Lines, is_count, is_number
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
@@ -60,7 +60,7 @@ _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (is_number, "a number"),
     "failed": (_is_text, "a reason"),
 }
-"""Those that not every line has."""
+"""Fields that some lines lack."""
 
 
 def _why_invalid(line: Mapping[str, Any]) -> str:
@@ -83,44 +83,45 @@ def _short(value: Any) -> str:
     return text if len(text) <= 30 else f"{text[:27]}..."
 
 
-def read(run: Run) -> Lines:
-    """The episodes of a run, and the lines of its file that are none. Raises `UserError`.
-
-    An episode is of the run's own environment, or of that in the simulator on the device, and of one
-    of its seeds.
-    """
-    name = families.parse(run.config["env"])
-    labels = (name.label, name.played_in(families.ON_DEVICE).label)
-
-    def why(line: Mapping[str, Any]) -> str:
-        if found := _why_invalid(line):
-            return found
-        if line["env"] not in labels:
-            return f"of {_short(line['env'])}, not of {name.label}"
-        if line["seed"] >= run.config["seeds"]:
-            return f"seed {line['seed']} of a run with {run.config['seeds']}"
-        return ""
-
-    return Lines.read(run.episodes, why)
-
-
-class _Log:
-    """What a run's file held when it was opened, and what was added since."""
+class EpisodeLog:
+    """A run's episodes, for one process alone that adds to them: see `only_writer`."""
 
     def __init__(self, run: Run):
         self._run = run
-        found = read(run)
+        found = self.read(run)
         found.warn()
         self.lines = found.records
+        """What the file held when it was opened, and what was added since."""
+
+    @staticmethod
+    def read(run: Run) -> Lines:
+        """The episodes of a run, and the lines of its file that are none. Raises `UserError`.
+
+        An episode is of the run's own environment, or of that in the simulator on the device, and of
+        one of its seeds.
+        """
+        name = EnvName.parse(run.config["env"])
+        labels = (name.label, name.played_in(ON_DEVICE).label)
+
+        def why(line: Mapping[str, Any]) -> str:
+            if found := _why_invalid(line):
+                return found
+            if line["env"] not in labels:
+                return f"of {_short(line['env'])}, not of {name.label}"
+            if line["seed"] >= run.config["seeds"]:
+                return f"seed {line['seed']} of a run with {run.config['seeds']}"
+            return ""
+
+        return Lines.read(run.episodes, why)
+
+    @classmethod
+    @contextlib.contextmanager
+    def only_writer(cls, run: Run) -> Generator["EpisodeLog"]:
+        """Opens the log for this process alone. Raises `UserError` if another one writes it."""
+        with EVALUATION.lock(run.workdir):
+            yield cls(run)
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes an episode at once. Raises `SaveError` if that cannot be done."""
         Lines.append(self._run.episodes, line, EVALUATION.elsewhere)
         self.lines.append(line)
-
-
-@contextlib.contextmanager
-def only_writer(run: Run) -> Generator[_Log]:
-    """The run's episodes, for one process alone. Raises `UserError` if another one writes them."""
-    with EVALUATION.lock(run.workdir):
-        yield _Log(run)

@@ -3,12 +3,11 @@
 import os
 from collections.abc import Sequence
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family
 from qgf_jax.errors import unknown_name_error
-from qgf_jax.evaluation import episodes as records
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.device import DeviceSimulator
-from qgf_jax.evaluation.rollout import rollout
+from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
@@ -45,15 +44,15 @@ def evaluate(
     `out` is another folder for the lines, see `Run.beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
-    if simulator not in families.SIMULATORS:
-        raise unknown_name_error("simulator", simulator, families.SIMULATORS)
+    if simulator not in SIMULATORS:
+        raise unknown_name_error("simulator", simulator, SIMULATORS)
     run = runs.open_run(workdir)
     if out is not None:
         run = run.beside(out)
-    name = families.parse(run.config["env"])
-    if simulator == families.ON_DEVICE:
-        name = name.played_in(families.ON_DEVICE)
-        families.of(name).device_simulator(name)  # or one line that there is none
+    name = EnvName.parse(run.config["env"])
+    if simulator == ON_DEVICE:
+        name = name.played_in(ON_DEVICE)
+        Family.of(name).device_simulator(name)  # or one line that there is none
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],
@@ -63,7 +62,7 @@ def evaluate(
         episodes if selection_episodes is None else selection_episodes,
         report_selected,
     )
-    with records.only_writer(run) as log:
+    with EpisodeLog.only_writer(run) as log:
         loaded = LoadedRun.open(workdir, step)
         run.link()
         player = _simulator(loaded, name, envs, workers)
@@ -73,15 +72,13 @@ def evaluate(
                 log.append(line)
 
         for jobs in plan.stages(loaded.step, log.lines):
-            rollout(player, jobs, record)
+            player.rollout(jobs, record)
     return player.usage
 
 
-def _simulator(
-    loaded: LoadedRun, name: families.EnvName, envs: int, workers: int | None
-) -> Simulator:
+def _simulator(loaded: LoadedRun, name: EnvName, envs: int, workers: int | None) -> Simulator:
     """What plays the episodes of an environment: on the device, or in worker processes."""
-    if name.simulator == families.ON_DEVICE:
-        maze = families.of(name).device_simulator(name)
+    if name.simulator == ON_DEVICE:
+        maze = Family.of(name).device_simulator(name)
         return DeviceSimulator(loaded, maze, backend.choose("--envs=jax", envs))
     return WorkerPool(loaded, name, backend.choose("eval.envs", envs), workers)

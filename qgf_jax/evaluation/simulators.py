@@ -1,9 +1,15 @@
-"""What plays episodes: the interface that a simulator has to the rollout, and what playing cost."""
+"""What plays episodes: the one loop, whatever simulates, and what playing cost."""
 
+import abc
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
+
+from tqdm import tqdm
 
 from qgf_jax.evaluation.arms import Sampler
 from qgf_jax.evaluation.sweep import Job
@@ -32,20 +38,56 @@ class Usage:
     """Seconds of these until there were actions; on the device, 0."""
 
 
-class Simulator(Protocol):
-    """Plays episodes of one loaded run in one environment."""
+class Simulator(abc.ABC):
+    """Plays episodes of one loaded run in one environment; `rollout` is the one loop."""
 
-    usage: Usage
-    """Of all that was played. The simulator counts its own time, the rollout everything else."""
+    def __init__(self) -> None:
+        self.usage = Usage()
+        """Of all that was played. A simulator counts its own time, `rollout` everything else."""
 
+    @abc.abstractmethod
     def parts(self, jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
         """The jobs by what can be played at once: those of one task, or all."""
-        ...
 
+    @abc.abstractmethod
     def ready_for(self, jobs: Sequence[Job]) -> AbstractContextManager[None]:
         """Starts the environments of one part and compiles its samplers; they stay for the block."""
-        ...
 
+    @abc.abstractmethod
     def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs of the part that share a sampler, each yielded when its episode is over."""
-        ...
+
+    def rollout(self, jobs: Sequence[Job], record: Callable[[Job, Result], None]) -> None:
+        """Plays `jobs`, sampler by sampler, and gives each result to `record`.
+
+        What differs in weight alone shares a batch. Adds to `usage`.
+        """
+        for part in self.parts(jobs):
+            with (
+                self.ready_for(part),
+                _timed(self.usage),
+                tqdm(total=len(part), unit="episode", disable=None, file=sys.stderr) as bar,
+            ):
+                for sampler, group in _by_sampler(part).items():
+                    bar.set_description(sampler.label)
+                    for job, result in self.play(sampler, group):
+                        self.usage.episodes += 1
+                        self.usage.env_steps += result["length"]
+                        record(job, result)
+                        bar.update()
+
+
+def _by_sampler(jobs: Sequence[Job]) -> dict[Sampler, list[Job]]:
+    groups: dict[Sampler, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.acts_as.sampler, []).append(job)
+    return groups
+
+
+@contextlib.contextmanager
+def _timed(usage: Usage) -> Generator[None]:
+    """Adds the time of the block, and this process's share of the processor, to `usage`."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    usage.wall_seconds += time.perf_counter() - wall
+    usage.cpu_seconds += time.process_time() - cpu

@@ -25,7 +25,7 @@ KINDS = {
     "t over seeds": "t interval over seeds, with the episodes' variance added (2 to 4 seeds)",
     "two-way bootstrap": "seeds and episodes resampled together, the same episodes for all seeds",
 }
-"""The kinds of interval in words; see `kind`."""
+"""The kinds of interval in words; see `Interval.kind`."""
 
 
 class Interval(NamedTuple):
@@ -35,42 +35,42 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @staticmethod
+    def kind(seeds: int) -> str:
+        """The key of `KINDS` that an interval over so many seeds has."""
+        names = list(KINDS)
+        return names[0] if seeds == 1 else names[1] if seeds < FEW_SEEDS else names[2]
 
-def kind(seeds: int) -> str:
-    """The key of `KINDS` that an interval over so many seeds has."""
-    names = list(KINDS)
-    return names[0] if seeds == 1 else names[1] if seeds < FEW_SEEDS else names[2]
+    @classmethod
+    def of_mean(cls, tables: Sequence[np.ndarray], *, resamples: int = 2000) -> "Interval":
+        """The mean of complete tables [S, E] and its interval, of the kind that `kind(S)` names."""
+        tables = [np.asarray(table, float) for table in tables]
+        mean = _mean(tables)
+        if cls.kind(len(tables[0])) == "t over seeds":
+            half = _t_half_width(tables)
+            return cls(mean, mean - half, mean + half)
+        return cls(mean, *_bootstrap(tables, resamples))
 
+    @classmethod
+    def of_success(cls, tables: Sequence[np.ndarray], *, resamples: int = 2000) -> "Interval":
+        """As `of_mean`, for successes (0 or 1): inside [0, 1], and never without width.
 
-def mean_interval(tables: Sequence[np.ndarray], *, resamples: int = 2000) -> Interval:
-    """The mean of complete tables [S, E] and its interval, of the kind that `kind(S)` names."""
-    tables = [np.asarray(table, float) for table in tables]
-    mean = _mean(tables)
-    if kind(len(tables[0])) == "t over seeds":
-        half = _t_half_width(tables)
-        return Interval(mean, mean - half, mean + half)
-    return Interval(mean, *_bootstrap(tables, resamples))
-
-
-def success_interval(tables: Sequence[np.ndarray], *, resamples: int = 2000) -> Interval:
-    """As `mean_interval`, for successes (0 or 1): inside [0, 1], and never without width.
-
-    The least that is reported is the score interval (Wilson, 1927) of the number of *distinct*
-    episodes: more seeds on the same episodes are no more episodes. A t interval becomes the score
-    interval of as many episodes as would have its width (Kish, 1965: the effective sample size).
-    """
-    tables = [np.asarray(table, float) for table in tables]
-    mean, n = _mean(tables), float(sum(table.shape[1] for table in tables))
-    if kind(len(tables[0])) == "t over seeds":
-        half = _t_half_width(tables)
-        if half > 0:
-            n = min(n, _Z**2 * mean * (1 - mean) / half**2)
-        low, high = _wilson(mean, n)
-    else:
-        low, high = _bootstrap(tables, resamples)
-        least = _wilson(mean, n)
-        low, high = min(low, least[0]), max(high, least[1])
-    return Interval(mean, float(max(low, 0.0)), float(min(high, 1.0)))
+        The least that is reported is the score interval (Wilson, 1927) of the number of *distinct*
+        episodes: more seeds on the same episodes are no more episodes. A t interval becomes the score
+        interval of as many episodes as would have its width (Kish, 1965: the effective sample size).
+        """
+        tables = [np.asarray(table, float) for table in tables]
+        mean, n = _mean(tables), float(sum(table.shape[1] for table in tables))
+        if cls.kind(len(tables[0])) == "t over seeds":
+            half = _t_half_width(tables)
+            if half > 0:
+                n = min(n, _Z**2 * mean * (1 - mean) / half**2)
+            low, high = _wilson(mean, n)
+        else:
+            low, high = _bootstrap(tables, resamples)
+            least = _wilson(mean, n)
+            low, high = min(low, least[0]), max(high, least[1])
+        return cls(mean, float(max(low, 0.0)), float(min(high, 1.0)))
 
 
 def mean_and_error(tables: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -1,12 +1,12 @@
 """Rows of a table from lines of episodes: means, intervals and the selected weight. No JAX."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.evaluation import selection, statistics
 from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.statistics import Interval, mean_and_error
 
 Row = dict[str, Any]
 ALL_TASKS = 0
@@ -58,9 +58,8 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
     `ranked_on`: the pairs that weights were compared on, 0 where this one could not be compared.
 
     Where there are several tasks, an arm that has played them all has a row for their mean too, of
-    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes by
-    `selection.choose`, for all tasks together if they have such a row. Report rows of that weight
-    carry the mark.
+    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes, see `_choose`, for
+    all tasks together if they have such a row. Report rows of that weight carry the mark.
     """
     lines = unique(lines)
     newest: dict[str, int] = {}
@@ -140,10 +139,10 @@ def _row(key: _Key, tasks: _Tasks, step: int) -> Row | None:
         "ranked_on": 0,
         "seeds": len(seeds),
         "step": step,
-        "interval": statistics.kind(len(seeds)),
-        "success": statistics.success_interval(columns("success"))._asdict(),
-        "return": statistics.mean_interval(columns("return"))._asdict(),
-        "length": statistics.mean_interval(columns("length"))._asdict(),
+        "interval": Interval.kind(len(seeds)),
+        "success": Interval.of_success(columns("success"))._asdict(),
+        "return": Interval.of_mean(columns("return"))._asdict(),
+        "length": Interval.of_mean(columns("length"))._asdict(),
     }
 
 
@@ -153,7 +152,7 @@ def _complete(tasks: _Tasks) -> tuple[dict[int, set[int]], list[int]]:
     for task, cell in tasks.items():
         for seed, episode in cell:
             played.setdefault(seed, {}).setdefault(task, set()).add(episode)
-    return selection.common(played)
+    return _common(played)
 
 
 def _mark_missing(rows: Iterable[Row], rivals: _Rivals) -> None:
@@ -200,57 +199,85 @@ def _selected(rows: Iterable[Row], by_split: Mapping[str, Mapping[float, _Tasks]
         return weights.pop()  # nothing is chosen
     if "selection" not in by_split:
         return None
-    choice = selection.choose(by_split["selection"])
+    choice = _choose(by_split["selection"])
     for row in rows:
         if row["split"] == "selection" and row["weight"] in choice.ranked:
             row["ranked_on"] = choice.pairs
     return choice.weight
 
 
-def optimistic(rows: Iterable[Row]) -> list[Row]:
-    """The best report row of each group, chosen on the very episodes it reports: biased upwards.
+class _Choice(NamedTuple):
+    """The chosen weight, and what it was chosen on."""
 
-    What the public code logs as its success; kept under this name for comparison with it.
+    weight: float
+    pairs: int
+    """(Seed, episode) pairs that all ranked weights have played."""
+    ranked: tuple[float, ...]
+    """The weights that were compared; one that shares too few pairs with the others is not."""
+
+
+def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
+    """The smallest weight that noise does not tell from the best.
+
+    Success first: kept are the weights whose success is within one standard error of the highest.
+    Of these, kept are the weights whose return is within one standard error of the highest; the
+    smallest of them is chosen (the one-standard-error rule of Breiman et al., 1984). The standard
+    error is that of the paired difference over the pairs that all weights have played.
     """
-    best: dict[_Group, Row] = {}
-    for row in rows:
-        if row["split"] == "report":
-            group = _Group.of(row)
-            if group not in best or _rank(row) > _rank(best[group]):
-                best[group] = row
-    return list(best.values())
+    pairs, ranked = _common(
+        {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}
+    )
+    weights = ranked
+    for name in ("success", "return"):
+        tables = {w: _tables(candidates[w], pairs, name) for w in weights}
+        best = max(weights, key=lambda w: mean_and_error(tables[w])[0])
+        weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
+    return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
 
 
-def _rank(row: Row) -> tuple[float, float, float]:
-    return row["success"]["mean"], row["return"]["mean"], -row["weight"]
+def _common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set], list[Any]]:
+    """What candidates have all played of each task, and the candidates of which that is true.
+
+    `candidates[name][task]` is a set, of episodes for example. Candidates join in the order of how
+    much they have played, so that the odd one is left out: one with which the numbers that are
+    compared, candidates times what they share, would be fewer than without it, or none in some task.
+    """
+
+    def size(name: Any) -> tuple[int, Any]:
+        return -_count(candidates[name]), name
+
+    first, *others = sorted(candidates, key=size)
+    shared, joined = {task: set(played) for task, played in candidates[first].items()}, [first]
+    for name in others:
+        less = {task: played & candidates[name].get(task, set()) for task, played in shared.items()}
+        enough = (len(joined) + 1) * _count(less) >= len(joined) * _count(shared)
+        if all(less.values()) and enough:
+            shared = less
+            joined.append(name)
+    return shared, sorted(joined)
 
 
-def gaps(rows: Sequence[Row]) -> list[str]:
-    """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
-    choosing: dict[_Group, set[float]] = {}  # the weights with selection episodes
-    for row in rows:
-        if row["split"] == "selection":
-            choosing.setdefault(_Group.of(row), set()).add(row["weight"])
-    found: dict[str, None] = {}
-    for row in rows:
-        if row["task"] != ALL_TASKS:  # its tasks say it
-            arm = f"{Arm.of(row).sampler.label}, weight {row['weight']:g}"
-            for gap in _gaps_of(row, choosing):
-                found[f"{row['env']}, task {row['task']}, {arm}: {gap}"] = None
-    return list(found)
+def _count(parts: Mapping[int, Set]) -> int:
+    return sum(map(len, parts.values()))
 
 
-def _gaps_of(row: Row, choosing: Mapping[_Group, set[float]]) -> Iterable[str]:
-    if row["left_out"]:
-        yield f"{row['left_out']} {row['split']} episodes that only some seeds have played are left out"
-    group = _Group.of(row)
-    for scope, what in ((group, ""), (group.pooled, " of all tasks")):
-        if scope in choosing and row["weight"] not in choosing[scope]:
-            yield f"without selection episodes{what} it cannot be selected"
-    if row["split"] == "selection" and row["missing"]:
-        ranked = f"weights are ranked on the {row['ranked_on']} that all have"
-        alone = "it shares too few with them and cannot be selected"
-        yield (
-            f"{row['missing']} selection episodes of other weights are missing, so "
-            f"{ranked if row['ranked_on'] else alone}"
-        )
+def _tables(played: _Tasks, shared: Mapping[int, Set], name: str) -> list[np.ndarray]:
+    """[S, E] of each task; NaN where a seed and an episode are no common pair."""
+    seeds = sorted({seed for pairs in shared.values() for seed, _ in pairs})
+    tables = []
+    for task, pairs in sorted(shared.items()):
+        episodes = sorted({episode for _, episode in pairs})
+        table = np.full((len(seeds), len(episodes)), np.nan)
+        for seed, episode in pairs:
+            value = played[task][seed, episode][name]
+            table[seeds.index(seed), episodes.index(episode)] = value
+        tables.append(table)
+    return tables
+
+
+def _ties(best: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    """Whether noise may be all that parts them; of a single pair nobody can say."""
+    if sum(np.sum(~np.isnan(table)) for table in best) < 2:
+        return True
+    gap, error = mean_and_error([a - b for a, b in zip(best, other, strict=True)])
+    return gap <= error

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Sampler
-from qgf_jax.evaluation.simulators import PATHS, Result, Usage
+from qgf_jax.evaluation.simulators import PATHS, Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import seeds
@@ -31,7 +31,7 @@ Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A]"""
 
 
-class WorkerPool:
+class WorkerPool(Simulator):
     """The simulator of worker processes; it plays one task at a time.
 
     `envs` environments are stepped at once, at least one for each seed. With `keep_actions` a result
@@ -41,13 +41,13 @@ class WorkerPool:
     def __init__(
         self,
         loaded: LoadedRun,
-        name: families.EnvName,
+        name: EnvName,
         envs: int,
         workers: int | None = None,
         *,
         keep_actions: bool = False,
     ):
-        self.usage = Usage()
+        super().__init__()
         self._loaded, self._name, self._workers = loaded, name, workers
         self._per_seed = max(1, envs // loaded.seeds)
         self._keep_actions = keep_actions

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 from qgf_jax.interop import pickled
 from qgf_jax.methods import table as algorithms
@@ -135,7 +135,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
     row = algorithms.method(config["algorithm"])
     if row.policies != ("flow_bc",) or config["critic"] != "iql":
         raise UserError("only the public qgf agent is imported: --config.algorithm=qgf, critic=iql")
-    if families.parse(config["env"]).goals:
+    if EnvName.parse(config["env"]).goals:
         raise UserError(f"env {config['env']}: the public qgf agent knows single tasks, no goals")
     given = {"data.standardize": config["data"]["standardize"], "seeds": config["seeds"]}
     for key, needed in {"data.standardize": False, "seeds": 1}.items():

@@ -11,10 +11,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
-from qgf_jax.report.tables import cells
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
@@ -91,7 +91,7 @@ def _figures(spec: Spec) -> Iterator[_Figure]:
 
 
 def _label(row: Row) -> str:
-    return cells(row)["method"]
+    return Arm.of(row).sampler.label
 
 
 def _at_weight(row: Row) -> str:
@@ -356,8 +356,8 @@ class _Maze:
 
 
 def _maze(run: Run) -> _Maze | None:
-    name = families.parse(run.config["env"])
-    known = families.of(name).maze(name)
+    name = EnvName.parse(run.config["env"])
+    known = Family.of(name).maze(name)
     return _Maze(*known) if known else None
 
 
@@ -401,7 +401,7 @@ def _field(subject: _Subject) -> Any:
 def _guided(subject: _Subject) -> list[Row]:
     """Two methods' rows of a positive weight: the selected one, or the least if that is 0."""
     rows = subject.rows
-    own = [r for r in rows if r["env"] == families.parse(subject.run.config["env"]).label]
+    own = [r for r in rows if r["env"] == EnvName.parse(subject.run.config["env"]).label]
     guided: dict[str, Row] = {}
     for row in sorted(own or rows, key=lambda r: (not r["selected"], r["weight"])):
         if row["split"] == "report" and row["weight"] > 0 and row["best_of"] == 1:

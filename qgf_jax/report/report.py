@@ -1,5 +1,7 @@
 """Tables, plots and one page from a run's lines, and from nothing else."""
 
+import base64
+import html
 import json
 import os
 from collections.abc import Sequence
@@ -7,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.errors import UserError, log, saving
-from qgf_jax.evaluation import episodes, summary
-from qgf_jax.report import tables
+from qgf_jax.evaluation import summary
+from qgf_jax.evaluation.episodes import EpisodeLog
+from qgf_jax.report.tables import Table
 from qgf_jax.runs import run as runs
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import read_metrics
+from qgf_jax.runs.run import Run
 
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .8em;border-bottom:1px solid #ddd}
+th{text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
+tr.selected{background:#eaf3fb;font-weight:600}figure{margin:2em 0}img,video{max-width:100%}
+figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}
+"""
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
 
 
@@ -23,26 +34,26 @@ def write(workdir: str | os.PathLike) -> str:
     it leaves out. Raises `UserError` if nothing was evaluated, `SaveError` if it cannot be written.
     """
     run = runs.open_run(workdir)
-    lines, metrics = episodes.read(run), read_metrics(run.metrics)
+    lines, metrics = EpisodeLog.read(run), read_metrics(run.metrics)
     if not lines.records:
         why = f" ({note})" if (note := lines.note()) else ""
         raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
     lines.warn()
     rows = summary.summarize(lines.records)
     metrics.warn()
-    _warn(rows)
+    table = Table(rows)
+    _warn(table)
     notes = [*_notes(lines), *filter(None, [metrics.note()])]
-    from qgf_jax.report import html as page
     from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
 
     folder = run.workdir / "report"
     with saving(folder, _ELSEWHERE):
         folder.mkdir(exist_ok=True)
         figures = plots.draw(run, rows, folder, summary.unique(lines.records), metrics.records)
-    table = "\n\n".join([tables.markdown(rows), *notes])
+    text = "\n\n".join([table.markdown(), *notes])
     record = {
         "rows": rows,
-        "optimistic": summary.optimistic(rows),
+        "optimistic": table.optimistic(),
         "left_out": [
             {"file": found.path.name, **one._asdict()}
             for found in (lines, metrics)
@@ -51,14 +62,14 @@ def write(workdir: str | os.PathLike) -> str:
         "earlier_checkpoints": _earlier(lines),
         "versions": runs.versions(run.config["env"]),
     }
-    for name, text in {
+    for name, content in {
         "summary.json": json.dumps(record, indent=1) + "\n",
-        "table.md": table + "\n",
-        "table.csv": tables.as_csv(rows),
-        "index.html": page.render(run, rows, figures, notes),
+        "table.md": text + "\n",
+        "table.csv": table.csv(),
+        "index.html": _page(run, table, figures, notes),
     }.items():
-        write_atomically(folder / name, text, _ELSEWHERE)
-    return table
+        write_atomically(folder / name, content, _ELSEWHERE)
+    return text
 
 
 def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> str:
@@ -73,7 +84,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for name, run in zip(names, opened, strict=True):
-        lines = episodes.read(run)
+        lines = EpisodeLog.read(run)
         notes += [f"{name}: {note}" for note in _notes(lines)]
         lines.warn()
         rows += [{"trained_as": name, **row} for row in _selected_reports(lines)]
@@ -82,16 +93,46 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
             f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
         )
     rows.sort(key=lambda row: (row["env"], row["task"], -row["success"]["mean"]))
-    table = "\n\n".join([tables.markdown(rows), *notes])
-    write_atomically(Path(f"{out}.md"), table + "\n")
-    write_atomically(Path(f"{out}.csv"), tables.as_csv(rows))
-    return table
+    table = Table(rows)
+    text = "\n\n".join([table.markdown(), *notes])
+    write_atomically(Path(f"{out}.md"), text + "\n")
+    write_atomically(Path(f"{out}.csv"), table.csv())
+    return text
+
+
+def _page(
+    run: Run,
+    table: Table,
+    figures: Sequence[tuple[str, Path]],
+    more: Sequence[str] = (),
+) -> str:
+    """The report as one self-contained HTML page. `more` says what the tables leave out."""
+    env = html.escape(run.config["env"])
+    films = sorted(p for p in (run.workdir / "report" / "videos").glob("*.gif") if p.is_file())
+    pictures = [(caption, path, "png") for caption, path in figures]
+    pictures += [(path.stem.replace("_", " "), path, "gif") for path in films]
+    body = "".join(
+        f'<figure><img src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
+        f' alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        for caption, path, kind in pictures
+    )
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in [*table.notes(), *more])
+    record = html.escape((run.workdir / "config.json").read_text())
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
+        f"<style>{_STYLE}</style><h1>{env}</h1>{table.html()}"
+        "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
+        "the selection episodes. Every number is from the report episodes, which are others. Of "
+        "successes, intervals are never narrower than the Wilson interval of the distinct episodes."
+        f"</p>{lines}{body}"
+        f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
+    )
 
 
 def _selected_reports(lines: Lines) -> list[dict[str, Any]]:
     """The report rows of selected weights."""
     rows = summary.summarize(lines.records)
-    _warn(rows)
+    _warn(Table(rows))
     return [row for row in rows if row["selected"] and row["split"] == "report"]
 
 
@@ -110,8 +151,8 @@ def _earlier(lines: Lines) -> int:
     return sum(line["step"] < newest[line["env"]] for line in lines.records)
 
 
-def _warn(rows: Sequence[dict[str, Any]]) -> None:
-    for line in summary.gaps(rows):
+def _warn(table: Table) -> None:
+    for line in table.gaps():
         again = ": `qgf evaluate` of all these weights together plays them" * (
             "are missing" in line
         )

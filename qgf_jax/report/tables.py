@@ -1,13 +1,16 @@
-"""The rows of a report as Markdown, CSV and words."""
+"""The rows of a report as Markdown, CSV, HTML and words."""
 
 import csv
+import dataclasses
+import html
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qgf_jax.evaluation import statistics
-from qgf_jax.evaluation.arms import Arm
-from qgf_jax.evaluation.summary import ALL_TASKS, Row, gaps
+from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.summary import ALL_TASKS, Row
 
 _SELECTED = (
     "← the smallest weight that one standard error does not tell from the best on the selection "
@@ -15,19 +18,123 @@ _SELECTED = (
 )
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The report rows as a Markdown table, the selected weight of each method marked.
+_Group = tuple[str, int, Sampler]
+"""Environment, task and sampler: what rows have in common whose weights compete."""
 
-    Rows of several runs, with `trained_as`, have a column for it.
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows as `summary.summarize` makes them, of one run or of several."""
+
+    rows: Sequence[Row]
+
+    @property
+    def reported(self) -> list[Row]:
+        """The rows of report episodes."""
+        return [row for row in self.rows if row["split"] == "report"]
+
+    def markdown(self) -> str:
+        """The report rows as a Markdown table, the selected weight of each method marked.
+
+        Rows of several runs, with `trained_as`, have a column for it.
+        """
+        head = ["env", "task", "method", "weight", "success [95 %]", "return [95 %]", "length", "n"]
+        body = [_line(row) for row in self.reported]
+        if any("trained_as" in row for row in self.rows):
+            head.insert(2, "trained as")
+            for line, row in zip(body, self.reported, strict=True):
+                line.insert(2, row["trained_as"])
+        return "\n\n".join([_grid([head, *body]), _SELECTED, *self.notes()])
+
+    def csv(self) -> str:
+        """All rows, with success_mean, success_low and so on as columns."""
+        flat = [_flat(row) for row in self.rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, flat[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+        return text.getvalue()
+
+    def html(self) -> str:
+        """A table of report rows for each environment: simulators that differ never share one."""
+        names = list(dict.fromkeys(row["env"] for row in self.reported))
+        heads = [f"<h2>{html.escape(name)}</h2>" if len(names) > 1 else "" for name in names]
+        each = ([row for row in self.reported if row["env"] == name] for name in names)
+        return "".join(head + _html_table(mine) for head, mine in zip(heads, each, strict=True))
+
+    def notes(self) -> list[str]:
+        """What the brackets of the report rows are, a line for each kind; then what rows lack."""
+        kinds = dict.fromkeys(row["interval"] for row in self.reported)
+        return [*(f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds), *self.gaps()]
+
+    def gaps(self) -> list[str]:
+        """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
+        choosing: dict[_Group, set[float]] = {}  # the weights with selection episodes
+        for row in self.rows:
+            if row["split"] == "selection":
+                choosing.setdefault(_group(row), set()).add(row["weight"])
+        found: dict[str, None] = {}
+        for row in self.rows:
+            if row["task"] != ALL_TASKS:  # its tasks say it
+                arm = f"{Arm.of(row).sampler.label}, weight {row['weight']:g}"
+                for gap in _gaps_of(row, choosing):
+                    found[f"{row['env']}, task {row['task']}, {arm}: {gap}"] = None
+        return list(found)
+
+    def optimistic(self) -> list[Row]:
+        """The best report row of each method, chosen on the very episodes it reports: biased upwards.
+
+        What the public code logs as its success; kept under this name for comparison with it.
+        """
+        best: dict[_Group, Row] = {}
+        for row in self.reported:
+            group = _group(row)
+            if group not in best or _rank(row) > _rank(best[group]):
+                best[group] = row
+        return list(best.values())
+
+
+def _group(row: Row) -> _Group:
+    return row["env"], row["task"], Arm.of(row).sampler
+
+
+def _rank(row: Row) -> tuple[float, float, float]:
+    return row["success"]["mean"], row["return"]["mean"], -row["weight"]
+
+
+def _gaps_of(row: Row, choosing: Mapping[_Group, set[float]]) -> Iterator[str]:
+    if row["left_out"]:
+        yield f"{row['left_out']} {row['split']} episodes that only some seeds have played are left out"
+    env, task, sampler = _group(row)
+    for scope, what in (
+        ((env, task, sampler), ""),
+        ((env, ALL_TASKS, sampler), " of all tasks"),
+    ):
+        if scope in choosing and row["weight"] not in choosing[scope]:
+            yield f"without selection episodes{what} it cannot be selected"
+    if row["split"] == "selection" and row["missing"]:
+        ranked = f"weights are ranked on the {row['ranked_on']} that all have"
+        alone = "it shares too few with them and cannot be selected"
+        yield (
+            f"{row['missing']} selection episodes of other weights are missing, so "
+            f"{ranked if row['ranked_on'] else alone}"
+        )
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """How a row's task, method, weight and number of episodes are written.
+
+    A method has its options, and its N where that is not 1; a number of episodes has how many seeds
+    played them, and how many of them a simulator could not play.
     """
-    shown = [row for row in rows if row["split"] == "report"]
-    head = ["env", "task", "method", "weight", "success [95 %]", "return [95 %]", "length", "n"]
-    body = [_line(row) for row in shown]
-    if any("trained_as" in row for row in rows):
-        head.insert(2, "trained as")
-        for line, row in zip(body, shown, strict=True):
-            line.insert(2, row["trained_as"])
-    return "\n\n".join([_grid([head, *body]), _SELECTED, *notes(rows)])
+    seeds = f" / {row['seeds']} seeds" if row["seeds"] > 1 else ""
+    failed = f" ({row['failed']} not played to the end)" if row.get("failed") else ""
+    return {
+        "task": str(row["task"]) if row["task"] != ALL_TASKS else "all",
+        "method": Arm.of(row).sampler.label,
+        "weight": f"{row['weight']:g}",
+        "episodes": f"{row['episodes']}{seeds}{failed}",
+    }
 
 
 def _grid(lines: Sequence[Sequence[str]]) -> str:
@@ -42,7 +149,7 @@ def _grid(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _line(row: Row) -> list[str]:
-    written = cells(row)
+    written = _cells(row)
     return [
         row["env"],
         written["task"],
@@ -59,36 +166,34 @@ def _interval(value: dict[str, float], digits: int) -> str:
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def cells(row: Row) -> dict[str, str]:
-    """How a row's task, method, weight and number of episodes are written.
-
-    A method has its options, and its N where that is not 1; a number of episodes has how many seeds
-    played them, and how many of them a simulator could not play.
-    """
-    seeds = f" / {row['seeds']} seeds" if row["seeds"] > 1 else ""
-    failed = f" ({row['failed']} not played to the end)" if row.get("failed") else ""
-    return {
-        "task": str(row["task"]) if row["task"] != ALL_TASKS else "all",
-        "method": Arm.of(row).sampler.label,
-        "weight": f"{row['weight']:g}",
-        "episodes": f"{row['episodes']}{seeds}{failed}",
-    }
+def _html_table(rows: Iterable[Row]) -> str:
+    head = (
+        "<tr><th>task<th>method<th>weight<th>success<th>return<th>length<th>episodes<th>seeds</tr>"
+    )
+    return f"<table>{head}{''.join(map(_html_line, rows))}</table>"
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What the brackets of the report rows are, a line for each kind; then what rows lack."""
-    kinds = dict.fromkeys(row["interval"] for row in rows if row["split"] == "report")
-    return [*(f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds), *gaps(rows)]
+def _html_line(row: Row) -> str:
+    written = _cells(row)
+    numbers = [
+        written["weight"],
+        *(_html_interval(row[k], digits) for k, digits in _DIGITS.items()),
+        written["episodes"],
+        str(row["seeds"]),
+    ]
+    kind = ' class="selected"' if row["selected"] else ""
+    name = html.escape(json.dumps(written["method"])[1:-1])
+    cells = "".join(f'<td class="n">{cell}' for cell in numbers)
+    return f"<tr{kind}><td>{written['task']}<td>{name}{cells}</tr>"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """All rows, with success_mean, success_low and so on as columns."""
-    flat = [_flat(row) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, flat[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+_DIGITS = {"success": 2, "return": 1, "length": 0}
+"""After the point."""
+
+
+def _html_interval(value: dict[str, float], digits: int) -> str:
+    low, high = f"{value['low']:.{digits}f}", f"{value['high']:.{digits}f}"
+    return f"{value['mean']:.{digits}f} <small>[{low}, {high}]</small>"
 
 
 def _flat(row: Row) -> dict[str, Any]:

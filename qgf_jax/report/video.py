@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.evaluation.rollout import rollout
 from qgf_jax.evaluation.simulators import Result
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.evaluation.worker_pool import WorkerPool
@@ -43,7 +42,7 @@ def film(
     In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
     """
     loaded = LoadedRun.open(workdir, step)
-    name = families.parse(loaded.run.config["env"])
+    name = EnvName.parse(loaded.run.config["env"])
     folder = Path(workdir if out is None else out) / "report" / "videos"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +58,7 @@ def film(
         _film(name.with_task(job.task).full, job.reset_seed, result["actions"], path)
         written.append(path)
 
-    rollout(player, jobs, record)
+    player.rollout(jobs, record)
     return written
 
 
@@ -84,7 +83,7 @@ def _film(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 
 
 def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
-    families.of(world).require()
+    Family.of(world).require()
     command = children.command("qgf_jax.report.video", world, str(seed), str(path))
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
@@ -102,7 +101,7 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
 def _main(name: str, seed: str, path: str) -> None:
     from PIL import Image
 
-    world = families.of(name).rendered(families.parse(name), _SIZE)
+    world = Family.of(name).rendered(EnvName.parse(name), _SIZE)
     actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, world.action_dim)
     world.reset(int(seed))
     every = max(1, -(-len(actions) // _FRAMES))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
-from qgf_jax.envs import families
+from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.files import fingerprint, write_atomically
 from qgf_jax.types import Spec
@@ -191,7 +191,7 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
 def versions(env: str = "") -> dict[str, str]:
     """{name: version} of Python and the packages that results in the environment `env` depend on."""
     installed = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *families.of(env).packages):
+    for package in (*_PACKAGES, *Family.of(env).packages):
         with contextlib.suppress(metadata.PackageNotFoundError):
             installed[package] = metadata.version(package)
     return installed

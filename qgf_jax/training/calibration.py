@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.data import sampling
+from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.files import write_atomically
 from qgf_jax.runtime.seeds import over_seeds
@@ -44,7 +44,7 @@ def measure(
     """
     nets = algorithms.build_networks(config, spec)
     sample = algorithms.build_sample(config, spec, "reference")
-    feed = sampling.build(config, spec, batch_size=STATES, blocks=blocks)
+    feed = BatchSampler.of(config, spec, batch_size=STATES, blocks=blocks)
 
     def draw(data: Any, key: Array) -> Obs:
         data = jax.tree.map(lambda x: x[0], data) if stacked else data

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
-from qgf_jax.envs import families
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.tree import tree_bytes
 from qgf_jax.runtime import backend, flops
@@ -64,8 +64,8 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment gives; observations are not standardised."""
-    name, data = families.parse(config["env"]), config["data"]
-    state, goal, action = families.of(name).widths(name)
+    name, data = EnvName.parse(config["env"]), config["data"]
+    state, goal, action = Family.of(name).widths(name)
     return Spec((state,), action, data["chunk"], (goal,) if goal else None, data["n_step"])
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from qgf_jax import config as configs
 from qgf_jax.data.feeder import DatasetFeed
-from qgf_jax.data.load import Loaded, load
+from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, log
 from qgf_jax.methods.table import build_learner
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
@@ -118,7 +118,7 @@ class _Host(NamedTuple):
         """Loads the data and sends them to the devices; the first host locks the run folder too."""
         layout = DeviceLayout.of(config)
         stop = stack.enter_context(layout.stop_request())
-        loaded = loaded or load(config, layout.free_bytes)
+        loaded = loaded or Loaded.of(config, layout.free_bytes)
         record, tracker = loaded.spec, None
         if layout.primary:
             record = Run.first_spec(workdir, config, record, loaded.fingerprint)

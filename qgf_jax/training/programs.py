@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.data import sampling
+from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.runtime import backend
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import vectors
@@ -63,12 +63,12 @@ def make_programs(
         target_every=learner.target_every,
         axis_name=axis_name,
     )
-    feed = sampling.build(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)
+    feed = BatchSampler.of(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)
     batches = _Batches(feed, shards, axis_name, constrain)
     pack = backend.launches() if packed is None else packed
     pack_with = functools.partial(vectors.pack, tx=tx) if pack else vectors.unpacked
     run = functools.partial(_run, step=step, batches=batches, pack=pack_with)
-    validate = functools.partial(_validate, learner, sampling.build(config, spec))
+    validate = functools.partial(_validate, learner, BatchSampler.of(config, spec))
     return Trainer(
         init=jax.vmap(lambda seed: init_state(seed, learner, tx, spec)),
         run=lambda state, dataset, num_steps: over_seeds(
@@ -82,7 +82,7 @@ def make_programs(
 class _Batches:
     """Batches that are drawn in `shards` equal parts, see `make_programs`."""
 
-    feed: sampling.BatchSampler
+    feed: BatchSampler
     shards: int
     axis_name: str | None
     constrain: Callable[[Batch], Batch]
@@ -134,9 +134,7 @@ def _run(
     return unpack(state), dict(zip(names, means, strict=True))
 
 
-def _validate(
-    learner: Learner, feed: sampling.BatchSampler, state: TrainState, dataset: Any
-) -> Metrics:
+def _validate(learner: Learner, feed: BatchSampler, state: TrainState, dataset: Any) -> Metrics:
     """Each loss of one seed on one batch, nothing learned."""
     key = _stream_key(state, state.step, _VALIDATION)
     batch = feed.gather(dataset, feed.draw(dataset, key))

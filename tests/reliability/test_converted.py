@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from conftest import LONG, MAZE, tiny
 
-from qgf_jax.data import checksums, shards
+from qgf_jax.data import converted as layout
 from qgf_jax.data.convert import convert
-from qgf_jax.data.formats import MANIFEST
-from qgf_jax.data.load import load
+from qgf_jax.data.converted import MANIFEST
+from qgf_jax.data.load import Loaded
+from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
 
 
@@ -19,7 +20,7 @@ def converted(slices_data, tmp_path_factory):
     """In pieces of 1000 bytes, so that reads begin and end within one."""
     out = tmp_path_factory.mktemp("converted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checksums, "PIECE", 1000)
+        patch.setattr(layout, "PIECE", 1000)
         convert(slices_data / MAZE, out)
     return out
 
@@ -64,7 +65,7 @@ def numbers(rows):
 def test_damage_is_refused_by_name_or_changes_nothing(converted, tmp_path, seed):
     folder = shutil.copytree(converted / MAZE, tmp_path / MAZE)
     sound = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    whole = numbers(shards.open_source(folder).read(0, 1206))
+    whole = numbers(Source.open(folder).read(0, 1206))
     rng, refused = np.random.default_rng(seed), 0
     for _ in range(100):
         name = sorted(sound)[rng.integers(len(sound))]
@@ -75,8 +76,8 @@ def test_damage_is_refused_by_name_or_changes_nothing(converted, tmp_path, seed)
         for parts in ranges(1206, rng):
             try:
                 if name == MANIFEST and bad is None:
-                    break  # no such dataset any more: `find` says so
-                source = shards.open_source(folder)
+                    break  # no such dataset any more: `Source.find` says so
+                source = Source.open(folder)
                 for start, stop in parts:
                     for got, all_of_it in zip(
                         numbers(source.read(start, stop)), whole, strict=True
@@ -100,6 +101,6 @@ def test_training_is_told(converted, tmp_path, name, mode):
     path.write_bytes(raw)
     options = {"data.mode": mode, "data.block": 150, "data.dir": str(tmp_path / "data")}
     with pytest.raises(UserError, match=rf"{name}\.npy: bytes \d+ to {len(raw)} were altered"):
-        stream = load(tiny(**options)).take()
+        stream = Loaded.of(tiny(**options)).take()
         for index in range(len(stream)):
             stream.read(index)

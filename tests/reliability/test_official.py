@@ -14,7 +14,7 @@ from conftest import MAZE, ROOT, tiny
 from qgf_jax import cli
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate
-from qgf_jax.evaluation.arms import arms
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.interop import import_official as official
 from qgf_jax.interop import pickled
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -137,7 +137,7 @@ def test_an_imported_run_is_evaluated_and_cannot_be_trained_on(maze_data, tmp_pa
     path = write(tmp_path / "params_10.pkl", content)
     config = tiny(preset="paper", **{"data.standardize": False, "data.dir": str(maze_data)})
     workdir = official.import_run(path, config, tmp_path / "run")
-    sweep = arms(["qgf"], [1.0])
+    sweep = Arm.sweep(["qgf"], [1.0])
     evaluate.evaluate(workdir, sweep, episodes=1, selection_episodes=0, envs=2, workers=1)
     (line,) = read_lines(workdir / "episodes.jsonl")
     assert line["step"] == 10 and line["length"] > 0

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import LONG, ROOT
 
-from qgf_jax.envs import wire, worker
+from qgf_jax.envs import worker
 from qgf_jax.envs.pool import EnvPool
+from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError
 
 NAME = "pointmaze-medium-stitch-singletask-task1-v0"
@@ -175,12 +176,12 @@ def test_a_worker_takes_requests_while_it_plays(monkeypatch):
     ours, theirs = socket.socketpair()
     ours.settimeout(10.0)
     threading.Thread(target=worker._serve, args=(theirs, "slow", 1), daemon=True).start()
-    assert wire.receive(ours)[0] == {"action_dim": 2, "obs_width": 2}
+    assert Message.receive(ours).header == {"action_dim": 2, "obs_width": 2}
     chunks = [np.full((1, 500_000, 2), i, np.float32) for i in range(3)]
     for actions in chunks:
-        wire.send(ours, {"op": "step", "slots": [0]}, actions=actions)
+        Message({"op": "step", "slots": [0]}, {"actions": actions}).send(ours)
     released.set()
-    assert [wire.receive(ours)[1]["obs"][0, 0] for _ in chunks] == [0.0, 1.0, 2.0]
+    assert [Message.receive(ours).arrays["obs"][0, 0] for _ in chunks] == [0.0, 1.0, 2.0]
     ours.close()
 
 
