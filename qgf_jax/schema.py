@@ -110,6 +110,18 @@ class _Data:
         Literal["task", "trajectory"], "returns end at success (task) or where a trajectory ends"
     ] = "task"
     action_clip: Annotated[Margin, "actions are clipped to ±(1 - action_clip)"] = 1e-5
+    action_scale: Annotated[
+        Literal["bounds", "std", "quantile"],
+        "what the networks take for -1 and 1: the bounds of actions; quantile: the data's 1 % and 99 %; "
+        "std: their mean becomes 0, their deviation 1",
+        History(past="bounds"),
+    ] = "bounds"
+    clip: Annotated[
+        Literal["auto", "box", "none"],
+        "whether scaled actions, endpoints and samples are kept in [-1, 1]; auto: box with "
+        "action_scale=bounds, else none",
+        History(past="auto"),
+    ] = "auto"
     reward_scale: Annotated[Positive, "factor on rewards of single tasks"] = 1.0
     reward_shift: Annotated[Finite, "added to rewards of single tasks after scaling"] = 0.0
     sparse: Annotated[bool, "replace each reward of a single task that is not 0 by -1"] = False

@@ -45,13 +45,13 @@ Sample = Callable[[Params, Obs, Array, Array], Array]
 class Spec(NamedTuple):
     """What a run must know of its data, long after the data are gone. Hashable.
 
-    `_asdict()` is its record in config.json, and `Spec.of` reads that.
+    `record()` is what config.json has of it, and `Spec.of` reads that.
     """
 
     state: tuple[int, ...]
     """The shape of a state."""
     action: int
-    """Width of one action; in [-1, 1]."""
+    """Width of one action."""
     chunk: int
     """Actions in a row that the policy gives at once."""
     goal: tuple[int, ...] | None = None
@@ -63,6 +63,12 @@ class Spec(NamedTuple):
     state_std: tuple[float, ...] = ()
     goal_mean: tuple[float, ...] = ()
     goal_std: tuple[float, ...] = ()
+    action_shift: tuple[float, ...] = ()
+    """Of one action, or empty: networks give and take the environment's own units."""
+    action_scale: tuple[float, ...] = ()
+    """An action of the environment's is `action_shift` + `action_scale` times one of the networks'."""
+    clip: bool = True
+    """Whether the networks' actions are kept in the box [-1, 1]."""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Spec":
@@ -79,11 +85,14 @@ class Spec(NamedTuple):
             goal=None if fields.get("goal") is None else _shape(fields["goal"]),
             n_step=_index(fields.get("n_step", 0)),
             **{name: tuple(map(float, fields.get(name, ()))) for name in _SCALES},
+            clip=bool(fields.get("clip", True)),
         )
         if {len(spec.mean), len(spec.std)} not in ({0}, {spec.width}):
             raise ValueError(
                 "means or standard deviations are not as many as an observation's numbers"
             )
+        if {len(spec.action_shift), len(spec.action_scale)} not in ({0}, {spec.action}):
+            raise ValueError("shifts or scales of actions are not as many as an action's numbers")
         return spec
 
     @property
@@ -119,6 +128,18 @@ class Spec(NamedTuple):
     def unscaled(self) -> "Spec":
         """The spec without normalisation."""
         return self.scaled((), ())
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; what is said of actions only where it is not as it always was."""
+        said = {"action_shift": (), "action_scale": (), "clip": True}
+        return {k: v for k, v in self._asdict().items() if said.get(k) != v or k not in said}
+
+    def to_environment(self, action: Any) -> Any:
+        """Actions [..., A] of the networks' in the environment's units."""
+        if not self.action_scale:
+            return action
+        shift, scale = (np.array(x, np.float32) for x in (self.action_shift, self.action_scale))
+        return shift + scale * action
 
     @property
     def chunk_dim(self) -> int:
@@ -159,7 +180,7 @@ class Spec(NamedTuple):
         return self.observation(np.zeros(self.width, np.float32))
 
 
-_SCALES = ("state_mean", "state_std", "goal_mean", "goal_std")
+_SCALES = ("state_mean", "state_std", "goal_mean", "goal_std", "action_shift", "action_scale")
 
 
 def _read_flat(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("goals", [False, True], ids=["task", "goals"])
 def test_every_layout_gives_the_same_dataset(maze_data, slices_data, converted, goals, monkeypatch):
-    monkeypatch.setattr("qgf_jax.data.load._PIECE", 450)  # of 1206 rows
+    monkeypatch.setattr("qgf_jax.data.shards._PIECE", 450)  # of 1206 rows
     config = tiny(
         **{"data.mode": "resident"} | ({"env": "pointmaze-medium-stitch-v0"} if goals else {})
     )

@@ -46,9 +46,6 @@ class Rows(NamedTuple):
             _check_numbers(path, key, array)
         actions, ends = raw.pop("actions"), raw.pop("terminals")
         _check_ends(path, ends)
-        if np.abs(actions).max() > 1.0 + 1e-4:
-            row = int(np.argmax(np.abs(actions).max(axis=1)))
-            raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
         if not actions.any():
             raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
         name_rounded(path, raw["observations"])

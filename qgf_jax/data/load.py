@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax.data.action_scale import ActionScale
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
@@ -45,7 +46,12 @@ class Loaded:
         options, name = config["data"], EnvName.parse(config["env"])
         labels = Family.of(name).labels(name)
         source = _open(name, options)
-        prepare = functools.partial(_prepare, path=source.path, labels=labels, options=options)
+        bounds = Family.of(name).bounds(name) or source.about.get("bounds")
+        scale = ActionScale.of(source, options, bounds)
+        source = scale.applied(source)
+        prepare = functools.partial(
+            _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
+        )
         starts = _Starts(source.path, source.ends, options["chunk"], options["n_step"])
         steps = starts.check_longest()
         sample = prepare(source.read(0, int(source.ends[0]) + 1))
@@ -62,11 +68,12 @@ class Loaded:
             starts.check_drawn(dataset.firsts, dataset.starts)
         else:
             starts.check_drawn(np.zeros(1, np.int64), source.transitions - steps + 1)
-        validation = _validation(source, labels, summary, options)
+        validation = _validation(source, scale, labels, summary, options)
         if not streamed:
             labels.close()
         fingerprint = _fingerprint(source, summary, options, streamed=streamed)
-        return cls(dataset, validation, _spec(sample, summary, options), fingerprint)
+        spec = scale.into(_spec(sample, summary, options)).record()
+        return cls(dataset, validation, spec, fingerprint)
 
     def take(self) -> Dataset | GoalDataset | Stream:
         """The dataset, of which nothing is kept here: two copies may not fit."""
@@ -120,14 +127,18 @@ _SHARE = 0.8
 
 
 def _validation(
-    source: Source, labels: Labels, summary: Summary | None, options: Mapping[str, Any]
+    source: Source,
+    scale: ActionScale,
+    labels: Labels,
+    summary: Summary | None,
+    options: Mapping[str, Any],
 ) -> Dataset | GoalDataset | None:
     """The first slice of the validation data, if there are any, checked against the others."""
     validation = source.validation()
     if validation is None:
         return None
-    rows = validation.read(0, int(validation.slices[1]))
-    prepared = _prepare(rows, validation.path, labels, options)
+    rows = scale.applied(validation).read(0, int(validation.slices[1]))
+    prepared = _prepare(rows, validation.path, labels, options, clip=scale.clip)
     _check_validation(rows, validation.path, summary, options)
     return prepared
 
@@ -154,7 +165,7 @@ def _check_validation(
         summary.check_alike(rows.observations, path)
 
 
-def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> Spec:
     goal = None
     if isinstance(sample, GoalDataset):
         goal = (sample.obs if sample.goal is None else sample.goal).shape[1:]
@@ -168,13 +179,13 @@ def _spec(sample: Any, summary: Summary | None, options: Mapping[str, Any]) -> d
     if options["standardize"] and summary:
         mean, std = summary.scale(goals=goal is not None)
         spec = spec.scaled(mean.tolist(), std.tolist())
-    return spec._asdict()
+    return spec
 
 
 def _gather_all(source: Source, prepare: _Prepare, known: Summary | None) -> tuple[Any, Summary]:
     """The whole dataset, piece by piece into its place, so that there is one of it; its summary."""
     whole, n, found = None, 0, []
-    for start, stop in pairwise(_pieces(source)):
+    for start, stop in pairwise(source.pieces()):
         rows = source.read(start, stop)
         piece = prepare(rows)
         if known is None:
@@ -187,40 +198,29 @@ def _gather_all(source: Source, prepare: _Prepare, known: Summary | None) -> tup
     return whole, known or functools.reduce(Summary.merge, found)
 
 
-def _pieces(source: Source) -> list[int]:
-    """The rows before each piece that is read at once, and in all.
-
-    A slice, or as many trajectories as come to some size where no more need be read.
-    """
-    if not source.seekable:
-        return source.slices.tolist()
-    bounds = source.ends + 1
-    wanted = np.arange(_PIECE, bounds[-1], _PIECE)
-    return np.unique([0, *bounds[np.searchsorted(bounds, wanted)], bounds[-1]]).tolist()
-
-
-_PIECE = 250_000
-
-
 def _survey(source: Source, prepare: _Prepare) -> Summary:
     """Reads all once, for mean and spread."""
     log(f"data: reading all of {source.path} once, for data.standardize")
     found = []
-    for start, stop in pairwise(_pieces(source)):
+    for start, stop in pairwise(source.pieces()):
         rows = source.read(start, stop)
         found.append(rows.summarize(getattr(prepare(rows), "goal", None)))
     return functools.reduce(Summary.merge, found)
 
 
 def _prepare(
-    rows: Rows, path: Path, labels: Labels, options: Mapping[str, Any]
+    rows: Rows, path: Path, labels: Labels, options: Mapping[str, Any], *, clip: bool
 ) -> Dataset | GoalDataset:
-    """The rows may stop within a trajectory: the last one has no successor here, whatever it was."""
+    """The rows may stop within a trajectory: the last one has no successor here, whatever it was.
+
+    Their actions are the networks'; `clip`: they are kept within `data.action_clip` of [-1, 1].
+    """
+    margin = options["action_clip"] if clip else None
     _check_rows(rows, path, labels)
     closed = rows._replace(ends=np.append(rows.ends[:-1], True))
     if labels.name.goals:
         goal = labels.goals(rows.info, path)
-        return GoalDataset.of(closed, goal, action_clip=options["action_clip"])
+        return GoalDataset.of(closed, goal, action_clip=margin)
     rewards, masks = labels.rewards(rows.info, path)
     if options["masks"] == "trajectory":
         masks = _trajectory_masks(rows.ends)
@@ -231,7 +231,7 @@ def _prepare(
         chunk=options["chunk"],
         discount=options["discount"],
         n_step=options["n_step"],
-        action_clip=options["action_clip"],
+        action_clip=margin,
     )
 
 

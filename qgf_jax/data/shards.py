@@ -4,7 +4,7 @@ There are three layouts: an npz file; a folder of npz files, the slices, in the 
 a folder that `qgf convert` has made.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ class Source(NamedTuple):
     """Name, SHA-256 (see `open`), rows, trajectories."""
     summary: Summary | None = None
     """If it is known already."""
+    about: Mapping[str, Any] = {}
+    """What the manifest of converted data says of where they come from; "bounds" of actions, say."""
 
     @property
     def transitions(self) -> int:
@@ -62,10 +64,24 @@ class Source(NamedTuple):
             return _open_converted(path)
         return _open_folder(path) if path.is_dir() else _open_file(path)
 
+    def pieces(self) -> list[int]:
+        """The rows before each piece that is read at once, and in all.
+
+        A slice, or as many trajectories as come to some size where no more need be read.
+        """
+        if not self.seekable:
+            return self.slices.tolist()
+        bounds = self.ends + 1
+        wanted = np.arange(_PIECE, bounds[-1], _PIECE)
+        return np.unique([0, *bounds[np.searchsorted(bounds, wanted)], bounds[-1]]).tolist()
+
     def validation(self) -> "Source | None":
         """The validation data that belong to it; to a folder of slices, those of the first slice."""
         path = _validation_path(self.path)
         return Source.open(path) if path else None
+
+
+_PIECE = 250_000
 
 
 def npz_files(path: Path) -> tuple[list[Path], list[Path]]:

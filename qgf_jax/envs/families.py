@@ -256,6 +256,13 @@ class Family(abc.ABC):
         goal = width // 2 if name.goals else 0
         return width - goal, goal, env.action_dim
 
+    def bounds(self, name: EnvName) -> tuple[np.ndarray, np.ndarray] | None:
+        """The least and the largest action [A] each, infinite where there is no bound.
+
+        `None`: what the data say, or else [-1, 1].
+        """
+        return None
+
     @property
     def draws(self) -> bool:
         """Whether it has pictures of its environments."""

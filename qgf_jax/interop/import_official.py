@@ -161,7 +161,7 @@ def import_run(
     state = _state(official, config, spec)
     data = {"file": official.path.name, "sha256": official.sha256}
     with TRAINING.lock(workdir):
-        run = Run.create(workdir, config, spec._asdict(), data)
+        run = Run.create(workdir, config, spec.record(), data)
         Checkpoints(workdir, identity=run.identity).save(official.step, state)
     return workdir
 

@@ -5,8 +5,9 @@ Everything here sees one action, with observation and parameters already bound i
 are the files of `methods/rules`; each is an attribute of this module too.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.methods import parts as declared
@@ -37,6 +38,7 @@ def guide(
     schedule: str = "constant",
     cap: float = 3.0,
     endpoint: Endpoint = one_straight_step,
+    clip: Literal["box", "none"] = "box",
     precondition: Callable[[Array, Array], Array] | None = None,
     **options: Any,
 ) -> Velocity:
@@ -51,10 +53,10 @@ def guide(
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
     `rule` and `schedule` are names of parts, those of other packages among them; `cap` bounds the
-    schedule that needs it, and `options` belong to the rule. The endpoint is clipped to [-1, 1]; for
-    actions of another range, or of none, give `functools.partial(flow.endpoint, low=…, high=…)` or
-    `(flow.endpoint, clip=False)`. Where t = 1 is noise, as in openpi and LeRobot, give
-    `lambda a, t: -velocity(a, 1 - t)`.
+    schedule that needs it, and `options` belong to the rule. The endpoint is clipped to [-1, 1], or not
+    at all with `clip="none"`, as z-scored actions need; for another box give
+    `endpoint=functools.partial(flow.endpoint, low=…, high=…)`. Where t = 1 is noise, as in openpi and
+    LeRobot, give `lambda a, t: -velocity(a, 1 - t)`.
 
     Raises `UserError` for a rule, an option or a schedule that does not exist. What it returns raises
     it for a batch of actions, a weight or a value of `q` that is not one number, and a velocity or an
@@ -68,7 +70,10 @@ def guide(
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
         )
-    direct = found.make(_of_one(velocity), _scalar(q), _of_shape(endpoint), **options)
+    if clip not in ("box", "none"):
+        raise UserError(f"clip is {clip!r}: give 'box' or 'none'")
+    end = endpoint if clip == "box" else functools.partial(endpoint, clip=False)
+    direct = found.make(_of_one(velocity), _scalar(q), _of_shape(end), **options)
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)

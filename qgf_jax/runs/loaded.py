@@ -120,8 +120,8 @@ class LoadedRun:
     def actor(self, method: str, best_of: int = 1, options: algorithms.Options = ()) -> Act:
         """(params of one seed, obs [O], identity [3], weight []) -> chunk [H, A]; not compiled.
 
-        For evaluation: identity is (task, episode, how many chunks came before), of which the noise is
-        made. Raises `UserError` as `sampler` does.
+        For evaluation, in the environment's units. identity is (task, episode, how many chunks came
+        before), of which the noise is made. Raises `UserError` as `sampler` does.
         """
         sample, spec, root = self.sampler(method, best_of, options), self.spec, jax.random.key(0)
 
@@ -130,7 +130,7 @@ class LoadedRun:
             for part in identity:
                 key = jax.random.fold_in(key, part)
             action = sample(params, spec.observation(obs), key, weight)
-            return action.reshape(spec.chunk, spec.action)
+            return spec.to_environment(action.reshape(spec.chunk, spec.action))
 
         return act
 
@@ -178,7 +178,7 @@ class _Policy:
 
         def one(params: Params, obs: Array, key: Array, weight: Array) -> Array:
             action = sample(params, spec.observation(obs), key, weight)
-            return action.reshape(spec.chunk, spec.action)
+            return spec.to_environment(action.reshape(spec.chunk, spec.action))
 
         @jax.jit
         def act(params: Params, obs: Array, key: Array, weight: Array) -> Array:
@@ -250,7 +250,8 @@ def load_policy(
         chunk = policy(obs, jax.random.key(0))     # obs [O] -> [chunk, A]; obs [B, O] -> [B, chunk, A]
 
     Where the run has goals, give one with each call: `policy(obs, key, goal=…)`, [G] or [B, G], or at
-    the end of the observations. Actions lie in [-1, 1] and are meant to be played open loop. `seed` is
+    the end of the observations. Actions are in the environment's units, as those of the data were, and
+    are meant to be played open loop. `seed` is
     the place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
     axis. `best_of` is the method's own number unless given, and `options` are those of the method's
     sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.

@@ -50,6 +50,7 @@ def guided(
             schedule=schedule,
             cap=cap,
             endpoint=end.make(nets, params, obs, velocity, num_steps),
+            clip="box" if nets.spec.clip else "none",
             precondition=functools.partial(unit.make, _constants(params, unit, scale)),
             **options,
         )
