@@ -138,7 +138,10 @@ class Spec(NamedTuple):
         """Actions [..., A] of the networks' in the environment's units."""
         if not self.action_scale:
             return action
-        shift, scale = (np.array(x, np.float32) for x in (self.action_shift, self.action_scale))
+        shift, scale = (
+            np.broadcast_to(np.array(x, np.float32), action.shape)
+            for x in (self.action_shift, self.action_scale)
+        )
         return shift + scale * action
 
     @property

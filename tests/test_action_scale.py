@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import rows_of
+from conftest import rows_of, tiny
 
+from qgf_jax.core.networks import Networks
 from qgf_jax.data.action_scale import ActionScale
+from qgf_jax.data.chunks import Dataset
 from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table
+from qgf_jax.methods.guidance import guide
+from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
 LOW, HIGH = np.array([0.0, -10.0]), np.array([2.0, 10.0])
@@ -103,3 +111,111 @@ def test_scales_of_another_width_are_refused():
     record = Spec(state=(3,), action=2, chunk=1, action_shift=(0.0,), action_scale=(1.0,)).record()
     with pytest.raises(ValueError, match="scales of actions"):
         Spec.of(record)
+
+
+# The toy of test_toy.py: three modes of actions, of which the critic likes one corner best.
+MODES = np.array([[-0.6, 0.0], [0.2, 0.6], [0.6, -0.4]])
+BEST = np.array([0.7, -0.3])
+
+
+class Quadratic(nn.Module):
+    """Q = -5 |action - best|^2 of the networks' actions."""
+
+    best: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, obs, action):
+        idle = self.param("idle", nn.initializers.zeros, ())
+        return -5.0 * jnp.sum((action - jnp.array(self.best)) ** 2) + 0.0 * idle
+
+
+def toy(monkeypatch, options, bounds, shift, scale, weight=0.3):
+    """(actions of the environment with QGF and without [200, 2], the spec), trained on the toy's
+    actions moved and stretched into the environment's."""
+    rng = np.random.default_rng(0)
+    n = 3000
+    moved = MODES[rng.integers(0, 3, n)] + rng.normal(0, 0.12, (n, 2))
+    moved = shift + scale * np.clip(moved, -1, 1)
+    rows = rows_of([n])._replace(
+        actions=np.append(moved, [moved[0]], axis=0).astype(np.float32),
+        observations=np.zeros((n + 1, 1), np.float32),
+    )
+    source = Source(Path("toy"), np.array([0, n + 1]), np.array([n]), {}, rows.part, True, {})
+    how = ActionScale.of(source, OPTIONS | options, bounds)
+    spec = how.into(Spec(state=(1,), action=2, chunk=1))
+    rows = how.applied(source).read(0, n + 1)
+    margin = 1e-5 if how.clip else None
+    data = Dataset.of(
+        rows, np.zeros(n + 1), np.zeros(n + 1), chunk=1, discount=0.9, action_clip=margin
+    )
+    goal = (shift + scale * BEST - (how.shift if how.shift.size else 0)) / (
+        how.scale if how.scale.size else 1
+    )
+    real = table.build_networks
+
+    class Known(Networks):
+        critic = property(lambda self: Quadratic(tuple(map(float, goal))))
+
+    monkeypatch.setattr(table, "build_networks", lambda *args: Known(**vars(real(*args))))
+    config = tiny(
+        "qgf",
+        **{
+            "networks.policy_hidden": (32, 32),
+            "networks.critic_hidden": (32, 32),
+            "sampler.num_steps": 6,
+            "train.batch_size": 64,
+            "optimizer.learning_rate": 3e-3,
+        },
+    )
+    trainer = make_trainer(table.build_learner(config, spec), config, spec)
+    state, _ = trainer.run(trainer.init(np.arange(1)), jax.device_put(data), 400)
+    params = table.acting_params(state.params, state.target_params)
+    params = jax.tree.map(lambda x: x[0], params)
+    sample = table.build_sample(config, spec, "qgf")
+    keys = jax.random.split(jax.random.key(1), 200)
+
+    def act(weight):
+        one = lambda key: sample(params, spec.example(), key, jnp.float32(weight))
+        return np.asarray(spec.to_environment(jax.jit(jax.vmap(one))(keys)))
+
+    return act(weight), act(0.0), spec
+
+
+def q_of(action, shift, scale):
+    return -5.0 * (((action - shift) / scale - BEST) ** 2).sum(axis=-1).mean()
+
+
+def test_an_asymmetric_box_is_learned_as_the_symmetric_one(monkeypatch):
+    """[0, 2] x [-10, 10], in which the toy's actions are stretched."""
+    found = []
+    for low, high in ((-np.ones(2), np.ones(2)), (LOW, HIGH)):
+        shift, scale = (low + high) / 2, (high - low) / 2
+        with monkeypatch.context() as patch:
+            guided, reference, spec = toy(patch, {}, (low, high), shift, scale)
+        assert (guided >= low - 1e-5).all() and (guided <= high + 1e-5).all() and spec.clip
+        found.append([q_of(guided, shift, scale), q_of(reference, shift, scale)])
+    np.testing.assert_allclose(found[0], found[1], atol=0.05)
+    assert found[1][0] > found[1][1] + 1.5
+
+
+def test_without_a_box_actions_reach_beyond_1(monkeypatch):
+    """Deviations are 0.5, so the best action lies at 1.4 of them; a box would end at 1."""
+    shift, scale = np.zeros(2), np.ones(2)
+    for clip, beyond in (("auto", True), ("box", False)):
+        with monkeypatch.context() as patch:
+            guided, reference, spec = toy(
+                patch, {"action_scale": "std", "clip": clip}, None, shift, scale
+            )
+        own = (guided - spec.action_shift) / spec.action_scale
+        assert (own.max() > 1.3) == beyond and (own.max() <= 1.0001) != beyond
+        if beyond:
+            assert q_of(guided, shift, scale) > q_of(reference, shift, scale) + 1.5
+
+
+@pytest.mark.parametrize(("clip", "at"), [("box", 1.0), ("none", 3.0)])
+def test_guide_looks_at_the_endpoint_that_it_is_told_to(clip, at):
+    """Q = a^2, so that the gradient is twice the endpoint: 1 + (1 - 0) * 2 = 3, or 1 in the box."""
+    field = guide(lambda a, t: 2 * jnp.ones(1), lambda a: a[0] ** 2, weight=1.0, clip=clip)
+    np.testing.assert_allclose(field(jnp.ones(1), 0.0), 2 + 2 * at)
+    with pytest.raises(UserError, match="give 'box' or 'none'"):
+        guide(lambda a, t: a, lambda a: a[0], weight=1.0, clip="sphere")

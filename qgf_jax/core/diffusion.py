@@ -34,12 +34,22 @@ def _clean(action: Array, noise: Array, product: Array) -> Array:
     return (action - jnp.sqrt(1.0 - product) * noise) / jnp.sqrt(product)
 
 
-def sample(
-    noise: Noise, key: Array, width: int, *, num_steps: int, posterior: bool = True
-) -> Array:
-    """Ancestral sampling from N(0, I): an action [D] inside the box.
+def _to_box(action: Array) -> Array:
+    return jnp.clip(action, -1.0, 1.0)
 
-    Each step predicts the clean action, clips it to the box and draws from the posterior of the
+
+def sample(
+    noise: Noise,
+    key: Array,
+    width: int,
+    *,
+    num_steps: int,
+    posterior: bool = True,
+    clip: Callable[[Array], Array] = _to_box,
+) -> Array:
+    """Ancestral sampling from N(0, I): an action [D] inside the box, or as `clip` leaves it.
+
+    Each step predicts the clean action, clips it and draws from the posterior of the
     step before (Ho et al., 2020, Eqs. 6 and 7, with the larger of the two variances).
 
     `posterior=False` is what the public QGF code does with its clips off: the next action is the
@@ -54,7 +64,7 @@ def sample(
         a, p, before = jnp.asarray(alpha)[k], jnp.asarray(product)[k], jnp.asarray(product)[k - 1]
         mean = _clean(action, noise(action, k), p)
         if posterior:
-            mean = jnp.clip(mean, -1.0, 1.0)
+            mean = clip(mean)
             mean = (jnp.sqrt(before) * (1 - a) * mean + jnp.sqrt(a) * (1 - before) * action) / (
                 1 - p
             )
@@ -64,4 +74,4 @@ def sample(
     start = jax.random.normal(start_key, (width,))
     steps = jnp.arange(num_steps, 0, -1)
     action = jax.lax.scan(step, start, (steps, jnp.stack(keys)))[0]
-    return jnp.clip(action, -1.0, 1.0)
+    return clip(action)

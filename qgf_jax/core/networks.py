@@ -283,6 +283,10 @@ class Networks:
         """D, the width of a flattened action chunk."""
         return self.spec.chunk_dim
 
+    def clip(self, action: Array) -> Array:
+        """Actions [...] kept in the box [-1, 1], unless the run's have none."""
+        return jnp.clip(action, -1.0, 1.0) if self.spec.clip else action
+
     def aggregate(self, q: Array) -> Array:
         """One Q [...] of the ensemble's [E, ...]: the least, unless the config says otherwise."""
         return AGGREGATES[self.aggregation](q, axis=0)

@@ -38,7 +38,7 @@ def td(
         action = sample(params, x.next_obs, act_key, jnp.float32(1.0))
         checks.shape("a sampler's action", action, x.action.shape)
         blur = jnp.clip(noise * jax.random.normal(blur_key, action.shape), -0.5, 0.5)
-        return jax.lax.stop_gradient(jnp.clip(action + blur, -1.0, 1.0))
+        return jax.lax.stop_gradient(nets.clip(action + blur))
 
     def critic_loss(
         params: Params, target_params: Params, x: Batch, key: Array

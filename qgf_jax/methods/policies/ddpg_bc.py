@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.gaussians import gaussian_learner, imitation, mean_size
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
@@ -30,7 +29,7 @@ def ddpg_bc(
     def cloning_and_q(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Array]:
-        action = jnp.clip(nets.gaussian.apply(params["actor"], x.obs)[0], -1.0, 1.0)
+        action = nets.clip(nets.gaussian.apply(params["actor"], x.obs)[0])
         return imitation(nets, params, x), nets.q_of(params["critic"], x.obs)(action)
 
     def combine(

@@ -42,7 +42,7 @@ def distill(nets: "Networks", *, num_steps: NumSteps = 10) -> Learner:
         def moving(action: Array, now: Array) -> Array:
             return jnp.where(now >= t - 0.5 / num_steps, velocity(action, now), 0.0)
 
-        end = jnp.clip(flow.integrate(moving, a_t, num_steps=num_steps), -1.0, 1.0)
+        end = nets.clip(flow.integrate(moving, a_t, num_steps=num_steps))
         guess = nets.velocity(params["endpoint"], x.obs)(a_t, t)
         return jnp.mean((guess - end) ** 2), {}
 

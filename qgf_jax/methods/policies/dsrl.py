@@ -47,7 +47,7 @@ def dsrl(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
         velocity = nets.velocity(target_params["policy"], x.obs)
-        end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+        end = nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
         q = nets.apply_ensemble(params["critic"], x.obs, end)
         latent_q = nets.apply_ensemble(params["latent_critic"], x.obs, noise)
         return jnp.mean((latent_q - q) ** 2), {}

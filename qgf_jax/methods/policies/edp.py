@@ -41,7 +41,7 @@ def edp(
         noise, t = drawn
         a_t, direction = flow.interpolate(noise, x.action, t)
         v = nets.velocity(params["actor"], x.obs)(a_t, t)
-        q = nets.q_of(target_params["critic"], x.obs)(flow.endpoint(a_t, t, v))
+        q = nets.q_of(target_params["critic"], x.obs)(flow.endpoint(a_t, t, v, clip=nets.spec.clip))
         bc = jnp.mean((v - direction) ** 2)
         return bc_weight * bc - q, {"bc_loss": x.weight * bc, "q": q}
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.lazy import flow, jax
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import (
     NumSteps,
@@ -45,7 +45,7 @@ def fbrac(
     ) -> tuple[Array, Metrics]:
         matched_at, start = drawn
         velocity = nets.velocity(params["actor"], x.obs)
-        end = jnp.clip(flow.integrate(velocity, start, num_steps=num_steps), -1.0, 1.0)
+        end = nets.clip(flow.integrate(velocity, start, num_steps=num_steps))
         q = nets.mean_q(params["critic"], x.obs)(end)
         bc = flow_matching(nets, params["actor"], x, *matched_at)
         return bc - q / alpha, {"bc_loss": x.weight * bc, "q": q}

@@ -41,9 +41,9 @@ def fql(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Array]:
         velocity = nets.velocity(params["policy"], x.obs)
-        end = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+        end = nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
         action = nets.one_step.apply(params["actor"], x.obs, noise, noise[0])
-        q = nets.mean_q(params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+        q = nets.mean_q(params["critic"], x.obs)(nets.clip(action))
         return jnp.mean((action - end) ** 2), q
 
     def combine(

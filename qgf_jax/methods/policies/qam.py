@@ -49,7 +49,7 @@ def qam(
         path, end = adjoint.memoryless_path(frozen, base, key, nets.chunk_dim, num_steps=num_steps)
 
         def q(action: Array) -> Array:
-            return nets.mean_q(target_params["critic"], x.obs)(jnp.clip(action, -1.0, 1.0))
+            return nets.mean_q(target_params["critic"], x.obs)(nets.clip(action))
 
         def drift(a_t: Array, t: Array) -> Array:
             return 2.0 * base(a_t, t + h if adjoint_ahead else t) - a_t / (t + h)

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from qgf_jax.methods import lazy
-from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import endpoint
 from qgf_jax.types import Array, Endpoint, Obs, Params, Velocity
 
@@ -41,6 +40,6 @@ def _learned(
     def end(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
         del velocity
         action = nets.policy.apply(params["endpoint"], obs, action, t)
-        return jnp.clip(action, -1.0, 1.0) if clip else action
+        return nets.clip(action) if clip else action
 
     return end

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count
-from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.lazy import flow, jax
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -21,6 +21,6 @@ def actor_flow(
         del weight
         noise = jax.random.normal(key, (nets.chunk_dim,))
         action = flow.integrate(nets.velocity(params["actor"], obs), noise, num_steps=num_steps)
-        return jnp.clip(action, -1.0, 1.0)
+        return nets.clip(action)
 
     return sample

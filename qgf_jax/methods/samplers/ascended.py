@@ -28,11 +28,11 @@ def ascended(
         gradient_of = jax.grad(nets.q_of(params["critic"], obs))
         velocity = nets.velocity(params["policy"], obs)
         noise = jax.random.normal(key, (nets.chunk_dim,))
-        start = jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+        start = nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
 
         def step(action: Array, _: None) -> tuple[Array, None]:
             g = gradient_of(action)
-            return jnp.clip(action + weight * (jnp.sign(g) if sign else g), -1.0, 1.0), None
+            return nets.clip(action + weight * (jnp.sign(g) if sign else g)), None
 
         return jax.lax.scan(step, start, None, steps)[0]
 

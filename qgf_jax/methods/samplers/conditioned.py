@@ -26,6 +26,6 @@ def conditioned(
             return plain + weight * (better - plain)
 
         noise = jax.random.normal(key, (nets.chunk_dim,))
-        return jnp.clip(flow.integrate(velocity, noise, num_steps=num_steps), -1.0, 1.0)
+        return nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
 
     return sample

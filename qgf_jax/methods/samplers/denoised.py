@@ -31,7 +31,12 @@ def denoised(
             return nets.predict_noise(params["actor"], obs, action, k, num_steps)
 
         return diffusion.sample(
-            noise, key, nets.chunk_dim, num_steps=num_steps, posterior=posterior
+            noise,
+            key,
+            nets.chunk_dim,
+            num_steps=num_steps,
+            posterior=posterior,
+            clip=nets.clip,
         )
 
     return sample

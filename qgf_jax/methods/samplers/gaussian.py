@@ -30,6 +30,6 @@ def gaussian(
         if temperature:
             noise = jax.random.normal(key, mean.shape)
             mean = mean + temperature * jnp.exp(log_std) * noise
-        return jnp.tanh(mean) if squash else jnp.clip(mean, -1.0, 1.0)
+        return jnp.tanh(mean) if squash else nets.clip(mean)
 
     return sample

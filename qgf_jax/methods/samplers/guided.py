@@ -57,7 +57,7 @@ def guided(
         noise = jax.random.normal(key, (nets.chunk_dim,))
         unroll = "concrete_t" in end.needs
         action = flow.integrate(field, noise, num_steps=num_steps, unroll=unroll)
-        return jnp.clip(action, -1.0, 1.0)
+        return nets.clip(action)
 
     return sample
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import jnp, networks
+from qgf_jax.methods.lazy import networks
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -17,6 +17,6 @@ def hierarchical(nets: "Networks") -> Sample:
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del key, weight
         code = networks.normalize_length(nets.high.apply(params["high"], obs)[0])
-        return jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1.0, 1.0)
+        return nets.clip(nets.low.apply(params["low"], obs, code)[0])
 
     return sample

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.lazy import jax
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -21,6 +21,6 @@ def one_shot(nets: "Networks") -> Sample:
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         noise = jax.random.normal(key, (nets.chunk_dim,))
-        return jnp.clip(nets.one_step.apply(params["actor"], obs, noise, noise[0]), -1.0, 1.0)
+        return nets.clip(nets.one_step.apply(params["actor"], obs, noise, noise[0]))
 
     return sample

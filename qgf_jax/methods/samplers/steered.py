@@ -30,6 +30,6 @@ def steered(
         latent = jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
         velocity = nets.velocity(params["policy"], obs)
         action = flow.integrate(velocity, noise_scale * latent, num_steps=num_steps)
-        return jnp.clip(action, -1.0, 1.0)
+        return nets.clip(action)
 
     return sample
