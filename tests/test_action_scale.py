@@ -1,6 +1,7 @@
 """Actions of any units: what the networks see, what comes back, and what is refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -12,10 +13,16 @@ from conftest import rows_of, tiny
 from qgf_jax.core.networks import Networks
 from qgf_jax.data.action_scale import ActionScale
 from qgf_jax.data.chunks import Dataset
+from qgf_jax.data.load import Loaded
 from qgf_jax.data.shards import Source
+from qgf_jax.envs import families
+from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table
 from qgf_jax.methods.guidance import guide
+from qgf_jax.methods.parts import part
+from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.training.loop import pretrain
 from qgf_jax.training.programs import make_trainer
 from qgf_jax.types import Spec
 
@@ -219,3 +226,71 @@ def test_guide_looks_at_the_endpoint_that_it_is_told_to(clip, at):
     np.testing.assert_allclose(field(jnp.ones(1), 0.0), 2 + 2 * at)
     with pytest.raises(UserError, match="give 'box' or 'none'"):
         guide(lambda a, t: a, lambda a: a[0], weight=1.0, clip="sphere")
+
+
+class _Wide(Family):
+    """Anywhere, with actions in [0, 2] x [-10, 10]."""
+
+    def make(self, name):
+        raise UserError("nobody plays it")
+
+    def widths(self, name):
+        return 3, 0, 2
+
+    def bounds(self, name):
+        return LOW, HIGH
+
+
+FAMILY = _Wide()
+
+
+def test_a_run_keeps_the_scale_of_its_actions(tmp_path, monkeypatch):
+    monkeypatch.setitem(families._FAMILIES, "wide", f"{__name__}:FAMILY")
+    rows = rows_of([30] * 8)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(LOW, HIGH, (len(rows.ends), 2)).astype(np.float32)
+    np.savez(
+        tmp_path / "x.npz",
+        observations=rng.normal(size=(len(rows.ends), 3)).astype(np.float32),
+        actions=actions,
+        terminals=rows.ends,
+        rewards=actions[:, 0],
+    )
+    config = tiny(**{"env": "wide:x", "data.dir": str(tmp_path), "data.chunk": 2})
+    loaded = Loaded.of(config)
+    assert 0.9 < np.abs(loaded.dataset.action).max() <= 1 - 0.9e-5
+    free = Loaded.of({**config, "data": {**config["data"], "action_scale": "std"}})
+    assert np.abs(free.dataset.action).max() > 1.5 and not Spec.of(free.spec).clip
+    pretrain(config, tmp_path / "run")
+    run = LoadedRun.open(tmp_path / "run")
+    assert run.spec.action_scale == (1.0, 10.0) and run.spec.action_shift == (1.0, 0.0)
+    policy, act = run.policy("reference"), run.actor("reference")
+    params = run.params_of(0)
+    keys = jax.random.split(jax.random.key(0), 64)
+    ours = np.array([policy(np.zeros(3), key) for key in keys])
+    played = jax.vmap(lambda i: act(params, jnp.zeros(3), jnp.array([1, i, 0]), jnp.float32(0)))(
+        jnp.arange(64)
+    )
+    for found in (ours, np.asarray(played)):
+        assert found.shape == (64, 2, 2)
+        assert (found >= LOW - 1e-5).all() and (found <= HIGH + 1e-5).all()
+        assert np.abs(found[..., 1]).max() > 3 and found[..., 0].mean() > 0.4
+
+
+def test_the_sampler_looks_beyond_a_box_that_is_not_there():
+    """The critic rises only beyond 1.5, where the flow ends at 3 and more."""
+    nets = SimpleNamespace(
+        chunk_dim=1,
+        velocity=lambda group, obs: lambda action, t: 5 * jnp.ones(1),
+        q_of=lambda members, obs: lambda action: jax.nn.relu(action[0] - 1.5),
+    )
+    params = {"policy": None, "critic": None}
+    moved = {}
+    for clip in (True, False):
+        nets.spec = Spec(state=(1,), action=1, chunk=1, clip=clip)
+        nets.clip = lambda action: action
+        sample = part("sampler", "guided").make(nets, num_steps=5)
+        ends = [sample(params, None, jax.random.key(0), jnp.float32(w))[0] for w in (0.0, 1.0)]
+        moved[clip] = float(ends[1] - ends[0])
+    assert moved[True] == 0.0
+    np.testing.assert_allclose(moved[False], 1.0, rtol=1e-5)
