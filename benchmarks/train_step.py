@@ -74,7 +74,7 @@ def main() -> None:
         action=flags.action,
         rows=flags.rows,
     )
-    trainer = make_trainer(algorithms.build_learner(plain, spec), plain, spec)
+    trainer = make_trainer(algorithms.Builder(plain, spec).learner(), plain, spec)
     state = trainer.init(np.arange(flags.seeds))
     host = []
 
