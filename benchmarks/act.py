@@ -71,7 +71,7 @@ def program(name: str, n: int) -> Callable[[], None]:
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
     spec = Spec((flags.obs,), flags.action, flags.chunk)
-    learner = algorithms.build_learner(plain, spec)
+    learner = algorithms.Builder(plain, spec).learner()
     init = jax.jit(learner.init)
     params = init(jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
     slow = {group: params[group] for group in learner.targets}
@@ -80,11 +80,11 @@ def program(name: str, n: int) -> Callable[[], None]:
     acting = algorithms.acting_params(params, slow, constants)
     obs = spec.observation(jax.random.normal(jax.random.key(1), (flags.batch, spec.width)))
     keys = jax.random.split(jax.random.key(2), flags.batch)
-    sample = algorithms.build_sample(plain, spec, name, n)
+    sample = algorithms.Builder(plain, spec).sample(name, n)
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     if part:
         # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
-        nets = algorithms.build_networks(plain, spec)
+        nets = algorithms.Builder(plain, spec).networks()
 
         def once(params: Any, action: Any, obs: Any, t: Any) -> Any:
             if part == "velocity":

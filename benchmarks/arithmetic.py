@@ -56,7 +56,7 @@ def main() -> None:
     config, spec, dataset = common.made_up_run(
         width=flags.width, depth=flags.depth, batch=flags.batch, chunk=flags.chunk
     )
-    programs = make_programs(algorithms.build_learner(config, spec), config, spec)
+    programs = make_programs(algorithms.Builder(config, spec).learner(), config, spec)
     state = jax.jit(programs.init)(np.arange(1))
     run = jax.jit(programs.run, static_argnums=2, donate_argnums=0)
     counted = flops.count(run.lower(state, dataset, flags.steps).compile())

@@ -64,7 +64,7 @@ def main() -> None:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
-    learner, tx = algorithms.build_learner(plain, SPEC), make_optimizer(plain)
+    learner, tx = algorithms.Builder(plain, SPEC).learner(), make_optimizer(plain)
     batch = made_up_batch(0)
 
     def compiled() -> tuple:

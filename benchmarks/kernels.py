@@ -136,7 +136,7 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     from qgf_jax.training import dry_run
     from qgf_jax.training.programs import make_programs
 
-    programs = make_programs(algorithms.build_learner(config, spec), config, spec, packed=True)
+    programs = make_programs(algorithms.Builder(config, spec).learner(), config, spec, packed=True)
     state = jax.eval_shape(programs.init, np.arange(flags.seeds))
     run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
     return run, (state, dry_run._dataset_shapes(spec)), (100,)
@@ -149,10 +149,10 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     from qgf_jax.methods import table as algorithms
 
-    method, options = algorithms.parse(flags.act)
+    method, options = algorithms.Method.parse(flags.act)
     n = algorithms.method(method).best_of[0]
-    sample = algorithms.build_sample(config, spec, method, n, options)
-    init = algorithms.build_learner(config, spec).init
+    sample = algorithms.Builder(config, spec).sample(method, n, options)
+    init = algorithms.Builder(config, spec).learner().init
     params = jax.eval_shape(init, jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
 
     @jax.jit

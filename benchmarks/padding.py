@@ -43,7 +43,7 @@ def made_up() -> LoadedRun:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain, spec = configs.plain(config), Spec((46,), 5, flags.chunk)
-    learner = algorithms.build_learner(plain, spec)
+    learner = algorithms.Builder(plain, spec).learner()
     init = functools.partial(learner.init, obs=spec.example(), action=jnp.zeros(spec.chunk_dim))
     params = jax.jit(lambda key: jax.tree.map(lambda x: x[None], init(key)))(jax.random.key(0))
     run = Run(Path(), plain, spec._asdict(), {})

@@ -124,7 +124,7 @@ def batches(reference: Reference, dataset: Dataset) -> dict[str, float]:
 
 def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
     """Velocities; values and Q."""
-    nets = algorithms.build_networks(reference.config, reference.spec)
+    nets = algorithms.Builder(reference.config, reference.spec).networks()
     params, target = reference.params("after10")
     obs, noise = Obs(reference["act/obs"]), reference["act/noise"]
     velocities = {}
@@ -145,7 +145,7 @@ def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
 
 def actions(reference: Reference) -> dict[str, float]:
     """Final actions of every rule and weight in the file, from the same noise."""
-    nets = algorithms.build_networks(reference.config, reference.spec)
+    nets = algorithms.Builder(reference.config, reference.spec).networks()
     params, target = reference.params("after10")
 
     def act(rule: str, obs: Any, noise: Any, weight: Any) -> Any:
@@ -169,7 +169,7 @@ def actions(reference: Reference) -> dict[str, float]:
 
 def updates(reference: Reference, dataset: Dataset) -> tuple[dict[str, float], dict[str, float]]:
     """Losses of the first batch; parameters after ten updates."""
-    learner = algorithms.build_learner(reference.config, reference.spec)
+    learner = algorithms.Builder(reference.config, reference.spec).learner()
     tx = make_optimizer(reference.config)
     params, target = reference.params("init")
     state = TrainState(jnp.int32(0), jax.random.key(0), params, target, tx.init(params))

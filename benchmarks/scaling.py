@@ -42,7 +42,7 @@ def milliseconds(batch: int, width: int, ensemble: int, seeds: int, devices: int
     )
     config |= {"devices": str(devices), "seeds": seeds}
     layout = parallel.DeviceLayout.of(config)
-    trainer = layout.make_trainer(algorithms.build_learner(config, spec), config, spec)
+    trainer = layout.make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
     host = jax.device_get(dataset)
     parts = host.split(devices, spec.chunk)
     dataset = layout.for_data().put(parts)

@@ -99,7 +99,7 @@ def train() -> None:
     loading = peak()
     spec = Spec.of(loaded.spec)
     feed = DatasetFeed(loaded, spec.steps)
-    learner = algorithms.build_learner(config, spec)
+    learner = algorithms.Builder(config, spec).learner()
     trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0
     if flags.child == "streamed" and not feed.every:

@@ -37,6 +37,7 @@ common.limit_threads(flags.threads, flags.width)
 import jax
 import numpy as np
 
+from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import loop as pretrain
@@ -47,16 +48,16 @@ def loop(plain: dict[str, Any], spec: Any, dataset: Any) -> float:
     """CPU ms of the main thread for an update of a real run."""
     seen = []
 
-    class Loop(pretrain._Loop):
-        def _heed(self, step: int, *rest: Any) -> None:
+    class Feed(DatasetFeed):
+        def until(self, step: int) -> int:  # asked once for each dispatch
             seen.append((step, time.thread_time()))
-            super()._heed(step, *rest)
+            return super().until(step)
 
     steps = 5000
     options = {**plain["train"], "steps": steps, "save_every": steps, "log_every": 1000}
     config = {**plain, "train": options, "seeds": flags.seeds}
     loaded = Loaded(jax.device_get(dataset), None, spec._asdict(), {"sha256": ""})
-    pretrain._Loop = Loop
+    pretrain.DatasetFeed = Feed
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         pretrain.pretrain(config, folder, loaded)
     (first, began), (last, ended) = seen[2], seen[-1]
@@ -73,7 +74,7 @@ def main() -> None:
         action=flags.action,
         rows=flags.rows,
     )
-    trainer = make_trainer(algorithms.build_learner(plain, spec), plain, spec)
+    trainer = make_trainer(algorithms.Builder(plain, spec).learner(), plain, spec)
     state = trainer.init(np.arange(flags.seeds))
     host = []
 

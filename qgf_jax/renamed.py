@@ -81,6 +81,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "side": "expectile_weight",
     },
     "core.networks": {
+        "build": "Networks.of",
         "ACTIVATIONS": "core.layers:ACTIVATIONS",
         "ARITHMETIC": "core.layers:ARITHMETIC",
         "LayerNorm": "core.layers:LayerNorm",
@@ -225,23 +226,33 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "methods.policies": {
         "POLICIES": "methods.parts:POLICIES",
     },
+    "methods.table": {
+        "build_learner": "Builder.learner",
+        "build_networks": "Builder.networks",
+        "build_sample": "Builder.sample",
+        "canonical": "Method.canonical",
+        "check_option": "Method.check_option",
+        "parse": "Method.parse",
+        "sampler_settings": "Builder.settings",
+        "served_by": "Method.serves",
+    },
     "methods.samplers": {
         "Calibration": "methods.rules.units:Calibration",
         "SAMPLERS": "methods.parts:SAMPLERS",
         "UNITS": "methods.parts:UNITS",
     },
     "methods.policies.gaussians": {
-        "awr": "methods.policies.awr:awr",
-        "ddpg_bc": "methods.policies.ddpg_bc:ddpg_bc",
-        "gaussian_bc": "methods.policies.gaussian_bc:gaussian_bc",
-        "rebrac": "methods.policies.rebrac:rebrac",
+        "awr": "methods.policies.awr:_awr",
+        "ddpg_bc": "methods.policies.ddpg_bc:_ddpg_bc",
+        "gaussian_bc": "methods.policies.gaussian_bc:_gaussian_bc",
+        "rebrac": "methods.policies.rebrac:_rebrac",
     },
     "methods.policies.hiql": {
-        "value_awr": "methods.policies.value_awr:value_awr",
+        "value_awr": "methods.policies.value_awr:_value_awr",
     },
     "methods.policies.noise_prediction": {
-        "dac": "methods.policies.dac:dac",
-        "qsm": "methods.policies.qsm:qsm",
+        "dac": "methods.policies.dac:_dac",
+        "qsm": "methods.policies.qsm:_qsm",
     },
     "report": {
         "compare": "report.report:compare",
@@ -321,8 +332,8 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     },
     "types": {
         "Slope": "Direction",
-        "as_actor": "methods.learners:as_actor",
-        "merge": "methods.learners:merge",
+        "as_actor": "Learner.as_actor",
+        "merge": "Learner.merge",
     },
 }
 """{module of today: {old attribute: what it is now, as NAME or MODULE:NAME}}."""

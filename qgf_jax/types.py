@@ -5,7 +5,7 @@ not import JAX.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -303,3 +303,41 @@ class Learner(NamedTuple):
     """Groups that move only in every n-th update. Others move in each."""
     target_every: Mapping[str, int] = {}
     """Target copies, of any learner's groups, that move only in every n-th update."""
+
+    def as_actor(self) -> "Learner":
+        """The learner of a policy: its losses see a batch with the policy's goals."""
+        losses = {k: loss._replace(view=Batch.policy_view) for k, loss in self.losses.items()}
+        return self._replace(losses=losses)
+
+    @classmethod
+    def merge(cls, *learners: "Learner") -> "Learner":
+        """One learner that does what all of them do.
+
+        Two losses, or two numbers of updates, for one group are a `ValueError`.
+        """
+
+        def init(key: Array, obs: Obs, action: Array) -> Params:
+            import jax
+
+            groups: Params = {}
+            for i, learner in enumerate(learners):
+                groups |= learner.init(jax.random.fold_in(key, i), obs, action)
+            return groups
+
+        return cls(
+            init,
+            _union("losses", (learner.losses for learner in learners)),
+            tuple(name for learner in learners for name in learner.targets),
+            _union("periods", (learner.every for learner in learners)),
+            _union("periods of the target copy", (learner.target_every for learner in learners)),
+        )
+
+
+def _union(what: str, parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All entries of `parts`, by parameter group. Two for one group are a `ValueError`."""
+    union: dict[str, Any] = {}
+    for part in parts:
+        if twice := union.keys() & part.keys():
+            raise ValueError(f"two {what} for the parameter group {sorted(twice)[0]!r}")
+        union |= part
+    return union

@@ -71,7 +71,7 @@ def case(name):
     batch = jax.tree.map(
         lambda *x: jnp.concatenate(x), *(with_goals(b) if goals else b for b in parts)
     )
-    learner = algorithms.build_learner(config, spec)
+    learner = algorithms.Builder(config, spec).learner()
     tx = optax.sgd(0.05)
     state = made_up(functools.partial(init_state, learner=learner, tx=tx, spec=spec))
     losses = {group: learner.losses[group] for group in new_groups(name)}
@@ -86,7 +86,7 @@ def new_groups(name):
     policies = {p for other in before for p in METHODS[other].policies}
     critics = {CASES[other] for other in before}
     config = tiny(name, critic=CASES[name])
-    nets = algorithms.build_networks(config, SPEC)
+    nets = algorithms.Builder(config, SPEC).networks()
     learners = [part("policy", p).make(nets) for p in METHODS[name].policies if p not in policies]
     if CASES[name] not in critics:
         learners.append(part("critic", CASES[name]).make(nets, None))

@@ -11,8 +11,7 @@ from conftest import at, tiny
 
 from qgf_jax.core import losses
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.critics.td import td
-from qgf_jax.methods.learners import merge
+from qgf_jax.methods.parts import part
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.types import Actor, Batch, Learner, Loss, Obs, Spec
 
@@ -56,10 +55,10 @@ def batched(f, *inputs):
 @pytest.fixture(scope="module")
 def setup():
     config = tiny()
-    learner = algorithms.build_learner(config, SPEC)
+    learner = algorithms.Builder(config, SPEC).learner()
     params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     other = jax.jit(learner.init)(jax.random.key(1), SPEC.example(), jnp.zeros(4))
-    nets = algorithms.build_networks(config, SPEC)
+    nets = algorithms.Builder(config, SPEC).networks()
     return nets, learner, params, {"critic": other["critic"]}
 
 
@@ -89,7 +88,7 @@ def test_value_loss_is_the_expectile_of_the_least_slow_critic(setup):
 @pytest.mark.parametrize("weighted", [True, False])
 def test_policy_loss_leaves_spliced_chunks_out_only_if_weighted(weighted):
     config = tiny(**{"policy.weighted": weighted})
-    learner = algorithms.build_learner(config, SPEC)
+    learner = algorithms.Builder(config, SPEC).learner()
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
 
     def loss(action):
@@ -129,7 +128,7 @@ def test_paper_preset_differs_only_where_it_says():
 def test_merge_refuses_two_losses_for_one_group():
     one = Learner(lambda *_: {}, {"critic": Loss(lambda *_: (jnp.zeros(()), {}))})
     with pytest.raises(ValueError, match="critic"):
-        merge(one, one)
+        Learner.merge(one, one)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
     n = 8000
     nets = SimpleNamespace(apply_ensemble=lambda members, obs, a: members * a[0])
     sample = lambda params, obs, key, weight: jnp.full(2, action)
-    learner = td(nets, sample, rho=0.0, noise=noise)
+    learner = part("critic", "td").make(nets, sample, rho=0.0, noise=noise)
     zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
     batch = make_batch()._replace(
         obs=Obs(zeros),

@@ -63,7 +63,7 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     spec, batch = SPEC, make_batch()
     if "singletask" not in config["env"]:
         spec, batch = GOALS, with_goals(make_batch(spec=GOALS))
-    learner = algorithms.build_learner(config, spec)
+    learner = algorithms.Builder(config, spec).learner()
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when it is trained below.
     params = learner.init(jax.random.key(0), spec.example(), jnp.zeros(4))
@@ -191,7 +191,7 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
     assert alone.shape == (spec.chunk, spec.action)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
-    assert name in algorithms.served_by(restored.run.config["algorithm"])
+    assert name in algorithms.method(restored.run.config["algorithm"]).serves
     sweep = Arm.sweep([name], [0.5])
     monkeypatch.setattr(worker_pool, "_compile_act", compiled)
     evaluate.evaluate(
@@ -207,11 +207,11 @@ def check_actions(actions, spec):
 
 
 def test_one_run_of_a_flow_and_a_critic_serves_all_test_time_methods():
-    served = set(algorithms.served_by("qgf"))
+    served = set(algorithms.method("qgf").serves)
     expected = {n for n, r in METHODS.items() if r.policies == ("flow_bc",)}
     assert served == expected and {"bptt", "grad_step", "qgf_ortho", "ifql"} <= served
-    assert served < set(algorithms.served_by("qam"))  # "QGF with QAM's critic"
-    assert set(algorithms.served_by("qsm")) == {"qsm"}
+    assert served < set(algorithms.method("qam").serves)  # "QGF with QAM's critic"
+    assert set(algorithms.method("qsm").serves) == {"qsm"}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_one_run_of_a_flow_and_a_critic_serves_all_test_time_methods():
     ],
 )
 def test_methods_are_written_with_their_options(text, options):
-    assert algorithms.parse(text) == (text.split(":")[0], options)
+    assert algorithms.Method.parse(text) == (text.split(":")[0], options)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_wrong_methods_and_options_are_explained(text, hint):
     from qgf_jax.errors import UserError
 
     with pytest.raises(UserError, match=hint):
-        algorithms.parse(text)
+        algorithms.Method.parse(text)
 
 
 def test_choices_are_the_declared_parts():
@@ -372,11 +372,11 @@ def test_a_mistyped_word_is_answered_at_once_and_without_jax(words, run_folder):
 
 def test_a_runs_own_options_are_not_those_of_other_methods():
     config = tiny("qgf", **{"sampler.schedule": "linear", "sampler.units": "variance"})
-    own = algorithms.sampler_settings(config, "qgf")
+    own = algorithms.Builder(config, None).settings("qgf")
     assert (own["schedule"], own["units"], own["num_steps"]) == ("linear", "variance", 3)
-    other = algorithms.sampler_settings(config, "qgf_jacobian", (("cap", 2.0),))
+    other = algorithms.Builder(config, None).settings("qgf_jacobian", (("cap", 2.0),))
     assert other == {"num_steps": 3, "rule": "one_step_jacobian", "cap": 2.0}
-    assert "units" not in algorithms.sampler_settings(config, "reference")
+    assert "units" not in algorithms.Builder(config, None).settings("reference")
 
 
 def test_what_a_checkpoint_lacks_is_named(trained):

@@ -24,7 +24,7 @@ def _count(module, *inputs):
 def test_parameter_counts_of_the_paper():
     """cube-triple, 4 x 1024: products of the widths, biases, and two numbers a unit of layer norm."""
     wide = {"policy_hidden": (1024,) * 4, "critic_hidden": (1024,) * 4}
-    nets = networks.build(CUBE_TRIPLE, **wide)
+    nets = networks.Networks.of(CUBE_TRIPLE, **wide)
     obs, action, t = CUBE_TRIPLE.example(), jnp.zeros(25), jnp.zeros(())
     policy, tree = _count(nets.policy, obs, action, t)
     assert policy == 3_260_416 + 4 * 1024 + 25 + 3 * 2 * 1024
@@ -84,7 +84,7 @@ def test_an_accelerator_gets_plain_sums(platform):
 
 
 def test_ensemble_members_are_independent_and_apply_alone_or_in_batches():
-    nets = networks.build(Spec((3,), 2, 1), critic_hidden=(8,), ensemble=3)
+    nets = networks.Networks.of(Spec((3,), 2, 1), critic_hidden=(8,), ensemble=3)
     obs, action = Obs(jnp.ones((4, 3))), jnp.ones((4, 2))
     first = Obs(obs.state[0])
     members = nets.init_ensemble(jax.random.key(0), first, action[0])
@@ -101,9 +101,9 @@ def test_observations_are_standardized_part_by_part():
     plain = Spec((2,), 1, 1, goal=(1,))
     scaled = plain.scaled((1.0, 2.0, 5.0), (2.0, 4.0, 0.5))
     assert (scaled.goal_mean, scaled.goal_std) == ((5.0,), (0.5,))
-    value = networks.build(plain, critic_hidden=(4,)).value
+    value = networks.Networks.of(plain, critic_hidden=(4,)).value
     params = value.init(jax.random.key(0), plain.example())
-    same = networks.build(scaled, critic_hidden=(4,)).value
+    same = networks.Networks.of(scaled, critic_hidden=(4,)).value
     raw, seen = (
         Obs(jnp.array([3.0, 10.0]), jnp.array([6.0])),
         Obs(jnp.arange(1.0, 3.0), 2 * jnp.ones(1)),
@@ -115,7 +115,7 @@ def test_a_policy_without_goals_does_not_see_one():
     spec = Spec((2,), 1, 1, goal=(1,), state_mean=(1.0, 1.0), state_std=(1.0, 1.0),
                 goal_mean=(1.0,), goal_std=(1.0,))  # fmt: skip
     for goal, sees in ((True, True), (False, False)):
-        policy = networks.build(spec, policy_hidden=(4,), policy_goal=goal).policy
+        policy = networks.Networks.of(spec, policy_hidden=(4,), policy_goal=goal).policy
         action, t = jnp.zeros(1), jnp.zeros(())
         params = policy.init(jax.random.key(0), spec.example(), action, t)
         near, far = (
@@ -136,7 +136,7 @@ class Pixels(nn.Module):
 def test_an_encoder_of_another_shape_is_one_module_in_a_table(monkeypatch):
     """Every network then takes images: each has an encoder of its own, goals one beside it."""
     spec = Spec((8, 8, 3), 2, 1, goal=(8, 8, 3))
-    nets = networks.build(spec, policy_hidden=(5,), critic_hidden=(5,), goal_code=3)
+    nets = networks.Networks.of(spec, policy_hidden=(5,), critic_hidden=(5,), goal_code=3)
     obs = spec.observation(jnp.linspace(0.0, 1.0, 2 * 8 * 8 * 3))
     with pytest.raises(UserError, match=r"no encoder for a state of shape \[8, 8, 3\]"):
         nets.value.init(jax.random.key(0), obs)
@@ -191,7 +191,7 @@ def test_records_of_earlier_versions_are_read(goal):
 
 
 def test_a_new_learner_makes_networks_of_its_own():
-    nets = networks.build(Spec((3,), 2, 2), policy_hidden=(4,), critic_hidden=(4,))
+    nets = networks.Networks.of(Spec((3,), 2, 2), policy_hidden=(4,), critic_hidden=(4,))
     obs, action, t = nets.spec.example(), jnp.ones(4), jnp.float32(0.5)
     labelled = nets.velocity_field(labels=3)
     params = labelled.init(jax.random.key(0), obs, action, t, jnp.int32(0))
@@ -205,7 +205,7 @@ def test_a_new_learner_makes_networks_of_its_own():
 
 def test_log_standard_deviation_lies_between_minus_five_and_two():
     spec = Spec((2,), 1, 1)
-    gaussian = networks.build(spec, policy_hidden=(4,)).gaussian
+    gaussian = networks.Networks.of(spec, policy_hidden=(4,)).gaussian
     params = gaussian.init(jax.random.key(0), spec.example())
     for bias, expected in ((-100.0, -5.0), (100.0, 2.0), (-1.5, -1.5)):
         moved = jax.tree.map(

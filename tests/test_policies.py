@@ -20,7 +20,10 @@ STEPS = 3  # of `tiny`
 @functools.cache
 def setup(name, critic="", **changes):
     config = tiny(name, critic=critic, **changes)
-    learner, nets = algorithms.build_learner(config, SPEC), algorithms.build_networks(config, SPEC)
+    learner, nets = (
+        algorithms.Builder(config, SPEC).learner(),
+        algorithms.Builder(config, SPEC).networks(),
+    )
     init = jax.jit(learner.init)
     params = init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     other = init(jax.random.key(1), SPEC.example(), jnp.zeros(4))

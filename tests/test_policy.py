@@ -155,12 +155,13 @@ def test_candidates_are_ranked_by_the_critic_that_the_config_names(run_folder):
 
 def test_parameters_of_other_networks_are_named(run_folder, monkeypatch):
     """As after a change of the networks between two versions, of which no fingerprint tells."""
-    build = algorithms.build_learner
+    build = algorithms.Builder.learner
 
-    def wider(config, spec):
-        return build({**config, "networks": {**config["networks"], "critic_hidden": (9,)}}, spec)
+    def wider(self):
+        networks = {**self.config["networks"], "critic_hidden": (9,)}
+        return build(self._replace(config={**self.config, "networks": networks}))
 
-    monkeypatch.setattr(algorithms, "build_learner", wider)
+    monkeypatch.setattr(algorithms.Builder, "learner", wider)
     with pytest.raises(UserError, match=r"checkpoints/4 is of another network: .*critic.* in this"):
         LoadedRun.open(run_folder)
 

@@ -11,7 +11,7 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.errors import UserError
-from qgf_jax.methods.table import build_learner
+from qgf_jax.methods.table import Builder
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import fingerprint, read_lines
 from qgf_jax.runs.run import _is_alike, open_run
@@ -28,7 +28,7 @@ def config(maze_data):
 
 def final_state(config, workdir):
     spec = Spec.of(json.loads((workdir / "config.json").read_text())["spec"])
-    trainer = make_trainer(build_learner(config, spec), config, spec)
+    trainer = make_trainer(Builder(config, spec).learner(), config, spec)
     step, state, _ = Checkpoints(workdir).restore(jax.eval_shape(trainer.init, np.arange(1)))
     return step, jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 

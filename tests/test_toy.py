@@ -100,7 +100,7 @@ def trained():
                 **TRAINING.get(name, {}),
             },
         )
-        trainer = make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+        trainer = make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
         state, _ = trainer.run(
             trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600 if denoised else 400
         )
@@ -116,16 +116,16 @@ def trained():
 
 @pytest.fixture(autouse=True)
 def known_critic(monkeypatch):
-    real = algorithms.build_networks
+    real = algorithms.Builder.networks
     monkeypatch.setattr(
-        algorithms, "build_networks", lambda *args: KnownCritic(**vars(real(*args)))
+        algorithms.Builder, "networks", lambda self: KnownCritic(**vars(real(self)))
     )
 
 
 def act(trained, name, best_of=1, count=200):
     row = algorithms.METHODS[name]
     config, params, target = trained(row.policies, str(row.settings))
-    sample = algorithms.build_sample(config, SPEC, name, best_of)
+    sample = algorithms.Builder(config, SPEC).sample(name, best_of)
     keys = jax.random.split(jax.random.key(1), count)
     weight = jnp.float32(SETTINGS.get(name, 1.0))
 
@@ -155,7 +155,7 @@ def test_every_method_improves_on_its_reference(name, trained):
 def act_with(trained, row, name, **options):
     """The actions of method `name` over the training of `row`."""
     config, params, target = trained(row.policies, str(row.settings))
-    sample = algorithms.build_sample(config, SPEC, name, options=tuple(options.items()))
+    sample = algorithms.Builder(config, SPEC).sample(name, options=tuple(options.items()))
     keys = jax.random.split(jax.random.key(1), 200)
 
     def one_seed(params, target):

@@ -29,7 +29,7 @@ def dataset():
 
 def programs_of(packed, **changes):
     config = tiny(**changes)
-    learner = algorithms.build_learner(config, SPEC)
+    learner = algorithms.Builder(config, SPEC).learner()
     return make_programs(learner, config, SPEC, packed=packed)
 
 
@@ -95,7 +95,7 @@ def test_an_accelerator_leaves_out_what_is_not_finite(dataset, as_an_accelerator
 
 def test_what_is_packed_comes_back_bit_for_bit():
     config = tiny(algorithm="rebrac", critic="td")
-    learner = algorithms.build_learner(config, SPEC)
+    learner = algorithms.Builder(config, SPEC).learner()
     tx = make_optimizer(config, learner.every)
     state = init_state(jnp.uint32(0), learner, tx, SPEC)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))

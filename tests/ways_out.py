@@ -86,7 +86,7 @@ def move(arguments):
     import jax
     import numpy as np
 
-    from qgf_jax.methods.table import build_learner
+    from qgf_jax.methods.table import Builder
     from qgf_jax.runs import run
     from qgf_jax.training.programs import make_trainer
     from qgf_jax.types import Spec
@@ -95,7 +95,7 @@ def move(arguments):
     assert jax.device_count() == int(count), jax.devices()
     found = run.open_run(source)
     config, spec = found.config, Spec.of(found.spec)
-    trainer = make_trainer(build_learner(config, spec), config, spec)
+    trainer = make_trainer(Builder(config, spec).learner(), config, spec)
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
 
     def spread(leaf):

@@ -70,7 +70,7 @@ def _compile(
     lowered = {}
     config = made.config | {"precision": "tf32"}
     for method, n in methods:
-        sample = algorithms.build_sample(config, made.spec, method, n)
+        sample = algorithms.Builder(config, made.spec).sample(method, n)
         act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
         lowered[label(method, n)] = act.lower(groups, obs, keys, np.float32(1))
 

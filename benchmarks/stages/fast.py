@@ -78,7 +78,7 @@ def measure(plan: Plan, device: Any, *, dry: bool) -> dict[str, Any]:
     initial = programs.host_state(plan.size, dry=dry)
     data = jax.device_put(made.data)
     config = made.config | {"precision": plan.precision}
-    learner = algorithms.build_learner(config, made.spec)
+    learner = algorithms.Builder(config, made.spec).learner()
     run = make_trainer(learner, config, made.spec).run
     state = programs.repeated(initial, plan.seeds)
     size, started = tree_bytes(state.replace(key=None)), time.perf_counter()

@@ -87,7 +87,7 @@ def host_state(name: str, *, dry: bool = False) -> Any:
 
 def initial(config: Mapping[str, Any], spec: Spec) -> Any:
     """As `host_state`, of any config. A CPU makes it, which compiles sooner."""
-    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
+    trainer = make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
     with jax.default_device(jax.devices("cpu")[0]):
         return jax.device_get(trainer.init(np.arange(1)).replace(key=None))
 

@@ -100,7 +100,7 @@ def losses_and_gradients(results: Results, device: Any, *, dry: bool) -> None:
     batch = jax.tree.map(lambda x: x[0], batches)
 
     def of_groups(config: Any) -> Callable[..., Any]:
-        learner = algorithms.build_learner(config, made.spec)
+        learner = algorithms.Builder(config, made.spec).learner()
 
         def all_losses(params: Any, slow: Any, batch: Any, key: Any) -> Any:
             found = {}
@@ -135,7 +135,7 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
     tx = optax.sgd(1e-3)  # with ten times as much the critic's loss rises
 
     def of_descent(config: Any) -> Callable[..., Any]:
-        learner = algorithms.build_learner(config, made.spec)
+        learner = algorithms.Builder(config, made.spec).learner()
         step = functools.partial(train_step, losses=learner.losses, tx=tx, tau=0.005)
 
         def ten(params: Any, slow: Any, batches: Any, key: Any) -> Any:
@@ -152,7 +152,7 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
         compared = compare(found, expected, TOLERANCES[precision]["ten updates"])
         results.put(f"ten updates by descent, {precision}", compared)
     config = made.config | {"precision": "float32"}
-    learner = algorithms.build_learner(config, made.spec)
+    learner = algorithms.Builder(config, made.spec).learner()
     trainer = make_trainer(learner, config, made.spec)
     found, expected = (_ten_by_adam(trainer, made, where, dry) for where in (device, cpu()))
     results.put("ten updates by Adam, float32", movement(found, expected, params))
@@ -187,10 +187,10 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     keys, lowered = jax.random.split(jax.random.key(5), count), {}
     placed = jax.device_put((params, obs, keys, np.float32(1.0)), where)
     config = made.config | {"precision": precision}
-    for name in algorithms.served_by("qgf"):
+    for name in algorithms.method("qgf").serves:
         for n in algorithms.METHODS[name].best_of:
             if not dry or name in _DRY_METHODS:
-                sample = algorithms.build_sample(config, made.spec, name, n)
+                sample = algorithms.Builder(config, made.spec).sample(name, n)
                 act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
                 lowered[acting.label(name, n)] = act.lower(*placed)
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -220,7 +220,7 @@ def _updates(dry: bool) -> tuple[Any, Callable[[], Any], int]:
         return programs.repeated(programs.host_state(_SIZE, dry=dry), 1), data
 
     config = made.config | {"precision": "tf32"}
-    learner = algorithms.build_learner(config, made.spec)
+    learner = algorithms.Builder(config, made.spec).learner()
     trainer = make_trainer(learner, config, made.spec)
     return trainer.run.lower(*begin(), steps).compile(), begin, steps
 

@@ -12,7 +12,7 @@ from qgf_jax.cli import Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.methods.table import METHODS, parse, served_by
+from qgf_jax.methods.table import METHODS, Method, method
 from qgf_jax.runs import run
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runtime import paths
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _options(flags, config["eval"])
     names = (flags.methods or _default(config["algorithm"])).split(",")
     for name in names:
-        parse(name)
+        Method.parse(name)
     name = EnvName.parse(config["env"])
     if flags.videos and not Family.of(name).draws:
         raise UserError(
@@ -160,4 +160,4 @@ def _envs(text: str) -> tuple[str | None, int | None]:
 def _default(algorithm: str) -> str:
     """What a run is evaluated with when nothing is said."""
     wanted = dict.fromkeys(("reference", "best_of", "qgf", algorithm))
-    return ",".join(name for name in wanted if name in served_by(algorithm))
+    return ",".join(name for name in wanted if name in method(algorithm).serves)

@@ -198,6 +198,32 @@ class Networks:
     fourier: bool
     """The noise of diffusion policies is predicted by the public code's network"""
 
+    @classmethod
+    def of(cls, spec: Spec, precision: str = "float32", **options: Any) -> "Networks":
+        """The networks of a run; only those that its learners ask for are ever initialised.
+
+        `options` are those of `NetworkOptions`. `precision`: "float32" is float32 on every platform,
+        "tf32" lets that round what goes into a matrix product, "bfloat16" computes the layers so;
+        parameters, inputs and outputs stay float32.
+        """
+        given = NetworkOptions(**options)
+        policy = (tuple(given.policy_hidden), given.activation, given.policy_layer_norm, precision)
+        critic = (tuple(given.critic_hidden), given.activation, given.critic_layer_norm, precision)
+        return cls(
+            spec,
+            policy_shape=_Shape(*policy),
+            critic_shape=_Shape(*critic),
+            ensemble=given.ensemble,
+            bounded=given.critic_output == "sigmoid",
+            aggregation=given.aggregate,
+            ranking=given.ranking,
+            policy_goal=given.policy_goal,
+            time_feature=given.time_feature,
+            goal_code=given.goal_code,
+            bilinear=given.critic_form == "bilinear",
+            fourier=given.diffusion_field == "fourier",
+        )
+
     # Flax types `init` and `apply` for mutable collections, which nothing here has: hence Any.
 
     def velocity_field(self, *, labels: int = 0, time_feature: str = "") -> Any:
@@ -352,29 +378,3 @@ class Networks:
             obs,
             action,
         )
-
-
-def build(spec: Spec, precision: str = "float32", **options: Any) -> Networks:
-    """The networks of a run; only those that its learners ask for are ever initialised.
-
-    `options` are those of `NetworkOptions`. `precision`: "float32" is float32 on every platform, "tf32"
-    lets that round what goes into a matrix product, "bfloat16" computes the layers so; parameters,
-    inputs and outputs stay float32.
-    """
-    given = NetworkOptions(**options)
-    policy = (tuple(given.policy_hidden), given.activation, given.policy_layer_norm, precision)
-    critic = (tuple(given.critic_hidden), given.activation, given.critic_layer_norm, precision)
-    return Networks(
-        spec,
-        policy_shape=_Shape(*policy),
-        critic_shape=_Shape(*critic),
-        ensemble=given.ensemble,
-        bounded=given.critic_output == "sigmoid",
-        aggregation=given.aggregate,
-        ranking=given.ranking,
-        policy_goal=given.policy_goal,
-        time_feature=given.time_feature,
-        goal_code=given.goal_code,
-        bilinear=given.critic_form == "bilinear",
-        fourier=given.diffusion_field == "fourier",
-    )

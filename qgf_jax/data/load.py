@@ -263,9 +263,9 @@ def _trajectory_masks(ends: np.ndarray) -> np.ndarray:
 
 
 class _Starts(NamedTuple):
-    """The starts of a file, whose steps must lie in one trajectory, or they have weight 0 in losses.
+    """The starts in a file, and checks that there is something to learn from.
 
-    There must be something to learn from, so there must be some that have not.
+    A start whose steps run over the end of its trajectory is drawn too, and has weight 0 in the losses.
     """
 
     path: Path

@@ -57,7 +57,7 @@ class Arm(NamedTuple):
         """
         found: dict[Arm, None] = {}
         for text in methods:
-            name, options = table.parse(text)
+            name, options = table.Method.parse(text)
             row = table.method(name)
             values = row.weights if own_weights and row.weights else weights
             for n in _candidates(row, best_of, more):
@@ -78,7 +78,7 @@ class Arm(NamedTuple):
             free = table.method(row.at_zero).free_options
             shared = tuple((k, v) for k, v in arm.options if k in free)
             arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
-        return arm._replace(method=table.canonical(arm.method))
+        return arm._replace(method=table.method(arm.method).canonical)
 
 
 def _candidates(

@@ -175,7 +175,7 @@ def _state(official: Official, config: Mapping[str, Any], spec: Spec) -> Any:
     from qgf_jax.training.programs import make_trainer
     from qgf_jax.training.state import TrainState
 
-    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
+    trainer = make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
     seeds = jnp.asarray(seeds_of(config))
     template: TrainState = jax.eval_shape(trainer.init, seeds)
 

@@ -13,6 +13,7 @@ from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.methods import parts
 from qgf_jax.methods.parts import Names, Part, part
+from qgf_jax.types import Learner
 
 Options = tuple[tuple[str, Any], ...]
 """What a user sets of a sampler, sorted by name."""
@@ -23,6 +24,7 @@ _FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration"})
 class Method(NamedTuple):
     """A row: the parts of a method, by name, and what it fixes of them."""
 
+    name: str
     about: str
     source: str
     sampler: str = "guided"
@@ -50,6 +52,47 @@ class Method(NamedTuple):
     or the command line sets the key."""
     paper: Mapping[str, Any] = {}
     """What the preset `paper` changes for it, beyond `config.PRESETS`."""
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[str, Options]:
+        """A method as the command line writes it: NAME or NAME:option=value:option=value.
+
+        `UserError` for what does not exist, for a value out of bounds, and for what makes the row what
+        it is.
+        """
+        name, *settings = text.split(":")
+        row = method(name)
+        found: dict[str, Any] = {}
+        for setting in settings:
+            option, equals, value = setting.partition("=")
+            if not equals:
+                raise UserError(f"method {text!r}: {setting!r} is not of the form option=value")
+            bound = row._option(option).bound
+            found[option] = bounds.read(f"option {option} of {name}", value, bound)
+        return name, tuple(sorted(found.items()))
+
+    @property
+    def serves(self) -> list[str]:
+        """The methods that a checkpoint trained as this one can act with."""
+        return [
+            name
+            for name, row in METHODS.items()
+            if row == self
+            or (set(row.policies) <= set(self.policies) and not self._is_another_training(row))
+        ]
+
+    def _is_another_training(self, row: "Method") -> bool:
+        """Equal learners with other settings, as of qsm and qsm_bc: two trainings, one sampler."""
+        return row.policies == self.policies and row.settings != self.settings
+
+    @property
+    def canonical(self) -> str:
+        """The first method with the same sampler, so that reference actions are sampled once."""
+
+        def acting(row: Method) -> tuple[Any, ...]:
+            return row.policies, row.settings, row.sampler, row.options, row.selector
+
+        return next(name for name, row in METHODS.items() if acting(row) == acting(self))
 
     @property
     def critics(self) -> tuple[str, ...]:
@@ -100,6 +143,16 @@ class Method(NamedTuple):
     def free_options(self) -> dict[str, Field]:
         """The options that a user may set."""
         return {k: v for k, v in self.all_options.items() if k not in self.options}
+
+    def check_option(self, option: str, value: Any) -> None:
+        """Raises `UserError` if `value` is none that `option` can have."""
+        bounds.check(f"option {option} of {self.name}", value, self._option(option).bound)
+
+    def _option(self, option: str) -> Field:
+        free = self.free_options
+        if option not in free:
+            raise unknown_name_error(f"option of {self.name}", option, free)
+        return free[option]
 
     def check(self) -> None:
         """Raises `UserError` for a part that does not exist, and for an option that no part has."""
@@ -195,7 +248,7 @@ def row(name: str, about: str, source: str, **fields: Any) -> Method:
     """
     if not name.isidentifier():
         raise ValueError(f"method {name!r}: a name has letters, digits and underscores alone")
-    made = Method(about, source, **fields)
+    made = Method(name, about, source, **fields)
     if METHODS.known.setdefault(name, made) != made:
         raise ValueError(f"there are two methods {name!r}")
     return made
@@ -206,61 +259,6 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise unknown_name_error("method", name, METHODS)
     return METHODS[name]
-
-
-def served_by(algorithm: str) -> list[str]:
-    """The methods that a checkpoint trained as `algorithm` can act with."""
-    trained = method(algorithm)
-    return [
-        name
-        for name, row in METHODS.items()
-        if name == algorithm
-        or (set(row.policies) <= set(trained.policies) and not _same_actions_twice(row, trained))
-    ]
-
-
-def _same_actions_twice(row: Method, trained: Method) -> bool:
-    """Equal learners with other settings, as of qsm and qsm_bc: two trainings, one sampler."""
-    return row.policies == trained.policies and row.settings != trained.settings
-
-
-def canonical(name: str) -> str:
-    """The first method with the same sampler, so that reference actions are sampled once."""
-
-    def acting(row: Method) -> tuple[Any, ...]:
-        return row.policies, row.settings, row.sampler, row.options, row.selector
-
-    return next(n for n, row in METHODS.items() if acting(row) == acting(method(name)))
-
-
-def check_option(name: str, option: str, value: Any) -> None:
-    """Raises `UserError` if `value` is none that `option` of method `name` can have."""
-    bounds.check(f"option {option} of {name}", value, _option(name, option).bound)
-
-
-def _option(name: str, option: str) -> Field:
-    free = method(name).free_options
-    if option not in free:
-        raise unknown_name_error(f"option of {name}", option, free)
-    return free[option]
-
-
-def parse(text: str) -> tuple[str, Options]:
-    """A method as the command line writes it: NAME or NAME:option=value:option=value.
-
-    `UserError` for what does not exist, for a value out of bounds, and for what makes the row what
-    it is.
-    """
-    name, *settings = text.split(":")
-    method(name)
-    found: dict[str, Any] = {}
-    for setting in settings:
-        option, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"method {text!r}: {setting!r} is not of the form option=value")
-        bound = _option(name, option).bound
-        found[option] = bounds.read(f"option {option} of {name}", value, bound)
-    return name, tuple(sorted(found.items()))
 
 
 def acting_params(
@@ -279,78 +277,82 @@ def acting_params(
     return merged | ({"calibration": calibration} if calibration else {})
 
 
-def build_networks(config: Mapping[str, Any], spec: Any) -> Any:
-    """The `Networks` of a resolved config and a `Spec`."""
-    from qgf_jax.core import networks
+class Builder(NamedTuple):
+    """Makes what a run of a resolved config needs: networks, the learner, and samplers of methods."""
 
-    return networks.build(spec, config.get("precision", "float32"), **config["networks"])
+    config: Mapping[str, Any]
+    spec: Any
+    """The `Spec` of the run's data."""
 
+    def networks(self) -> Any:
+        """The `Networks` of the run."""
+        from qgf_jax.core.networks import Networks
 
-def build_learner(config: Mapping[str, Any], spec: Any) -> Any:
-    """The `Learner` that trains `config["algorithm"]`."""
-    from qgf_jax.methods.learners import as_actor, merge
+        precision = self.config.get("precision", "float32")
+        return Networks.of(self.spec, precision, **self.config["networks"])
 
-    nets, row = build_networks(config, spec), method(config["algorithm"])
-    # What a critic bootstraps on is the policy that is trained, before any guidance.
-    sample = build_sample(config, spec, row.at_zero or config["algorithm"])
-    critic = config["critic"]
-    learners = [part("critic", critic).make(nets, sample, **config["critics"][critic])]
-    given = config["policy"] | config["sampler"]
-    for name in row.policies:
-        learner = part("policy", name)
-        learners.append(as_actor(learner.make(nets, **{k: given[k] for k in learner.fields})))
-    return merge(*learners)
+    def learner(self) -> Any:
+        """The `Learner` that trains the config's algorithm."""
+        config = self.config
+        nets, row = self.networks(), method(config["algorithm"])
+        # What a critic bootstraps on is the policy that is trained, before any guidance.
+        sample = self.sample(row.at_zero or row.name)
+        critic = config["critic"]
+        learners = [part("critic", critic).make(nets, sample, **config["critics"][critic])]
+        given = config["policy"] | config["sampler"]
+        for name in row.policies:
+            learner = part("policy", name)
+            made = learner.make(nets, **{k: given[k] for k in learner.fields})
+            learners.append(made.as_actor())
+        return Learner.merge(*learners)
 
+    def sample(self, name: str, best_of: int = 1, options: Options = ()) -> Any:
+        """The `Sample` of method `name` over the run's checkpoints; `UserError` if `best_of` < 1."""
+        if best_of < 1:
+            raise UserError(f"best of {best_of} candidates: give at least 1")
+        from qgf_jax.core import checks
 
-def lacking(config: Mapping[str, Any], name: str, settings: Mapping[str, Any], best_of: int) -> str:
-    """What method `name` with `settings` needs and a run of `config` has not, in words; "" if nothing.
+        nets, row = self.networks(), method(name)
+        sample = part("sampler", row.sampler).make(nets, **self.settings(name, options))
+        if best_of > 1:
+            sample = part("selector", row.selector).make(nets, sample, best_of)
 
-    With the method to train, where there is one whose learners provide it.
-    """
+        def checked(params: Any, obs: Any, key: Any, weight: Any) -> Any:
+            action = sample(params, obs, key, weight)
+            checks.shape(f"an action of {name}", action, (nets.chunk_dim,))
+            return action
 
-    def learned(row: Method, critic: str) -> frozenset[str]:
-        found = (part("critic", critic), *(part("policy", policy) for policy in row.policies))
-        return frozenset().union(*(x.provides for x in found))
+        return checked
 
-    needs = method(name).acting_needs(settings, best_of)
-    missing = needs - learned(method(config["algorithm"]), config["critic"])
-    if not missing:
-        return ""
-    trains = [n for n, row in METHODS.items() if needs <= learned(row, row.critic)]
-    advice = f": train --config.algorithm={trains[0]}" if trains else ""
-    return f"needs {', '.join(sorted(missing))}, which it does not provide{advice}"
+    def settings(self, name: str, options: Options = ()) -> dict[str, Any]:
+        """What the sampler of method `name` is called with.
 
+        The run's own options are those of the method that it was trained as. Any other shares the number
+        of steps alone, so that a row of a table is what its label says.
+        """
+        row, mine = method(name), name == self.config["algorithm"]
+        known = row.all_options
+        of_run = {
+            k: v
+            for k, v in self.config["sampler"].items()
+            if k in known and (mine or k == "num_steps")
+        }
+        return {**of_run, **row.options, **dict(options)}
 
-def sampler_settings(config: Mapping[str, Any], name: str, options: Options = ()) -> dict[str, Any]:
-    """What the sampler of method `name` is called with, over a checkpoint of `config`.
+    def lacking(self, name: str, settings: Mapping[str, Any], best_of: int) -> str:
+        """What method `name` with `settings` needs and the run has not, in words; "" if nothing.
 
-    The run's own options are those of the method that it was trained as. Any other shares the number
-    of steps alone, so that a row of a table is what its label says.
-    """
-    row, mine = method(name), name == config["algorithm"]
-    known = row.all_options
-    of_run = {
-        k: v for k, v in config["sampler"].items() if k in known and (mine or k == "num_steps")
-    }
-    return {**of_run, **row.options, **dict(options)}
+        With the method to train, where there is one whose learners provide it.
+        """
 
+        def learned(row: Method, critic: str) -> frozenset[str]:
+            found = (part("critic", critic), *(part("policy", policy) for policy in row.policies))
+            return frozenset().union(*(x.provides for x in found))
 
-def build_sample(
-    config: Mapping[str, Any], spec: Any, name: str, best_of: int = 1, options: Options = ()
-) -> Any:
-    """The `Sample` of method `name` over a checkpoint of `config`; `UserError` if `best_of` < 1."""
-    if best_of < 1:
-        raise UserError(f"best of {best_of} candidates: give at least 1")
-    from qgf_jax.core import checks
-
-    nets, row = build_networks(config, spec), method(name)
-    sample = part("sampler", row.sampler).make(nets, **sampler_settings(config, name, options))
-    if best_of > 1:
-        sample = part("selector", row.selector).make(nets, sample, best_of)
-
-    def checked(params: Any, obs: Any, key: Any, weight: Any) -> Any:
-        action = sample(params, obs, key, weight)
-        checks.shape(f"an action of {name}", action, (nets.chunk_dim,))
-        return action
-
-    return checked
+        needs = method(name).acting_needs(settings, best_of)
+        missing = needs - learned(method(self.config["algorithm"]), self.config["critic"])
+        if not missing:
+            return ""
+        trains = [n for n, row in METHODS.items() if needs <= learned(row, row.critic)]
+        advice = f": train --config.algorithm={trains[0]}" if trains else ""
+        return f"needs {', '.join(sorted(missing))}, which it does not provide{advice}"

@@ -81,7 +81,11 @@ class LoadedRun:
 
     def networks(self) -> Any:
         """The `Networks` that the parameters belong to."""
-        return algorithms.build_networks(self.run.config, self.spec)
+        return self._builder.networks()
+
+    @property
+    def _builder(self) -> algorithms.Builder:
+        return algorithms.Builder(self.run.config, self.spec)
 
     def params_of(self, seed: int) -> Params:
         """The parameters of one seed, by its place in the run."""
@@ -92,17 +96,16 @@ class LoadedRun:
 
         Raises `UserError` if the method needs other learners, or constants that the run does not have.
         """
-        config = self.run.config
-        trained = config["algorithm"]
+        trained, builder = self.run.config["algorithm"], self._builder
         algorithms.method(method)
-        if method not in (served := algorithms.served_by(trained)):
+        if method not in (served := algorithms.method(trained).serves):
             raise unknown_name_error(f"method for a run of {trained!r},", method, served)
-        settings = algorithms.sampler_settings(config, method, options)
+        settings = builder.settings(method, options)
         if settings.get("units", "raw") != "raw":
             self._check_calibration(method, settings.get("scale", "value"))
-        if lacking := algorithms.lacking(config, method, settings, best_of):
+        if lacking := builder.lacking(method, settings, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
-        return algorithms.build_sample(config, self.spec, method, best_of, options)
+        return builder.sample(method, best_of, options)
 
     def _check_calibration(self, method: str, scale: str) -> None:
         constants = self.params.get("calibration")
@@ -146,7 +149,7 @@ class LoadedRun:
         """A jitted function (obs, key) -> action chunk, see `load_policy`."""
         row = algorithms.method(method)
         for name, value in options.items():
-            algorithms.check_option(method, name, value)
+            row.check_option(name, value)
         n = row.best_of[0] if best_of is None else best_of
         sample = self.sampler(method, n, tuple(sorted(options.items())))
         if seed is not None and not 0 <= seed < self.seeds:
@@ -156,7 +159,7 @@ class LoadedRun:
 
 def _check_networks(run: Run, spec: Spec, params: Params, step: int) -> None:
     """Raises `UserError` where the parameters are not those of the networks that the config names."""
-    learner = algorithms.build_learner(run.config, spec)
+    learner = algorithms.Builder(run.config, spec).learner()
 
     def init(key: Array) -> Params:
         return learner.init(key, spec.example(), jnp.zeros(spec.chunk_dim))

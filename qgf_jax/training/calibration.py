@@ -42,8 +42,8 @@ def measure(
     and `vectors` [S, D, D], the axes in columns. `dataset` is made of `blocks` of one shape, and
     `stacked` if it has a leading axis of length 1, as a piece on one of several devices has.
     """
-    nets = algorithms.build_networks(config, spec)
-    sample = algorithms.build_sample(config, spec, "reference")
+    nets = algorithms.Builder(config, spec).networks()
+    sample = algorithms.Builder(config, spec).sample("reference")
     feed = BatchSampler.of(config, spec, batch_size=STATES, blocks=blocks)
 
     def draw(data: Any, key: Array) -> Obs:

@@ -69,7 +69,7 @@ def count(name: str) -> dict[str, Any]:
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
     plain, row = configs.plain(config), algorithms.method(name)
     spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
-    learner = algorithms.build_learner(plain, spec)
+    learner = algorithms.Builder(plain, spec).learner()
     obs, width = spec.example(), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     targets = {group: params[group] for group in learner.targets}
@@ -79,7 +79,7 @@ def count(name: str) -> dict[str, Any]:
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
     }
-    sample = algorithms.build_sample(plain, spec, name, row.best_of[0])
+    sample = algorithms.Builder(plain, spec).sample(name, row.best_of[0])
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     keys = jax.random.split(jax.random.key(0), _BATCH)
     traced = act.trace(

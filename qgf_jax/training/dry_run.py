@@ -27,7 +27,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     program of one device with its part of the batch, times the number of devices.
     """
     spec, layout = _spec_of(config), DeviceLayout.of(config)
-    learner = algorithms.build_learner(config, spec)
+    learner = algorithms.Builder(config, spec).learner()
     seeds = seeds_of(config)
     part = config["train"]["batch_size"] // layout.count
     one_device = {**config, "train": {**config["train"], "batch_size": part}}

@@ -24,7 +24,7 @@ from qgf_jax import config as configs
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, log
-from qgf_jax.methods.table import build_learner
+from qgf_jax.methods.table import Builder
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.loaded import calibration as read_calibration
@@ -64,7 +64,7 @@ def pretrain(
         with Hosts.setup_phase():
             host = _Host.prepare(stack, config, workdir, loaded)
         spec = host.agree(config)
-        learner = build_learner(config, spec)
+        learner = Builder(config, spec).learner()
         trainer = host.layout.make_trainer(learner, config, spec, blocks=host.feed.blocks)
         with Hosts.setup_phase():
             outputs = _Outputs.open(stack, host, config, clock)

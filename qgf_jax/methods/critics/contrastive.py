@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     sets={"networks.critic_form": "bilinear", "goals.critic": (0.0, 1.0, 0.0)},
     source="Eysenbach et al., 2022, arXiv 2206.07568",
 )
-def contrastive(nets: "Networks", sample: Sample | None = None) -> Learner:
+def _contrastive(nets: "Networks", sample: Sample | None = None) -> Learner:
     """Binary noise-contrastive estimation over the global batch (Eysenbach et al., 2022, Eq. 8).
 
     Q is a logit, phi(state, action) . psi(goal) / sqrt(width), high for the goal of its own row and low

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     },
     source="Li et al., 2025, arXiv 2512.10926; Zhou et al., 2026, appendix F",
 )
-def dqc(
+def _dqc(
     nets: "Networks",
     sample: Sample | None = None,
     *,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     provides=("q", "target_q", "returns", "v"),
     source="Kostrikov et al., 2022, arXiv 2110.06169; Zhou et al., 2026, Eqs. 11 and 12",
 )
-def iql(
+def _iql(
     nets: "Networks",
     sample: Sample | None = None,
     *,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     needs=("goals",),
     source="Park et al., 2023, arXiv 2307.11949, Eqs. 4 and 5; GCIVL of arXiv 2410.20092",
 )
-def ivl(
+def _ivl(
     nets: "Networks",
     sample: Sample | None = None,
     *,

@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 
 @critic()
-def none(nets: "Networks", sample: Sample | None = None) -> Learner:
+def _none(nets: "Networks", sample: Sample | None = None) -> Learner:
     """No critic; learns nothing."""
     return Learner(lambda key, obs, action: {}, {})

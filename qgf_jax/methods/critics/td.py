@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @critic(provides=("q", "target_q", "returns"), source="Li and Levine, 2026, arXiv 2601.14234")
-def td(
+def _td(
     nets: "Networks",
     sample: Sample,
     *,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     needs=("target_q", "v"),
     source="Kostrikov et al., 2022, arXiv 2110.06169, Eq. 7",
 )
-def awr(
+def _awr(
     nets: "Networks",
     *,
     inverse_temperature: InverseTemperature = 3.0,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("target_q", "v"),
     source="Frans et al., 2025, arXiv 2505.23458",
 )
-def cfgrl(
+def _cfgrl(
     nets: "Networks",
     *,
     threshold: Annotated[Finite, "advantage above which an action is a better one"] = 0.0,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("target_q", "returns"),
     source="Fang et al., 2025, arXiv 2405.20555; Zhou et al., 2026, Eq. 22",
 )
-def dac(
+def _dac(
     nets: "Networks",
     *,
     bc_weight: Annotated[NonNegative, "factor of the loss of behavioural cloning"] = 100.0,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     needs=("q",),
     source="Fujimoto and Gu, 2021, arXiv 2106.06860; GCIQL and CRL of Park et al., 2025a",
 )
-def ddpg_bc(
+def _ddpg_bc(
     nets: "Networks",
     *,
     alpha: Annotated[NonNegative, "factor of the loss of cloning, against Q over its size"] = 0.3,

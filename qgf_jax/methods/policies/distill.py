@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     needs=("flow",),
     source='Zhou et al., 2026, arXiv 2606.11087, appendix C, "Distill"',
 )
-def distill(nets: "Networks", *, num_steps: NumSteps = 10) -> Learner:
+def _distill(nets: "Networks", *, num_steps: NumSteps = 10) -> Learner:
     """A network (obs, a_t, t) -> the end of the flow policy's own path from a_t.
 
     a_t is drawn on paths from noise to data, at the times that the integrator visits; the flow is

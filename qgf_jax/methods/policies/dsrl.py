@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("flow", "q", "returns"),
     source="Wagenmaker et al., 2025, arXiv 2506.15799",
 )
-def dsrl(
+def _dsrl(
     nets: "Networks",
     *,
     noise_scale: Annotated[Positive, "factor of the actor's draw, which starts the flow"] = 1.0,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("target_q", "returns"),
     source="Kang et al., 2023, arXiv 2305.20081",
 )
-def edp(
+def _edp(
     nets: "Networks",
     *,
     bc_weight: Annotated[

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("q", "target_q", "returns"),
     source="Park et al., 2025b, arXiv 2502.02538",
 )
-def fawac(
+def _fawac(
     nets: "Networks",
     *,
     inverse_temperature: InverseTemperature = 10.0,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @policy(
     provides=("actor_flow",), needs=("q", "returns"), source="Park et al., 2025b, arXiv 2502.02538"
 )
-def fbrac(
+def _fbrac(
     nets: "Networks",
     *,
     alpha: Annotated[NonNegative, "what Q is divided by, in units of Q"] = 100.0,

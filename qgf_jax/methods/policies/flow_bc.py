@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @policy(provides=("flow",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 2")
-def flow_bc(nets: "Networks", *, time_grid: TimeGrid = 0, weighted: Weighted = True) -> Learner:
+def _flow_bc(nets: "Networks", *, time_grid: TimeGrid = 0, weighted: Weighted = True) -> Learner:
     """Behavioural cloning by conditional flow matching on the data's action chunks.
 
     The public code draws t from a grid and keeps chunks that are spliced from two trajectories.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("flow", "q", "returns"),
     source="Park et al., 2025b, arXiv 2502.02538; Zhou et al., 2026, Eq. 23",
 )
-def fql(
+def _fql(
     nets: "Networks",
     *,
     alpha: Annotated[

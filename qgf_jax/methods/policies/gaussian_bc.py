@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @policy(provides=("gaussian_actor",), source="Park et al., 2025a, arXiv 2410.20092, GCBC")
-def gaussian_bc(nets: "Networks") -> Learner:
+def _gaussian_bc(nets: "Networks") -> Learner:
     """Behavioural cloning by a Gaussian of unit variance."""
 
     def actor(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     needs=("goal_v", "goal_observations"),
     source="Park et al., 2023, arXiv 2307.11949, Eqs. 6 and 7",
 )
-def hiql(
+def _hiql(
     nets: "Networks",
     *,
     low_inverse_temperature: InverseTemperature = 3.0,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     needs=("flow", "target_q", "returns"),
     source="Li and Levine, 2026, arXiv 2601.14234; Zhou et al., 2026, Eqs. 24 and 25",
 )
-def qam(
+def _qam(
     nets: "Networks",
     *,
     inverse_temperature: Annotated[

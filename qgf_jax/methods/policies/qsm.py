@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     needs=("target_q", "returns"),
     source="Psenka et al., 2024, arXiv 2312.11752; Zhou et al., 2026, Eq. 21",
 )
-def qsm(
+def _qsm(
     nets: "Networks",
     *,
     inverse_temperature: Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     needs=("q", "target_q", "returns"),
     source="Tarasov et al., 2023, arXiv 2305.09836",
 )
-def rebrac(
+def _rebrac(
     nets: "Networks",
     *,
     alpha: Annotated[NonNegative, "factor of the squared distance to the data's action"] = 0.01,

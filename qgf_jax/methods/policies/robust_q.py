@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     needs=("target_q",),
     source="Zhou et al., 2026, arXiv 2606.11087, Eq. 20",
 )
-def robust_q(nets: "Networks", *, weighted: Weighted = True) -> Learner:
+def _robust_q(nets: "Networks", *, weighted: Weighted = True) -> Learner:
     """Regresses Q(s, a_t, t) on Q(s, a), the target network's at the clean action.
 
     The critic was not trained on spliced chunks, which `weighted` leaves out.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     needs=("goal_v",),
     source="Park et al., 2025a, arXiv 2410.20092, GCIVL",
 )
-def value_awr(
+def _value_awr(
     nets: "Networks",
     *,
     inverse_temperature: InverseTemperature = 10.0,

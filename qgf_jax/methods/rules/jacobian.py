@@ -11,7 +11,7 @@ from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 10")
-def regularized(
+def _regularized(
     velocity: Velocity,
     q: Critic,
     endpoint: Endpoint = one_straight_step,
@@ -29,7 +29,7 @@ def regularized(
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
-def smooth(
+def _smooth(
     velocity: Velocity,
     q: Critic,
     endpoint: Endpoint = one_straight_step,
@@ -57,7 +57,7 @@ def smooth(
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
-def ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
+def _ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """The orthogonal factor of J, transposed, times the gradient: J turns it and stretches nothing.
 
     J = U S V^T, and (U V^T)^T acts. The clip is passed straight through, because a coordinate in

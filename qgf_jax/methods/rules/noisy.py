@@ -9,7 +9,7 @@ from qgf_jax.types import Critic, Direction, Endpoint, Velocity
 
 
 @rule(needs=("q",), ignores=("endpoint",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 19")
-def noisy(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
+def _noisy(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """QFQL: the critic's gradient at the noisy action, where the critic was never trained."""
     del endpoint
     return lambda action, t: (velocity(action, t), jax.grad(q)(action))
@@ -20,7 +20,7 @@ def noisy(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step)
     ignores=("endpoint", "scale"),
     source="Zhou et al., 2026, arXiv 2606.11087, Eq. 20",
 )
-def noise_aware(velocity: Velocity, q: Any, endpoint: Endpoint = one_straight_step) -> Direction:
+def _noise_aware(velocity: Velocity, q: Any, endpoint: Endpoint = one_straight_step) -> Direction:
     """RobustQ: as `noisy`, for a critic q(action, t) that was trained on noisy actions."""
     del endpoint
     return lambda action, t: (velocity(action, t), jax.grad(q)(action, t))

@@ -10,7 +10,7 @@ from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 9")
-def one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
+def _one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """QGF: the critic's gradient at the endpoint, taking J as I.
 
     The clip of the endpoint is not differentiated either, so a coordinate that has run into the box
@@ -25,7 +25,7 @@ def one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_st
 
 
 @rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eqs. 8 and 18")
-def one_step_jacobian(
+def _one_step_jacobian(
     velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step
 ) -> Direction:
     """QGF-Jacobian: J^T times the gradient at the endpoint, the clip differentiated too.

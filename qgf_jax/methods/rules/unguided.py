@@ -10,7 +10,7 @@ from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
     ignores=("weight", "endpoint", "schedule", "cap", "units", "scale"),
     source="Zhou et al., 2026, arXiv 2606.11087",
 )
-def unguided(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
+def _unguided(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """The reference policy itself. The critic is never called, so it costs nothing."""
     del q, endpoint
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @sampler(needs=("actor_flow",), ignores=("weight",), source="Zhou et al., 2026, arXiv 2606.11087")
-def actor_flow(
+def _actor_flow(
     nets: "Networks", *, num_steps: Annotated[Count, "steps of the flow"] = 10
 ) -> Sample:
     """The end of the actor's flow."""

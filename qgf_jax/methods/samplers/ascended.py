@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @sampler(needs=("flow", "q"), source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 2")
-def ascended(
+def _ascended(
     nets: "Networks",
     *,
     steps: Annotated[Count, "gradient steps"] = 3,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @selector(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 17")
-def best_of(nets: "Networks", sample: Sample, n: int) -> Sample:
+def _best_of(nets: "Networks", sample: Sample, n: int) -> Sample:
     """Draws `n` actions and keeps the one that the critic likes best, see `Networks.rank_of`."""
 
     def best(params: Params, obs: Obs, key: Array, weight: Array) -> Array:

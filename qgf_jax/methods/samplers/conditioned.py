@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @sampler(needs=("labelled_flow",), source="Frans et al., 2025, arXiv 2505.23458")
-def conditioned(
+def _conditioned(
     nets: "Networks", *, num_steps: Annotated[Count, "steps of the flow"] = 10
 ) -> Sample:
     """v(label 0) + weight * (v(label 1) - v(label 0))."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     ignores=("weight",),
     source="Ho et al., 2020, arXiv 2006.11239",
 )
-def denoised(
+def _denoised(
     nets: "Networks",
     *,
     posterior: Annotated[bool, "steps from the posterior; false: the public code's chain"] = True,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     ignores=("weight",),
     source="Kostrikov et al., 2022, arXiv 2110.06169",
 )
-def gaussian(
+def _gaussian(
     nets: "Networks",
     *,
     squash: Annotated[bool, "whether tanh brings the action into the box; else a clip"] = False,

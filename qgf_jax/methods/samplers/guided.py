@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     needs=("flow",),
     source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 1",
 )
-def guided(
+def _guided(
     nets: "Networks",
     *,
     rule: Annotated[

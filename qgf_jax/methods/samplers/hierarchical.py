@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @sampler(needs=("levels",), ignores=("weight",), source="Park et al., 2023, arXiv 2307.11949")
-def hierarchical(nets: "Networks") -> Sample:
+def _hierarchical(nets: "Networks") -> Sample:
     """The high policy's mean as the code of a subgoal, and the low policy's mean for that code."""
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:

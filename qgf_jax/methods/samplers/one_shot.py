@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     ignores=("weight",),
     source="Park et al., 2025b, arXiv 2502.02538",
 )
-def one_shot(nets: "Networks") -> Sample:
+def _one_shot(nets: "Networks") -> Sample:
     """One pass from noise to action."""
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:

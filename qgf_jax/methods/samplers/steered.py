@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     ignores=("weight",),
     source="Wagenmaker et al., 2025, arXiv 2506.15799",
 )
-def steered(
+def _steered(
     nets: "Networks",
     *,
     noise_scale: Annotated[Positive, "factor of the actor's noise"] = 1.0,
