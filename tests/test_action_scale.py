@@ -158,12 +158,12 @@ def toy(monkeypatch, options, bounds, shift, scale, weight=0.3):
     goal = (shift + scale * BEST - (how.shift if how.shift.size else 0)) / (
         how.scale if how.scale.size else 1
     )
-    real = table.build_networks
+    real = table.Builder.networks
 
     class Known(Networks):
         critic = property(lambda self: Quadratic(tuple(map(float, goal))))
 
-    monkeypatch.setattr(table, "build_networks", lambda *args: Known(**vars(real(*args))))
+    monkeypatch.setattr(table.Builder, "networks", lambda self: Known(**vars(real(self))))
     config = tiny(
         "qgf",
         **{
@@ -174,11 +174,11 @@ def toy(monkeypatch, options, bounds, shift, scale, weight=0.3):
             "optimizer.learning_rate": 3e-3,
         },
     )
-    trainer = make_trainer(table.build_learner(config, spec), config, spec)
+    trainer = make_trainer(table.Builder(config, spec).learner(), config, spec)
     state, _ = trainer.run(trainer.init(np.arange(1)), jax.device_put(data), 400)
     params = table.acting_params(state.params, state.target_params)
     params = jax.tree.map(lambda x: x[0], params)
-    sample = table.build_sample(config, spec, "qgf")
+    sample = table.Builder(config, spec).sample("qgf")
     keys = jax.random.split(jax.random.key(1), 200)
 
     def act(weight):
