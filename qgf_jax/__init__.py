@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qgf_jax.core.flow import endpoint, integrate
+    from qgf_jax.data.arrays import Dataset
     from qgf_jax.errors import UserError
     from qgf_jax.methods.guidance import RULES, guide
     from qgf_jax.methods.table import METHODS
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from qgf_jax.training.loop import pretrain
 
 _HOMES = {
+    "Dataset": "data.arrays",
     "METHODS": "methods.table",
     "RULES": "methods.guidance",
     "UserError": "errors",
@@ -33,6 +35,7 @@ _HOMES = {
 __all__ = [
     "METHODS",
     "RULES",
+    "Dataset",
     "UserError",
     "endpoint",
     "guide",

@@ -106,6 +106,11 @@ class _Data:
         History(key="data.backup"),
     ] = 0
     discount: Annotated[Share, "discount of rewards per environment step"] = 0.99
+    rewards: Annotated[
+        str,
+        "a function of yours, MODULE:FUNCTION, rewards(rows) -> [R]; empty: the task's or the data's",
+        History(past=""),
+    ] = ""
     masks: Annotated[
         Literal["task", "trajectory"], "returns end at success (task) or where a trajectory ends"
     ] = "task"

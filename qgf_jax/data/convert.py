@@ -1,27 +1,36 @@
-"""Unpacks npz files into plain .npy files that are read at the disk's speed. No JAX."""
+"""Writes any dataset as plain .npy files that are read at the disk's speed. No JAX."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from qgf_jax.data import readers
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.readers import npz
+from qgf_jax.data.readers.recording import ALL, Choice, Recording
 from qgf_jax.data.shards import Source, npz_files
 from qgf_jax.errors import UserError
 from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.files import fingerprint, sha256
+from qgf_jax.runtime import paths
+
+_SLICE = 250_000
+"""Rows that are written at once, or those of an episode that has more."""
 
 
 class _Target(NamedTuple):
     """A folder to write, and what from."""
 
     folder: Path
-    files: list[Path]
+    slices: Callable[[], Iterable[tuple[str, Rows]]]
     source: str
-    """The SHA-256 that stands for `files`."""
+    """The SHA-256 that stands for all that `slices` gives."""
+    about: Mapping[str, Any] | None = None
 
     def is_done(self) -> bool:
-        """Whether the folder holds, whole, what the files are converted to. Reads all of it."""
+        """Whether the folder holds, whole, what it would be written with. Reads all of it."""
         try:
             manifest = Manifest.read(self.folder)
         except UserError:
@@ -29,36 +38,102 @@ class _Target(NamedTuple):
         return manifest.record["source"] == self.source and not manifest.why_invalid()
 
 
-def convert(source: str | os.PathLike, out: str | os.PathLike) -> list[Path]:
-    """Writes OUT/NAME, and OUT/NAME-val for validation data, from NAME.npz or a folder NAME.
+def convert(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    name: str = "",
+    choice: Choice = ALL,
+) -> list[Path]:
+    """Writes OUT/NAME, and OUT/NAME-val for validation data. Returns the folders.
 
-    Reads slices one by one, with all checks of `Rows.read`. Raises `UserError` for bad data, or
-    if such a folder exists, whatever it holds. Validation data from the same source, which a killed call
-    has left, are kept. Returns the folders.
+    `source` is FORMAT:PLACE with a format of `readers`, NAME.npz or a folder NAME of npz files; `name`
+    is another NAME than the source's, and `choice` what is taken of a source that has more than one of
+    something. Reads piece by piece, with all checks of a training run. Raises `UserError` for bad data,
+    or if such a folder exists, whatever it holds. Validation data from the same source, which a killed
+    call has left, are kept.
     """
-    data, *validation = targets = _targets(Path(source), Path(out))
+    data, *validation = targets = _targets(str(source), Path(out), name, choice)
     Manifest.refuse_existing(data.folder)
     missing = [target for target in validation if not target.is_done()]
     for target in missing:
         Manifest.refuse_existing(target.folder)
     for target in (*missing, data):  # validation data first: a folder NAME says that all is done
-        slices = ((path.stem, Rows.read(path)) for path in target.files)
-        Manifest.write(target.folder, slices, source=target.source)
+        Manifest.write(target.folder, target.slices(), target.source, target.about)
         failpoint("converted")
     return [target.folder for target in targets]
 
 
-def _targets(source: Path, out: Path) -> list[_Target]:
+def _targets(source: str, out: Path, name: str, choice: Choice) -> list[_Target]:
     """The data, and the validation data if there are any."""
+    form, colon, place = source.partition(":")
+    is_path = not colon or form not in readers.formats() or Path(source).exists()
+    if is_path or form == "npz":
+        path = paths.expand(source if is_path else place)
+        if not (path.is_file() and npz.is_of_steps(path)):
+            if choice != ALL:
+                raise UserError(f"{path}: there is nothing to choose of an npz file")
+            return _npz_targets(path, out, name)
+        source = f"npz:{path}"
+    parts = _parts(source, choice)
+    return [
+        _Target(out / f"{name or parts[0].name}{suffix}", *_contents(recording))
+        for suffix, recording in zip(("", "-val"), parts, strict=False)
+    ]
+
+
+def _parts(source: str, choice: Choice) -> list[Recording]:
+    """The recording, and that of its validation data if it names such a part itself."""
+    recording = readers.open_recording(source, choice)
+    if choice.split or not recording.splits:
+        return [recording]
+    return [
+        readers.open_recording(source, choice._replace(split=split)) for split in recording.splits
+    ]
+
+
+def _contents(recording: Recording) -> tuple[Callable[[], Any], str, dict[str, Any]]:
+    about = recording.described()
+    # The same file read otherwise is another dataset.
+    identity = fingerprint({"files": recording.sha256, "about": about})
+    return lambda: _slices(recording), identity, about
+
+
+def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
+    """Episodes as rows, as many at once as come to `_SLICE`."""
+    waiting: list[Rows] = []
+    count = number = 0
+    for episode in recording.checked():
+        waiting.append(Rows.of_episode(episode))
+        count += len(episode.observations)
+        if count >= _SLICE:
+            yield f"{number:05d}", Rows.joined(waiting)
+            waiting, count, number = [], 0, number + 1
+    if waiting:
+        yield f"{number:05d}", Rows.joined(waiting)
+
+
+def _npz_targets(source: Path, out: Path, title: str) -> list[_Target]:
+    """The benchmark's own files."""
     if not source.is_dir() and not source.is_file():
-        raise UserError(f"{source}: no such file or folder")
+        hint = f", nor a source FORMAT:PLACE of {', '.join(sorted(readers.formats()))}"
+        raise UserError(f"{source}: no such file or folder{hint * (':' in str(source))}")
     files, validation = npz_files(source)
     if source.is_dir():
         name, identity = source.name, Source.open(source).fingerprint["sha256"]
     else:
         name, identity = source.stem, sha256(source)
-    targets = [_Target(out / name, files, identity)]
+    name = title or name
+    targets = [_Target(out / name, lambda: _npz_slices(files), identity)]
     if validation:
         sums = {path.name: Rows.peek(path).identity for path in validation}
-        targets.append(_Target(out / f"{name}-val", validation, fingerprint(sums)))
+        identity = fingerprint(sums)
+        targets.append(_Target(out / f"{name}-val", lambda: _npz_slices(validation), identity))
     return targets
+
+
+def _npz_slices(files: list[Path]) -> Iterator[tuple[str, Rows]]:
+    for path in files:
+        rows = Rows.read(path)
+        rows.info.pop("qvel", None)  # the largest column, and nothing is computed from it
+        yield path.stem, rows

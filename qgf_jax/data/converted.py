@@ -27,7 +27,7 @@ from qgf_jax.runs.files import fingerprint, sha256, write_atomically
 MANIFEST = "manifest.json"
 """Written last: a folder that has one is whole."""
 
-_INFO = ("qpos", "button_states", "rewards", "masks")
+_INFO = ("qpos", "qvel", "button_states", "rewards", "masks")
 """Rewards and masks, or what they and goals are computed from; kept in the file's own types."""
 
 
@@ -63,12 +63,17 @@ class Manifest(NamedTuple):
 
     @classmethod
     def write(
-        cls, folder: Path, slices: Iterable[tuple[str, Rows]], source: str = ""
+        cls,
+        folder: Path,
+        slices: Iterable[tuple[str, Rows]],
+        source: str = "",
+        about: Mapping[str, Any] | None = None,
     ) -> "Manifest":
         """Writes the (name, rows) of slices one after another, and then the manifest.
 
         All is written beside `folder`, as .NAME.partial, and renamed when it is complete; what a killed
-        call has left of that is removed. `source` is the SHA-256 that stands for the slices' source.
+        call has left of that is removed. `source` is the SHA-256 that stands for the slices' source,
+        `about` what else is known of it.
         Raises `SaveError` for a full disk, `UserError` if the slices are not of one dataset or `folder`
         exists; then nothing is left.
         """
@@ -78,6 +83,7 @@ class Manifest(NamedTuple):
         try:
             partial.mkdir(parents=True)
             record = _write_fields(partial, slices, folder.name) | {"source": source}
+            record |= {"about": about} if about else {}
             cls(partial, record)._seal()
             partial.rename(folder)
         except OSError as error:

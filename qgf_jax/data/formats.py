@@ -6,7 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -67,6 +67,27 @@ class Rows(NamedTuple):
         _check_ends(path, ends)
         widths = {key: shape[1] for key, shape in shapes.items() if len(shape) == 2}
         return _Peek(ends.astype(bool), widths, [path.stat().st_size, sums])
+
+    @classmethod
+    def of_episode(cls, episode: Any) -> "Rows":
+        """The T transitions of an `Episode` of `readers` as T + 1 rows, the last without an action."""
+        length = len(episode.actions)
+        info = dict(episode.info)
+        if episode.rewards is not None:
+            info["rewards"] = np.append(episode.rewards, np.float32(0))
+        masks = np.ones(length + 1, np.float32)
+        masks[length - 1] = 0.0 if episode.terminated else 1.0
+        void = np.zeros((1, episode.actions.shape[1]), np.float32)
+        actions = np.concatenate([episode.actions, void])
+        ends = np.arange(length + 1) == length
+        return cls(episode.observations, actions, ends, {**info, "masks": masks})
+
+    @classmethod
+    def joined(cls, pieces: Sequence["Rows"]) -> "Rows":
+        """One after another; they have the same columns."""
+        keys = pieces[0].info
+        info = {key: np.concatenate([piece.info[key] for piece in pieces]) for key in keys}
+        return cls(*map(np.concatenate, zip(*(piece[:3] for piece in pieces), strict=True)), info)
 
     def part(self, start: int, stop: int) -> "Rows":
         """Rows [start, stop), not copied."""

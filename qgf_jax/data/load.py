@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.action_scale import ActionScale
+from qgf_jax.data.arrays import Dataset as OwnData
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
@@ -37,16 +39,22 @@ class Loaded:
     """What the run was trained on: file name, SHA-256, rows."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], room: Callable[[], int] | None = None) -> "Loaded":
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        room: Callable[[], int] | None = None,
+        given: OwnData | None = None,
+    ) -> "Loaded":
         """Finds, reads, checks, labels and chunks the data of a resolved config.
 
         What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
-        when the data were found to be sound, where that decides whether to stream.
+        when the data were found to be sound, where that decides whether to stream. `given` stands in the
+        place of what the config names.
         """
         options, name = config["data"], EnvName.parse(config["env"])
         labels = Family.of(name).labels(name)
-        source = _open(name, options)
-        bounds = Family.of(name).bounds(name) or source.about.get("bounds")
+        source = given.source() if given else _open(name, options)
+        bounds = Family.of(name).bounds(name) or _recorded_bounds(source)
         scale = ActionScale.of(source, options, bounds)
         source = scale.applied(source)
         prepare = functools.partial(
@@ -81,6 +89,14 @@ class Loaded:
         if dataset is None:
             raise ValueError("the dataset was taken already")
         return dataset
+
+
+def _recorded_bounds(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
+    """What converted data say of their actions; `null` stands for no bound."""
+    if (said := source.about.get("bounds")) is None:
+        return None
+    low, high = (np.array(bound, float) for bound in said)
+    return np.nan_to_num(low, nan=-np.inf, neginf=-np.inf), np.nan_to_num(high, nan=np.inf)
 
 
 def _open(name: EnvName, options: Mapping[str, Any]) -> Source:
@@ -221,7 +237,10 @@ def _prepare(
     if labels.name.goals:
         goal = labels.goals(rows.info, path)
         return GoalDataset.of(closed, goal, action_clip=margin)
-    rewards, masks = labels.rewards(rows.info, path)
+    if options["rewards"]:
+        rewards, masks = _own_rewards(options["rewards"], rows, path)
+    else:
+        rewards, masks = labels.rewards(rows.info, path)
     if options["masks"] == "trajectory":
         masks = _trajectory_masks(rows.ends)
     return Dataset.of(
@@ -233,6 +252,27 @@ def _prepare(
         n_step=options["n_step"],
         action_clip=margin,
     )
+
+
+def _own_rewards(name: str, rows: Rows, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What a user's function says of `rows`, and the masks of the data, 1 where there are none.
+
+    Raises `UserError` if there is no such function, or if it gives no number for each row.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        given = getattr(importlib.import_module(module), attribute)(rows)
+        rewards = np.asarray(given, np.float32)
+    except Exception as error:  # whatever that function raises
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"data.rewards={name} failed on {path} ({cause}): mend it") from error
+    if rewards.shape != rows.ends.shape or not np.isfinite(rewards[~rows.ends]).all():
+        raise UserError(
+            f"data.rewards={name} gave shape {rewards.shape} for {len(rows.ends)} rows, or numbers that "
+            "are not finite: give one number for each row"
+        )
+    masks = rows.info.get("masks", np.ones_like(rewards))
+    return np.where(rows.ends, np.float32(0), rewards), np.asarray(masks, np.float32)
 
 
 def _check_rows(rows: Rows, path: Path, labels: Labels) -> None:

@@ -37,7 +37,7 @@ class Source(NamedTuple):
     summary: Summary | None = None
     """If it is known already."""
     about: Mapping[str, Any] = {}
-    """What the manifest of converted data says of where they come from; "bounds" of actions, say."""
+    """What the manifest of converted data says of where they come from, see `Recording.about`."""
 
     @property
     def transitions(self) -> int:
@@ -62,7 +62,25 @@ class Source(NamedTuple):
         """
         if Manifest.is_in(path):
             return _open_converted(path)
-        return _open_folder(path) if path.is_dir() else _open_file(path)
+        if path.is_dir():
+            return _open_folder(path)
+        return cls.of_rows(path, Rows.read(path), sha256(path))
+
+    @classmethod
+    def of_rows(
+        cls, path: Path, rows: Rows, identity: str, about: Mapping[str, Any] | None = None
+    ) -> "Source":
+        """Rows that are in memory already; `identity` is the SHA-256 that stands for them."""
+        ends = np.flatnonzero(rows.ends)
+        widths = {"observations": rows.observations.shape[1], "actions": rows.actions.shape[1]}
+        record = {
+            "file": path.name,
+            "sha256": identity,
+            "rows": len(rows.ends),
+            **_describe_ends(ends),
+        }
+        slices = np.array([0, len(rows.ends)])
+        return cls(path, slices, ends, widths, rows.part, False, record, about=about or {})
 
     def pieces(self) -> list[int]:
         """The rows before each piece that is read at once, and in all.
@@ -141,21 +159,6 @@ def _slice_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _open_file(path: Path) -> Source:
-    rows = Rows.read(path)
-    ends = np.flatnonzero(rows.ends)
-    widths = {"observations": rows.observations.shape[1], "actions": rows.actions.shape[1]}
-    slices = np.array([0, len(rows.ends)])
-    record = {
-        "file": path.name,
-        "sha256": sha256(path),
-        "rows": len(rows.ends),
-        **_describe_ends(ends),
-    }
-    read = rows.part
-    return Source(path, slices, ends, widths, read, False, record)
-
-
 def _open_folder(folder: Path) -> Source:
     paths = _slice_paths(folder)
     peeks = [Rows.peek(path) for path in paths]
@@ -223,8 +226,11 @@ def _open_converted(folder: Path) -> Source:
         "slices": len(record["slices"]),
         **_describe_ends(ends),
     }
+    if references := record.get("about", {}).get("references"):
+        identity["references"] = references
     summary = Summary.read(record["summary"])
-    return Source(folder, slices, ends, widths, read, True, identity, summary)
+    about = record.get("about", {})
+    return Source(folder, slices, ends, widths, read, True, identity, summary, about)
 
 
 def _describe_ends(ends: np.ndarray) -> dict[str, Any]:

@@ -34,7 +34,10 @@ from qgf_jax.errors import UserError, unknown_name_error
 from qgf_jax.runtime.plugins import load_entry
 
 _GROUP = "qgf_jax.environments"
-_FAMILIES = {"ogbench": "qgf_jax.envs.ogbench:FAMILY"}
+_FAMILIES = {
+    "ogbench": "qgf_jax.envs.ogbench:FAMILY",
+    "data": "qgf_jax.envs.recorded:FAMILY",
+}
 """Those of this package, the default one first."""
 
 ON_DEVICE = "jax"

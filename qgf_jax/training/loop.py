@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from qgf_jax import config as configs
+from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, log
@@ -45,24 +47,28 @@ from qgf_jax.types import Metrics, Spec
 
 @backend.standardized
 def pretrain(
-    config: Mapping[str, Any], workdir: str | os.PathLike, loaded: Loaded | None = None
+    config: ConfigDict | Mapping[str, Any],
+    workdir: str | os.PathLike,
+    dataset: Dataset | Loaded | None = None,
 ) -> Path:
     """Trains to `train.steps` and returns the run folder. Resumes from the newest sound checkpoint.
 
-    `config` is a resolved config of plain dicts (`config.plain`); `loaded` is its data, if they were
-    read before. All randomness is a function of seed and step, so a run that was stopped and resumed
-    ends where an undisturbed run does. With several hosts (`Hosts`) all of them call this, and only the
-    first one writes.
+    `config` is a config, or its plain dicts (`config.plain`). `dataset` is data of your own
+    (`qgf_jax.Dataset`), or the config's if they were read before. All randomness is a function of seed
+    and step, so a run that was stopped and resumed ends where an undisturbed run does. With several
+    hosts (`Hosts`) all of them call this, and only the first one writes.
 
     On SIGTERM or SIGINT it saves the current step and raises `Stopped`. Raises `UserError` for unusable
     data or an unusable folder, `NotFiniteError` after ten skipped updates in a row.
     """
+    if isinstance(config, ConfigDict):
+        config = configs.plain(config)
     configs.check(config)
     backend.devices()  # fails in one line, before anything asks which process this is
     workdir, clock = Path(workdir), Clock()
     with contextlib.ExitStack() as stack:
         with Hosts.setup_phase():
-            host = _Host.prepare(stack, config, workdir, loaded)
+            host = _Host.prepare(stack, config, workdir, dataset)
         spec = host.agree(config)
         learner = Builder(config, spec).learner()
         trainer = host.layout.make_trainer(learner, config, spec, blocks=host.feed.blocks)
@@ -113,12 +119,15 @@ class _Host(NamedTuple):
         stack: contextlib.ExitStack,
         config: Mapping[str, Any],
         workdir: Path,
-        loaded: Loaded | None,
+        dataset: Dataset | Loaded | None,
     ) -> "_Host":
         """Loads the data and sends them to the devices; the first host locks the run folder too."""
         layout = DeviceLayout.of(config)
         stop = stack.enter_context(layout.stop_request())
-        loaded = loaded or Loaded.of(config, layout.free_bytes)
+        if isinstance(dataset, Loaded):
+            loaded = dataset
+        else:
+            loaded = Loaded.of(config, layout.free_bytes, dataset)
         record, tracker = loaded.spec, None
         if layout.primary:
             record = Run.first_spec(workdir, config, record, loaded.fingerprint)

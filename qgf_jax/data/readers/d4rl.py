@@ -13,6 +13,7 @@ from qgf_jax.data.readers import hdf5
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.errors import UserError
+from qgf_jax.runtime import paths
 
 _INFO = ("qpos", "qvel")
 
@@ -23,7 +24,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         raise UserError(
             f"d4rl:{place}: D4RL's files have no observations, splits or ends to choose"
         )
-    path, actions = Path(place), choice.actions or "actions"
+    path, actions = paths.expand(place), choice.actions or "actions"
     with hdf5.opened(path) as file:
         columns = _steps(path, file, actions).columns
         width = columns["observations"].shape[1]

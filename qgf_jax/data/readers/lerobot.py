@@ -16,6 +16,7 @@ import numpy as np
 from qgf_jax.data.readers import hdf5
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
 from qgf_jax.errors import UserError, log, unknown_name_error
+from qgf_jax.runtime import paths
 
 _VERSIONS = ("v2.1", "v3.0")
 _STATES = ("observation.environment_state", "observation.state")
@@ -49,7 +50,7 @@ class _Folder(NamedTuple):
 
 def open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a folder. Raises `UserError` if it is none of LeRobot's, or of another version."""
-    where, path = f"lerobot:{place}", Path(place)
+    where, path = f"lerobot:{place}", paths.expand(place)
     _library(where)
     info = _info(where, path)
     observations = _observations(where, info, choice.observations)

@@ -37,7 +37,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "format": "minari",
         "version": metadata["minari_version"],
         "dataset": metadata["dataset_id"],
-        "observations": [[key, width] for key, width in parts],
+        "observations": [[key or "observations", width] for key, width in parts],
         "actions": "actions",
         **_environment(metadata),
     }

@@ -72,6 +72,17 @@ class Recording(NamedTuple):
     """[A] each, the least and the largest action, where the source says them."""
     episodes: Callable[[], Iterator[Episode]]
     """Reads all, one after another."""
+    splits: tuple[str, ...] = ()
+    """The source's own words for its training and its validation data, where it says both."""
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest keeps: `about`, and the bounds of actions, `None` where there is none."""
+        about = dict(self.about)
+        if self.bounds is not None:
+            about["bounds"] = [
+                [float(x) if np.isfinite(x) else None for x in bound] for bound in self.bounds
+            ]
+        return about
 
     def checked(self) -> Iterator[Episode]:
         """The episodes, as float32 of one width. Raises `UserError` that names episode and fault.

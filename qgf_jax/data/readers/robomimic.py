@@ -15,11 +15,14 @@ import numpy as np
 from qgf_jax.data.readers import hdf5
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, flat
 from qgf_jax.errors import UserError, log, unknown_name_error
+from qgf_jax.runtime import paths
+
+_SPLITS = ("train", "valid")
 
 
 def open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a file or of one of its masks; `UserError` if it is not in this layout."""
-    path, actions = Path(place), choice.actions or "actions"
+    path, actions = paths.expand(place), choice.actions or "actions"
     with hdf5.opened(path) as file:
         data = _data(path, file)
         names = _names(path, file, choice.split)
@@ -28,6 +31,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         widths = [int(np.prod(hdf5.numbers(path, first["obs"], key).shape[1:])) for key in keys]
         with_next = "next_obs" in first
         environment = _environment(path, data)
+        masks = {*file.get("mask", {})}
         hdf5.numbers(path, first, actions, axes=2)
     about = {
         "format": "robomimic",
@@ -45,6 +49,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         hdf5.sha256(path),
         None,
         lambda: _episodes(path, names, keys, actions, ends, with_next=with_next),
+        _SPLITS if masks.issuperset(_SPLITS) else (),
     )
 
 
