@@ -40,7 +40,7 @@ import numpy as np
 from qgf_jax.data.load import Loaded
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import loop as pretrain
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 
 
 def loop(plain: dict[str, Any], spec: Any, dataset: Any) -> float:
@@ -73,7 +73,7 @@ def main() -> None:
         action=flags.action,
         rows=flags.rows,
     )
-    trainer = make_trainer(algorithms.build_learner(plain, spec), plain, spec)
+    trainer = Trainer.of(algorithms.build_learner(plain, spec), plain, spec)
     state = trainer.init(np.arange(flags.seeds))
     host = []
 

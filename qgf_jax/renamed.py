@@ -72,6 +72,7 @@ _MODULES = {
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
     "cli": {
+        "keep_compiled": "runtime.backend:_keep_compiled",
         "path": "runtime.paths:expand",
     },
     "core.flow": {
@@ -259,12 +260,15 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "summarize": "evaluation.summary:summarize",
         "unique": "evaluation.summary:unique",
     },
+    "runs.array_files": {
+        "named": "runs.tree:ArrayTree.named",
+    },
     "runs.checkpoint": {
         "Found": "RestoredState",
-        "check_tree": "runs.tree:check_tree",
-        "describe": "runs.tree:describe",
+        "check_tree": "runs.tree:ArrayTree.check_same",
+        "describe": "runs.tree:ArrayTree.describe",
         "fingerprint": "runs.files:fingerprint",
-        "tree_bytes": "runs.tree:tree_bytes",
+        "tree_bytes": "runs.tree:ArrayTree.bytes",
         "write_atomically": "runs.files:write_atomically",
     },
     "runs.failpoints": {
@@ -278,10 +282,12 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     },
     "runs.metrics": {
         "Lines": "runs.files:Lines",
+        "Writer": "MetricsLog",
         "append_line": "runs.files:Lines.append",
-        "is_count": "runs.files:is_count",
-        "is_number": "runs.files:is_number",
-        "read_lines": "runs.files:read_lines",
+        "is_count": "runs.files:Lines.is_count",
+        "is_number": "runs.files:Lines.is_number",
+        "read_lines": "runs.files:Lines.read",
+        "read_metrics": "MetricsLog.read",
         "scan": "runs.files:Lines.read",
     },
     "runs.run": {
@@ -290,15 +296,24 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "check_free": "runs.locks:TRAINING.check_free",
         "create": "Run.create",
         "only_writer": "runs.locks:TRAINING.lock",
+        "open_run": "Run.open",
         "recorded_spec": "Run.first_spec",
+        "versions": "Run.versions",
+    },
+    "runtime.backend": {
+        "launches": "training.programs:_launches",
+    },
+    "runtime.children": {
+        "safe_path": "data.collect:_safe_path",
     },
     "training.calibration": {
-        "read": "runs.loaded:calibration",
+        "read": "runs.loaded:LoadedRun.calibration",
+        "write": "training.loop:_write_calibration",
     },
     "training.parallel": {
         "ReplicaError": "errors:UserError",
         "Spread": "DeviceLayout",
-        "for_seeds": "runtime.seeds:sharding",
+        "for_seeds": "runs.loaded:_sharding",
         "join": "training.hosts:Hosts.initialize",
         "leave": "training.hosts:Hosts.shutdown",
         "make": "DeviceLayout.of",
@@ -308,16 +323,19 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "together": "training.hosts:Hosts.setup_phase",
     },
     "training.step": {
-        "Guard": "training.state:NonFiniteGuard",
+        "Guard": "training.state:_NonFiniteGuard",
         "MOST_SKIPPED": "training.state:MOST_SKIPPED",
         "TrainState": "training.state:TrainState",
         "Trainer": "training.programs:Trainer",
-        "init_state": "training.state:init_state",
+        "init_state": "training.state:TrainState.init",
         "make_optimizer": "training.optimizers:make_optimizer",
-        "make_programs": "training.programs:make_programs",
-        "make_trainer": "training.programs:make_trainer",
+        "make_programs": "training.programs:Trainer.uncompiled",
+        "make_trainer": "training.programs:Trainer.of",
         "over_seeds": "runtime.seeds:over_seeds",
         "seeds_of": "runtime.seeds:seeds_of",
+    },
+    "training.vectors": {
+        "pack": "Packed.of",
     },
     "types": {
         "Slope": "Direction",

@@ -19,7 +19,7 @@ from qgf_jax.runtime import backend
 from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import dry_run, parallel
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 PLATFORMS = ("cuda", "tpu")
@@ -139,7 +139,7 @@ def test_what_is_around_training_is_lowered(platform):
     """The first state, the losses on other data, the calibration, and the maze on the device."""
     config, maze = tiny(), PointMaze(tiny()["env"])
     spec = spec_of(config)
-    trainer = make_trainer(algorithms.build_learner(config, spec), config, spec)
+    trainer = Trainer.of(algorithms.build_learner(config, spec), config, spec)
     _, (state, data, _) = training(config)
     start = maze.start(maze.name.tasks[0], 0)
     measure = functools.partial(calibrate.measure, config, spec)

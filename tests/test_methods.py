@@ -23,7 +23,7 @@ from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.optimizers import make_optimizer
@@ -197,7 +197,7 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )
-    (line,) = read_lines(folder / "episodes.jsonl")
+    (line,) = Lines.read(folder / "episodes.jsonl").records
     assert (line["method"], line["best_of"]) == (name, row.best_of[0]) and line["length"] > 0
 
 

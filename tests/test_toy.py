@@ -16,7 +16,7 @@ from conftest import tiny
 from qgf_jax.core import networks
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(state=(1,), action=2, chunk=1)
@@ -100,7 +100,7 @@ def trained():
                 **TRAINING.get(name, {}),
             },
         )
-        trainer = make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+        trainer = Trainer.of(algorithms.build_learner(config, SPEC), config, SPEC)
         state, _ = trainer.run(
             trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600 if denoised else 400
         )

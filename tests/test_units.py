@@ -14,7 +14,7 @@ from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import calibration as calibrate
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Obs, Spec
 
 MEAN, VARIANCE = np.array([0.3, -0.2], np.float32), np.array([0.25, 0.04], np.float32)
@@ -94,7 +94,7 @@ def trained(scale, shift):
         discount=np.zeros(2000, np.float32),
     )  # fmt: skip
     config = tiny(**{"networks.policy_hidden": (16,), "networks.critic_hidden": (16,)})
-    trainer = make_trainer(algorithms.build_learner(config, SPEC), config, SPEC)
+    trainer = Trainer.of(algorithms.build_learner(config, SPEC), config, SPEC)
     state = trainer.init(np.array([0]))
     last = state.target_params["critic"]["params"]["MLP_0"]["Dense_1"]
     bent = {"kernel": scale * last["kernel"], "bias": scale * last["bias"] + shift}

@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 from qgf_jax import bounds
 from qgf_jax.errors import SaveError, Stopped, UserError, log, unknown_name_error
 from qgf_jax.runtime import backend
-from qgf_jax.runtime.compiled import keep_compiled
 
 COMMANDS = {
     "collect": "make a dataset with the benchmark's own scripted experts",
@@ -162,7 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_standard_streams()
     backend.set_variables()
-    keep_compiled()
     backend.tune(alone=words[:1] == ["train"])
     try:
         _run(words)

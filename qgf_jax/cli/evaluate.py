@@ -13,8 +13,8 @@ from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods.table import METHODS, parse, served_by
-from qgf_jax.runs import run
 from qgf_jax.runs.locks import EVALUATION
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)
-    config = run.open_run(flags.workdir).config
+    config = Run.open(flags.workdir).config
     options = _options(flags, config["eval"])
     names = (flags.methods or _default(config["algorithm"])).split(",")
     for name in names:

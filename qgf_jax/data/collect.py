@@ -4,6 +4,7 @@ No JAX but for the simulator on the device.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -129,7 +130,7 @@ def _make(
     )
     with (
         bar,
-        children.safe_path(),
+        _safe_path(),
         concurrent.futures.ProcessPoolExecutor(count, fresh, _watch, (os.getpid(),)) as pool,
     ):
         futures = [
@@ -143,6 +144,11 @@ def _make(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _safe_path() -> contextlib.AbstractContextManager[None]:
+    """Leaves the working folder out for processes that `multiprocessing` starts in the block."""
+    return children.variable("PYTHONSAFEPATH", "1")
 
 
 def _watch(parent: int) -> None:

@@ -11,8 +11,8 @@ from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
 
 
@@ -46,7 +46,7 @@ def evaluate(
     """
     if simulator not in SIMULATORS:
         raise unknown_name_error("simulator", simulator, SIMULATORS)
-    run = runs.open_run(workdir)
+    run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
     name = EnvName.parse(run.config["env"])

@@ -20,6 +20,13 @@ _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
 
+_NEEDED = {
+    "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
+    "spec": (),
+    "dataset": ("sha256",),
+}
+"""The keys that config.json has in each part, whatever version wrote it; `Spec.of` knows a spec's."""
+
 
 class Run(NamedTuple):
     """A run folder that exists."""
@@ -35,6 +42,22 @@ class Run(NamedTuple):
     """Fingerprints of its config with which older versions sealed checkpoints."""
     checkpoints_of: Path | None = None
     """The folder that holds the checkpoints, if it is not `workdir`."""
+
+    @classmethod
+    def open(cls, workdir: str | os.PathLike) -> "Run":
+        """The run in `workdir`. Raises `UserError` if there is none or its config.json was altered."""
+        workdir = Path(workdir)
+        path = workdir / "config.json"
+        record = configs.read(path)
+        if why := _why_invalid(record):
+            raise UserError(f"{path}: {why}: the file was altered")
+        source = record.get("checkpoints_of")
+        return cls(
+            workdir,
+            *(record[part] for part in _NEEDED),
+            former=_former(record),
+            checkpoints_of=source and Path(source),
+        )
 
     @classmethod
     def create(
@@ -57,7 +80,7 @@ class Run(NamedTuple):
             "former_fingerprints": former,
             "spec": spec,
             "dataset": data,
-            "versions": versions(config["env"]),
+            "versions": cls.versions(config["env"]),
             "git_commit": _git_commit(),
         }
         _write(workdir, record)
@@ -116,6 +139,15 @@ class Run(NamedTuple):
         if data:
             _check_same_data(workdir, old["dataset"], data)
 
+    @staticmethod
+    def versions(env: str = "") -> dict[str, str]:
+        """{name: version} of Python and the packages that results in the environment `env` depend on."""
+        installed = {"python": platform.python_version()}
+        for package in (*_PACKAGES, *Family.of(env).packages):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                installed[package] = metadata.version(package)
+        return installed
+
     @property
     def trained_in(self) -> Path:
         """The folder with checkpoints and metrics."""
@@ -151,7 +183,7 @@ class Run(NamedTuple):
         if folder.resolve() == self.workdir.resolve():
             return self
         if (folder / "config.json").exists():
-            self._check_linked(open_run(folder))
+            self._check_linked(Run.open(folder))
         return self._replace(workdir=folder, checkpoints_of=source)
 
     def _check_linked(self, other: "Run") -> None:
@@ -186,15 +218,6 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     known = record.get("former_fingerprints")
     before = fingerprint(configs.identity(record["config"], generation=0 if known is None else 1))
     return tuple(dict.fromkeys((*(known or ()), before)))
-
-
-def versions(env: str = "") -> dict[str, str]:
-    """{name: version} of Python and the packages that results in the environment `env` depend on."""
-    installed = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *Family.of(env).packages):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            installed[package] = metadata.version(package)
-    return installed
 
 
 def _git_commit() -> str:
@@ -250,30 +273,6 @@ def _check_same_data(workdir: Path, old: Mapping[str, Any], new: Mapping[str, An
         raise UserError(
             f"{workdir} was trained on other data than {new['file']} is now: choose another --workdir"
         )
-
-
-_NEEDED = {
-    "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
-    "spec": (),
-    "dataset": ("sha256",),
-}
-"""The keys that config.json has in each part, whatever version wrote it; `Spec.of` knows a spec's."""
-
-
-def open_run(workdir: str | os.PathLike) -> Run:
-    """The run in `workdir`. Raises `UserError` if there is none, or if its config.json was altered."""
-    workdir = Path(workdir)
-    path = workdir / "config.json"
-    record = configs.read(path)
-    if why := _why_invalid(record):
-        raise UserError(f"{path}: {why}: the file was altered")
-    source = record.get("checkpoints_of")
-    return Run(
-        workdir,
-        *(record[part] for part in _NEEDED),
-        former=_former(record),
-        checkpoints_of=source and Path(source),
-    )
 
 
 def _why_invalid(record: Any) -> str:
