@@ -20,10 +20,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from qgf_jax import bounds, schema
-from qgf_jax.bounds import Field
+from qgf_jax import schema
+from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
-from qgf_jax.errors import UserError, log_once, unknown_name_error
+from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import METHODS, method
 from qgf_jax.runtime import paths
@@ -76,7 +76,7 @@ class _Section(ConfigDict):
         name = self._name(key)
         if self.is_locked and name not in self:
             known = [k for k in self._declared if k.startswith(self._prefix)]
-            raise unknown_name_error("config key", f"{self._prefix}{key}", known)
+            raise UserError.unknown("config key", f"{self._prefix}{key}", known)
         super().__setitem__(name, _advised_value(f"{self._prefix}{name}", value, self._declared))
 
     def _name(self, key: str) -> str:
@@ -92,10 +92,10 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     """
     row = method(algorithm)
     if preset not in PRESETS:
-        raise unknown_name_error("preset", preset, PRESETS)
+        raise UserError.unknown("preset", preset, PRESETS)
     critic = critic or row.critics[0]
     if critic not in row.critics:
-        raise unknown_name_error(f"critic of {algorithm}", critic, row.critics)
+        raise UserError.unknown(f"critic of {algorithm}", critic, row.critics)
     fields = schema.fields(algorithm, critic)
     values: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
     for key, field in fields.items():
@@ -176,7 +176,7 @@ def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if name in own:
             config.update_from_flattened_dict({name: value})
         elif name not in _known_fields():
-            raise unknown_name_error("config key", name, _known_fields())
+            raise UserError.unknown("config key", name, _known_fields())
 
 
 def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -235,7 +235,7 @@ def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
     """Raises `UserError` unless the config file has the variant, or none was asked for."""
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
-        raise unknown_name_error(f"variant of {path.name}", variant, variants)
+        raise UserError.unknown(f"variant of {path.name}", variant, variants)
     if variant and not any(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(module.get_config).parameters.values()
@@ -270,9 +270,9 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     fields = schema.fields(config.algorithm, config.critic)
     key = _advised_key(key, fields)
     if key not in fields:
-        raise unknown_name_error("config key", key, fields)
+        raise UserError.unknown("config key", key, fields)
     text = _advised_value(key, text, fields)
-    value = bounds.read(f"config key {key}", text, fields[key].bound)
+    value = fields[key].bound.read(f"config key {key}", text)
     config.update_from_flattened_dict({key: value})
     return key
 
@@ -285,7 +285,7 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     flat = flatten(config)
     row = method(flat["algorithm"])
     if flat["critic"] not in row.critics:
-        raise unknown_name_error(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
+        raise UserError.unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
         _check_value(key, value, fields)
@@ -299,8 +299,8 @@ def _check_value(key: str, value: Any, fields: Mapping[str, Field]) -> None:
     if (today := _todays_key(key, fields)) != key:
         raise UserError(f"config key {key} is now called {today}")
     if key not in fields:
-        raise unknown_name_error("config key", key, fields)
-    bounds.check(f"config key {key}", value, fields[key].bound)
+        raise UserError.unknown("config key", key, fields)
+    fields[key].bound.check(f"config key {key}", value)
 
 
 def unknown_keys(config: Mapping[str, Any]) -> list[str]:
@@ -411,7 +411,7 @@ def _fixed(config: Mapping[str, Any], generation: int) -> dict[str, Any]:
     return kept
 
 
-_UNKNOWN = Field(None, bounds.of(str))
+_UNKNOWN = Field(None, Bound.of(str))
 
 
 def identity(config: Mapping[str, Any], generation: int = GENERATION) -> dict[str, str]:

@@ -71,6 +71,11 @@ _MODULES = {
 """{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
+    "bounds": {
+        "check": "Bound.check",
+        "of": "Bound.of",
+        "read": "Bound.read",
+    },
     "cli": {
         "keep_compiled": "runtime.backend:_keep_compiled",
         "path": "runtime.paths:expand",
@@ -185,7 +190,8 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "remedy": "SaveError.remedy",
         "say": "log",
         "say_once": "log_once",
-        "unknown": "unknown_name_error",
+        "nearest": "UserError.nearest",
+        "unknown": "UserError.unknown",
         "unreadable": "UserError.unreadable",
     },
     "evaluation.arms": {

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qgf_jax import bounds, schema
 from qgf_jax import config as configs
+from qgf_jax import schema
+from qgf_jax.bounds import Field
 from qgf_jax.cli import Parser
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods import table as algorithms
@@ -322,7 +323,7 @@ def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_t
 
 def test_every_key_of_a_section_has_help():
     for section in (schema.Root, schema.Sampler, *schema._SECTIONS.values()):
-        for name, field in bounds.fields(section).items():
+        for name, field in Field.declared_in(section).items():
             assert field.help and not field.help.endswith("."), (section, name)
 
 

@@ -17,7 +17,8 @@ import pytest
 from conftest import MAZE, ROOT, tiny
 from test_learners import make_batch
 
-from qgf_jax import bounds, load_policy
+from qgf_jax import load_policy
+from qgf_jax.bounds import Field
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Sampler
@@ -261,7 +262,7 @@ def test_choices_are_the_declared_parts():
     options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}
     for option, kind in options.items():
         assert found[option].bound.words == tuple(parts.parts(kind)), option
-    networks = bounds.fields(NetworkOptions)
+    networks = Field.declared_in(NetworkOptions)
     assert networks["activation"].bound.words == tuple(ACTIVATIONS)
     assert networks["aggregate"].bound.words == tuple(AGGREGATES)
 
@@ -271,7 +272,7 @@ def test_every_option_of_a_part_says_what_it_is():
         for part in parts.parts(kind).values():
             assert part.about.endswith("."), part.name
             assert all(field.help for field in part.fields.values()), part.name
-    assert all(field.help for field in bounds.fields(NetworkOptions).values())
+    assert all(field.help for field in Field.declared_in(NetworkOptions).values())
 
 
 ALL = {"iql", "td", "dqc", "contrastive"}

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qgf_jax import bounds
-from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
+from qgf_jax.bounds import Bound, Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
@@ -153,7 +152,7 @@ def _envs(text: str) -> tuple[str | None, int | None]:
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
     if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
         raise UserError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
-    envs = bounds.read("the value", count, bounds.of(Index)) if count else None
+    envs = Bound.of(Index).read("the value", count) if count else None
     return simulator or None, envs
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import bounds
+from qgf_jax.bounds import Bound, Count, Seed
 from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
@@ -47,8 +47,8 @@ def collect(
     """
     parsed, family = EnvName.parse(name), Family.of(name)
     dataset, collector = parsed.dataset, family.collector(parsed, simulator)
-    bounds.check("--episodes", episodes, bounds.of(bounds.Count))
-    bounds.check("--seed", seed, bounds.of(bounds.Seed))
+    Bound.of(Count).check("--episodes", episodes)
+    Bound.of(Seed).check("--seed", seed)
     out = Path(out)
     files = [out / f"{dataset}{suffix}.npz" for suffix in _SPLITS]
     on_device = simulator == ON_DEVICE

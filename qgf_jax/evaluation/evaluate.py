@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family
-from qgf_jax.errors import unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.episodes import EpisodeLog
@@ -45,7 +45,7 @@ def evaluate(
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
     if simulator not in SIMULATORS:
-        raise unknown_name_error("simulator", simulator, SIMULATORS)
+        raise UserError.unknown("simulator", simulator, SIMULATORS)
     run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from qgf_jax import bounds
 from qgf_jax import config as configs
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.bounds import Bound, Count, Finite, Index
+from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
@@ -119,7 +119,7 @@ class LoadedRun:
         trained = config["algorithm"]
         algorithms.method(method)
         if method not in (served := algorithms.served_by(trained)):
-            raise unknown_name_error(f"method for a run of {trained!r},", method, served)
+            raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = algorithms.sampler_settings(config, method, options)
         if settings.get("units", "raw") != "raw":
             self._check_calibration(method, settings.get("scale", "value"))
@@ -273,10 +273,10 @@ def load_policy(
     """
     with contextlib.suppress(TypeError, ValueError):
         weight = float(weight)  # it may be an array's
-    bounds.check("weight", weight, bounds.of(bounds.Finite))
+    Bound.of(Finite).check("weight", weight)
     for what, number in {"best_of": best_of, "seed": seed, "step": step}.items():
         if number is not None:
-            kind = bounds.Count if what == "best_of" else bounds.Index
-            bounds.check(what, number, bounds.of(kind))
+            kind = Count if what == "best_of" else Index
+            Bound.of(kind).check(what, number)
     loaded = LoadedRun.open(workdir, step)
     return loaded.policy(method, weight, best_of=best_of, seed=seed, **options)
