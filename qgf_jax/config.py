@@ -16,7 +16,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -303,11 +303,6 @@ def _check_value(key: str, value: Any, fields: Mapping[str, Field]) -> None:
     fields[key].bound.check(f"config key {key}", value)
 
 
-def unknown_keys(config: Mapping[str, Any]) -> list[str]:
-    """The keys of a run's config that nothing has today, as after a hyperparameter was renamed."""
-    return sorted(flatten(config).keys() - _fields(config).keys())
-
-
 def _past(fields: Mapping[str, Field]) -> dict[str, Any]:
     """The values that stand for keys in runs that are older than these."""
     return {k: field.history.past for k, field in fields.items() if field.history.past is not None}
@@ -386,54 +381,59 @@ def _rename_values(config: dict[str, Any], fields: Mapping[str, Field]) -> list[
     return renamed
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two configs and may not, as "key: old -> new"."""
-    before, after = _fixed(old, GENERATION), _fixed(new, GENERATION)
-    past, gone = _past(_fields(new)), object()
-    return [
-        f"{key}: {before.get(key, past.get(key))!r} -> {after.get(key, past.get(key))!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, gone) != after.get(key, gone)
-    ]
-
-
-def _fixed(config: Mapping[str, Any], generation: int) -> dict[str, Any]:
-    """The part of a config that a run keeps for ever, flat, without keys at their values of the past.
-
-    Keys are left out that a resumed run may change since run folders of `generation`.
-    """
-    fields, kept = _fields(config), {}
-    for key, value in flatten(config).items():
-        field = fields.get(key, _UNKNOWN)
-        free = field.may_change and field.may_change.generation <= generation
-        if not free and (field.history.past is None or value != field.history.past):
-            kept[key] = value
-    return kept
-
-
 _UNKNOWN = Field(None, Bound.of(str))
 
 
-def identity(config: Mapping[str, Any], generation: int = GENERATION) -> dict[str, str]:
-    """What tells the config of a run from others, for a fingerprint: values as Python writes them.
+class RunConfig(NamedTuple):
+    """The config of a run, as its config.json holds it, and what of it counts for what."""
 
-    Keys and values have their oldest names, so that a fingerprint is the same whatever version made
-    it. `generation`: of run folders, to recognise what older ones counted as part of a config.
-    """
-    fields = _fields(config)
-    named: dict[str, str] = {}
-    for key, value in _fixed(config, generation).items():
-        history = fields.get(key, _UNKNOWN).history
-        first = {today: old for old, today in history.values.items()}
-        named[history.key or key] = repr(first.get(value, value) if first else value)
-    return named
+    config: Mapping[str, Any]
 
+    def unknown_keys(self) -> list[str]:
+        """The keys that nothing has today, as after a hyperparameter was renamed."""
+        return sorted(flatten(self.config).keys() - _fields(self.config).keys())
 
-def shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What several processes that train one run must have in common, flat."""
-    fields, flat = _fields(config), flatten(config)
-    own = {key for key, field in fields.items() if field.may_change and field.may_change.per_host}
-    return {key: value for key, value in flat.items() if key not in own}
+    def changes_to(self, new: Mapping[str, Any]) -> list[str]:
+        """What differs in a config of today and may not, as "key: old -> new"."""
+        before, after = self._fixed(GENERATION), RunConfig(new)._fixed(GENERATION)
+        past, gone = _past(_fields(new)), object()
+        return [
+            f"{key}: {before.get(key, past.get(key))!r} -> {after.get(key, past.get(key))!r}"
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key, gone) != after.get(key, gone)
+        ]
+
+    def _fixed(self, generation: int) -> dict[str, Any]:
+        """The part that a run keeps for ever, flat, without keys at their values of the past.
+
+        Keys are left out that a resumed run may change since run folders of `generation`.
+        """
+        fields, kept = _fields(self.config), {}
+        for key, value in flatten(self.config).items():
+            field = fields.get(key, _UNKNOWN)
+            free = field.may_change and field.may_change.generation <= generation
+            if not free and (field.history.past is None or value != field.history.past):
+                kept[key] = value
+        return kept
+
+    def identity(self, generation: int = GENERATION) -> dict[str, str]:
+        """What tells it from others, for a fingerprint: values as Python writes them.
+
+        Keys and values have their oldest names, so that a fingerprint is the same whatever version
+        made it. `generation`: of run folders, to recognise what older ones counted.
+        """
+        fields = _fields(self.config)
+        named: dict[str, str] = {}
+        for key, value in self._fixed(generation).items():
+            history = fields.get(key, _UNKNOWN).history
+            first = {today: old for old, today in history.values.items()}
+            named[history.key or key] = repr(first.get(value, value) if first else value)
+        return named
+
+    def shared(self) -> dict[str, Any]:
+        """What several processes that train one run must have in common, flat."""
+        own = {k for k, f in _fields(self.config).items() if f.may_change and f.may_change.per_host}
+        return {key: value for key, value in flatten(self.config).items() if key not in own}
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -80,6 +80,10 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "keep_compiled": "runtime.backend:_keep_compiled",
         "path": "runtime.paths:expand",
     },
+    "config": {
+        "changed": "RunConfig.changes_to",
+        "fixed": "RunConfig._fixed",
+    },
     "core.flow": {
         "rest": "flow_endpoint",
     },
@@ -338,7 +342,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "make_programs": "training.programs:Trainer.uncompiled",
         "make_trainer": "training.programs:Trainer.of",
         "over_seeds": "runtime.seeds:over_seeds",
-        "seeds_of": "runtime.seeds:seeds_of",
+        "seeds_of": "training.programs:_seeds_of",
     },
     "training.vectors": {
         "pack": "Packed.of",

@@ -16,7 +16,6 @@ from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.table import METHODS
 from qgf_jax.runtime import backend
-from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import dry_run, parallel
 from qgf_jax.training.programs import Trainer
@@ -55,7 +54,7 @@ def training(config, devices=(), form="pmap"):
     program = trainer.run
     if not hasattr(program, "trace"):  # JAX lowers a pmap for what is here alone
         program = jax.jit(program, static_argnums=2)
-    state = jax.eval_shape(trainer.init, seeds_of(config))
+    state = jax.eval_shape(trainer.init, trainer.seeds)
     data = dry_run._dataset_shapes(spec)
     if devices:
         data = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), data)
@@ -144,7 +143,7 @@ def test_what_is_around_training_is_lowered(platform):
     start = maze.start(maze.name.tasks[0], 0)
     measure = functools.partial(calibrate.measure, config, spec)
     for program, arguments in (
-        (trainer.init, [seeds_of(config)]),
+        (trainer.init, [trainer.seeds]),
         (trainer.evaluate, [state, data]),
         (jax.jit(measure), [state, data]),
         (jax.jit(lambda start, action: maze.step(maze.reset(start)[0], action)), [start, shape(2)]),

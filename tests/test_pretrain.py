@@ -10,6 +10,7 @@ from conftest import tiny
 
 from qgf_jax import config as configs
 from qgf_jax import load_policy
+from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import build_learner
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -109,7 +110,7 @@ def test_data_in_another_folder_go_on_bit_for_bit(
     (work / "checkpoints" / "seals" / "4.json").unlink()
     record = json.loads((work / "config.json").read_text())
     if version == "older":
-        before = configs.identity(configs.read(work / "config.json")["config"])
+        before = RunConfig(configs.read(work / "config.json")["config"]).identity()
         before |= {"data.dir": repr(str(maze_data)), "train.steps_per_dispatch": "2"}
         old = fingerprint(before)
         seal_path = work / "checkpoints" / "seals" / "2.json"

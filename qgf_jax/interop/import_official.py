@@ -171,12 +171,11 @@ def _state(official: Official, config: Mapping[str, Any], spec: Spec) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from qgf_jax.runtime.seeds import seeds_of
     from qgf_jax.training.programs import Trainer
     from qgf_jax.training.state import TrainState
 
     trainer = Trainer.of(algorithms.build_learner(config, spec), config, spec)
-    seeds = jnp.asarray(seeds_of(config))
+    seeds = jnp.asarray(trainer.seeds)
     template: TrainState = jax.eval_shape(trainer.init, seeds)
 
     def group(theirs: str, expected: Any) -> Any:

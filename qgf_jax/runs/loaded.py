@@ -62,7 +62,7 @@ class LoadedRun:
                 f"{workdir} has no checkpoint yet: let `qgf train` come to its first save"
             )
         spec = Spec.of(run.spec)
-        if unknown := configs.unknown_keys(run.config):
+        if unknown := configs.RunConfig(run.config).unknown_keys():
             raise UserError(
                 f"{run.trained_in}: config key {unknown[0]} is not known: use the version that trained "
                 "it, of the package that has the key too"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
+from qgf_jax.config import RunConfig
 from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.files import fingerprint, write_atomically
@@ -129,7 +130,7 @@ class Run(NamedTuple):
                 f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not "
                 "for training: choose another --workdir"
             )
-        differences = configs.changed(old["config"], config)
+        differences = RunConfig(old["config"]).changes_to(config)
         if differences:
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise UserError(
@@ -158,7 +159,7 @@ class Run(NamedTuple):
         """What a checkpoint of this run was trained with, for `Checkpoints`."""
         spec = configs.flatten(self.spec)
         return {
-            "config": (fingerprint(configs.identity(self.config)), *self.former),
+            "config": (fingerprint(RunConfig(self.config).identity()), *self.former),
             "normalisation": (fingerprint(spec),),
             "dataset": (self.dataset["sha256"],),
         }
@@ -216,7 +217,8 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     They counted keys as part of a config that a resumed run may change now.
     """
     known = record.get("former_fingerprints")
-    before = fingerprint(configs.identity(record["config"], generation=0 if known is None else 1))
+    generation = 0 if known is None else 1
+    before = fingerprint(RunConfig(record["config"]).identity(generation))
     return tuple(dict.fromkeys((*(known or ()), before)))
 
 

@@ -1,15 +1,9 @@
-"""Trained seeds side by side: their numbers, and programs over them."""
+"""Programs over trained seeds side by side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-
-
-def seeds_of(config: Mapping[str, Any]) -> np.ndarray:
-    """[S] uint32: `seed`, `seed` + 1, … of a config, each below 2**32."""
-    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
 
 
 def over_seeds(f: Callable[[Any], Any], stacked: Any) -> Any:

@@ -11,7 +11,6 @@ from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend, flops
-from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
@@ -28,11 +27,10 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec, layout = _spec_of(config), DeviceLayout.of(config)
     learner = algorithms.build_learner(config, spec)
-    seeds = seeds_of(config)
     part = config["train"]["batch_size"] // layout.count
     one_device = {**config, "train": {**config["train"], "batch_size": part}}
     programs = Trainer.uncompiled(learner, one_device, spec)
-    state, dataset = jax.eval_shape(programs.init, seeds), _dataset_shapes(spec)
+    state, dataset = jax.eval_shape(programs.init, programs.seeds), _dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()
     device = jax.devices()[0]

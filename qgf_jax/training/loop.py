@@ -36,7 +36,6 @@ from qgf_jax.runs.run import Run
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
-from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training.calibration import measure
 from qgf_jax.training.hosts import Hosts
 from qgf_jax.training.parallel import DeviceLayout
@@ -70,10 +69,10 @@ def pretrain(
         trainer = host.layout.make_trainer(learner, config, spec, blocks=host.feed.blocks)
         with Hosts.setup_phase():
             outputs = _Outputs.open(stack, host, config, clock)
-            checkpoint = outputs.restore(trainer, seeds_of(config)) if outputs else None
+            checkpoint = outputs.restore(trainer) if outputs else None
         # Before training's own exchanges between devices, which do not wait long.
         Hosts.barrier({})
-        start = _start(host.layout, trainer, seeds_of(config), checkpoint)
+        start = _start(host.layout, trainer, checkpoint)
         known = np.int64(outputs is not None and outputs.calibrated)
         calibrated = bool(host.layout.broadcast_from_host0(known))
         if outputs and host.layout.count > 1:
@@ -138,7 +137,7 @@ class _Host(NamedTuple):
 
         Raises `UserError` if the hosts do not train the same.
         """
-        shared = {f"config key {k}": v for k, v in configs.shared(config).items()}
+        shared = {f"config key {k}": v for k, v in configs.RunConfig(config).shared().items()}
         shared |= {f"data's {k}": self.loaded.fingerprint.get(k) for k in _SAME_DATA}
         shared |= {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
         Hosts.barrier(json.loads(json.dumps(shared)))  # as the others' answers arrive
@@ -180,9 +179,9 @@ class _Outputs(NamedTuple):
         calibrated = bool(LoadedRun.calibration(host.workdir, options["steps"]))
         return cls(stack.enter_context(checkpoints), writer, clock, calibrated)
 
-    def restore(self, trainer: Trainer, seeds: np.ndarray) -> RestoredState | None:
+    def restore(self, trainer: Trainer) -> RestoredState | None:
         """The newest sound checkpoint, if there is one. Raises `SaveError` if the disk is too full."""
-        template = jax.eval_shape(trainer.init, seeds)
+        template = jax.eval_shape(trainer.init, trainer.seeds)
         self.checkpoints.clean()
         self.checkpoints.check_space(template, states=2)
         self.clock.lap("start")
@@ -197,10 +196,10 @@ class _Outputs(NamedTuple):
 
 
 def _start(
-    layout: DeviceLayout, trainer: Trainer, seeds: np.ndarray, checkpoint: RestoredState | None
+    layout: DeviceLayout, trainer: Trainer, checkpoint: RestoredState | None
 ) -> RestoredState:
     """Host 0's checkpoint, or step 0, with the state on all devices."""
-    start = checkpoint or RestoredState(0, trainer.init(jnp.asarray(seeds)), [])
+    start = checkpoint or RestoredState(0, trainer.init(jnp.asarray(trainer.seeds)), [])
     return start._replace(
         step=int(layout.broadcast_from_host0(np.int64(start.step))),
         state=layout.replicate(layout.broadcast_from_host0(start.state)),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.runtime.seeds import over_seeds
@@ -29,6 +30,8 @@ class Trainer(NamedTuple):
     Donates the state, once compiled."""
     evaluate: Callable[[TrainState, Any], Metrics]
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
+    seeds: np.ndarray
+    """[S] uint32, what `init` takes: `seed`, `seed` + 1, … of the config, each below 2**32"""
 
     @classmethod
     def of(
@@ -40,6 +43,7 @@ class Trainer(NamedTuple):
             init=jax.jit(programs.init),
             run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
             evaluate=jax.jit(programs.evaluate),
+            seeds=programs.seeds,
         )
 
     @classmethod
@@ -87,7 +91,12 @@ class Trainer(NamedTuple):
                 lambda one: run(one, dataset, num_steps), state
             ),
             evaluate=lambda state, dataset: over_seeds(lambda one: validate(one, dataset), state),
+            seeds=_seeds_of(config),
         )
+
+
+def _seeds_of(config: Mapping[str, Any]) -> np.ndarray:
+    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
 
 
 def _launches() -> bool:
