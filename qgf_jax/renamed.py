@@ -2,7 +2,8 @@
 
 `qgf_jax/__init__.py` calls `install`. Code of this package uses the new names only. An entry is added
 below when something public is renamed. What became private where it stands needs none: `name` finds
-`_name`. tests/test_renamed.py looks up every entry, and every public name of an earlier version.
+`_name`. A function that became a method is found as the method, and takes what that takes.
+tests/test_renamed.py looks up every entry, and every public name of an earlier version.
 """
 
 import importlib
