@@ -8,7 +8,7 @@ are the files of `methods/rules`; each is an attribute of this module too.
 from collections.abc import Callable
 from typing import Any
 
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
 from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import part
@@ -63,7 +63,7 @@ def guide(
     found, factor = part("rule", rule), part("schedule", schedule).make
     for option in options:
         if option not in found.fields:
-            raise unknown_name_error(f"option of rule {rule}", option, found.fields)
+            raise UserError.unknown(f"option of rule {rule}", option, found.fields)
     if jnp.ndim(weight):
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
