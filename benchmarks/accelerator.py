@@ -205,12 +205,12 @@ def end(process: subprocess.Popen) -> None:
 
 def run_stage(flags: argparse.Namespace) -> int:
     """The stage itself, in its own process."""
-    from qgf_jax.runtime import backend, compiled
+    from qgf_jax.runtime import backend, children
 
     # As `qgf train` begins. Where compile time is measured nothing is taken from the user's cache.
-    backend.set_variables()
-    if flags.stage in ("a", "d"):
-        compiled.keep_compiled()
+    cached = flags.stage in ("a", "d")
+    with contextlib.nullcontext() if cached else children.variable("QGF_CACHE", "off"):
+        backend.set_variables()
     backend.tune()
     results, deadline = Results(flags.out, flags.stage), Deadline(flags.seconds)
     options = {"folder": flags.public} if flags.stage == "e" else {}

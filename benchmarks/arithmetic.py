@@ -28,7 +28,7 @@ import numpy as np
 
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runtime import flops
-from qgf_jax.training.programs import make_programs
+from qgf_jax.training.programs import Trainer
 
 
 def product() -> tuple[float, float]:
@@ -56,7 +56,7 @@ def main() -> None:
     config, spec, dataset = common.made_up_run(
         width=flags.width, depth=flags.depth, batch=flags.batch, chunk=flags.chunk
     )
-    programs = make_programs(algorithms.Builder(config, spec).learner(), config, spec)
+    programs = Trainer.uncompiled(algorithms.Builder(config, spec).learner(), config, spec)
     state = jax.jit(programs.init)(np.arange(1))
     run = jax.jit(programs.run, static_argnums=2, donate_argnums=0)
     counted = flops.count(run.lower(state, dataset, flags.steps).compile())

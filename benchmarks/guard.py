@@ -31,7 +31,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import step as train
 from qgf_jax.training.optimizers import make_optimizer
-from qgf_jax.training.state import TrainState, init_state
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Actor, Batch, Obs, Spec
 
 SPEC = Spec((28,), 5, 5)
@@ -80,7 +80,7 @@ def main() -> None:
 
             return over_seeds(many, states)
 
-        init = jax.jit(jax.vmap(lambda seed: init_state(seed, learner, tx, SPEC)))
+        init = jax.jit(jax.vmap(lambda seed: TrainState.init(seed, learner, tx, SPEC)))
         state = init(np.arange(flags.seeds))
         return run, jax.block_until_ready(run(state))
 

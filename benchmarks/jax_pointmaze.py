@@ -40,7 +40,7 @@ from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.simulators import Usage
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.training.loop import pretrain
 
 
@@ -129,7 +129,9 @@ def evaluated(workdir: Path, simulator: str, envs: int) -> tuple[Usage, dict[Any
         simulator=simulator,
     )
     device = simulator == "jax"
-    lines = [x for x in read_lines(workdir / "episodes.jsonl") if ("(jax)" in x["env"]) == device]
+    lines = [
+        x for x in Lines.read(workdir / "episodes.jsonl").records if ("(jax)" in x["env"]) == device
+    ]
     key = ("method", "weight", "task", "episode", "seed")
     return usage, {tuple(line[k] for k in key): line for line in lines}
 

@@ -134,9 +134,11 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     from qgf_jax.methods import table as algorithms
     from qgf_jax.training import dry_run
-    from qgf_jax.training.programs import make_programs
+    from qgf_jax.training.programs import Trainer
 
-    programs = make_programs(algorithms.Builder(config, spec).learner(), config, spec, packed=True)
+    programs = Trainer.uncompiled(
+        algorithms.Builder(config, spec).learner(), config, spec, packed=True
+    )
     state = jax.eval_shape(programs.init, np.arange(flags.seeds))
     run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
     return run, (state, dry_run._dataset_shapes(spec)), (100,)

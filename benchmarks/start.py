@@ -23,11 +23,11 @@ import jax
 import numpy as np
 import common
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 imported = time.process_time()
 width = int(sys.argv[1])
 config, spec, dataset = common.made_up_run(width=width, depth=3, batch=256, chunk=10, rows=20_000)
-trainer = make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
+trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
 state = trainer.init(np.arange(1))
 state, _ = trainer.run(state, dataset, 100)
 jax.block_until_ready(state)

@@ -74,7 +74,7 @@ def train() -> None:
     from qgf_jax.data.feeder import DatasetFeed
     from qgf_jax.data.load import Loaded
     from qgf_jax.methods import table as algorithms
-    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.training.programs import Trainer
     from qgf_jax.types import Spec
 
     config = configs.make("qgf")
@@ -100,7 +100,7 @@ def train() -> None:
     spec = Spec.of(loaded.spec)
     feed = DatasetFeed(loaded, spec.steps)
     learner = algorithms.Builder(config, spec).learner()
-    trainer = make_trainer(learner, config, spec, blocks=feed.blocks)
+    trainer = Trainer.of(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0
     if flags.child == "streamed" and not feed.every:
         sys.exit("the window holds all of it, so nothing is streamed: more --rows")

@@ -41,7 +41,7 @@ from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import loop as pretrain
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 
 
 def loop(plain: dict[str, Any], spec: Any, dataset: Any) -> float:
@@ -74,7 +74,7 @@ def main() -> None:
         action=flags.action,
         rows=flags.rows,
     )
-    trainer = make_trainer(algorithms.Builder(plain, spec).learner(), plain, spec)
+    trainer = Trainer.of(algorithms.Builder(plain, spec).learner(), plain, spec)
     state = trainer.init(np.arange(flags.seeds))
     host = []
 

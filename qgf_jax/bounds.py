@@ -23,7 +23,7 @@ from typing import (
     get_type_hints,
 )
 
-from qgf_jax.errors import UserError, nearest
+from qgf_jax.errors import UserError
 
 _Note = TypeVar("_Note")
 _Default = TypeVar("_Default")
@@ -44,6 +44,42 @@ class Bound(Protocol):
     def parse(self, text: str) -> Any:
         """The value that `text` writes, in the set or not. Raises `ValueError` if it writes none."""
         ...
+
+    @staticmethod
+    def of(annotation: Any) -> "Bound":
+        """The bound of a kind, of `Literal[…]`, `bool` or `str`.
+
+        Raises `LookupError` for any other type.
+        """
+        if get_origin(annotation) is Annotated:
+            own = [
+                note
+                for note in _notes(annotation)
+                if not isinstance(note, (str, MayChange, History))
+            ]
+            return own[0] if own else Bound.of(get_args(annotation)[0])
+        if get_origin(annotation) is Literal:
+            return Words(get_args(annotation))
+        if annotation in (bool, str):
+            return _PLAIN[annotation]
+        raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
+
+    def check(self, what: str, value: Any) -> None:
+        """Raises `UserError` if `value` is not one of the set.
+
+        `what` says whose it is: "config key seed".
+        """
+        if not self.holds(value):
+            raise UserError(f"{what} is {_short(value)}{_as_single(value)}; it must be {self.says}")
+
+    def read(self, what: str, text: str) -> Any:
+        """The value that `text` writes. Raises `UserError` if it writes none, or one not of the set."""
+        try:
+            value = self.parse(text)
+        except (ValueError, OverflowError):
+            raise UserError(f"{what} is {_short(text)!r}; it must be {self.says}") from None
+        self.check(what, value)
+        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +122,27 @@ class Field(NamedTuple):
     """None: a resumed run keeps the value."""
     history: History = History()
 
+    @staticmethod
+    def declared_in(declaration: Any) -> "dict[str, Field]":
+        """What a user can set: the fields of a dataclass, or a function's keyword-only arguments.
+
+        Annotations are kinds of this module, with help:
+        `expectile: Annotated[OpenFraction, "level of V"]`.
+        `MAY_CHANGE` marks what a resumed run may change, `History` what older runs have. Raises
+        `LookupError` for an annotation without bounds.
+        """
+        if dataclasses.is_dataclass(declaration):
+            triples = [(f.name, f.type, f.default) for f in dataclasses.fields(declaration)]
+        else:
+            parameters = inspect.signature(declaration).parameters.values()
+            own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+            types = _annotations(declaration, {p.name: p.annotation for p in own})
+            triples = [(p.name, types[p.name], p.default) for p in own]
+        return {name: _field(name, annotation, default) for name, annotation, default in triples}
+
 
 @dataclasses.dataclass(frozen=True)
-class _Interval:
+class _Interval(Bound):
     """Numbers between two ends. They must lie there as float32 too, since that is what computes."""
 
     low: float = -math.inf
@@ -136,22 +190,22 @@ class _Interval:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Entries:
-    """Tuples whose entries are all `of` one bound."""
+class _Entries(Bound):
+    """Tuples whose entries are `each` of one bound."""
 
-    of: _Interval
+    each: _Interval
     least: int = 1
 
     @property
     def says(self) -> str:
         """ "one or more numbers, each …" """
-        return f"{'one or more' if self.least else 'any'} numbers, each {self.of.says}"
+        return f"{'one or more' if self.least else 'any'} numbers, each {self.each.says}"
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is a long enough tuple of such numbers; a list stands for a tuple."""
         if not isinstance(value, (tuple, list)) or len(value) < self.least:
             return False
-        return all(self.of.holds(entry) for entry in value)
+        return all(self.each.holds(entry) for entry in value)
 
     def parse(self, text: str) -> tuple[float, ...]:
         """ "1,3", "(1, 3)" or "[1, 3]"; one number alone is a tuple too."""
@@ -159,7 +213,7 @@ class _Entries:
         if inner[:1] + inner[-1:] in ("()", "[]"):
             inner = inner[1:-1]
         *words, last = inner.split(",")
-        return tuple(self.of.parse(word) for word in [*words, *([last] if last.strip() else [])])
+        return tuple(self.each.parse(word) for word in [*words, *([last] if last.strip() else [])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +243,7 @@ class _Chances(_Entries):
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
+class Words(Bound):
     """One of some words."""
 
     words: tuple[str, ...]
@@ -207,9 +261,15 @@ class Words:
         """The word itself."""
         return text
 
+    def check(self, what: str, value: Any) -> None:
+        """As of any bound; the message gives the nearest word, or all of them."""
+        if not self.holds(value):
+            near = UserError.nearest(_short(value), self.words)
+            raise UserError(f"{what} is {_short(value)!r}: {near}")
+
 
 @dataclasses.dataclass(frozen=True)
-class _Text:
+class _Text(Bound):
     """Any text, or, with a `least`, "all" or a whole number of at least that."""
 
     least: int | None = None
@@ -231,10 +291,13 @@ class _Text:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Switch:
+class _Switch(Bound):
     """True or False."""
 
-    says: str = "true or false"
+    @property
+    def says(self) -> str:
+        """Both."""
+        return "true or false"
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is either."""
@@ -286,37 +349,6 @@ Devices = Annotated[str, _Text(least=1)]
 _PLAIN: dict[Any, Bound] = {bool: _Switch(), str: _Text()}
 
 
-def of(annotation: Any) -> Bound:
-    """The bound of a kind, of `Literal[…]`, `bool` or `str`. Raises `LookupError` for any other type."""
-    if get_origin(annotation) is Annotated:
-        own = [
-            note for note in _notes(annotation) if not isinstance(note, (str, MayChange, History))
-        ]
-        return own[0] if own else of(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return Words(get_args(annotation))
-    if annotation in (bool, str):
-        return _PLAIN[annotation]
-    raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
-
-
-def fields(declaration: Any) -> dict[str, Field]:
-    """What a user can set: the fields of a dataclass, or a function's keyword-only arguments.
-
-    Annotations are kinds of this module, with help: `expectile: Annotated[OpenFraction, "level of V"]`.
-    `MAY_CHANGE` marks what a resumed run may change, `History` what older runs have. Raises
-    `LookupError` for an annotation without bounds.
-    """
-    if dataclasses.is_dataclass(declaration):
-        triples = [(f.name, f.type, f.default) for f in dataclasses.fields(declaration)]
-    else:
-        parameters = inspect.signature(declaration).parameters.values()
-        own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        types = _annotations(declaration, {p.name: p.annotation for p in own})
-        triples = [(p.name, types[p.name], p.default) for p in own]
-    return {name: _field(name, annotation, default) for name, annotation, default in triples}
-
-
 def _annotations(function: Any, own: dict[str, Any]) -> dict[str, Any]:
     """Some annotations of a function, which are texts after `from __future__ import annotations`.
 
@@ -335,7 +367,7 @@ def _field(name: str, annotation: Any, default: Any) -> Field:
 
     words, history = note(str, ""), note(History, History())
     try:
-        bound = of(annotation)
+        bound = Bound.of(annotation)
     except LookupError as error:
         raise LookupError(f"option {name}: {error.args[0]}") from None
     return Field(default, bound, words, note(MayChange, None), history)
@@ -343,25 +375,6 @@ def _field(name: str, annotation: Any, default: Any) -> Field:
 
 def _notes(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-
-
-def check(what: str, value: Any, bound: Bound) -> None:
-    """Raises `UserError` if `value` is not in `bound`. `what` says whose it is: "config key seed"."""
-    if bound.holds(value):
-        return
-    if isinstance(bound, Words):
-        raise UserError(f"{what} is {_short(value)!r}: {nearest(_short(value), bound.words)}")
-    raise UserError(f"{what} is {_short(value)}{_as_single(value)}; it must be {bound.says}")
-
-
-def read(what: str, text: str, bound: Bound) -> Any:
-    """The value that `text` writes. Raises `UserError` if it writes none, or one not in `bound`."""
-    try:
-        value = bound.parse(text)
-    except (ValueError, OverflowError):
-        raise UserError(f"{what} is {_short(text)!r}; it must be {bound.says}") from None
-    check(what, value, bound)
-    return value
 
 
 def _short(value: Any) -> str:

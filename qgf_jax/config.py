@@ -16,14 +16,14 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from qgf_jax import bounds, schema
-from qgf_jax.bounds import Field
+from qgf_jax import schema
+from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
-from qgf_jax.errors import UserError, log_once, unknown_name_error
+from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import METHODS, method
 from qgf_jax.runtime import paths
@@ -76,7 +76,7 @@ class _Section(ConfigDict):
         name = self._name(key)
         if self.is_locked and name not in self:
             known = [k for k in self._declared if k.startswith(self._prefix)]
-            raise unknown_name_error("config key", f"{self._prefix}{key}", known)
+            raise UserError.unknown("config key", f"{self._prefix}{key}", known)
         super().__setitem__(name, _advised_value(f"{self._prefix}{name}", value, self._declared))
 
     def _name(self, key: str) -> str:
@@ -92,10 +92,10 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     """
     row = method(algorithm)
     if preset not in PRESETS:
-        raise unknown_name_error("preset", preset, PRESETS)
+        raise UserError.unknown("preset", preset, PRESETS)
     critic = critic or row.critics[0]
     if critic not in row.critics:
-        raise unknown_name_error(f"critic of {algorithm}", critic, row.critics)
+        raise UserError.unknown(f"critic of {algorithm}", critic, row.critics)
     fields = schema.fields(algorithm, critic)
     values: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
     for key, field in fields.items():
@@ -176,7 +176,7 @@ def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if name in own:
             config.update_from_flattened_dict({name: value})
         elif name not in _known_fields():
-            raise unknown_name_error("config key", name, _known_fields())
+            raise UserError.unknown("config key", name, _known_fields())
 
 
 def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -235,7 +235,7 @@ def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
     """Raises `UserError` unless the config file has the variant, or none was asked for."""
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
-        raise unknown_name_error(f"variant of {path.name}", variant, variants)
+        raise UserError.unknown(f"variant of {path.name}", variant, variants)
     if variant and not any(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(module.get_config).parameters.values()
@@ -270,9 +270,9 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     fields = schema.fields(config.algorithm, config.critic)
     key = _advised_key(key, fields)
     if key not in fields:
-        raise unknown_name_error("config key", key, fields)
+        raise UserError.unknown("config key", key, fields)
     text = _advised_value(key, text, fields)
-    value = bounds.read(f"config key {key}", text, fields[key].bound)
+    value = fields[key].bound.read(f"config key {key}", text)
     config.update_from_flattened_dict({key: value})
     return key
 
@@ -285,7 +285,7 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     flat = flatten(config)
     row = method(flat["algorithm"])
     if flat["critic"] not in row.critics:
-        raise unknown_name_error(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
+        raise UserError.unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
         _check_value(key, value, fields)
@@ -299,13 +299,8 @@ def _check_value(key: str, value: Any, fields: Mapping[str, Field]) -> None:
     if (today := _todays_key(key, fields)) != key:
         raise UserError(f"config key {key} is now called {today}")
     if key not in fields:
-        raise unknown_name_error("config key", key, fields)
-    bounds.check(f"config key {key}", value, fields[key].bound)
-
-
-def unknown_keys(config: Mapping[str, Any]) -> list[str]:
-    """The keys of a run's config that nothing has today, as after a hyperparameter was renamed."""
-    return sorted(flatten(config).keys() - _fields(config).keys())
+        raise UserError.unknown("config key", key, fields)
+    fields[key].bound.check(f"config key {key}", value)
 
 
 def _past(fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -386,54 +381,59 @@ def _rename_values(config: dict[str, Any], fields: Mapping[str, Field]) -> list[
     return renamed
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two configs and may not, as "key: old -> new"."""
-    before, after = _fixed(old, GENERATION), _fixed(new, GENERATION)
-    past, gone = _past(_fields(new)), object()
-    return [
-        f"{key}: {before.get(key, past.get(key))!r} -> {after.get(key, past.get(key))!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, gone) != after.get(key, gone)
-    ]
+_UNKNOWN = Field(None, Bound.of(str))
 
 
-def _fixed(config: Mapping[str, Any], generation: int) -> dict[str, Any]:
-    """The part of a config that a run keeps for ever, flat, without keys at their values of the past.
+class RunConfig(NamedTuple):
+    """The config of a run, as its config.json holds it, and what of it counts for what."""
 
-    Keys are left out that a resumed run may change since run folders of `generation`.
-    """
-    fields, kept = _fields(config), {}
-    for key, value in flatten(config).items():
-        field = fields.get(key, _UNKNOWN)
-        free = field.may_change and field.may_change.generation <= generation
-        if not free and (field.history.past is None or value != field.history.past):
-            kept[key] = value
-    return kept
+    config: Mapping[str, Any]
 
+    def unknown_keys(self) -> list[str]:
+        """The keys that nothing has today, as after a hyperparameter was renamed."""
+        return sorted(flatten(self.config).keys() - _fields(self.config).keys())
 
-_UNKNOWN = Field(None, bounds.of(str))
+    def changes_to(self, new: Mapping[str, Any]) -> list[str]:
+        """What differs in a config of today and may not, as "key: old -> new"."""
+        before, after = self._fixed(GENERATION), RunConfig(new)._fixed(GENERATION)
+        past, gone = _past(_fields(new)), object()
+        return [
+            f"{key}: {before.get(key, past.get(key))!r} -> {after.get(key, past.get(key))!r}"
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key, gone) != after.get(key, gone)
+        ]
 
+    def _fixed(self, generation: int) -> dict[str, Any]:
+        """The part that a run keeps for ever, flat, without keys at their values of the past.
 
-def identity(config: Mapping[str, Any], generation: int = GENERATION) -> dict[str, str]:
-    """What tells the config of a run from others, for a fingerprint: values as Python writes them.
+        Keys are left out that a resumed run may change since run folders of `generation`.
+        """
+        fields, kept = _fields(self.config), {}
+        for key, value in flatten(self.config).items():
+            field = fields.get(key, _UNKNOWN)
+            free = field.may_change and field.may_change.generation <= generation
+            if not free and (field.history.past is None or value != field.history.past):
+                kept[key] = value
+        return kept
 
-    Keys and values have their oldest names, so that a fingerprint is the same whatever version made
-    it. `generation`: of run folders, to recognise what older ones counted as part of a config.
-    """
-    fields = _fields(config)
-    named: dict[str, str] = {}
-    for key, value in _fixed(config, generation).items():
-        history = fields.get(key, _UNKNOWN).history
-        first = {today: old for old, today in history.values.items()}
-        named[history.key or key] = repr(first.get(value, value) if first else value)
-    return named
+    def identity(self, generation: int = GENERATION) -> dict[str, str]:
+        """What tells it from others, for a fingerprint: values as Python writes them.
 
+        Keys and values have their oldest names, so that a fingerprint is the same whatever version
+        made it. `generation`: of run folders, to recognise what older ones counted.
+        """
+        fields = _fields(self.config)
+        named: dict[str, str] = {}
+        for key, value in self._fixed(generation).items():
+            history = fields.get(key, _UNKNOWN).history
+            first = {today: old for old, today in history.values.items()}
+            named[history.key or key] = repr(first.get(value, value) if first else value)
+        return named
 
-def shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What several processes that train one run must have in common, flat."""
-    fields, flat = _fields(config), flatten(config)
-    own = {key for key, field in fields.items() if field.may_change and field.may_change.per_host}
-    return {key: value for key, value in flat.items() if key not in own}
+    def shared(self) -> dict[str, Any]:
+        """What several processes that train one run must have in common, flat."""
+        own = {k for k, f in _fields(self.config).items() if f.may_change and f.may_change.per_host}
+        return {key: value for key, value in flatten(self.config).items() if key not in own}
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -31,6 +31,18 @@ class UserError(ValueError):
         }.get(error.errno or 0, "check the disk and run the command again")
         return cls(f"{path} could not be read: {error.strerror or error}: {advice}")
 
+    @classmethod
+    def unknown(cls, kind: str, name: str, known: Iterable[str]) -> "UserError":
+        """An error for a `name` that is not `known`: it gives the nearest spelling, or all of them."""
+        return cls(f"unknown {kind} {name!r}: {cls.nearest(name, known)}")
+
+    @staticmethod
+    def nearest(name: str, known: Iterable[str]) -> str:
+        """Advice for somebody who wrote `name`: the nearest known spelling, or all of them."""
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        return f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(known)}"
+
 
 class NoSoundCheckpointError(UserError):
     """Checkpoints were sealed, and every one of them has changed since."""
@@ -131,15 +143,3 @@ log_once = functools.lru_cache(maxsize=1000)(log)
 def one_line(text: str) -> str:
     """`text` with control characters, which a path may hold, written as escapes."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
-
-
-def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """An error for a `name` that is not `known`: it gives the nearest spelling, or all of them."""
-    return UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice for somebody who wrote `name`: the nearest known spelling, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(known)}"

@@ -2,7 +2,8 @@
 
 `qgf_jax/__init__.py` calls `install`. Code of this package uses the new names only. An entry is added
 below when something public is renamed. What became private where it stands needs none: `name` finds
-`_name`. tests/test_renamed.py looks up every entry, and every public name of an earlier version.
+`_name`. A function that became a method is found as the method, and takes what that takes.
+tests/test_renamed.py looks up every entry, and every public name of an earlier version.
 """
 
 import importlib
@@ -71,8 +72,18 @@ _MODULES = {
 """{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
+    "bounds": {
+        "check": "Bound.check",
+        "of": "Bound.of",
+        "read": "Bound.read",
+    },
     "cli": {
+        "keep_compiled": "runtime.backend:_keep_compiled",
         "path": "runtime.paths:expand",
+    },
+    "config": {
+        "changed": "RunConfig.changes_to",
+        "fixed": "RunConfig._fixed",
     },
     "core.flow": {
         "rest": "flow_endpoint",
@@ -185,7 +196,8 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "remedy": "SaveError.remedy",
         "say": "log",
         "say_once": "log_once",
-        "unknown": "unknown_name_error",
+        "nearest": "UserError.nearest",
+        "unknown": "UserError.unknown",
         "unreadable": "UserError.unreadable",
     },
     "evaluation.arms": {
@@ -270,12 +282,15 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "summarize": "evaluation.summary:summarize",
         "unique": "evaluation.summary:unique",
     },
+    "runs.array_files": {
+        "named": "runs.tree:ArrayTree.named",
+    },
     "runs.checkpoint": {
         "Found": "RestoredState",
-        "check_tree": "runs.tree:check_tree",
-        "describe": "runs.tree:describe",
+        "check_tree": "runs.tree:ArrayTree.check_same",
+        "describe": "runs.tree:ArrayTree.describe",
         "fingerprint": "runs.files:fingerprint",
-        "tree_bytes": "runs.tree:tree_bytes",
+        "tree_bytes": "runs.tree:ArrayTree.bytes",
         "write_atomically": "runs.files:write_atomically",
     },
     "runs.failpoints": {
@@ -289,10 +304,12 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     },
     "runs.metrics": {
         "Lines": "runs.files:Lines",
+        "Writer": "MetricsLog",
         "append_line": "runs.files:Lines.append",
-        "is_count": "runs.files:is_count",
-        "is_number": "runs.files:is_number",
-        "read_lines": "runs.files:read_lines",
+        "is_count": "runs.files:Lines.is_count",
+        "is_number": "runs.files:Lines.is_number",
+        "read_lines": "runs.files:Lines.read",
+        "read_metrics": "MetricsLog.read",
         "scan": "runs.files:Lines.read",
     },
     "runs.run": {
@@ -301,15 +318,24 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "check_free": "runs.locks:TRAINING.check_free",
         "create": "Run.create",
         "only_writer": "runs.locks:TRAINING.lock",
+        "open_run": "Run.open",
         "recorded_spec": "Run.first_spec",
+        "versions": "Run.versions",
+    },
+    "runtime.backend": {
+        "launches": "training.programs:_launches",
+    },
+    "runtime.children": {
+        "safe_path": "data.collect:_safe_path",
     },
     "training.calibration": {
-        "read": "runs.loaded:calibration",
+        "read": "runs.loaded:LoadedRun.calibration",
+        "write": "training.loop:_write_calibration",
     },
     "training.parallel": {
         "ReplicaError": "errors:UserError",
         "Spread": "DeviceLayout",
-        "for_seeds": "runtime.seeds:sharding",
+        "for_seeds": "runs.loaded:_sharding",
         "join": "training.hosts:Hosts.initialize",
         "leave": "training.hosts:Hosts.shutdown",
         "make": "DeviceLayout.of",
@@ -319,16 +345,19 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "together": "training.hosts:Hosts.setup_phase",
     },
     "training.step": {
-        "Guard": "training.state:NonFiniteGuard",
+        "Guard": "training.state:_NonFiniteGuard",
         "MOST_SKIPPED": "training.state:MOST_SKIPPED",
         "TrainState": "training.state:TrainState",
         "Trainer": "training.programs:Trainer",
-        "init_state": "training.state:init_state",
+        "init_state": "training.state:TrainState.init",
         "make_optimizer": "training.optimizers:make_optimizer",
-        "make_programs": "training.programs:make_programs",
-        "make_trainer": "training.programs:make_trainer",
+        "make_programs": "training.programs:Trainer.uncompiled",
+        "make_trainer": "training.programs:Trainer.of",
         "over_seeds": "runtime.seeds:over_seeds",
-        "seeds_of": "runtime.seeds:seeds_of",
+        "seeds_of": "training.programs:_seeds_of",
+    },
+    "training.vectors": {
+        "pack": "Packed.of",
     },
     "types": {
         "Slope": "Direction",

@@ -246,13 +246,13 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     """
     row, sampler = METHODS[algorithm], _sampler(algorithm)
     sections = {
-        **{name: bounds.fields(section) for name, section in _SECTIONS.items()},
-        "networks": bounds.fields(NetworkOptions),
+        **{name: Field.declared_in(section) for name, section in _SECTIONS.items()},
+        "networks": Field.declared_in(NetworkOptions),
         f"critics.{critic}": part("critic", critic).fields,
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
-    root = bounds.fields(Root)
+    root = Field.declared_in(Root)
     root["algorithm"] = root["algorithm"]._replace(default=algorithm)
     root["critic"] = root["critic"]._replace(default=critic, bound=Words(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
@@ -267,7 +267,7 @@ def _policy(names: Sequence[str], but: Collection[str]) -> dict[str, Field]:
 def _sampler(algorithm: str) -> dict[str, Field]:
     """The section `sampler`. A sampler may have a default of its own for what all samplers have."""
     own = METHODS[algorithm].free_options
-    common = bounds.fields(Sampler)
+    common = Field.declared_in(Sampler)
     return own | {k: v._replace(default=own.get(k, v).default) for k, v in common.items()}
 
 

@@ -32,7 +32,7 @@ from processes import Server
 
 from qgf_jax.data.collect import collect
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 
 DATA = "pointmaze-medium-stitch-v0"
 
@@ -79,7 +79,7 @@ class Run:
         assert not self.checkpoints.why_invalid(self.steps)
         lines = [
             {k: v for k, v in line.items() if k != "steps_per_second"}
-            for line in read_lines(self.workdir / "metrics.jsonl")
+            for line in Lines.read(self.workdir / "metrics.jsonl").records
         ]
         return {"state": self.checkpoints.digest(self.steps), "metrics": lines}
 
@@ -157,7 +157,7 @@ def evaluated(run, rng=None):
                 os.kill(rng.choice(victims), signal.SIGKILL)
                 faults["simulator killed"] += 1
     assert process.returncode == 0, run.log.read_text()[-2000:]
-    lines = read_lines(run.workdir / "episodes.jsonl")
+    lines = Lines.read(run.workdir / "episodes.jsonl").records
     episodes = [{k: v for k, v in line.items() if k not in ("seconds", "path")} for line in lines]
     return sorted(episodes, key=lambda line: json.dumps(line, sort_keys=True)), faults
 

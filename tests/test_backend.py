@@ -11,9 +11,10 @@ from conftest import ROOT, tiny
 
 from qgf_jax import cli
 from qgf_jax import config as configs
-from qgf_jax.runs import run as runs
+from qgf_jax.config import RunConfig
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import fingerprint
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
 from qgf_jax.training.loop import pretrain
 
@@ -139,7 +140,7 @@ def test_a_run_goes_on_with_other_steps_a_dispatch(version, run_folder, maze_dat
     (work / "checkpoints" / "seals" / "4.json").unlink()
     path = work / "checkpoints" / "seals" / "2.json"
     if version == "before":
-        kept = configs.identity(configs.read(work / "config.json")["config"])
+        kept = RunConfig(configs.read(work / "config.json")["config"]).identity()
         kept["train.steps_per_dispatch"] = "2"
         seal = json.loads(path.read_text())
         del seal["sha256"]
@@ -148,7 +149,7 @@ def test_a_run_goes_on_with_other_steps_a_dispatch(version, run_folder, maze_dat
     sealed = path.read_bytes()
     config = tiny(**{"data.dir": str(maze_data), "seeds": 2, "train.steps_per_dispatch": 0})
     pretrain(config, work)
-    checkpoints = Checkpoints(work, identity=runs.open_run(work).identity)
+    checkpoints = Checkpoints(work, identity=Run.open(work).identity)
     assert [checkpoints.why_invalid(step) for step in (2, 4)] == ["", ""]
     assert path.read_bytes() == sealed  # it went on from there
     # Both save every second step, so their dispatches are of one length, and the bits are the same.

@@ -9,6 +9,7 @@ from conftest import MAZE, tiny
 
 from qgf_jax import bounds, cli, schema
 from qgf_jax import config as configs
+from qgf_jax.bounds import Bound
 from qgf_jax.data.collect import collect
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
@@ -215,14 +216,14 @@ def test_every_value_of_every_method_is_declared_with_bounds_that_hold_its_defau
         known = {k: v for critic in row.critics for k, v in schema.fields(name, critic).items()}
         for key, values in row.by_env.items():
             assert [v for v in values.values() if not known[key].bound.holds(v)] == []
-        assert not row.weights or bounds.of(bounds.Weights).holds(row.weights)
+        assert not row.weights or Bound.of(bounds.Weights).holds(row.weights)
     assert schema.fields("qgf", "iql")["preset"].bound.words == tuple(configs.PRESETS)
 
 
 def test_a_number_without_bounds_cannot_be_declared():
     for kind in (int, float, tuple[int, ...]):
         with pytest.raises(LookupError, match=r"qgf_jax/bounds\.py"):
-            bounds.of(kind)
+            Bound.of(kind)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_a_number_without_bounds_cannot_be_declared():
     ],
 )  # fmt: skip
 def test_kinds_hold_what_they_say(kind, inside, outside):
-    bound = bounds.of(kind)
+    bound = Bound.of(kind)
     assert [x for x in inside if not bound.holds(x)] == []
     assert [x for x in outside if bound.holds(x)] == []
 
@@ -261,7 +262,7 @@ def test_kinds_hold_what_they_say(kind, inside, outside):
     ],
 )
 def test_text_is_read_as_its_kind(kind, text, value):
-    found = bounds.read("it", text, bounds.of(kind))
+    found = Bound.of(kind).read("it", text)
     assert found == value and repr(found) == repr(value)
 
 

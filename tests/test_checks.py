@@ -17,7 +17,7 @@ from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import part
-from qgf_jax.training.programs import make_programs
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Learner, Loss, Obs, Spec
 
 
@@ -125,7 +125,7 @@ def test_a_dispatch_is_traced_once():
     rows = rows_of([30, 20])
     zeros = np.zeros(len(rows.ends))
     dataset = jax.device_put(Dataset.of(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9))
-    programs = make_programs(algorithms.Builder(config, spec).learner(), config, spec)
+    programs = Trainer.uncompiled(algorithms.Builder(config, spec).learner(), config, spec)
     run = jax.jit(chex.assert_max_traces(programs.run, n=1), static_argnums=2)
     state = jax.jit(programs.init)(np.arange(1))
     for _ in range(3):

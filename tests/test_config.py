@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from qgf_jax import bounds, schema
 from qgf_jax import config as configs
+from qgf_jax import schema
+from qgf_jax.bounds import Field
 from qgf_jax.cli import Parser
+from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.parts import parts
@@ -174,7 +176,9 @@ def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic
     read = configs.read(tmp_path / "config.json")["config"]
     assert configs.flatten(read)[key] == past != now
     assert (
-        configs.changed(read, new) == configs.changed(old, new) == [f"{key}: {past!r} -> {now!r}"]
+        RunConfig(read).changes_to(new)
+        == RunConfig(old).changes_to(new)
+        == [f"{key}: {past!r} -> {now!r}"]
     )
     before, after = (
         Run(tmp_path, c, {}, {"sha256": ""}).identity for c in (configs._tuples(old), read)
@@ -292,22 +296,22 @@ def test_a_run_from_before_a_rename_is_recognised(
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"config": as_before(plain)}))
     read = configs.read(path)["config"]
-    assert read == plain and configs.changed(read, plain) == []
+    assert read == plain and RunConfig(read).changes_to(plain) == []
     (line,) = lines()
     assert f"{path} has names of an older version: data.backup is now data.n_step" in line
     assert ("networks.ranking=slow is now target" in line) == (critic != "dqc")
-    found = [fingerprint(configs.identity(read, generation))[:12] for generation in range(3)]
+    found = [fingerprint(RunConfig(read).identity(generation))[:12] for generation in range(3)]
     assert found == [oldest, older, today]
     other = {**plain, "goals": plain["goals"] | {"subgoal_steps": 99}}
-    assert fingerprint(configs.identity(other))[:12] != today
+    assert fingerprint(RunConfig(other).identity())[:12] != today
     before = plain["goals"]["subgoal_steps"]
-    assert configs.changed(read, other) == [f"goals.subgoal_steps: {before} -> 99"]
+    assert RunConfig(read).changes_to(other) == [f"goals.subgoal_steps: {before} -> 99"]
 
 
 def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_the_fields():
     plain = configs.plain(configs.make())
     flat = configs.flatten(plain)
-    kept = configs.identity(plain)
+    kept = RunConfig(plain).identity()
     may_change = {key for key in flat if key.startswith(("eval.", "wandb."))} | {
         "data.dir", "data.name", "data.mode", "train.steps", "train.steps_per_dispatch",
         "train.log_every", "train.save_every", "train.keep", "train.check_replicas", "devices",
@@ -317,12 +321,12 @@ def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_t
     assert {key for key, field in fields.items() if field.may_change} == may_change
     assert not may_change & kept.keys()
     own = {key for key in flat if key.startswith(("eval.", "wandb.", "data.dir", "data.name"))}
-    assert flat.keys() - configs.shared(plain).keys() == own
+    assert flat.keys() - RunConfig(plain).shared().keys() == own
 
 
 def test_every_key_of_a_section_has_help():
     for section in (schema.Root, schema.Sampler, *schema._SECTIONS.values()):
-        for name, field in bounds.fields(section).items():
+        for name, field in Field.declared_in(section).items():
             assert field.help and not field.help.endswith("."), (section, name)
 
 
@@ -365,9 +369,9 @@ def test_a_config_survives_json(tmp_path):
     plain = configs.plain(configs.load(QUICKSTART))
     (tmp_path / "config.json").write_text(json.dumps(plain))
     assert configs.read(tmp_path / "config.json") == plain
-    assert configs.changed(plain, plain) == []
+    assert RunConfig(plain).changes_to(plain) == []
     moved = plain | {"data": plain["data"] | {"dir": "elsewhere/", "name": "renamed"}}
-    assert configs.changed(plain, moved) == []
+    assert RunConfig(plain).changes_to(moved) == []
 
 
 def test_configs_errors_and_environment_workers_need_no_jax():
@@ -385,5 +389,5 @@ def test_a_method_of_a_package_that_is_missing_is_named():
     """Else its keys would be unknown, and a sound run would look like one of another config."""
     config = configs.plain(configs.make())
     with pytest.raises(UserError, match="unknown method 'mimic'"):
-        configs.identity({**config, "algorithm": "mimic"}, 1)
-    assert configs.identity({"algorithm": 3, "critic": None}, 1) is not None
+        RunConfig({**config, "algorithm": "mimic"}).identity(1)
+    assert RunConfig({"algorithm": 3, "critic": None}).identity(1) is not None

@@ -18,10 +18,9 @@ from qgf_jax.errors import SaveError, UserError
 from qgf_jax.evaluation import episodes, evaluate
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.report import report
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.locks import EVALUATION, TRAINING
-from qgf_jax.runs.metrics import read_metrics
+from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
 
 LINE = {
@@ -120,7 +119,7 @@ def test_metrics_that_are_none_are_named_and_those_not_finite_are_numbers_again(
     wrong = [{"a": 1}, {"step": "1"}, {"step": 1, "a": [1]}, {"step": -1}, {"step": 2, "a": "x"}]
     for one in (*wrong, {"step": 3, "a": "nan"}, {"step": 4, "a": "-inf"}, {"step": 5, "a": 1}):
         Lines.append(path, one)
-    found = read_metrics(path)
+    found = MetricsLog.read(path)
     assert [one.line for one in found.left_out] == [1, 2, 3, 4, 5]
     assert str([one["a"] for one in found.records]) == "[nan, -inf, 1]"
 
@@ -198,7 +197,7 @@ def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):
     out = run.beside(tmp_path / "out")
     assert not out.workdir.exists()
     out.link()
-    assert runs.open_run(tmp_path / "out") == out and out.trained_in == run.workdir
+    assert Run.open(tmp_path / "out") == out and out.trained_in == run.workdir
     assert out.episodes.parent == tmp_path / "out" and out.metrics == run.metrics
     assert out.identity == run.identity
     assert run.beside(tmp_path / "out") == out
@@ -216,10 +215,10 @@ def test_a_folder_of_episodes_alone_names_its_checkpoints(run, tmp_path):
     with pytest.raises(UserError, match="is not for training"):
         Run.create(out.workdir, run.config, SPEC, DATA)
     run.workdir.rename(tmp_path / "moved")
-    moved = runs.open_run(tmp_path / "moved")
+    moved = Run.open(tmp_path / "moved")
     again = moved.beside(out.workdir)
     again.link()
-    assert runs.open_run(out.workdir).trained_in == moved.workdir
+    assert Run.open(out.workdir).trained_in == moved.workdir
     moved.workdir.rename(tmp_path / "moved again")
     other = Run.create(tmp_path / "b", tiny(seeds=1), SPEC, DATA)
     with pytest.raises(UserError, match="not of"):
@@ -236,7 +235,7 @@ def test_an_altered_config_is_named(run, part, value):
     path = run.workdir / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
     with pytest.raises(UserError, match=f"config.json: .*{part}.*altered"):
-        runs.open_run(run.workdir)
+        Run.open(run.workdir)
 
 
 ADVICE = {

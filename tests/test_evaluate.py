@@ -19,9 +19,9 @@ from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job, Plan
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs import loaded
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
-from qgf_jax.runtime import seeds
 
 QGF = Sampler("qgf", 1, ())
 
@@ -32,7 +32,7 @@ def folder(run_folder, tmp_path):
 
 
 def lines_of(folder):
-    return list(read_lines(folder / "episodes.jsonl"))
+    return list(Lines.read(folder / "episodes.jsonl").records)
 
 
 def identity(line):
@@ -414,9 +414,9 @@ def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
         rng.integers(0, 5, (2, 3, 3)).astype(np.int32),
         np.ones((2, 3), np.float32),
     )
-    assert len(seeds.sharding(2).device_set) == 2
+    assert len(loaded._sharding(2).device_set) == 2
     divided = worker_pool._compile_act(restored, QGF, 3)(*asked)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    monkeypatch.setattr(seeds, "sharding", lambda count: one)
+    monkeypatch.setattr(loaded, "_sharding", lambda count: one)
     np.testing.assert_array_equal(divided, worker_pool._compile_act(restored, QGF, 3)(*asked))
     assert np.any(divided[0] != divided[1])

@@ -69,9 +69,9 @@ def test_published_table_is_that_of_the_code():
     shown = published()
     assert list(shown) == list(algorithms.METHODS)
     assert methods._page(shown) == PAGE.read_text()
-    unit = costs.count("qgf")["flops"]
+    unit = costs._count("qgf")["flops"]
     for name in ("best_of", "qgf_jacobian", "grad_step", "cfgrl", "fql", "dsrl"):
-        found = costs.count(name)
+        found = costs._count(name)
         assert shown[name]["needs"] == found["needs"], name
         assert shown[name]["cost"] == pytest.approx(found["flops"] / unit, abs=6e-3), name
 
@@ -83,7 +83,7 @@ def counted(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("QGF_CACHE", raising=False)
     monkeypatch.setattr(
-        costs, "count", lambda name: names.append(name) or {"flops": 5.0, "needs": ["policy"]}
+        costs, "_count", lambda name: names.append(name) or {"flops": 5.0, "needs": ["policy"]}
     )
     return names
 
@@ -116,7 +116,7 @@ def test_a_method_that_cannot_be_counted_is_listed_with_the_reason(counted, monk
             raise KeyError("actor")
         return {"flops": 5.0, "needs": ["policy"]}
 
-    monkeypatch.setattr(costs, "count", broken)
+    monkeypatch.setattr(costs, "_count", broken)
     cli.main(["methods", "--json"])
     out, err = capsys.readouterr()
     rows = {row["name"]: row for row in json.loads(out)}

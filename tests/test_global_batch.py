@@ -15,7 +15,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.parts import part
 from qgf_jax.training import global_batch, parallel
 from qgf_jax.training import step as train
-from qgf_jax.training.state import TrainState, init_state
+from qgf_jax.training.state import TrainState
 
 # A method for each learner, and the critics spread over them.
 CASES = {
@@ -73,7 +73,7 @@ def case(name):
     )
     learner = algorithms.Builder(config, spec).learner()
     tx = optax.sgd(0.05)
-    state = made_up(functools.partial(init_state, learner=learner, tx=tx, spec=spec))
+    state = made_up(functools.partial(TrainState.init, learner=learner, tx=tx, spec=spec))
     losses = {group: learner.losses[group] for group in new_groups(name)}
     step = functools.partial(train.train_step, losses=losses, tx=tx, tau=0.1)
     return step, state, batch, *jax.jit(step)(state, batch)

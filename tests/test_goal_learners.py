@@ -323,11 +323,11 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
     from conftest import rows_of
 
     from qgf_jax.training import calibration as calibrate
-    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.training.programs import Trainer
 
     config = tiny("qgf", critic="contrastive")
     spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
-    trainer = make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
     data = jax.device_put(GoalDataset.of(rows_of([20, 20]), None))
     found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
     assert found["q_std"].shape == (1,) and float(found["q_std"][0]) > 0
@@ -342,13 +342,11 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     from conftest import rows_of
 
     from qgf_jax.training import calibration as calibrate
-    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.training.programs import Trainer
 
     config = tiny("qgf", critic="dqc")
     spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
-    state = make_trainer(algorithms.Builder(config, spec).learner(), config, spec).init(
-        np.arange(1)
-    )
+    state = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec).init(np.arange(1))
     critic = jax.tree.map(
         lambda x: x - 3.0 if x.shape[-1] == 1 and x.ndim == 3 else x, state.target_params["critic"]
     )  # biases of the last layer

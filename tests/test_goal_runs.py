@@ -18,7 +18,7 @@ from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS
 from qgf_jax.report import report
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.training.loop import pretrain
 
@@ -63,7 +63,7 @@ def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(ru
     evaluate.evaluate(
         run, sweep, episodes=1, selection_episodes=1, tasks=TASKS, envs=2, report_selected=True
     )
-    lines = list(read_lines(run / "episodes.jsonl"))
+    lines = list(Lines.read(run / "episodes.jsonl").records)
     assert {line["env"] for line in lines} == {"pointmaze-medium-stitch-v0"}
     assert {line["task"] for line in lines} == set(TASKS)
     reported = {(x["method"], x["weight"], x["task"]) for x in lines if x["split"] == "report"}

@@ -15,7 +15,7 @@ import pytest
 from conftest import LONG, ROOT
 
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 
 ENVIRONMENT = {
@@ -92,7 +92,8 @@ def test_two_hosts_reach_the_parameters_of_one_with_as_many_devices(
     for a, b in zip(mine, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)  # Adam's first steps have the size of its rate
     lines = [
-        [line["critic/loss"] for line in read_lines(w / "metrics.jsonl")] for w in (together, alone)
+        [line["critic/loss"] for line in Lines.read(w / "metrics.jsonl").records]
+        for w in (together, alone)
     ]
     np.testing.assert_allclose(*lines, rtol=1e-3)
 

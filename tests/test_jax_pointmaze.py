@@ -17,9 +17,9 @@ from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.episodes import SPLITS
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.report.tables import Table
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs import loaded
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
-from qgf_jax.runtime import seeds
 
 
 def pair(name):
@@ -205,7 +205,9 @@ def key_of(line):
 
 
 def test_evaluation_is_stepping_by_hand(played):
-    lines = [line for line in read_lines(played / "episodes.jsonl") if "(jax)" in line["env"]]
+    lines = [
+        line for line in Lines.read(played / "episodes.jsonl").records if "(jax)" in line["env"]
+    ]
     by_key = {key_of(line): line for line in lines}
     assert len(by_key) == len(lines) == 13 * 2 * 2 * 3
     restored = LoadedRun.open(played)
@@ -234,7 +236,7 @@ def test_evaluation_is_stepping_by_hand(played):
 
 
 def test_the_same_policy_goes_the_same_way_in_both(played):
-    lines = list(read_lines(played / "episodes.jsonl"))
+    lines = list(Lines.read(played / "episodes.jsonl").records)
     real = {key_of(line): line for line in lines if "(jax)" not in line["env"]}
     ours = {key_of(line): line for line in lines if "(jax)" in line["env"]}
     assert len(real) == 3 * 2 * 3
@@ -260,7 +262,7 @@ def test_finished_episodes_are_not_played_again(played, tmp_path):
 
 
 def test_nothing_mixes_the_simulators(played, tmp_path):
-    lines = list(read_lines(played / "episodes.jsonl"))
+    lines = list(Lines.read(played / "episodes.jsonl").records)
     labels = {line["env"] for line in lines}
     assert labels == {"pointmaze-medium-stitch-v0", "pointmaze-medium-stitch-v0 (jax)"}
     for line in lines:  # the device says 0.5 is better, the real environment 1.0
@@ -281,7 +283,7 @@ def test_nothing_mixes_the_simulators(played, tmp_path):
     (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     more = {"episodes": 3, "selection_episodes": 1, "report_selected": True}
     evaluate.evaluate(folder, SWEEP, **more, envs=4, workers=1)
-    new = list(read_lines(folder / "episodes.jsonl"))[len(lines) :]
+    new = list(Lines.read(folder / "episodes.jsonl").records)[len(lines) :]
     assert {(x["env"], x["method"], x["weight"], x["episode"]) for x in new} == {
         ("pointmaze-medium-stitch-v0", "reference", 0.0, 5),
         ("pointmaze-medium-stitch-v0", "qgf", 1.0, 5),
@@ -293,11 +295,11 @@ def test_devices_divide_the_seeds_and_play_the_same(played, monkeypatch):
     maze = PointMaze(restored.run.config["env"])
     arm = Arm("reference", 0.0, 1)
     jobs = [Job((arm,), seed, 1, i) for seed in range(2) for i in range(4)]
-    divided, one = seeds.sharding(2), jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    assert len(divided.device_set) == 2 and len(seeds.sharding(9).device_set) == 3
+    divided, one = loaded._sharding(2), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    assert len(divided.device_set) == 2 and len(loaded._sharding(9).device_set) == 3
     found = []
     for where in (divided, one):
-        monkeypatch.setattr(seeds, "sharding", lambda count, where=where: where)
+        monkeypatch.setattr(loaded, "_sharding", lambda count, where=where: where)
         results = {}
         DeviceSimulator(restored, maze, 2).rollout(jobs, results.__setitem__)
         found.append([{k: v for k, v in results[j].items() if k != "seconds"} for j in jobs])
@@ -309,7 +311,7 @@ def test_command_line(played, tmp_path, capsys):
     folder = shutil.copytree(played, tmp_path / "run")
     words = ["evaluate", f"--workdir={folder}", "--methods=reference", "--episodes=8"]
     cli.main([*words, "--selection_episodes=0", "--envs=jax:8"])
-    line = list(read_lines(folder / "episodes.jsonl"))[-1]
+    line = list(Lines.read(folder / "episodes.jsonl").records)[-1]
     assert (line["env"], line["episode"]) == ("pointmaze-medium-stitch-v0 (jax)", 15)
     capsys.readouterr()
     for wrong, hint in (

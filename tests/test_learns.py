@@ -12,9 +12,9 @@ from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Obs, Spec
 
 SPEC = Spec(state=(1,), action=2, chunk=1)
@@ -51,7 +51,7 @@ def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_refe
             "optimizer.learning_rate": 2e-3,
         }
     )
-    trainer = make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    trainer = Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
     state, _ = trainer.run(trainer.init(np.array([0])), jax.device_put(bandit()), 1500)
     params, target = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
     keys = jax.random.split(jax.random.key(1), 300)
@@ -140,7 +140,7 @@ def test_a_policy_that_never_arrives_is_led_to_the_goal(tmp_path):
     sweep = Arm.sweep(["reference", "best_of", "qgf"], [3.0, 10.0])
     evaluate.evaluate(run, sweep, episodes=16, selection_episodes=0, envs=48, simulator="jax")
     by_arm = {}
-    for line in read_lines(run / "episodes.jsonl"):
+    for line in Lines.read(run / "episodes.jsonl").records:
         by_arm.setdefault((line["method"], line["weight"]), []).append(line["success"])
     success = {arm: np.mean(values) for arm, values in by_arm.items()}
     assert success["reference", 0.0] < 0.1, success

@@ -16,10 +16,9 @@ from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.table import METHODS
 from qgf_jax.runtime import backend
-from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training import dry_run, parallel
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 PLATFORMS = ("cuda", "tpu")
@@ -55,7 +54,7 @@ def training(config, devices=(), form="pmap"):
     program = trainer.run
     if not hasattr(program, "trace"):  # JAX lowers a pmap for what is here alone
         program = jax.jit(program, static_argnums=2)
-    state = jax.eval_shape(trainer.init, seeds_of(config))
+    state = jax.eval_shape(trainer.init, trainer.seeds)
     data = dry_run._dataset_shapes(spec)
     if devices:
         data = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), data)
@@ -139,12 +138,12 @@ def test_what_is_around_training_is_lowered(platform):
     """The first state, the losses on other data, the calibration, and the maze on the device."""
     config, maze = tiny(), PointMaze(tiny()["env"])
     spec = spec_of(config)
-    trainer = make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
     _, (state, data, _) = training(config)
     start = maze.start(maze.name.tasks[0], 0)
     measure = functools.partial(calibrate.measure, config, spec)
     for program, arguments in (
-        (trainer.init, [seeds_of(config)]),
+        (trainer.init, [trainer.seeds]),
         (trainer.evaluate, [state, data]),
         (jax.jit(measure), [state, data]),
         (jax.jit(lambda start, action: maze.step(maze.reset(start)[0], action)), [start, shape(2)]),

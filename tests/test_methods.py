@@ -17,13 +17,14 @@ import pytest
 from conftest import MAZE, ROOT, tiny
 from test_learners import make_batch
 
-from qgf_jax import bounds, load_policy
+from qgf_jax import load_policy
+from qgf_jax.bounds import Field
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.optimizers import make_optimizer
@@ -197,7 +198,7 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
     evaluate.evaluate(
         folder, sweep, episodes=1, selection_episodes=0, tasks=(1,), envs=FIVE, workers=1
     )
-    (line,) = read_lines(folder / "episodes.jsonl")
+    (line,) = Lines.read(folder / "episodes.jsonl").records
     assert (line["method"], line["best_of"]) == (name, row.best_of[0]) and line["length"] > 0
 
 
@@ -261,7 +262,7 @@ def test_choices_are_the_declared_parts():
     options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}
     for option, kind in options.items():
         assert found[option].bound.words == tuple(parts.parts(kind)), option
-    networks = bounds.fields(NetworkOptions)
+    networks = Field.declared_in(NetworkOptions)
     assert networks["activation"].bound.words == tuple(ACTIVATIONS)
     assert networks["aggregate"].bound.words == tuple(AGGREGATES)
 
@@ -271,7 +272,7 @@ def test_every_option_of_a_part_says_what_it_is():
         for part in parts.parts(kind).values():
             assert part.about.endswith("."), part.name
             assert all(field.help for field in part.fields.values()), part.name
-    assert all(field.help for field in bounds.fields(NetworkOptions).values())
+    assert all(field.help for field in Field.declared_in(NetworkOptions).values())
 
 
 ALL = {"iql", "td", "dqc", "contrastive"}

@@ -15,7 +15,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import programs
 from qgf_jax.training.parallel import FORMS, DeviceLayout
-from qgf_jax.training.programs import make_programs
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(state=(2,), action=2, chunk=3)
@@ -60,7 +60,7 @@ def emulated(dataset, count, form, steps=3, **changes):
     config = config_of(**changes)
     learner = algorithms.Builder(config, SPEC).learner()
     axis = "devices" if form == "pmap" else None
-    programs = make_programs(learner, config, SPEC, shards=count, axis_name=axis)
+    programs = Trainer.uncompiled(learner, config, SPEC, shards=count, axis_name=axis)
     pieces = jax.tree.map(lambda *x: np.stack(x), *dataset.split(count, SPEC.chunk))
     run = functools.partial(programs.run, num_steps=steps)
     if axis:

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
 from qgf_jax.errors import UserError
-from qgf_jax.runtime import compiled
+from qgf_jax.runtime import backend
 
 ROOT = Path(__file__).parent.parent
 SETUP = (ROOT / "setup.cfg").read_text()
@@ -95,7 +95,7 @@ def test_pythons_do_not_share_compiled_programs(monkeypatch, tmp_path):
     for version in ((3, 13, 0), (3, 14, 0)):
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         monkeypatch.setattr("sys.version_info", version)
-        compiled.keep_compiled()
+        backend._keep_compiled()
         folders.add(os.environ["JAX_COMPILATION_CACHE_DIR"])
     assert len(folders) == 2
 

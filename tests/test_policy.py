@@ -106,7 +106,7 @@ def test_a_loaded_run_is_what_acts_of_the_checkpoint_and_nothing_else(run_folder
     step, part, _ = checkpoints.restore_part(("params", "target_params"), here, 4)
     assert step == loaded.step == 4 and part.keys() == {"params", "target_params"}
     whole = ArrayFiles(checkpoints.root, "4").read_named()
-    found = dict(tree.named(part))
+    found = dict(tree.ArrayTree(part).named())
     expected = {k: v for k, v in whole.items() if k.split("/")[0] in part}
     assert found.keys() == expected.keys() and len(found) < len(whole)
     for name, array in found.items():

@@ -10,14 +10,15 @@ from conftest import tiny
 
 from qgf_jax import config as configs
 from qgf_jax import load_policy
+from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import Builder
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import fingerprint, read_lines
-from qgf_jax.runs.run import _is_alike, open_run
+from qgf_jax.runs.files import Lines, fingerprint
+from qgf_jax.runs.run import Run, _is_alike
 from qgf_jax.training import loop as pretraining
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 
@@ -28,14 +29,14 @@ def config(maze_data):
 
 def final_state(config, workdir):
     spec = Spec.of(json.loads((workdir / "config.json").read_text())["spec"])
-    trainer = make_trainer(Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     step, state, _ = Checkpoints(workdir).restore(jax.eval_shape(trainer.init, np.arange(1)))
     return step, jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
 
 def scalars(workdir):
     drop = ("steps_per_second",)
-    lines = read_lines(workdir / "metrics.jsonl")
+    lines = Lines.read(workdir / "metrics.jsonl").records
     return [{k: v for k, v in line.items() if k not in drop} for line in lines]
 
 
@@ -109,7 +110,7 @@ def test_data_in_another_folder_go_on_bit_for_bit(
     (work / "checkpoints" / "seals" / "4.json").unlink()
     record = json.loads((work / "config.json").read_text())
     if version == "older":
-        before = configs.identity(configs.read(work / "config.json")["config"])
+        before = RunConfig(configs.read(work / "config.json")["config"]).identity()
         before |= {"data.dir": repr(str(maze_data)), "train.steps_per_dispatch": "2"}
         old = fingerprint(before)
         seal_path = work / "checkpoints" / "seals" / "2.json"
@@ -128,7 +129,7 @@ def test_data_in_another_folder_go_on_bit_for_bit(
     config = tiny(**{"data.dir": f"{elsewhere}/", "seeds": 2})
     for _ in range(2):  # the second time there is nothing left to do
         pretrain(config, work)
-        run = open_run(work)
+        run = Run.open(work)
         assert run.config["data"]["dir"] == f"{elsewhere}/"
         assert json.loads(json.dumps(run.spec)) == record["spec"]
         checkpoints = Checkpoints(work, identity=run.identity)
@@ -171,7 +172,7 @@ def test_a_normalisation_of_an_earlier_version_is_of_the_same_data():
 
 
 def test_metrics_hold_training_and_validation_losses(run_folder):
-    lines = list(read_lines(run_folder / "metrics.jsonl"))
+    lines = list(Lines.read(run_folder / "metrics.jsonl").records)
     assert [line["step"] for line in lines] == [2, 4]
     for group in ("policy", "critic", "value"):
         assert f"validation/{group}/loss" in lines[0]

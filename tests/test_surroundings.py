@@ -23,8 +23,8 @@ from qgf_jax.report import video
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import children
-from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training import loop as pretrain
+from qgf_jax.training import programs
 
 STANDARD = ("random", "socket", "selectors", "numpy", "tempfile")
 
@@ -262,12 +262,12 @@ def test_a_resumed_run_of_weights_and_biases_goes_on_under_its_id(odd_run, monke
 
 
 def test_seeds_reach_the_last_one_and_each_is_a_run_of_its_own():
-    seeds = seeds_of({"seed": 2**32 - 3, "seeds": 3})
+    seeds = programs._seeds_of({"seed": 2**32 - 3, "seeds": 3})
     assert seeds.dtype == np.uint32 and seeds.tolist() == [2**32 - 3, 2**32 - 2, 2**32 - 1]
     keys = jax.random.key_data(jax.jit(jax.vmap(jax.random.key))(seeds)).tolist()
     assert keys == [[0, int(seed)] for seed in seeds]
     for seed, key in zip(seeds, keys, strict=True):
-        (alone,) = seeds_of({"seed": int(seed), "seeds": 1})
+        (alone,) = programs._seeds_of({"seed": int(seed), "seeds": 1})
         assert jax.random.key_data(jax.random.key(alone)).tolist() == key
     low = jax.random.key_data(jax.jit(jax.vmap(jax.random.key))(np.arange(3, 5))).tolist()
     assert low == [[0, 3], [0, 4]]  # as before

@@ -16,7 +16,7 @@ from conftest import tiny
 from qgf_jax.core import networks
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 SPEC = Spec(state=(1,), action=2, chunk=1)
@@ -100,7 +100,7 @@ def trained():
                 **TRAINING.get(name, {}),
             },
         )
-        trainer = make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+        trainer = Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
         state, _ = trainer.run(
             trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600 if denoised else 400
         )
@@ -116,9 +116,9 @@ def trained():
 
 @pytest.fixture(autouse=True)
 def known_critic(monkeypatch):
-    real = algorithms.Builder.networks
+    real = algorithms.build_networks
     monkeypatch.setattr(
-        algorithms.Builder, "networks", lambda self: KnownCritic(**vars(real(self)))
+        algorithms, "build_networks", lambda *args: KnownCritic(**vars(real(*args)))
     )
 
 

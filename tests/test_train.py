@@ -14,7 +14,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.training import optimizers
 from qgf_jax.training import step as train
 from qgf_jax.training.optimizers import make_optimizer
-from qgf_jax.training.programs import make_programs, make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
 from qgf_jax.types import Learner, Loss, Spec
@@ -151,7 +151,7 @@ def dataset():
 
 def trainer_of(**changes):
     config = tiny(**changes)
-    return make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    return Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
 
 
 def test_seeds_side_by_side_equal_seeds_alone_and_differ_from_each_other(dataset):
@@ -174,7 +174,7 @@ def test_any_cut_into_dispatches_gives_the_same_bits(dataset):
     Compiled as for users: the kernels that are quick to compile round a single step differently.
     """
     config = tiny()
-    programs = make_programs(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    programs = Trainer.uncompiled(algorithms.Builder(config, SPEC).learner(), config, SPEC)
     run = jax.jit(programs.run, static_argnums=2, compiler_options=AS_USERS)
     start = jax.jit(programs.init)(np.array([0]))
     whole, parts = run(start, dataset, 6)[0], start
@@ -306,7 +306,7 @@ def test_metrics_are_means_over_the_steps_that_count(dataset):
     # One number for all examples: a batch is left out whole.
     draw = lambda key, size, x: jnp.full(size, jax.random.uniform(key))
     learner = Learner(lambda *_: {"a": jnp.zeros(())}, {"a": Loss(loss, draw, weighted=False)})
-    trainer = make_trainer(learner, tiny(), SPEC)
+    trainer = Trainer.of(learner, tiny(), SPEC)
     state, metrics = trainer.run(trainer.init(np.array([0])), dataset, 12)
     assert 0 < int(state.guard.skipped[0]) < 12
     assert float(metrics["a/loss"][0]) == 1.0

@@ -14,7 +14,7 @@ from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import calibration as calibrate
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Obs, Spec
 
 MEAN, VARIANCE = np.array([0.3, -0.2], np.float32), np.array([0.25, 0.04], np.float32)
@@ -94,7 +94,7 @@ def trained(scale, shift):
         discount=np.zeros(2000, np.float32),
     )  # fmt: skip
     config = tiny(**{"networks.policy_hidden": (16,), "networks.critic_hidden": (16,)})
-    trainer = make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    trainer = Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
     state = trainer.init(np.array([0]))
     last = state.target_params["critic"]["params"]["MLP_0"]["Dense_1"]
     bent = {"kernel": scale * last["kernel"], "bias": scale * last["bias"] + shift}
@@ -153,10 +153,10 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     steep = lambda members, obs: (
         lambda action: jnp.where(obs.state[0] > 0.5, 100.0, 1.0) * action[0]
     )
-    monkeypatch.setattr(algorithms.Builder, "sample", lambda *_: sample)
+    monkeypatch.setattr(algorithms, "build_sample", lambda *_: sample)
     logit = lambda members, obs: lambda action: 10.0 * steep(members, obs)(action)
     nets = SimpleNamespace(q_of=steep, q_logit_of=logit, bounded=True)
-    monkeypatch.setattr(algorithms.Builder, "networks", lambda _: nets)
+    monkeypatch.setattr(algorithms, "build_networks", lambda *_: nets)
     n = 1000
     row = np.arange(n, dtype=np.int32)
     dataset = Dataset(

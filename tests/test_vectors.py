@@ -12,8 +12,8 @@ from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training import vectors
 from qgf_jax.training.optimizers import make_optimizer
-from qgf_jax.training.programs import make_programs
-from qgf_jax.training.state import init_state
+from qgf_jax.training.programs import Trainer
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Spec
 
 SPEC = Spec(state=(2,), action=2, chunk=3)
@@ -30,7 +30,7 @@ def dataset():
 def programs_of(packed, **changes):
     config = tiny(**changes)
     learner = algorithms.Builder(config, SPEC).learner()
-    return make_programs(learner, config, SPEC, packed=packed)
+    return Trainer.uncompiled(learner, config, SPEC, packed=packed)
 
 
 CASES = [
@@ -97,10 +97,10 @@ def test_what_is_packed_comes_back_bit_for_bit():
     config = tiny(algorithm="rebrac", critic="td")
     learner = algorithms.Builder(config, SPEC).learner()
     tx = make_optimizer(config, learner.every)
-    state = init_state(jnp.uint32(0), learner, tx, SPEC)
+    state = TrainState.init(jnp.uint32(0), learner, tx, SPEC)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
     moved = jax.tree.map(lambda x: x + 1, state.target_params)
-    packed = vectors.pack(state, tx)
+    packed = vectors.Packed.of(state, tx)
     assert all(x.ndim == 1 for x in packed.state.params.values())
     later = {name: x + 1 for name, x in packed.state.target_params.items()}
     back = packed.unpack(packed.state.replace(target_params=later))

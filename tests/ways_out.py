@@ -87,15 +87,15 @@ def move(arguments):
     import numpy as np
 
     from qgf_jax.methods.table import Builder
-    from qgf_jax.runs import run
-    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.runs.run import Run
+    from qgf_jax.training.programs import Trainer
     from qgf_jax.types import Spec
 
     source, target, count = arguments
     assert jax.device_count() == int(count), jax.devices()
-    found = run.open_run(source)
+    found = Run.open(source)
     config, spec = found.config, Spec.of(found.spec)
-    trainer = make_trainer(Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
 
     def spread(leaf):
@@ -110,7 +110,7 @@ def move(arguments):
     restored = Checkpoints(source, identity=found.identity).restore(template)
     leaves = jax.tree.leaves(restored.state)
     assert max(len(leaf.sharding.device_set) for leaf in leaves) == int(count)
-    run.Run.create(target, config, found.spec, found.dataset)
+    Run.create(target, config, found.spec, found.dataset)
     Checkpoints(target, identity=found.identity).save(restored.step, restored.state)
 
 

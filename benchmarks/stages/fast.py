@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.tree import tree_bytes
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.runs.tree import ArrayTree
+from qgf_jax.training.programs import Trainer
 from stages import limits, programs, trace
 from stages.record import Deadline, Results, describe_device
 
@@ -79,9 +79,9 @@ def measure(plan: Plan, device: Any, *, dry: bool) -> dict[str, Any]:
     data = jax.device_put(made.data)
     config = made.config | {"precision": plan.precision}
     learner = algorithms.Builder(config, made.spec).learner()
-    run = make_trainer(learner, config, made.spec).run
+    run = Trainer.of(learner, config, made.spec).run
     state = programs.repeated(initial, plan.seeds)
-    size, started = tree_bytes(state.replace(key=None)), time.perf_counter()
+    size, started = ArrayTree(state.replace(key=None)).bytes(), time.perf_counter()
     trace_of = run.trace(state, data, plan.steps)
     lowered = trace_of.lower()
     traced = time.perf_counter()
@@ -108,7 +108,7 @@ def measure(plan: Plan, device: Any, *, dry: bool) -> dict[str, Any]:
         "compile_seconds": done - traced,
         "bytes": {
             "state": size,
-            "data": tree_bytes(made.data),
+            "data": ArrayTree(made.data).bytes(),
             "work": getattr(memory, "temp_size_in_bytes", None),
             "in_use": stats.get("bytes_in_use"),
             "peak_so_far": stats.get("peak_bytes_in_use"),

@@ -140,7 +140,7 @@ def describe_device(results: Results, *, dry: bool) -> Any:
     """The device that is measured, written down once. Raises `NotAnAcceleratorError` on a CPU."""
     import jax
 
-    from qgf_jax.runs.run import versions
+    from qgf_jax.runs.run import Run
     from stages.limits import peaks
 
     device = jax.devices()[0]
@@ -156,7 +156,7 @@ def describe_device(results: Results, *, dry: bool) -> Any:
         "peaks": limits._asdict() if limits else None,
     }
     if results.read()["device"] is None:
-        results.note(device=about, versions=versions())
+        results.note(device=about, versions=Run.versions())
     return device
 
 

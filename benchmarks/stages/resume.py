@@ -12,7 +12,7 @@ from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import load_policy
-from qgf_jax.runs.run import open_run
+from qgf_jax.runs.run import Run
 from qgf_jax.training.loop import pretrain
 from stages.compared import TOLERANCES, compare
 from stages.record import ROOT, Results, python, said
@@ -69,7 +69,7 @@ def kill_and_restore(results: Results, folder: Path, *, dry: bool) -> None:
 
 def _states(workdir: Path) -> dict[int, str]:
     """The digests of a run's checkpoints, as `qgf verify` says them."""
-    run_of = open_run(workdir)
+    run_of = Run.open(workdir)
     checkpoints = Checkpoints(run_of.trained_in, identity=run_of.identity)
     return {step: checkpoints.digest(step) for step in checkpoints.steps()}
 

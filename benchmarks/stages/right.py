@@ -19,7 +19,7 @@ import optax
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.global_batch import batch_loss
-from qgf_jax.training.programs import Trainer, make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
 from stages import acting, programs, resume
@@ -153,7 +153,7 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
         results.put(f"ten updates by descent, {precision}", compared)
     config = made.config | {"precision": "float32"}
     learner = algorithms.Builder(config, made.spec).learner()
-    trainer = make_trainer(learner, config, made.spec)
+    trainer = Trainer.of(learner, config, made.spec)
     found, expected = (_ten_by_adam(trainer, made, where, dry) for where in (device, cpu()))
     results.put("ten updates by Adam, float32", movement(found, expected, params))
 
@@ -221,7 +221,7 @@ def _updates(dry: bool) -> tuple[Any, Callable[[], Any], int]:
 
     config = made.config | {"precision": "tf32"}
     learner = algorithms.Builder(config, made.spec).learner()
-    trainer = make_trainer(learner, config, made.spec)
+    trainer = Trainer.of(learner, config, made.spec)
     return trainer.run.lower(*begin(), steps).compile(), begin, steps
 
 

@@ -20,7 +20,7 @@ from qgf_jax.errors import Stopped
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.report import report
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.training.loop import pretrain
 from stages import programs
 from stages.record import ROOT, Deadline, Results, describe_device
@@ -103,7 +103,7 @@ def paper(folder: Path, seconds: float, *, dry: bool) -> dict[str, Any]:
             pretrain({**config, "train": {**config["train"], **options}}, folder / "run", loaded)
     finally:
         done.set()
-    lines = [(line["step"], line["steps_per_second"]) for line in read_lines(metrics)]
+    lines = [(line["step"], line["steps_per_second"]) for line in Lines.read(metrics).records]
     if len(lines) < 2:
         raise RuntimeError(f"{seconds:.0f} s were not enough for {2 * every} updates")
     # A line's rate is of all since the start, so that it says when it was written.

@@ -46,7 +46,7 @@ SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     ),
     "Configs": (
         "Keys: [config.md](config.md).",
-        {"config": ("make", "load", "update", "plain"), "bounds": ("Field", "fields")},
+        {"config": ("make", "load", "update", "plain"), "bounds": ("Field",)},
     ),
     "Runs": ("", {"runs.loaded": ("LoadedRun",)}),
 }

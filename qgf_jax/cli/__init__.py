@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 
-from qgf_jax import bounds
-from qgf_jax.errors import SaveError, Stopped, UserError, log, unknown_name_error
+from qgf_jax.bounds import Bound, Count
+from qgf_jax.errors import SaveError, Stopped, UserError, log
 from qgf_jax.runtime import backend
-from qgf_jax.runtime.compiled import keep_compiled
 
 COMMANDS = {
     "collect": "make a dataset with the benchmark's own scripted experts",
@@ -69,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         """Adds the flag --cpu_threads, for commands that run JAX."""
         self.add_argument(
             "--cpu_threads",
-            type=bounds.Count,
+            type=Count,
             action=_CpuThreads,
             help="threads of XLA on a CPU; 1 is best for small networks",
         )
@@ -87,7 +86,7 @@ def _kind(kind: Any) -> Callable[[str], Any]:
     """An argparse type, of a kind of `bounds` or of a function that raises `UserError`."""
     read = kind
     if get_origin(kind) is Annotated:
-        read = functools.partial(bounds.read, "the value", bound=bounds.of(kind))
+        read = functools.partial(Bound.of(kind).read, "the value")
 
     def parse(text: str) -> Any:
         try:
@@ -162,7 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_standard_streams()
     backend.set_variables()
-    keep_compiled()
     backend.tune(alone=words[:1] == ["train"])
     try:
         _run(words)
@@ -215,7 +213,7 @@ def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
     elif words[0] not in COMMANDS:
-        raise unknown_name_error("command", words[0], COMMANDS)
+        raise UserError.unknown("command", words[0], COMMANDS)
     else:
         importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
 

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qgf_jax import bounds
-from qgf_jax.bounds import Count, Counts, EpisodesIfAny, Index, Weights
+from qgf_jax.bounds import Bound, Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods.table import METHODS, Method, method
-from qgf_jax.runs import run
 from qgf_jax.runs.locks import EVALUATION
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)
-    config = run.open_run(flags.workdir).config
+    config = Run.open(flags.workdir).config
     options = _options(flags, config["eval"])
     names = (flags.methods or _default(config["algorithm"])).split(",")
     for name in names:
@@ -153,7 +152,7 @@ def _envs(text: str) -> tuple[str | None, int | None]:
     simulator, _, count = text.rpartition(":") if text != "jax" else ("jax", "", "")
     if simulator not in ("", "jax") or (count and not count.lstrip("-").isdecimal()):
         raise UserError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
-    envs = bounds.read("the value", count, bounds.of(Index)) if count else None
+    envs = Bound.of(Index).read("the value", count) if count else None
     return simulator or None, envs
 
 

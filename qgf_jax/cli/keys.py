@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from qgf_jax import config as configs
 from qgf_jax import schema
 from qgf_jax.bounds import Field
-from qgf_jax.errors import unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.methods.table import METHODS
 
 _Trained = tuple[str, str]
@@ -121,7 +121,7 @@ def describe(topic: str) -> str:
     name = topic.removeprefix("--").removeprefix("config.")
     found = [entry for entry in _entries() if entry.answers(name)]
     if not found:
-        raise unknown_name_error("config key", name, {x for e in _entries() for x in e.names})
+        raise UserError.unknown("config key", name, {x for e in _entries() for x in e.names})
     return "\n\n".join("\n    ".join(_lines(entry)) for entry in found)
 
 

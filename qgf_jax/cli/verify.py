@@ -9,7 +9,7 @@ from qgf_jax.data.converted import Manifest
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.runs.locks import TRAINING
-from qgf_jax.runs.run import open_run
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _verify(workdir: Path, *, rescue: bool) -> None:
-    run = open_run(workdir)
+    run = Run.open(workdir)
     checkpoints = Checkpoints(run.trained_in, identity=run.identity)
     if rescue:
         with TRAINING.lock(run.trained_in):

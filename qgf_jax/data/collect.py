@@ -4,6 +4,7 @@ No JAX but for the simulator on the device.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax import bounds
+from qgf_jax.bounds import Bound, Count, Seed
 from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError
@@ -46,8 +47,8 @@ def collect(
     """
     parsed, family = EnvName.parse(name), Family.of(name)
     dataset, collector = parsed.dataset, family.collector(parsed, simulator)
-    bounds.check("--episodes", episodes, bounds.of(bounds.Count))
-    bounds.check("--seed", seed, bounds.of(bounds.Seed))
+    Bound.of(Count).check("--episodes", episodes)
+    Bound.of(Seed).check("--seed", seed)
     out = Path(out)
     files = [out / f"{dataset}{suffix}.npz" for suffix in _SPLITS]
     on_device = simulator == ON_DEVICE
@@ -129,7 +130,7 @@ def _make(
     )
     with (
         bar,
-        children.safe_path(),
+        _safe_path(),
         concurrent.futures.ProcessPoolExecutor(count, fresh, _watch, (os.getpid(),)) as pool,
     ):
         futures = [
@@ -143,6 +144,11 @@ def _make(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _safe_path() -> contextlib.AbstractContextManager[None]:
+    """Leaves the working folder out for processes that `multiprocessing` starts in the block."""
+    return children.variable("PYTHONSAFEPATH", "1")
 
 
 def _watch(parent: int) -> None:

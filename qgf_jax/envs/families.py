@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import load_entry
 
 _GROUP = "qgf_jax.environments"
@@ -217,7 +217,7 @@ class Family(abc.ABC):
         if not (dataset and task.isdecimal()):
             dataset, task = name, ""
         if self.names and dataset not in self.names:
-            raise unknown_name_error(f"{self} environment", dataset, self.names)
+            raise UserError.unknown(f"{self} environment", dataset, self.names)
         parsed = EnvName(dataset, 0, self.goals, "", self.prefix, self.tasks)
         if task:
             return parsed.with_task(int(task))
@@ -342,7 +342,7 @@ def _family(prefix: str) -> Family:
     elif prefix in outside:
         found = load_entry(outside[prefix], "a family of environments")
     else:
-        raise unknown_name_error("family of environments", prefix, [*_FAMILIES, *outside])
+        raise UserError.unknown("family of environments", prefix, [*_FAMILIES, *outside])
     if not isinstance(found, Family):
         raise UserError(f"{prefix}: {found!r} is no `Family`: mend its entry in {_GROUP}")
     found.prefix = "" if prefix in ("", default) else prefix

@@ -22,7 +22,7 @@ import numpy as np
 
 from qgf_jax.envs import mazes, unrendered
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family, Labels
-from qgf_jax.errors import UserError, log, unknown_name_error
+from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import children
 
 TASKS = (1, 2, 3, 4, 5)
@@ -296,7 +296,7 @@ def _check(env_id: str) -> None:
     if env_id not in ours:
         scenes = sorted({i.split("-")[0] for i in ours})
         if difflib.get_close_matches(env_id.split("-")[0], scenes, n=1, cutoff=0.8):
-            raise unknown_name_error("environment", env_id, ours)
+            raise UserError.unknown("environment", env_id, ours)
         raise UserError(
             f"environment {env_id!r} is none of OGBench's ({', '.join(scenes)}): name one of these, or "
             "of another family, as FAMILY:NAME"

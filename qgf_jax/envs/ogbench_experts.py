@@ -14,7 +14,7 @@ import numpy as np
 
 from qgf_jax.envs import mazes, ogbench
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError
 
 _STACKING = {  # scene -> range of the chance that a new target is on top of another cube
     "cube-single": (0.0, 0.0),
@@ -51,7 +51,7 @@ class Expert:
         """Raises `UserError` unless a name's scene and kind have an expert, in that simulator."""
         scene, on_device = name.scene, simulator == ON_DEVICE
         if simulator not in SIMULATORS:
-            raise unknown_name_error("simulator", simulator, SIMULATORS)
+            raise UserError.unknown("simulator", simulator, SIMULATORS)
         if scene.startswith("visual-"):
             raise UserError(
                 f"{scene} has pixels for observations, which are not supported: no data made"
@@ -62,10 +62,10 @@ class Expert:
             )
         scenes = tuple(mazes.MAZES) if on_device else SCENES
         if scene not in scenes:
-            raise unknown_name_error("environment to collect from", scene, scenes)
+            raise UserError.unknown("environment to collect from", scene, scenes)
         kinds = mazes.EXPERT_KINDS if scene in mazes.MAZES else _ARM_KINDS
         if name.kind not in kinds:
-            raise unknown_name_error(f"kind of {scene} data", name.kind, kinds)
+            raise UserError.unknown(f"kind of {scene} data", name.kind, kinds)
         if not on_device:
             ogbench.FAMILY.require()
 

@@ -159,7 +159,7 @@ class DeviceSimulator(Simulator):
 
             return jax.lax.while_loop(is_busy, body, carry)[1]
 
-        sharding = seeds.sharding(self._loaded.seeds)
+        sharding = self._loaded.sharding()
         params = jax.device_put(self._loaded.params, sharding)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from qgf_jax.envs.families import ON_DEVICE, EnvName
-from qgf_jax.runs.files import Lines, is_count, is_number
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
 
@@ -18,21 +18,21 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return is_count(value) and value > 0
+    return Lines.is_count(value) and value > 0
 
 
 def _is_success(value: Any) -> bool:
-    return is_number(value) and 0 <= value <= 1
+    return Lines.is_number(value) and 0 <= value <= 1
 
 
 def _are_options(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(one, str | bool) or is_number(one) for one in value.values()
+        isinstance(one, str | bool) or Lines.is_number(one) for one in value.values()
     )
 
 
 def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+    return isinstance(value, list) and len(value) == 2 and all(map(Lines.is_number, value))
 
 
 def _is_path(value: Any) -> bool:
@@ -41,23 +41,23 @@ def _is_path(value: Any) -> bool:
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (_is_text, "a name"),
-    "weight": (is_number, "a number"),
+    "weight": (Lines.is_number, "a number"),
     "best_of": (_is_positive, "a whole number from 1"),
     "options": (_are_options, "an object of numbers, names and truth values"),
     "env": (_is_text, "a name"),
     "task": (_is_positive, "a whole number from 1"),
-    "episode": (is_count, "a whole number from 0"),
+    "episode": (Lines.is_count, "a whole number from 0"),
     "split": (SPLITS.__contains__, " or ".join(SPLITS)),
-    "seed": (is_count, "a whole number from 0"),
-    "step": (is_count, "a whole number from 0"),
-    "return": (is_number, "a number"),
-    "length": (is_count, "a whole number from 0"),
+    "seed": (Lines.is_count, "a whole number from 0"),
+    "step": (Lines.is_count, "a whole number from 0"),
+    "return": (Lines.is_number, "a number"),
+    "length": (Lines.is_count, "a whole number from 0"),
     "success": (_is_success, "a number from 0 to 1"),
 }
 _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "goal": (_is_point, "a point"),
     "path": (_is_path, "a list of points"),
-    "seconds": (is_number, "a number"),
+    "seconds": (Lines.is_number, "a number"),
     "failed": (_is_text, "a reason"),
 }
 """Fields that some lines lack."""

@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family
-from qgf_jax.errors import unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
 
 
@@ -45,8 +45,8 @@ def evaluate(
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
     if simulator not in SIMULATORS:
-        raise unknown_name_error("simulator", simulator, SIMULATORS)
-    run = runs.open_run(workdir)
+        raise UserError.unknown("simulator", simulator, SIMULATORS)
+    run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
     name = EnvName.parse(run.config["env"])

@@ -147,7 +147,7 @@ def _compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
         chunks = jax.lax.map(block, jax.tree.map(blocks, tuple(rest)))
         return chunks.reshape(-1, *chunks.shape[2:])[:per_seed]
 
-    sharding, shape = seeds.sharding(loaded.seeds), (loaded.seeds, per_seed)
+    sharding, shape = loaded.sharding(), (loaded.seeds, per_seed)
     params = jax.device_put(loaded.params, sharding)
     shapes = (
         jax.ShapeDtypeStruct((*shape, spec.width), np.float32, sharding=sharding),

@@ -19,7 +19,7 @@ from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
-from qgf_jax.runs.tree import check_tree, describe
+from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend
 from qgf_jax.types import Spec
 
@@ -171,17 +171,16 @@ def _state(official: Official, config: Mapping[str, Any], spec: Spec) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from qgf_jax.runtime.seeds import seeds_of
-    from qgf_jax.training.programs import make_trainer
+    from qgf_jax.training.programs import Trainer
     from qgf_jax.training.state import TrainState
 
-    trainer = make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
-    seeds = jnp.asarray(seeds_of(config))
+    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
+    seeds = jnp.asarray(trainer.seeds)
     template: TrainState = jax.eval_shape(trainer.init, seeds)
 
     def group(theirs: str, expected: Any) -> Any:
         params = jax.tree.map(lambda x: jnp.asarray(x[None]), official.group(theirs))
-        check_tree(f"{official.path}: {theirs}", describe(params), describe(expected))
+        ArrayTree(expected).check_same(f"{official.path}: {theirs}", ArrayTree(params).describe())
         return params
 
     params = {name: group(name, tree) for name, tree in template.params.items()}

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
 from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import part
@@ -65,7 +65,7 @@ def guide(
     found, factor = part("rule", rule), part("schedule", schedule).make
     for option in options:
         if option not in found.fields:
-            raise unknown_name_error(f"option of rule {rule}", option, found.fields)
+            raise UserError.unknown(f"option of rule {rule}", option, found.fields)
     if jnp.ndim(weight):
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"

@@ -21,9 +21,8 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from qgf_jax import bounds
-from qgf_jax.bounds import Field
-from qgf_jax.errors import unknown_name_error
+from qgf_jax.bounds import Field, Words
+from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import load_entry
 
 KINDS = ("policy", "critic", "sampler", "selector", "rule", "unit", "schedule", "endpoint")
@@ -62,7 +61,7 @@ class Part:
         return (self.make.__doc__ or "").strip().split("\n")[0]
 
 
-class Names(bounds.Words):
+class Names(Words):
     """The bound of an option that names a part of one kind; parts of other packages count too."""
 
     def __init__(self, kind: str):
@@ -103,7 +102,7 @@ def _declare(kind: str) -> Callable[..., _Register]:
                 raise ValueError(
                     f"{kind} {name!r} is declared in {known.make.__module__} and in {make.__module__}"
                 )
-            fields = bounds.fields(make)
+            fields = Field.declared_in(make)
             _check_defaults(f"{kind} {name!r}", fields)
             _PARTS[kind, name] = Part(kind, name, make, fields, *said, sets, source)
             return make
@@ -163,7 +162,7 @@ def part(kind: str, name: str) -> Part:
     """The part called `name`; `UserError` with the nearest one if there is none."""
     load()
     if (kind, name) not in _PARTS:
-        raise unknown_name_error(kind, name, parts(kind))
+        raise UserError.unknown(kind, name, parts(kind))
     return _PARTS[kind, name]
 
 

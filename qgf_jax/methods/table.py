@@ -8,9 +8,8 @@ mistyped option answer at once; the builders at the end import it when they are 
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from qgf_jax import bounds
 from qgf_jax.bounds import Field
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods.parts import Names, Part, part
 from qgf_jax.types import Learner
@@ -68,7 +67,7 @@ class Method(NamedTuple):
             if not equals:
                 raise UserError(f"method {text!r}: {setting!r} is not of the form option=value")
             bound = row._option(option).bound
-            found[option] = bounds.read(f"option {option} of {name}", value, bound)
+            found[option] = bound.read(f"option {option} of {name}", value)
         return name, tuple(sorted(found.items()))
 
     @property
@@ -146,12 +145,12 @@ class Method(NamedTuple):
 
     def check_option(self, option: str, value: Any) -> None:
         """Raises `UserError` if `value` is none that `option` can have."""
-        bounds.check(f"option {option} of {self.name}", value, self._option(option).bound)
+        self._option(option).bound.check(f"option {option} of {self.name}", value)
 
     def _option(self, option: str) -> Field:
         free = self.free_options
         if option not in free:
-            raise unknown_name_error(f"option of {self.name}", option, free)
+            raise UserError.unknown(f"option of {self.name}", option, free)
         return free[option]
 
     def check(self) -> None:
@@ -161,7 +160,7 @@ class Method(NamedTuple):
         known = {option for found in self._parts() for option in found.fields}
         for option in self.options:
             if option not in known:
-                raise unknown_name_error("option", option, known)
+                raise UserError.unknown("option", option, known)
 
     def needs(self, settings: Mapping[str, Any] = {}) -> frozenset[str]:
         """What acting with `settings`, and training, ask of the critic and of further learners."""
@@ -257,7 +256,7 @@ def row(name: str, about: str, source: str, **fields: Any) -> Method:
 def method(name: str) -> Method:
     """The row called `name`; `UserError` with the nearest one if there is none."""
     if name not in METHODS:
-        raise unknown_name_error("method", name, METHODS)
+        raise UserError.unknown("method", name, METHODS)
     return METHODS[name]
 
 

@@ -12,9 +12,8 @@ from qgf_jax.errors import UserError, log, saving
 from qgf_jax.evaluation import summary
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.report.tables import Table
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.files import Lines, write_atomically
-from qgf_jax.runs.metrics import read_metrics
+from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
 
 _STYLE = """
@@ -33,8 +32,8 @@ def write(workdir: str | os.PathLike) -> str:
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
     it leaves out. Raises `UserError` if nothing was evaluated, `SaveError` if it cannot be written.
     """
-    run = runs.open_run(workdir)
-    lines, metrics = EpisodeLog.read(run), read_metrics(run.metrics)
+    run = Run.open(workdir)
+    lines, metrics = EpisodeLog.read(run), MetricsLog.read(run.metrics)
     if not lines.records:
         why = f" ({note})" if (note := lines.note()) else ""
         raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
@@ -60,7 +59,7 @@ def write(workdir: str | os.PathLike) -> str:
             for one in found.left_out
         ],
         "earlier_checkpoints": _earlier(lines),
-        "versions": runs.versions(run.config["env"]),
+        "versions": Run.versions(run.config["env"]),
     }
     for name, content in {
         "summary.json": json.dumps(record, indent=1) + "\n",
@@ -78,7 +77,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
     What a run was trained as is a column, since one method may act with several trainings: algorithm and
     critic, and its folder where these two do not tell the runs apart.
     """
-    opened = [runs.open_run(workdir) for workdir in workdirs]
+    opened = [Run.open(workdir) for workdir in workdirs]
     names = [f"{run.config['algorithm']}, {run.config['critic']}" for run in opened]
     names = [f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)]
     rows: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax.runs.tree import named
+from qgf_jax.runs.tree import ArrayTree
 
 _DESCRIPTORS = Path("/proc/self/fd")
 
@@ -60,7 +60,7 @@ class ArrayFiles(NamedTuple):
     def read_named(self) -> dict[str, Any]:
         """{path of a leaf, such as "params/critic/kernel": array}, in no special order."""
         with _neutral(self.folder) as folder, _checkpointer() as checkpointer:
-            return dict(named(checkpointer.restore(folder / self.name)))
+            return dict(ArrayTree(checkpointer.restore(folder / self.name)).named())
 
     def merge(self) -> None:
         """Makes one database of the databases that each process has written.

@@ -24,14 +24,7 @@ from qgf_jax.methods.lazy import jax
 from qgf_jax.runs.array_files import ArrayFiles
 from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.files import fingerprint, sha256, sync, write_atomically
-from qgf_jax.runs.tree import (
-    check_tree,
-    describe,
-    keys_as_numbers,
-    named,
-    numbers_as_keys,
-    tree_bytes,
-)
+from qgf_jax.runs.tree import ArrayTree
 
 _SEALS = "seals"
 UNMERGED = (
@@ -131,23 +124,23 @@ class Checkpoints:
         if step is None:
             return None
         seal = self._read_seal(step)
-        check_tree(self.root / str(step), seal["tree"], describe(template))
+        ArrayTree(template).check_same(self.root / str(step), seal["tree"])
         failpoint("restore")
 
         def abstract(leaf: Any, numbers: Any) -> jax.ShapeDtypeStruct:
             sharding = getattr(leaf, "sharding", None)
             return jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=sharding)
 
-        arrays = jax.tree.map(abstract, template, keys_as_numbers(template))
+        arrays = jax.tree.map(abstract, template, ArrayTree(template).keys_as_numbers())
         numbers = ArrayFiles(self.root, str(step)).read(arrays)
-        return RestoredState(step, numbers_as_keys(numbers, template), seal["note"])
+        return RestoredState(step, ArrayTree(template).restore_keys(numbers), seal["note"])
 
     def check_space(self, template: Any, *, states: int = 1) -> None:
         """Raises `SaveError` if the disk has no room for so many `states` like `template`.
 
         Asked before Orbax is: where space runs out, Orbax leaves threads behind that go on writing.
         """
-        state_bytes = states * tree_bytes(template)
+        state_bytes = states * ArrayTree(template).bytes()
         needed = state_bytes + state_bytes // 10 + 2**18
         if (free := _free_bytes(self.root)) < needed:
             raise SaveError(
@@ -272,7 +265,7 @@ class Checkpoints:
                 "step": step,
                 "files": _digests(directory, durable=True),
                 "tree": leaves.described,
-                "state": _state_digest(named(leaves.tree)),
+                "state": _state_digest(ArrayTree(leaves.tree).named()),
                 "identity": {what: accepted[0] for what, accepted in self.identity.items()},
                 "note": note,
             }
@@ -287,7 +280,7 @@ class Checkpoints:
             if isinstance(error, UserError):
                 raise
             raise SaveError(
-                f"{directory} could not be saved (it needs {tree_bytes(leaves.tree) >> 20} MB, "
+                f"{directory} could not be saved (it needs {ArrayTree(leaves.tree).bytes() >> 20} MB, "
                 f"{_free_bytes(self.root) >> 20} MB are free): {_cause(error)}: "
                 f"{SaveError.remedy(error)}"
             ) from error
@@ -298,7 +291,11 @@ class Checkpoints:
         """Raises `SaveError` if a reader would not get the numbers that were to be saved."""
         try:
             restored = ArrayFiles(self.root, str(step)).read(leaves.tree)
-            cause = "" if _state_digest(named(restored)) == state else "they are other numbers"
+            cause = (
+                ""
+                if _state_digest(ArrayTree(restored).named()) == state
+                else "they are other numbers"
+            )
         except Exception as error:
             cause = _cause(error)
         if cause:
@@ -345,11 +342,12 @@ class _Leaves(NamedTuple):
 
     tree: Any
     described: dict[str, str]
-    """The state's leaves as `tree.describe` gives them, random keys as such."""
+    """The state's leaves as `ArrayTree.describe` gives them, random keys as such."""
 
 
 def _to_host(state: Any) -> _Leaves:
-    return _Leaves(jax.tree.map(np.array, keys_as_numbers(state)), describe(state))
+    whole = ArrayTree(state)
+    return _Leaves(jax.tree.map(np.array, whole.keys_as_numbers()), whole.describe())
 
 
 def _state_digest(leaves: Iterable[tuple[str, Any]]) -> str:
@@ -363,7 +361,7 @@ def _state_digest(leaves: Iterable[tuple[str, Any]]) -> str:
 
 
 def _check_finite(leaves: _Leaves, step: int) -> None:
-    for name, leaf in named(leaves.tree):
+    for name, leaf in ArrayTree(leaves.tree).named():
         if jax.dtypes.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             raise NotFiniteError(
                 f"{name} is not finite at step {step}: not saved, the checkpoints before it stay; "

@@ -120,6 +120,16 @@ class Lines(NamedTuple):
         except OSError as error:
             raise SaveError.at(path, error, elsewhere) from error
 
+    @staticmethod
+    def is_number(value: Any) -> bool:
+        """Whether a value from JSON is a finite number that a float holds."""
+        return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+
+    @staticmethod
+    def is_count(value: Any) -> bool:
+        """Whether a value from JSON is a whole number from 0."""
+        return type(value) is int and 0 <= value < 2**63
+
     def note(self, most: int = 5) -> str:
         """Which lines were left out and why, in one line; "" if none was. Names at most `most`."""
         if not self.left_out:
@@ -159,18 +169,3 @@ def _parse(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, whatever they hold; nothing if there is no file."""
-    return Lines.read(path).records
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a finite number that a float holds."""
-    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value from JSON is a whole number from 0."""
-    return type(value) is int and 0 <= value < 2**63

@@ -14,15 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from qgf_jax import bounds
 from qgf_jax import config as configs
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.bounds import Bound, Count, Finite, Index
+from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs import run as runs
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
-from qgf_jax.runs.tree import check_tree, describe
+from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Sample, Spec
 
@@ -47,14 +47,14 @@ class LoadedRun:
 
         Raises `UserError` if there is none.
         """
-        run = runs.open_run(workdir)
+        run = Run.open(workdir)
         if not run.trained_in.is_dir():
             raise UserError(
                 f"{run.trained_in}, whose checkpoints {workdir} has episodes of, is not there: give "
                 f"--workdir=ITS FOLDER NOW --out={workdir}"
             )
         # Where the run was trained says nothing of where it acts: restore to one device of this host.
-        here = jax.sharding.SingleDeviceSharding(backend.devices(local=True)[0])
+        here = SingleDeviceSharding(backend.devices(local=True)[0])
         checkpoints = Checkpoints(run.trained_in, identity=run.identity)
         restored = checkpoints.restore_part(("params", "target_params"), here, step)
         if restored is None:
@@ -62,22 +62,45 @@ class LoadedRun:
                 f"{workdir} has no checkpoint yet: let `qgf train` come to its first save"
             )
         spec = Spec.of(run.spec)
-        if unknown := configs.unknown_keys(run.config):
+        if unknown := configs.RunConfig(run.config).unknown_keys():
             raise UserError(
                 f"{run.trained_in}: config key {unknown[0]} is not known: use the version that trained "
                 "it, of the package that has the key too"
             )
         _check_networks(run, spec, restored.state["params"], restored.step)
-        constants = calibration(run.trained_in, restored.step)
+        constants = cls.calibration(run.trained_in, restored.step)
         params = algorithms.acting_params(
             restored.state["params"], restored.state["target_params"], constants or None
         )
         return cls(run, spec, restored.step, params)
 
+    @staticmethod
+    def calibration(workdir: Path, step: int) -> dict[str, Array]:
+        """The constants of calibration.npz for the checkpoint at `step`; empty if there are none.
+
+        `q_std` and `logit_std` [S], `values` [S, D] and `vectors` [S, D, D], as `training.calibration`
+        measures them; files of earlier versions have no `logit_std`. Raises `UserError` if the file
+        cannot be read.
+        """
+        path = workdir / "calibration.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
+                constants = {name: jnp.asarray(file[name]) for name in names}
+                return constants if int(file["step"]) == step else {}
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not readable ({error}): remove it and train again") from None
+
     @property
     def seeds(self) -> int:
         """How many training seeds the run has."""
         return self.run.config["seeds"]
+
+    def sharding(self) -> Any:
+        """That of arrays whose leading axis is the seeds, over this host's devices."""
+        return _sharding(self.seeds)
 
     def networks(self) -> Any:
         """The `Networks` that the parameters belong to."""
@@ -99,7 +122,7 @@ class LoadedRun:
         trained, builder = self.run.config["algorithm"], self._builder
         algorithms.method(method)
         if method not in (served := algorithms.method(trained).serves):
-            raise unknown_name_error(f"method for a run of {trained!r},", method, served)
+            raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         if settings.get("units", "raw") != "raw":
             self._check_calibration(method, settings.get("scale", "value"))
@@ -168,7 +191,16 @@ def _check_networks(run: Run, spec: Spec, params: Params, step: int) -> None:
         lambda: jax.vmap(init)(jax.random.split(jax.random.key(0), run.config["seeds"]))
     )
     where = run.trained_in / "checkpoints" / str(step)
-    check_tree(where, describe(params), describe(expected))
+    ArrayTree(expected).check_same(where, ArrayTree(params).describe())
+
+
+def _sharding(seeds: int) -> Any:
+    """The sharding of arrays whose leading axis is `seeds` trained seeds, over this host's devices."""
+    here = backend.devices(local=True)
+    count = next(n for n in range(min(seeds, len(here)), 0, -1) if seeds % n == 0)
+    if count == 1:
+        return SingleDeviceSharding(here[0])
+    return NamedSharding(Mesh(np.array(here[:count]), ("seeds",)), PartitionSpec("seeds"))
 
 
 class _Policy:
@@ -218,25 +250,6 @@ class _Policy:
         return jnp.concatenate([*both], axis=-1)
 
 
-def calibration(workdir: Path, step: int) -> dict[str, Array]:
-    """The constants of calibration.npz for the checkpoint at `step`; empty if there are none.
-
-    `q_std` and `logit_std` [S], `values` [S, D] and `vectors` [S, D, D], as `training.calibration`
-    measures them; files of earlier versions have no `logit_std`. Raises `UserError` if the file cannot
-    be read.
-    """
-    path = workdir / "calibration.npz"
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("q_std", "values", "vectors", *({"logit_std"} & {*file.files}))
-            constants = {name: jnp.asarray(file[name]) for name in names}
-            return constants if int(file["step"]) == step else {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}): remove it and train again") from None
-
-
 def load_policy(
     workdir: str | os.PathLike,
     method: str = "qgf",
@@ -264,10 +277,10 @@ def load_policy(
     """
     with contextlib.suppress(TypeError, ValueError):
         weight = float(weight)  # it may be an array's
-    bounds.check("weight", weight, bounds.of(bounds.Finite))
+    Bound.of(Finite).check("weight", weight)
     for what, number in {"best_of": best_of, "seed": seed, "step": step}.items():
         if number is not None:
-            kind = bounds.Count if what == "best_of" else bounds.Index
-            bounds.check(what, number, bounds.of(kind))
+            kind = Count if what == "best_of" else Index
+            Bound.of(kind).check(what, number)
     loaded = LoadedRun.open(workdir, step)
     return loaded.policy(method, weight, best_of=best_of, seed=seed, **options)

@@ -9,26 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.errors import log
-from qgf_jax.runs.files import Lines, is_count, is_number, sync
+from qgf_jax.runs.files import Lines, sync
 from qgf_jax.runs.tracking import Tracker
 
 _NOT_FINITE = ("nan", "inf", "-inf")
-
-
-def read_metrics(path: Path) -> Lines:
-    """A run's metrics.jsonl: `step` and scalars; "nan", "inf" and "-inf" become floats again."""
-
-    def why_invalid(line: Mapping[str, Any]) -> str:
-        if not is_count(line.get("step")):
-            return "step is no whole number" if "step" in line else "step is missing"
-        wrong = (k for k, v in line.items() if not is_number(v) and v not in _NOT_FINITE)
-        name = next(wrong, "")
-        return name and f"{name[:40]!r} is no number"
-
-    lines = Lines.read(path, why_invalid)
-    for record in lines.records:
-        record |= {k: float(v) for k, v in record.items() if isinstance(v, str)}
-    return lines
 
 
 class Clock:
@@ -49,12 +33,12 @@ class Clock:
         return self.seconds[name] / max(sum(self.seconds.values()), 1e-9)
 
 
-class Writer:
-    """Writes a run's scalars. Skips a step that is in the file already."""
+class MetricsLog:
+    """A run's scalars, of which this process is the only writer. Skips a step that is there already."""
 
     def __init__(self, path: Path, tracker: Tracker):
         self.path = path
-        lines = read_metrics(path)
+        lines = self.read(path)
         lines.warn()
         self.last = max((line["step"] for line in lines.records), default=-1)
         self._tensorboard: Any = None
@@ -67,6 +51,22 @@ class Writer:
         except OSError:
             pass  # metrics.jsonl will say what the disk lacks
         self._tracker = tracker
+
+    @staticmethod
+    def read(path: Path) -> Lines:
+        """A run's metrics.jsonl: `step` and scalars; "nan", "inf" and "-inf" become floats again."""
+
+        def why_invalid(line: Mapping[str, Any]) -> str:
+            if not Lines.is_count(line.get("step")):
+                return "step is no whole number" if "step" in line else "step is missing"
+            wrong = (k for k, v in line.items() if not Lines.is_number(v) and v not in _NOT_FINITE)
+            name = next(wrong, "")
+            return name and f"{name[:40]!r} is no number"
+
+        lines = Lines.read(path, why_invalid)
+        for record in lines.records:
+            record |= {k: float(v) for k, v in record.items() if isinstance(v, str)}
+        return lines
 
     def write(self, step: int, scalars: Mapping[str, float], **other: float) -> None:
         """One line: `step`, `other` (times and rates, which differ from run to run) and `scalars`."""

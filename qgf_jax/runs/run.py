@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
+from qgf_jax.config import RunConfig
 from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.files import fingerprint, write_atomically
@@ -19,6 +20,13 @@ from qgf_jax.types import Spec
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
+
+_NEEDED = {
+    "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
+    "spec": (),
+    "dataset": ("sha256",),
+}
+"""The keys that config.json has in each part, whatever version wrote it; `Spec.of` knows a spec's."""
 
 
 class Run(NamedTuple):
@@ -35,6 +43,22 @@ class Run(NamedTuple):
     """Fingerprints of its config with which older versions sealed checkpoints."""
     checkpoints_of: Path | None = None
     """The folder that holds the checkpoints, if it is not `workdir`."""
+
+    @classmethod
+    def open(cls, workdir: str | os.PathLike) -> "Run":
+        """The run in `workdir`. Raises `UserError` if there is none or its config.json was altered."""
+        workdir = Path(workdir)
+        path = workdir / "config.json"
+        record = configs.read(path)
+        if why := _why_invalid(record):
+            raise UserError(f"{path}: {why}: the file was altered")
+        source = record.get("checkpoints_of")
+        return cls(
+            workdir,
+            *(record[part] for part in _NEEDED),
+            former=_former(record),
+            checkpoints_of=source and Path(source),
+        )
 
     @classmethod
     def create(
@@ -57,7 +81,7 @@ class Run(NamedTuple):
             "former_fingerprints": former,
             "spec": spec,
             "dataset": data,
-            "versions": versions(config["env"]),
+            "versions": cls.versions(config["env"]),
             "git_commit": _git_commit(),
         }
         _write(workdir, record)
@@ -106,7 +130,7 @@ class Run(NamedTuple):
                 f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not "
                 "for training: choose another --workdir"
             )
-        differences = configs.changed(old["config"], config)
+        differences = RunConfig(old["config"]).changes_to(config)
         if differences:
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise UserError(
@@ -115,6 +139,15 @@ class Run(NamedTuple):
             )
         if data:
             _check_same_data(workdir, old["dataset"], data)
+
+    @staticmethod
+    def versions(env: str = "") -> dict[str, str]:
+        """{name: version} of Python and the packages that results in the environment `env` depend on."""
+        installed = {"python": platform.python_version()}
+        for package in (*_PACKAGES, *Family.of(env).packages):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                installed[package] = metadata.version(package)
+        return installed
 
     @property
     def trained_in(self) -> Path:
@@ -126,7 +159,7 @@ class Run(NamedTuple):
         """What a checkpoint of this run was trained with, for `Checkpoints`."""
         spec = configs.flatten(self.spec)
         return {
-            "config": (fingerprint(configs.identity(self.config)), *self.former),
+            "config": (fingerprint(RunConfig(self.config).identity()), *self.former),
             "normalisation": (fingerprint(spec),),
             "dataset": (self.dataset["sha256"],),
         }
@@ -151,7 +184,7 @@ class Run(NamedTuple):
         if folder.resolve() == self.workdir.resolve():
             return self
         if (folder / "config.json").exists():
-            self._check_linked(open_run(folder))
+            self._check_linked(Run.open(folder))
         return self._replace(workdir=folder, checkpoints_of=source)
 
     def _check_linked(self, other: "Run") -> None:
@@ -184,17 +217,9 @@ def _former(record: Mapping[str, Any]) -> tuple[str, ...]:
     They counted keys as part of a config that a resumed run may change now.
     """
     known = record.get("former_fingerprints")
-    before = fingerprint(configs.identity(record["config"], generation=0 if known is None else 1))
+    generation = 0 if known is None else 1
+    before = fingerprint(RunConfig(record["config"]).identity(generation))
     return tuple(dict.fromkeys((*(known or ()), before)))
-
-
-def versions(env: str = "") -> dict[str, str]:
-    """{name: version} of Python and the packages that results in the environment `env` depend on."""
-    installed = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *Family.of(env).packages):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            installed[package] = metadata.version(package)
-    return installed
 
 
 def _git_commit() -> str:
@@ -250,30 +275,6 @@ def _check_same_data(workdir: Path, old: Mapping[str, Any], new: Mapping[str, An
         raise UserError(
             f"{workdir} was trained on other data than {new['file']} is now: choose another --workdir"
         )
-
-
-_NEEDED = {
-    "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
-    "spec": (),
-    "dataset": ("sha256",),
-}
-"""The keys that config.json has in each part, whatever version wrote it; `Spec.of` knows a spec's."""
-
-
-def open_run(workdir: str | os.PathLike) -> Run:
-    """The run in `workdir`. Raises `UserError` if there is none, or if its config.json was altered."""
-    workdir = Path(workdir)
-    path = workdir / "config.json"
-    record = configs.read(path)
-    if why := _why_invalid(record):
-        raise UserError(f"{path}: {why}: the file was altered")
-    source = record.get("checkpoints_of")
-    return Run(
-        workdir,
-        *(record[part] for part in _NEEDED),
-        former=_former(record),
-        checkpoints_of=source and Path(source),
-    )
 
 
 def _why_invalid(record: Any) -> str:

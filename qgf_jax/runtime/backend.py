@@ -9,9 +9,11 @@ use.
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import mmap
 import os
+import platform
 import sys
 from collections.abc import Callable, Collection, Generator
 from pathlib import Path
@@ -36,8 +38,35 @@ _Result = TypeVar("_Result")
 
 
 def set_variables() -> None:
-    """Fixes the options for this process and its children; before JAX is imported."""
+    """Fixes the options for this process and its children; before JAX is imported.
+
+    Also says where JAX keeps compiled programs.
+    """
     os.environ.update({f"JAX_{name.upper()}": str(value) for name, value in _STANDARD.items()})
+    _keep_compiled()
+
+
+def _keep_compiled() -> None:
+    """Has JAX keep compiled programs on disk, so that the next start of a config is quicker.
+
+    In ~/.cache/qgf_jax, a folder for each kind of processor, as a program is compiled for one, and
+    for each Python, as JAX compresses in another way on 3.14 under the same names. A variable
+    JAX_COMPILATION_CACHE_DIR of one's own is heeded, and QGF_CACHE=off keeps nothing.
+    """
+    if os.environ.get("QGF_CACHE") == "off":
+        return
+    try:
+        about = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        kind = "\n".join(x for x in about.splitlines() if x.startswith(("model name", "flags")))
+        name = hashlib.sha256(f"{platform.machine()}\n{kind}".encode()).hexdigest()[:12]
+        python = ".".join(map(str, sys.version_info[:2]))
+        folder = Path.home() / ".cache" / "qgf_jax" / "compiled" / name / python
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a home that cannot be written: nothing is kept
+        return
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 @contextlib.contextmanager
@@ -76,13 +105,6 @@ def devices(*, local: bool = False) -> list[Any]:
             f"{asked}: there is no such device here{f' ({cause})' * bool(cause)}: "
             "set JAX_PLATFORMS=cpu, or unset it"
         ) from None
-
-
-def launches() -> bool:
-    """Whether the devices are accelerators, on which every operation costs a launch."""
-    import jax
-
-    return jax.default_backend() != "cpu"
 
 
 class _Flag(NamedTuple):

@@ -26,13 +26,6 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def safe_path() -> Generator[None]:
-    """Leaves the working folder out for processes that `multiprocessing` starts in the block."""
-    with variable("PYTHONSAFEPATH", "1"):
-        yield
-
-
-@contextlib.contextmanager
 def variable(name: str, value: str) -> Generator[None]:
     """Sets an environment variable for the block; the other variables stay as they are."""
     before = os.environ.get(name)

@@ -2,22 +2,18 @@
 
 They are the standard deviations of Q and of its logit over the reference policy's actions in one state,
 and the covariance of these actions. They belong to the reference policy and the target critic of one
-checkpoint, and lie beside it.
+checkpoint, and lie beside it (see `LoadedRun.calibration`).
 """
 
 import functools
-import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.files import write_atomically
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.state import TrainState
 from qgf_jax.types import Array, Obs, Params, Spec
@@ -72,10 +68,3 @@ def measure(
         return {"q_std": stds[0], "logit_std": stds[-1], "values": values, "vectors": vectors}
 
     return jax.jit(lambda groups: over_seeds(one_seed, groups))((state.params, state.target_params))
-
-
-def write(workdir: Path, step: int, constants: Mapping[str, Any]) -> None:
-    """Writes calibration.npz, with what `measure` gave for the checkpoint at `step`."""
-    buffer, arrays = io.BytesIO(), jax.device_get(dict(constants))
-    np.savez(buffer, step=np.int64(step), **arrays)
-    write_atomically(workdir / "calibration.npz", buffer.getvalue())

@@ -37,7 +37,7 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
     for name in missing:
         try:
-            kept[name] = count(name)
+            kept[name] = _count(name)
         except Exception as error:  # of a part, perhaps from another package: the rest is listed
             log(f"qgf: the cost of {name} is not known: {type(error).__name__}: {error}")
             continue
@@ -52,7 +52,7 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def count(name: str) -> dict[str, Any]:
+def _count(name: str) -> dict[str, Any]:
     """`flops` of one action chunk of method `name`, by its own number of candidates, and `needs`.
 
     It compiles for the default device, which has to be a CPU: elsewhere matrix products are calls of

@@ -9,11 +9,10 @@ import numpy as np
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.methods import table as algorithms
-from qgf_jax.runs.tree import tree_bytes
+from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend, flops
-from qgf_jax.runtime.seeds import seeds_of
 from qgf_jax.training.parallel import DeviceLayout
-from qgf_jax.training.programs import make_programs
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
@@ -28,11 +27,10 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec, layout = _spec_of(config), DeviceLayout.of(config)
     learner = algorithms.Builder(config, spec).learner()
-    seeds = seeds_of(config)
     part = config["train"]["batch_size"] // layout.count
     one_device = {**config, "train": {**config["train"], "batch_size": part}}
-    programs = make_programs(learner, one_device, spec)
-    state, dataset = jax.eval_shape(programs.init, seeds), _dataset_shapes(spec)
+    programs = Trainer.uncompiled(learner, one_device, spec)
+    state, dataset = jax.eval_shape(programs.init, programs.seeds), _dataset_shapes(spec)
     compiled = jax.jit(programs.run, static_argnums=2).lower(state, dataset, 1).compile()
     memory = compiled.memory_analysis()
     device = jax.devices()[0]
@@ -54,9 +52,11 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
             for name, group in state.params.items()
         },
         "bytes_per_device": {
-            "state": tree_bytes(state),
+            "state": ArrayTree(state).bytes(),
             "work": getattr(memory, "temp_size_in_bytes", None),
-            "per_million_transitions": round(1e6 * tree_bytes(dataset) / _ROWS / layout.count),
+            "per_million_transitions": round(
+                1e6 * ArrayTree(dataset).bytes() / _ROWS / layout.count
+            ),
         },
         "flops_per_update": layout.count * flops.count(compiled),
     }

@@ -7,6 +7,7 @@ guidance weight is calibrated.
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -29,15 +30,15 @@ from qgf_jax.errors import NotFiniteError, log
 from qgf_jax.methods.table import Builder
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
-from qgf_jax.runs.loaded import calibration as read_calibration
+from qgf_jax.runs.files import write_atomically
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
-from qgf_jax.runs.metrics import Clock, Writer
+from qgf_jax.runs.metrics import Clock, MetricsLog
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runs.tracking import Tracker
 from qgf_jax.runtime import backend
-from qgf_jax.runtime.seeds import seeds_of
-from qgf_jax.training import calibration
+from qgf_jax.training.calibration import measure
 from qgf_jax.training.hosts import Hosts
 from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.training.programs import Trainer
@@ -74,10 +75,10 @@ def pretrain(
         trainer = host.layout.make_trainer(learner, config, spec, blocks=host.feed.blocks)
         with Hosts.setup_phase():
             outputs = _Outputs.open(stack, host, config, clock)
-            checkpoint = outputs.restore(trainer, seeds_of(config)) if outputs else None
+            checkpoint = outputs.restore(trainer) if outputs else None
         # Before training's own exchanges between devices, which do not wait long.
         Hosts.barrier({})
-        start = _start(host.layout, trainer, seeds_of(config), checkpoint)
+        start = _start(host.layout, trainer, checkpoint)
         known = np.int64(outputs is not None and outputs.calibrated)
         calibrated = bool(host.layout.broadcast_from_host0(known))
         if outputs and host.layout.count > 1:
@@ -145,7 +146,7 @@ class _Host(NamedTuple):
 
         Raises `UserError` if the hosts do not train the same.
         """
-        shared = {f"config key {k}": v for k, v in configs.shared(config).items()}
+        shared = {f"config key {k}": v for k, v in configs.RunConfig(config).shared().items()}
         shared |= {f"data's {k}": self.loaded.fingerprint.get(k) for k in _SAME_DATA}
         shared |= {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
         Hosts.barrier(json.loads(json.dumps(shared)))  # as the others' answers arrive
@@ -164,7 +165,7 @@ class _Outputs(NamedTuple):
     """What writes to the run folder; only the first host has it."""
 
     checkpoints: Checkpoints
-    writer: Writer
+    writer: MetricsLog
     clock: Clock
     calibrated: bool
     """Whether the constants of guidance were measured before, at the last step."""
@@ -180,16 +181,16 @@ class _Outputs(NamedTuple):
         run = Run.create(host.workdir, config, loaded.spec, loaded.fingerprint)
         stack.callback(lambda: _log_times(clock))
         host.tracker.keep()
-        writer = Writer(run.metrics, host.tracker)
+        writer = MetricsLog(run.metrics, host.tracker)
         stack.callback(writer.close)
         options = config["train"]
         checkpoints = Checkpoints(host.workdir, keep=options["keep"], identity=run.identity)
-        calibrated = bool(read_calibration(host.workdir, options["steps"]))
+        calibrated = bool(LoadedRun.calibration(host.workdir, options["steps"]))
         return cls(stack.enter_context(checkpoints), writer, clock, calibrated)
 
-    def restore(self, trainer: Trainer, seeds: np.ndarray) -> RestoredState | None:
+    def restore(self, trainer: Trainer) -> RestoredState | None:
         """The newest sound checkpoint, if there is one. Raises `SaveError` if the disk is too full."""
-        template = jax.eval_shape(trainer.init, seeds)
+        template = jax.eval_shape(trainer.init, trainer.seeds)
         self.checkpoints.clean()
         self.checkpoints.check_space(template, states=2)
         self.clock.lap("start")
@@ -204,10 +205,10 @@ class _Outputs(NamedTuple):
 
 
 def _start(
-    layout: DeviceLayout, trainer: Trainer, seeds: np.ndarray, checkpoint: RestoredState | None
+    layout: DeviceLayout, trainer: Trainer, checkpoint: RestoredState | None
 ) -> RestoredState:
     """Host 0's checkpoint, or step 0, with the state on all devices."""
-    start = checkpoint or RestoredState(0, trainer.init(jnp.asarray(seeds)), [])
+    start = checkpoint or RestoredState(0, trainer.init(jnp.asarray(trainer.seeds)), [])
     return start._replace(
         step=int(layout.broadcast_from_host0(np.int64(start.step))),
         state=layout.replicate(layout.broadcast_from_host0(start.state)),
@@ -228,12 +229,12 @@ def _options(config: Mapping[str, Any], feed: DatasetFeed, *, quiet: bool) -> Ma
 
 
 def _calibrate(host: _Host, config: Mapping[str, Any], spec: Spec, state: TrainState) -> None:
-    """Measures the constants of guidance at the last step."""
+    """Measures the constants of guidance at the last step, and writes calibration.npz."""
     steps = config["train"]["steps"]
     dataset = host.feed.at(steps - 1)  # on all hosts, as it may be a program of all devices
     if not host.layout.primary or "policy" not in state.params:
         return
-    constants = calibration.measure(
+    constants = measure(
         config,
         spec,
         host.layout.local(state),
@@ -241,7 +242,14 @@ def _calibrate(host: _Host, config: Mapping[str, Any], spec: Spec, state: TrainS
         host.feed.blocks,
         stacked=host.layout.count > 1,
     )
-    calibration.write(host.workdir, steps, constants)
+    _write_calibration(host.workdir, steps, constants)
+
+
+def _write_calibration(workdir: Path, step: int, constants: Mapping[str, Any]) -> None:
+    """Writes calibration.npz, with what `measure` gave for the checkpoint at `step`."""
+    buffer = io.BytesIO()
+    np.savez(buffer, step=np.int64(step), **jax.device_get(dict(constants)))
+    write_atomically(workdir / "calibration.npz", buffer.getvalue())
 
 
 def _log_times(clock: Clock) -> None:

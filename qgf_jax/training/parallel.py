@@ -21,10 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qgf_jax.data.feeder import DevicePlacement
 from qgf_jax.errors import UserError
 from qgf_jax.runs.signals import StopRequest
-from qgf_jax.runs.tree import keys_as_numbers, numbers_as_keys
+from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend
 from qgf_jax.runtime.memory import available_bytes
-from qgf_jax.training import programs
 from qgf_jax.training.programs import Trainer
 from qgf_jax.training.state import TrainState
 from qgf_jax.types import Batch, Learner, Metrics, Spec
@@ -118,14 +117,14 @@ class DeviceLayout:
         """Copies a tree, which is the same on every host, to all devices."""
         if self.count == 1:
             return jax.device_put(state, self.devices[0])
-        sharding = self._sharding()
+        sharding, whole = self._sharding(), ArrayTree(state)
 
         def place(leaf: Any) -> jax.Array:
-            whole = np.asarray(leaf)
-            parts = [jax.device_put(whole, device) for device in self._local_devices]
-            return jax.make_array_from_single_device_arrays(whole.shape, sharding, parts)
+            array = np.asarray(leaf)
+            parts = [jax.device_put(array, device) for device in self._local_devices]
+            return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
 
-        return numbers_as_keys(jax.tree.map(place, keys_as_numbers(state)), state)
+        return whole.restore_keys(jax.tree.map(place, whole.keys_as_numbers()))
 
     def local(self, state: Any) -> Any:
         """A replicated tree as this host's first device has it. Copies nothing."""
@@ -171,7 +170,7 @@ class DeviceLayout:
         row = np.zeros(self.count, np.uint32)
         for i, index in enumerate(self.local_indices):
             digest = 0
-            for leaf in jax.tree.leaves(keys_as_numbers(state)):
+            for leaf in jax.tree.leaves(ArrayTree(state).keys_as_numbers()):
                 digest = zlib.crc32(np.asarray(leaf.addressable_shards[i].data).tobytes(), digest)
             row[index] = digest
         if jax.process_count() > 1:
@@ -186,7 +185,7 @@ class DeviceLayout:
         """Host 0's `tree`, as host arrays; the other hosts pass one of the same shapes."""
         if jax.process_count() == 1:
             return tree
-        leaves, structure = jax.tree.flatten(keys_as_numbers(tree))
+        leaves, structure = jax.tree.flatten(ArrayTree(tree).keys_as_numbers())
         arrays = [np.asarray(leaf, order="C") for leaf in leaves]
         # As bytes: the sum by which JAX broadcasts would turn -0.0 into 0.0.
         raw = np.frombuffer(b"".join(a.tobytes() for a in arrays), np.uint8)
@@ -196,7 +195,7 @@ class DeviceLayout:
             np.frombuffer(sent[ends[i] : ends[i + 1]], a.dtype).reshape(a.shape)
             for i, a in enumerate(arrays)
         ]
-        return numbers_as_keys(jax.tree.unflatten(structure, parts), tree)
+        return ArrayTree(tree).restore_keys(jax.tree.unflatten(structure, parts))
 
     def make_trainer(
         self, learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
@@ -206,11 +205,11 @@ class DeviceLayout:
         `init` and `evaluate` run on one device: they take and give states as `local` gives them and
         `replicate` takes them. A dataset is made of `blocks` of one shape.
         """
-        alone = programs.make_trainer(learner, config, spec, blocks=blocks)
+        alone = Trainer.of(learner, config, spec, blocks=blocks)
         if self.count == 1:
             return alone
         make = functools.partial(
-            programs.make_programs, learner, config, spec, blocks=blocks, shards=self.count
+            Trainer.uncompiled, learner, config, spec, blocks=blocks, shards=self.count
         )
         form = {"pmap": _pmapped, "jit": _jitted}[self.form]
         return alone._replace(run=form(self, make))

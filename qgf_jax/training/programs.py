@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qgf_jax.data.sampling import BatchSampler
-from qgf_jax.runtime import backend
 from qgf_jax.runtime.seeds import over_seeds
-from qgf_jax.training import vectors
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.optimizers import make_optimizer
-from qgf_jax.training.state import TrainState, init_state
+from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
+from qgf_jax.training.vectors import Packed
 from qgf_jax.types import Array, Batch, Learner, Metrics, Spec
 
 
@@ -30,57 +30,83 @@ class Trainer(NamedTuple):
     Donates the state, once compiled."""
     evaluate: Callable[[TrainState, Any], Metrics]
     """(state, dataset) -> the losses [S] on one batch of `dataset`, nothing learned"""
+    seeds: np.ndarray
+    """[S] uint32, what `init` takes: `seed`, `seed` + 1, … of the config, each below 2**32"""
+
+    @classmethod
+    def of(
+        cls, learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
+    ) -> "Trainer":
+        """The programs compiled for one device; for several see `DeviceLayout.make_trainer`."""
+        programs = cls.uncompiled(learner, config, spec, blocks=blocks)
+        return cls(
+            init=jax.jit(programs.init),
+            run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
+            evaluate=jax.jit(programs.evaluate),
+            seeds=programs.seeds,
+        )
+
+    @classmethod
+    def uncompiled(
+        cls,
+        learner: Learner,
+        config: Mapping[str, Any],
+        spec: Spec,
+        *,
+        blocks: int = 1,
+        shards: int = 1,
+        axis_name: str | None = None,
+        constrain: Callable[[Batch], Batch] = lambda batch: batch,
+        packed: bool | None = None,
+    ) -> "Trainer":
+        """The pure programs that train `learner` under a resolved config.
+
+        Sampling is part of the step, so the host does nothing between two dispatches. The batch is
+        drawn in `shards` equal parts, each from a piece of the dataset of its own: with `axis_name`
+        each place on that axis runs this program on its own piece, without one the pieces are stacked
+        on the leading axis of the dataset and `constrain` may say where the batch lies. The batches are
+        the same. A dataset, or each piece, is made of `blocks` of one shape. `packed`: whether updates
+        work on vectors (see `vectors`), which changes neither what goes in nor the form of what comes
+        out; `None`: where the devices are accelerators.
+        """
+        tx = make_optimizer(config, learner.every)
+        step = functools.partial(
+            train_step,
+            losses=learner.losses,
+            tx=tx,
+            tau=config["optimizer"]["tau"],
+            lagged_target=config["optimizer"]["lagged_target"],
+            target_every=learner.target_every,
+            axis_name=axis_name,
+        )
+        feed = BatchSampler.of(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)
+        batches = _Batches(feed, shards, axis_name, constrain)
+        pack = _launches() if packed is None else packed
+        pack_with = functools.partial(Packed.of, tx=tx) if pack else Packed.as_it_is
+        run = functools.partial(_run, step=step, batches=batches, pack=pack_with)
+        validate = functools.partial(_validate, learner, BatchSampler.of(config, spec))
+        return cls(
+            init=jax.vmap(lambda seed: TrainState.init(seed, learner, tx, spec)),
+            run=lambda state, dataset, num_steps: over_seeds(
+                lambda one: run(one, dataset, num_steps), state
+            ),
+            evaluate=lambda state, dataset: over_seeds(lambda one: validate(one, dataset), state),
+            seeds=_seeds_of(config),
+        )
 
 
-def make_programs(
-    learner: Learner,
-    config: Mapping[str, Any],
-    spec: Spec,
-    *,
-    blocks: int = 1,
-    shards: int = 1,
-    axis_name: str | None = None,
-    constrain: Callable[[Batch], Batch] = lambda batch: batch,
-    packed: bool | None = None,
-) -> Trainer:
-    """The pure programs that train `learner` under a resolved config, not compiled.
+def _seeds_of(config: Mapping[str, Any]) -> np.ndarray:
+    return np.uint32(config["seed"]) + np.arange(config["seeds"], dtype=np.uint32)
 
-    Sampling is part of the step, so the host does nothing between two dispatches. The batch is drawn in
-    `shards` equal parts, each from a piece of the dataset of its own: with `axis_name` each place on
-    that axis runs this program on its own piece, without one the pieces are stacked on the leading
-    axis of the dataset and `constrain` may say where the batch lies. The batches are the same. A
-    dataset, or each piece, is made of `blocks` of one shape. `packed`: whether updates work on vectors
-    (see `vectors`), which changes neither what goes in nor the form of what comes out; `None`: where
-    the devices are accelerators.
-    """
-    tx = make_optimizer(config, learner.every)
-    step = functools.partial(
-        train_step,
-        losses=learner.losses,
-        tx=tx,
-        tau=config["optimizer"]["tau"],
-        lagged_target=config["optimizer"]["lagged_target"],
-        target_every=learner.target_every,
-        axis_name=axis_name,
-    )
-    feed = BatchSampler.of(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)
-    batches = _Batches(feed, shards, axis_name, constrain)
-    pack = backend.launches() if packed is None else packed
-    pack_with = functools.partial(vectors.pack, tx=tx) if pack else vectors.unpacked
-    run = functools.partial(_run, step=step, batches=batches, pack=pack_with)
-    validate = functools.partial(_validate, learner, BatchSampler.of(config, spec))
-    return Trainer(
-        init=jax.vmap(lambda seed: init_state(seed, learner, tx, spec)),
-        run=lambda state, dataset, num_steps: over_seeds(
-            lambda one: run(one, dataset, num_steps), state
-        ),
-        evaluate=lambda state, dataset: over_seeds(lambda one: validate(one, dataset), state),
-    )
+
+def _launches() -> bool:
+    """Whether the devices are accelerators, on which every operation costs a launch."""
+    return jax.default_backend() != "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Batches that are drawn in `shards` equal parts, see `make_programs`."""
+    """Batches that are drawn in `shards` equal parts, see `Trainer.uncompiled`."""
 
     feed: BatchSampler
     shards: int
@@ -112,7 +138,7 @@ def _run(
     *,
     step: Any,
     batches: _Batches,
-    pack: Callable[[TrainState], vectors.Packed],
+    pack: Callable[[TrainState], Packed],
 ) -> tuple[TrainState, Metrics]:
     """`num_steps` updates of one seed, and the means of their metrics."""
     # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
@@ -153,15 +179,3 @@ def _stream_key(state: TrainState, step: Array, stream: int) -> Array:
 
 
 _BATCH, _VALIDATION = 2**31 - 1, 2**31 - 2  # no learner has so many losses
-
-
-def make_trainer(
-    learner: Learner, config: Mapping[str, Any], spec: Spec, *, blocks: int = 1
-) -> Trainer:
-    """The programs compiled for one device; for several see `DeviceLayout.make_trainer`."""
-    programs = make_programs(learner, config, spec, blocks=blocks)
-    return Trainer(
-        init=jax.jit(programs.init),
-        run=jax.jit(programs.run, donate_argnums=0, static_argnums=2),
-        evaluate=jax.jit(programs.evaluate),
-    )

@@ -11,7 +11,7 @@ from qgf_jax.types import Array, Learner, Params, Spec
 
 
 @flax.struct.dataclass
-class NonFiniteGuard:
+class _NonFiniteGuard:
     """Keeps the state finite: skips updates with a non-finite loss or gradient."""
 
     skipped: Array
@@ -22,9 +22,21 @@ class NonFiniteGuard:
     """[] int32, bit i for the i-th loss if that or its gradient was not finite the last time"""
 
     @classmethod
-    def fresh(cls) -> "NonFiniteGuard":
+    def fresh(cls) -> "_NonFiniteGuard":
         """Of a state that has met nothing yet."""
         return cls(*(jnp.zeros((), jnp.int32) for _ in range(3)))
+
+    def judge(self, bad: Array) -> tuple[Array, "_NonFiniteGuard"]:
+        """Whether an update counts, and the guard after it.
+
+        `bad` [L] bool: whether that loss or its gradient is not finite.
+        """
+        sound = ~bad.any() & (self.in_a_row < MOST_SKIPPED)
+        return sound, _NonFiniteGuard(
+            self.skipped + ~sound,
+            jnp.where(sound, 0, self.in_a_row + 1),
+            jnp.where(bad.any(), (bad << jnp.arange(len(bad))).sum(), self.culprits),
+        )
 
 
 MOST_SKIPPED = 10
@@ -45,7 +57,19 @@ class TrainState:
     target_params: Params
     """target copies of the groups that a learner lists in `targets`"""
     opt_state: Any
-    guard: NonFiniteGuard = flax.struct.field(default_factory=NonFiniteGuard.fresh)
+    guard: _NonFiniteGuard = flax.struct.field(default_factory=_NonFiniteGuard.fresh)
+
+    @classmethod
+    def init(
+        cls, seed: Array, learner: Learner, tx: optax.GradientTransformation, spec: Spec
+    ) -> "TrainState":
+        """The state before the first step; `seed` [] int may be traced, so vmap it for many seeds."""
+        key = jax.random.key(seed)
+        init_key, train_key = jax.random.split(key)
+        params = learner.init(init_key, spec.example(), jnp.zeros(spec.chunk_dim))
+        # Copies, not the same buffers twice: the state is donated as a whole.
+        target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in learner.targets}
+        return cls(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))
 
     def step_key(self, step: Array) -> Array:
         """What the randomness of update number `step` is made of."""
@@ -55,15 +79,3 @@ class TrainState:
         """[L] keys of that update's losses."""
         key = self.step_key(step)
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(losses))
-
-
-def init_state(
-    seed: Array, learner: Learner, tx: optax.GradientTransformation, spec: Spec
-) -> TrainState:
-    """The state before the first step; `seed` [] int may be traced, so vmap it for many seeds."""
-    key = jax.random.key(seed)
-    init_key, train_key = jax.random.split(key)
-    params = learner.init(init_key, spec.example(), jnp.zeros(spec.chunk_dim))
-    # Copies, not the same buffers twice: the state is donated as a whole.
-    target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in learner.targets}
-    return TrainState(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))

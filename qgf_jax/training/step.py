@@ -9,7 +9,7 @@ import optax
 
 from qgf_jax.core.reductions import fast_sum
 from qgf_jax.training.global_batch import batch_loss
-from qgf_jax.training.state import MOST_SKIPPED, NonFiniteGuard, TrainState
+from qgf_jax.training.state import TrainState
 from qgf_jax.types import Array, Batch, Loss, Metrics, Params
 
 
@@ -89,12 +89,7 @@ def _if_finite(
 ) -> tuple[TrainState, Metrics]:
     """The next state: updated, or as it was but for its number if one of `checked` is not finite."""
     bad = ~jnp.isfinite(jnp.stack([_checksum(one) for one in checked]))
-    sound = ~bad.any() & (old.guard.in_a_row < MOST_SKIPPED)
-    guard = NonFiniteGuard(
-        old.guard.skipped + ~sound,
-        jnp.where(sound, 0, old.guard.in_a_row + 1),
-        jnp.where(bad.any(), (bad << jnp.arange(len(bad))).sum(), old.guard.culprits),
-    )
+    sound, guard = old.guard.judge(bad)
     kept = _choose(sound, update, lambda: (old.params, old.target_params, old.opt_state))
     metrics = jax.tree.map(lambda x: jnp.where(sound, x, jnp.nan), metrics)
     return TrainState(old.step + 1, old.key, *kept, guard), metrics

@@ -24,35 +24,35 @@ class Packed(NamedTuple):
     unpack: Callable[[Any], Any]
     """a later state of vectors -> the state of trees, as it is saved and restored"""
 
+    @classmethod
+    def of(cls, state: Any, tx: optax.GradientTransformation) -> "Packed":
+        """`state`, a `TrainState` of trees that `tx` optimises, as vectors."""
+        params = {name: ravel_pytree(tree)[0] for name, tree in state.params.items()}
+        to_tree = {name: ravel_pytree(tree)[1] for name, tree in state.params.items()}
+        target_params = {name: ravel_pytree(tree)[0] for name, tree in state.target_params.items()}
+        shapes = jax.eval_shape(tx.init, params)
 
-def pack(state: Any, tx: optax.GradientTransformation) -> Packed:
-    """`state`, a `TrainState` of trees that `tx` optimises, as vectors."""
-    params = {name: ravel_pytree(tree)[0] for name, tree in state.params.items()}
-    to_tree = {name: ravel_pytree(tree)[1] for name, tree in state.params.items()}
-    target_params = {name: ravel_pytree(tree)[0] for name, tree in state.target_params.items()}
-    shapes = jax.eval_shape(tx.init, params)
+        def vector(shape: Any, part: Any) -> Array:
+            return ravel_pytree(part)[0] if shape.ndim else part
 
-    def vector(shape: Any, part: Any) -> Array:
-        return ravel_pytree(part)[0] if shape.ndim else part
+        def trees(groups: Params) -> Params:
+            return {name: to_tree[name](vector) for name, vector in groups.items()}
 
-    def trees(groups: Params) -> Params:
-        return {name: to_tree[name](vector) for name, vector in groups.items()}
+        def tree(vector: Array, like: Any) -> Any:
+            return ravel_pytree(like)[1](vector) if vector.ndim else vector
 
-    def tree(vector: Array, like: Any) -> Any:
-        return ravel_pytree(like)[1](vector) if vector.ndim else vector
+        def unpack(packed: Any) -> Any:
+            return packed.replace(
+                params=trees(packed.params),
+                target_params=trees(packed.target_params),
+                opt_state=jax.tree.map(tree, packed.opt_state, state.opt_state),
+            )
 
-    def unpack(packed: Any) -> Any:
-        return packed.replace(
-            params=trees(packed.params),
-            target_params=trees(packed.target_params),
-            opt_state=jax.tree.map(tree, packed.opt_state, state.opt_state),
-        )
+        opt_state = jax.tree.map(vector, shapes, state.opt_state)
+        packed = state.replace(params=params, target_params=target_params, opt_state=opt_state)
+        return cls(packed, trees, unpack)
 
-    opt_state = jax.tree.map(vector, shapes, state.opt_state)
-    packed = state.replace(params=params, target_params=target_params, opt_state=opt_state)
-    return Packed(packed, trees, unpack)
-
-
-def unpacked(state: Any) -> Packed:
-    """`state` as it is."""
-    return Packed(state, lambda groups: groups, lambda state: state)
+    @classmethod
+    def as_it_is(cls, state: Any) -> "Packed":
+        """`state` as it is."""
+        return cls(state, lambda groups: groups, lambda state: state)

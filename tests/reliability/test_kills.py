@@ -18,7 +18,7 @@ from public_agent import public_agent
 
 from qgf_jax.data.converted import Manifest
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 
 CONFIG = f"--config={ROOT / 'tests' / 'tiny_config.py'}"
 COUNTS = ("--episodes=2", "--selection_episodes=2", "--envs=2", "--workers=1")
@@ -100,7 +100,7 @@ class Evaluate(Command):
     def result(self, place):
         lines = [
             {k: v for k, v in line.items() if k != "seconds"}
-            for line in read_lines(place / "episodes.jsonl")
+            for line in Lines.read(place / "episodes.jsonl").records
         ]
         return sorted(map(json.dumps, lines))
 

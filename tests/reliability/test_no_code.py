@@ -11,7 +11,7 @@ from conftest import ROOT
 from processes import Server
 
 from qgf_jax.errors import UserError
-from qgf_jax.runs.loaded import calibration
+from qgf_jax.runs.loaded import LoadedRun
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen"}
@@ -75,7 +75,7 @@ def test_hostile_constants_beside_a_checkpoint_are_refused(tmp_path, monkeypatch
     for content in (pickle.dumps(Hostile()), raw.getvalue(), bare.getvalue(), b"", b"PK"):
         (tmp_path / "calibration.npz").write_bytes(content)
         with pytest.raises(UserError, match="calibration.npz"):
-            calibration(tmp_path, 1)
+            LoadedRun.calibration(tmp_path, 1)
     assert not (tmp_path / "executed").exists()
 
 

@@ -18,7 +18,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.interop import import_official as official
 from qgf_jax.interop import pickled
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 
 FILE = ROOT / "tests" / "data" / "parity.npz"
@@ -139,7 +139,7 @@ def test_an_imported_run_is_evaluated_and_cannot_be_trained_on(maze_data, tmp_pa
     workdir = official.import_run(path, config, tmp_path / "run")
     sweep = Arm.sweep(["qgf"], [1.0])
     evaluate.evaluate(workdir, sweep, episodes=1, selection_episodes=0, envs=2, workers=1)
-    (line,) = read_lines(workdir / "episodes.jsonl")
+    (line,) = Lines.read(workdir / "episodes.jsonl").records
     assert line["step"] == 10 and line["length"] > 0
     from qgf_jax.training.loop import pretrain
 

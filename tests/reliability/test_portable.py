@@ -22,7 +22,7 @@ from conftest import LONG, ROOT
 from processes import Server
 
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 
 GOLDEN = ROOT / "tests" / "data" / "golden.zip"
 
@@ -73,7 +73,7 @@ def test_a_step_moves_between_one_device_and_eight(golden, server, tmp_path):
 
 
 def lines_of(workdir):
-    lines = [{k: v for k, v in x.items() if k != "seconds"} for x in read_lines(workdir)]
+    lines = [{k: v for k, v in x.items() if k != "seconds"} for x in Lines.read(workdir).records]
     return {tuple(line[k] for k in ("method", "episode", "seed")): line for line in lines}, lines
 
 

@@ -13,7 +13,7 @@ from conftest import LONG, ROOT
 from processes import Server
 
 from qgf_jax.runs.checkpoint import Checkpoints
-from qgf_jax.runs.files import read_lines
+from qgf_jax.runs.files import Lines
 
 STEPS = 1200
 POINTS = (
@@ -66,7 +66,7 @@ class Trained:
         assert not self.checkpoints.why_invalid(STEPS)
         lines = [
             {k: v for k, v in line.items() if k != "steps_per_second"}
-            for line in read_lines(self.workdir / "metrics.jsonl")
+            for line in Lines.read(self.workdir / "metrics.jsonl").records
         ]
         return self.checkpoints.digest(STEPS), lines
 
