@@ -14,7 +14,7 @@ from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream
 from qgf_jax.data.summary import Summary
-from qgf_jax.envs.families import EnvName, Family, Labels
+from qgf_jax.envs.families import Bounds, EnvName, Family, Labels
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime.memory import available_bytes
 from qgf_jax.types import Spec
@@ -238,15 +238,34 @@ def _prepare(
 def _check_rows(rows: Rows, path: Path, labels: Labels) -> None:
     """Raises `UserError` if they are another environment's, or have labels that nobody would heed."""
     rows.check_labels(path, labels.reads)
-    if labels.widths is None:
-        return
+    if labels.widths is not None:
+        _check_widths(rows, path, labels, labels.widths)
+    if labels.bounds is not None:
+        _check_bounds(rows, path, labels, labels.bounds)
+
+
+def _check_widths(rows: Rows, path: Path, labels: Labels, widths: tuple[int, int]) -> None:
     arrays = (("observations", rows.observations), ("actions", rows.actions))
-    for (key, array), width in zip(arrays, labels.widths, strict=True):
+    for (key, array), width in zip(arrays, widths, strict=True):
         if array.shape[1] != width:
             raise UserError(
                 f"{path}: {key} are {array.shape[1]} wide, {labels.name.env_id} has {width}: "
                 "this is another environment's file"
             )
+
+
+def _check_bounds(rows: Rows, path: Path, labels: Labels, bounds: Bounds) -> None:
+    low, high = bounds
+    with np.errstate(invalid="ignore"):  # infinite bounds
+        slack = 1e-4 * np.maximum(1.0, np.where(np.isfinite(high - low), high - low, 0.0))
+    beyond = (rows.actions < low - slack) | (rows.actions > high + slack)
+    if beyond.any():
+        row, number = np.argwhere(beyond)[0]
+        raise UserError(
+            f"{path}: action {number} is {rows.actions[row, number]:g} in row {row}, which leaves "
+            f"[{low[number]:g}, {high[number]:g}] of {labels.name.env_id}: this is another "
+            "environment's file, or clip its actions as the environment does"
+        )
 
 
 def _transform(
