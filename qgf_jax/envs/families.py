@@ -361,7 +361,7 @@ def _resolve(name: str) -> tuple[Family, str]:
     known = [*_FAMILIES, *_outside()] if colon else []
     if prefix in known:
         return _family(prefix), rest
-    near = difflib.get_close_matches(prefix, known, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(prefix, known, n=1, cutoff=0.7)
     if not near or is_module(prefix):
         for family in map(_family, _FAMILIES):
             if family.claims(name):

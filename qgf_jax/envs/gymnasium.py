@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.envs import spaces
+from qgf_jax.envs import carried, spaces
 from qgf_jax.envs.families import Bounds, EnvName, Family, Labels, is_module
 from qgf_jax.errors import UserError
 from qgf_jax.runtime import children
@@ -158,9 +158,12 @@ class _Minari(_Gymnasium):
 
     def _open(self, name: EnvName, options: Mapping[str, Any]) -> Any:
         """The environment by the id and options that the dataset's metadata say."""
-        from qgf_jax.data.readers import minari
-
-        recorded = minari.recorded_environment(name.env_id.partition(":")[2])
+        recorded = carried.environment_of(name.env_id.partition(":")[2])
+        if not _ID.fullmatch(recorded["id"]) or ":" in recorded["id"]:
+            raise UserError(
+                f"{name.env_id} was recorded in {recorded['id']!r}, and what to import is not left to "
+                "data: name the environment yourself"
+            )
         limit = recorded["max_episode_steps"]
         limited = {"max_episode_steps": limit} if limit else {}
         return _make(recorded["id"], {**recorded["options"], **limited, **options})
