@@ -1,5 +1,6 @@
 """Gymnasium's environments: names, episodes that repeat, what is refused, what tables make of them."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.summary import summarize
+from qgf_jax.runs.run import versions
 
 MODULE = '''
 """Environments as a lab might write them."""
@@ -174,6 +176,13 @@ def test_a_mistyped_name_answers_at_once_and_without_a_simulator(name):
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, simulator = said.stdout.split()
     assert float(seconds) < 0.5 and simulator == "False"
+
+
+def test_a_run_records_the_versions_of_the_package_that_makes_its_environment():
+    assert {"gymnasium", "mujoco"} <= versions("Hopper-v5").keys()
+    assert versions("packaging:Some-v0")["packaging"] == importlib.metadata.version("packaging")
+    assert versions("packaging.version:make").keys() == versions("packaging:Some-v0").keys()
+    assert "ogbench" in versions("cube-single-play-v0")
 
 
 def test_parsing_imports_no_simulator():

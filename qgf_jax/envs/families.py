@@ -206,7 +206,7 @@ class Family(abc.ABC):
     """Whether every episode ends as a success or not: what does not say so is none. Where this is
     false, only what its environments say counts, and tables may go by returns alone."""
     packages: ClassVar[Sequence[str]] = ()
-    """Distributions whose versions a run records."""
+    """Distributions whose versions every run records."""
     search_path: ClassVar[Sequence[str]] = ("data",)
     """Folders in which data are looked for when the config names none."""
     prefix: str = ""
@@ -250,6 +250,10 @@ class Family(abc.ABC):
     def missing(self) -> list[str]:
         """Those of `modules` that are not installed."""
         return [module for module in self.modules if importlib.util.find_spec(module) is None]
+
+    def packages_of(self, name: str) -> Sequence[str]:
+        """Distributions whose versions a run in the environment `name` records."""
+        return self.packages
 
     def require(self) -> None:
         """Raises `UserError`, with the remedy, if anything is missing."""

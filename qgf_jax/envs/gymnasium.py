@@ -82,6 +82,11 @@ class _Gymnasium(Family):
         written = name if plain else f"{self.prefix}:{name}"
         return _Name(dataset, 1, family=self.prefix, id=name, written=written)
 
+    def packages_of(self, name: str) -> tuple[str, ...]:
+        """Those of all, and the package that a name begins with: most have their distribution's name."""
+        module, colon, _ = EnvName.parse(name).env_id.partition(":")
+        return (*self.packages, *[module.partition(".")[0]] * bool(colon))
+
     def make(self, name: EnvName) -> "GymnasiumEnv":
         """The environment. Raises `UserError` if there is none, or if it is not made of boxes."""
         return GymnasiumEnv(name.env_id, self.gym(name))
