@@ -74,6 +74,7 @@ _MODULES = {
 _ATTRIBUTES: dict[str, dict[str, str]] = {
     "bounds": {
         "check": "Bound.check",
+        "fields": "Field.declared_in",
         "of": "Bound.of",
         "read": "Bound.read",
     },
