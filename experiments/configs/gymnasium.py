@@ -19,6 +19,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train.steps": 50_000,
         "train.save_every": 10_000,
     },
+    # Minutes on two cores: the published tables of Hopper and HalfCheetah (experiments/results).
+    "laptop": {
+        "networks.policy_hidden": (128,) * 3,
+        "networks.critic_hidden": (128,) * 3,
+        "data.n_step": 10,
+        "data.reward_scale": 0.1,
+        "train.steps": 20_000,
+        "train.save_every": 5_000,
+        "eval.weights": (0.0, 0.1, 0.3, 1.0, 3.0),
+        "eval.episodes": 20,
+    },
     # From nothing to a report in seconds, to see that data and environment fit together.
     "tiny": {
         "networks.policy_hidden": (16, 16),
