@@ -3,7 +3,7 @@
     qgf train --config=experiments/configs/gymnasium.py --config.env=Hopper-v5 \\
         --config.data.name=hopper-medium --workdir=runs/hopper
 
-Rows carry their rewards and masks (docs/data.md). There is no environment to begin with: name one.
+Rows carry their rewards and masks (docs/data.md).
 """
 
 from typing import Any
@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def get_config(variant: str = "small", **choice: str) -> ConfigDict:
     config = configs.make(**choice)
+    config.env = "Hopper-v5"
     # A single action at a time: simulated joints answer within one step.
     configs.update(config, {"data.chunk": 1, "data.standardize": True, "data.discount": 0.99})
     configs.update(config, VARIANTS[variant])
