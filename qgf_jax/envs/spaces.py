@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.errors import UserError, unknown_name_error
+from qgf_jax.errors import UserError
 
 Parts = tuple[tuple[str, int], ...]
 """(key, numbers) of each part of an observation, in order; the key is "" where there is one box."""
@@ -26,7 +26,7 @@ def parts(where: str, space: Any, chosen: Sequence[str] = ()) -> Parts:
         return tuple(found.items())
     for key in chosen:
         if key not in found:
-            raise unknown_name_error(f"part of {where}'s observations", key, found)
+            raise UserError.unknown(f"part of {where}'s observations", key, found)
     return tuple((key, found[key]) for key in chosen)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from qgf_jax.data.readers import hdf5
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
-from qgf_jax.errors import UserError, log, unknown_name_error
+from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
 _VERSIONS = ("v2.1", "v3.0")
@@ -56,7 +56,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
     observations = _observations(where, info, choice.observations)
     actions = choice.actions or "action"
     if actions not in info["features"]:
-        raise unknown_name_error(f"action of {where}", actions, info["features"])
+        raise UserError.unknown(f"action of {where}", actions, info["features"])
     folder = _Folder(
         where, path, info, observations, actions, _lengths(where, path, info, choice.split)
     )
@@ -125,7 +125,7 @@ def _observations(
     keys = chosen or [key for key in _STATES if key in numbers]
     for key in keys:
         if key not in numbers:
-            raise unknown_name_error(f"observation of {where}", key, numbers)
+            raise UserError.unknown(f"observation of {where}", key, numbers)
     if not keys:
         known = ", ".join(numbers) or "none"
         raise UserError(
@@ -169,7 +169,7 @@ def _lengths(where: str, path: Path, info: Mapping[str, Any], split: str) -> dic
         return lengths
     splits = info.get("splits") or {}
     if split not in splits:
-        raise unknown_name_error(f"split of {where}", split, splits)
+        raise UserError.unknown(f"split of {where}", split, splits)
     try:
         first, last = (int(x) for x in str(splits[split]).split(":"))
     except ValueError:

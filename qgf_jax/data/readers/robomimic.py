@@ -14,7 +14,7 @@ import numpy as np
 
 from qgf_jax.data.readers import hdf5
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, flat
-from qgf_jax.errors import UserError, log, unknown_name_error
+from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
 _SPLITS = ("train", "valid")
@@ -85,7 +85,7 @@ def _names(path: Path, file: Any, split: str) -> list[str]:
         return every
     masks = file.get("mask", {})
     if split not in masks:
-        raise unknown_name_error(f"mask of {path}", split, masks)
+        raise UserError.unknown(f"mask of {path}", split, masks)
     listed = {x.decode() if isinstance(x, bytes) else str(x) for x in masks[split][()]}
     if unknown := sorted(listed - {*every}):
         raise UserError(f"{path}: mask {split} lists {unknown[0]}, which is no episode of the file")
@@ -104,7 +104,7 @@ def _keys(path: Path, episode: Any, chosen: tuple[str, ...]) -> list[str]:
     if chosen:
         for key in chosen:
             if key not in every:
-                raise unknown_name_error(f"observation of {path}", key, every)
+                raise UserError.unknown(f"observation of {path}", key, every)
         return [*chosen]
     found = [key for key in every if hdf5.numbers(path, episode["obs"], key).ndim <= 2]
     if images := sorted({*every} - {*found}):
