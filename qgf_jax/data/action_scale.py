@@ -98,7 +98,10 @@ class ActionScale(NamedTuple):
             return
         row, number = map(int, np.argwhere(far)[0])
         if not self.scale.size:
-            raise UserError(f"{path}: actions leave [-1, 1] in row {row}: scale them")
+            raise UserError(
+                f"{path}: actions leave [-1, 1] in row {row}: scale them, or set "
+                "data.action_scale=std or quantile"
+            )
         low, high = (
             np.broadcast_to(self.low, far.shape[1:]),
             np.broadcast_to(self.high, far.shape[1:]),

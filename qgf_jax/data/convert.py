@@ -1,6 +1,7 @@
 """Writes any dataset as plain .npy files that are read at the disk's speed. No JAX."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,9 +61,19 @@ def convert(
     missing = [target for target in validation if not target.is_done()]
     for target in missing:
         Manifest.refuse_existing(target.folder)
-    for target in (*missing, data):  # validation data first: a folder NAME says that all is done
-        Manifest.write(target.folder, target.slices(), target.source, target.about)
-        failpoint("converted")
+    written: list[Path] = []
+    try:
+        for target in (
+            *missing,
+            data,
+        ):  # validation data first: a folder NAME says that all is done
+            Manifest.write(target.folder, target.slices(), target.source, target.about)
+            written.append(target.folder)
+            failpoint("converted")
+    except UserError:
+        for folder in written:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return [target.folder for target in targets]
 
 

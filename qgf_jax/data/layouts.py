@@ -40,6 +40,12 @@ _LAYOUTS = {key: layout for layout, keys in _KEYS.items() for key in keys}
 
 def check_keys(path: Path, keys: Iterable[str]) -> None:
     """Raises `UserError` if one of `keys` is a sign of another layout."""
+    keys = {*keys}
+    if keys >= {"terminated", "truncated"}:
+        raise UserError(
+            f"{path}: key 'terminated' is of a file of steps: run `qgf convert npz:{path}` and name the "
+            "folder that it makes (docs/data.md)"
+        )
     for key in sorted(keys):
         if layout := _LAYOUTS.get(key.lower()):
             raise _error(path, f"key {key!r}", layout)

@@ -162,7 +162,8 @@ class Labels:
         """
         if "rewards" not in columns:
             raise UserError(
-                f"{path}: key 'rewards' is missing, and the task's rewards come from it"
+                f"{path}: key 'rewards' is missing, and the task's rewards come from it: name a "
+                "function with data.rewards=MODULE:FUNCTION, or write them into the file"
             )
         rewards = np.asarray(columns["rewards"], np.float32)
         masks = np.asarray(columns.get("masks", np.ones_like(rewards)), np.float32)

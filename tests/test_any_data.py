@@ -1,0 +1,248 @@
+"""Any dataset: converted, trained on, and what is refused on the way."""
+
+import json
+
+import bad_recordings
+import numpy as np
+import pytest
+import recordings
+from conftest import tiny
+
+import qgf_jax
+from qgf_jax import cli
+from qgf_jax import config as configs
+from qgf_jax.data.convert import convert
+from qgf_jax.data.converted import Manifest
+from qgf_jax.data.load import Loaded
+from qgf_jax.data.readers.recording import Choice, Episode
+from qgf_jax.data.shards import Source
+from qgf_jax.errors import UserError
+
+PLAYED = recordings.episodes(count=6, length=8)
+GAMMA = 0.9
+
+
+@pytest.fixture(autouse=True)
+def datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+
+def options(folder, name, **changes):
+    """A tiny config for data without an environment."""
+    return tiny(
+        **{
+            "env": f"data:{name}",
+            "data.dir": str(folder),
+            "data.chunk": 1,
+            "data.discount": GAMMA,
+            **changes,
+        }
+    )
+
+
+def steps_of(played):
+    """The arrays of steps, with what came after each."""
+    columns = recordings.d4rl_columns(played, following=True)
+    columns["terminated"], columns["truncated"] = columns.pop("terminals"), columns.pop("timeouts")
+    return columns
+
+
+def test_terminated_ends_the_return_and_truncated_bootstraps(tmp_path):
+    """Returns of two steps by hand, for every transition of an episode of each kind."""
+    recordings.write_minari("x-v0", PLAYED)
+    convert("minari:x-v0", tmp_path)
+    dataset = Loaded.of(options(tmp_path, "x-v0", **{"data.n_step": 2})).take()
+    transition = 0
+    for played in PLAYED:
+        length = len(played.actions)
+        for t in range(length):
+            inside = min(2, length - t)
+            reward = sum(GAMMA**j * played.rewards[t + j] for j in range(inside))
+            ends = played.terminated and t + inside == length
+            np.testing.assert_allclose(dataset.reward[transition], reward, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(dataset.discount[transition], 0 if ends else GAMMA**2)
+            assert dataset.weight[transition] == (t + 2 <= length)
+            after = dataset.obs[dataset.next_row[transition]]
+            np.testing.assert_array_equal(after, played.observations[t + inside])
+            transition += 1
+    assert transition == len(dataset.action)
+
+
+def test_minari_and_d4rl_of_the_same_episodes_are_one_dataset_but_for_what_d4rl_lacks(tmp_path):
+    recordings.write_minari("x-v0", PLAYED)
+    path = recordings.write_hdf5(tmp_path / "y.hdf5", recordings.d4rl_columns(PLAYED))
+    convert("minari:x-v0", tmp_path)
+    convert(f"d4rl:{path}", tmp_path)
+    whole, less = (Loaded.of(options(tmp_path, name)).take() for name in ("x-v0", "y"))
+    lengths = [len(played.actions) for played in PLAYED]
+    last = np.cumsum(lengths) - 1
+    lost = [i for i, played in zip(last, PLAYED, strict=True) if not played.terminated]
+    kept = np.delete(np.arange(sum(lengths)), lost)
+    assert len(less.action) == len(kept) == sum(lengths) - 3
+    for name in ("action", "reward", "discount", "weight"):
+        np.testing.assert_array_equal(getattr(whole, name)[kept], getattr(less, name))
+    for rows in ("row", "next_row"):
+        ours, theirs = (x.obs[getattr(x, rows)] for x in (whole, less))
+        same = (ours[kept] == theirs).all(axis=1)
+        # What follows a transition that terminated is discounted to nothing, and D4RL has it not.
+        assert (same | (less.discount == 0)).all()
+
+
+def test_a_manifest_says_where_the_data_come_from(tmp_path):
+    scores = {"ref_min_score": 1.0, "ref_max_score": 3.0}
+    recordings.write_minari("lab/x-v0", PLAYED, metadata=scores)
+    (folder,) = convert("minari:lab/x-v0", tmp_path)
+    about = Manifest.read(folder).record["about"]
+    assert folder.name == "lab-x-v0" and about["format"] == "minari"
+    assert about["bounds"] == [[-1, -1], [1, 1]] and about["references"] == [1.0, 3.0]
+    assert Source.open(folder).fingerprint["references"] == [1.0, 3.0]
+    assert len(Manifest.read(folder).record["source"]) == 64
+
+
+def test_masks_of_robomimic_become_data_and_validation_data(tmp_path):
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED)
+    data, validation = convert(f"robomimic:{path}", tmp_path / "data", name="mine")
+    assert (data.name, validation.name) == ("mine", "mine-val")
+    counts = [Manifest.read(folder).record["trajectories"] for folder in (data, validation)]
+    assert counts == [len(PLAYED) - 1, 1]
+    (alone,) = convert(f"robomimic:{path}", tmp_path / "alone", choice=Choice(split="train"))
+    assert Manifest.read(alone).record["trajectories"] == len(PLAYED) - 1
+
+
+def test_steps_in_an_npz_file_are_told_by_their_keys(tmp_path):
+    np.savez(tmp_path / "x.npz", **steps_of(PLAYED))
+    convert(tmp_path / "x.npz", tmp_path / "data")
+    dataset = Loaded.of(options(tmp_path / "data", "x")).take()
+    assert len(dataset.action) == sum(len(played.actions) for played in PLAYED)
+    with pytest.raises(UserError, match=r"key 'terminated' .*run `qgf convert npz:"):
+        Loaded.of(options(tmp_path, "x"))
+
+
+def test_data_from_arrays_are_those_of_a_file(tmp_path):
+    columns = steps_of(PLAYED)
+    np.savez(tmp_path / "x.npz", **columns)
+    convert(tmp_path / "x.npz", tmp_path / "data")
+    file = Loaded.of(options(tmp_path / "data", "x"))
+    arrays = qgf_jax.Dataset.from_arrays(**columns)
+    memory = Loaded.of(options(tmp_path, "x"), given=arrays)
+    for name, array in file.take()._asdict().items():
+        np.testing.assert_array_equal(array, getattr(memory.dataset, name))
+    episodes = [Episode(p.observations, p.actions, p.rewards, p.terminated) for p in PLAYED]
+    again = Loaded.of(
+        options(tmp_path, "x"), given=qgf_jax.Dataset.from_episodes(iter(episodes), name="arrays")
+    )
+    assert again.fingerprint == memory.fingerprint
+
+
+def test_arrays_that_do_not_fit_are_refused_in_one_line():
+    columns = steps_of(PLAYED)
+    for key, value, words in (
+        ("rewards", columns["rewards"][:-1], "rewards has"),
+        ("terminated", 2 * columns["terminated"], "terminated holds 2"),
+        ("rewards", columns["rewards"] * np.nan, "NaN or infinite"),
+        ("actions", columns["actions"][:, 0], "must be rows of numbers"),
+        ("next_observations", columns["observations"], "not in the order of time"),
+    ):
+        with pytest.raises(UserError, match=words):
+            qgf_jax.Dataset.from_arrays(**{**columns, key: value}).source()
+
+
+REWARDS = """
+def distance(rows):
+    return -abs(rows.observations[:, 0] - rows.actions[:, 0])
+
+
+def short(rows):
+    return [0.0]
+
+
+def broken(rows):
+    return rows.nothing
+"""
+
+
+def test_rewards_by_a_function_of_the_users(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = recordings.write_lerobot(tmp_path / "lift", PLAYED)
+    convert(f"lerobot:{folder}", tmp_path / "data")
+    config = options(tmp_path / "data", "lift", **{"data.rewards": "my_rewards:distance"})
+    dataset = Loaded.of(config).take()
+    np.testing.assert_allclose(
+        dataset.reward, -np.abs(dataset.obs[dataset.row, 0] - dataset.action[:, 0]), atol=1e-4
+    )
+    assert (dataset.discount == 0).sum() == sum(played.terminated for played in PLAYED)
+    for name, words in (
+        ("my_rewards:short", "gave shape (1,) for"),
+        ("my_rewards:broken", "AttributeError"),
+        ("my_rewards:none", "AttributeError"),
+        ("no_module:x", "ModuleNotFoundError"),
+    ):
+        with pytest.raises(UserError) as error:
+            Loaded.of({**config, "data": {**config["data"], "rewards": name}})
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_rewards_the_user_is_asked_for_them(tmp_path):
+    folder = recordings.write_lerobot(
+        tmp_path / "lift", PLAYED, change=lambda i, columns: columns.pop("next.reward")
+    )
+    path = folder / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"].pop("next.reward")
+    path.write_text(json.dumps(info))
+    convert(f"lerobot:{folder}", tmp_path / "data")
+    with pytest.raises(UserError, match="'rewards' is missing.*data.rewards=MODULE:FUNCTION"):
+        Loaded.of(options(tmp_path / "data", "lift"))
+
+
+@pytest.mark.parametrize("form", ["robomimic", "lerobot"])
+def test_from_a_recording_to_a_sealed_run_on_the_command_line(form, tmp_path, capsys):
+    played = [p._replace(actions=3 * p.actions) for p in PLAYED]
+    if form == "robomimic":
+        place = recordings.write_robomimic(tmp_path / "lift.hdf5", played)
+    else:
+        place = recordings.write_lerobot(tmp_path / "lift", played)
+    assert run("convert", f"{form}:{place}", f"--out={tmp_path / 'data'}") == 0
+    with pytest.raises(UserError, match=r"actions leave \[-1, 1\] in row .*data.action_scale"):
+        Loaded.of(options(tmp_path / "data", "lift"))
+    config = configs.make()
+    config.update_from_flattened_dict(
+        {
+            "env": "data:lift",
+            "data.dir": str(tmp_path / "data"),
+            "data.chunk": 2,
+            "data.action_scale": "std",
+            "train.steps": 2,
+            "train.batch_size": 8,
+            "networks.policy_hidden": (8,),
+            "networks.critic_hidden": (8,),
+        }
+    )
+    qgf_jax.pretrain(config, tmp_path / "run")
+    assert run("verify", str(tmp_path / "run")) == 0
+    assert run("evaluate", f"--workdir={tmp_path / 'run'}", "--methods=reference") == 2
+    assert "data without an environment" in capsys.readouterr().err
+
+
+def run(*arguments):
+    try:
+        cli.main([*arguments])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("case", [*bad_recordings.BAD][::6])
+def test_a_bad_source_leaves_nothing_behind(case, tmp_path, capsys):
+    source = bad_recordings.BAD[case][0](tmp_path)
+    out = tmp_path / "out"
+    assert run("convert", source, f"--out={out}") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("qgf: error: ") and "Traceback" not in "".join(said)
+    assert not out.exists() or not [*out.iterdir()]
+
+
+def test_an_unknown_format_is_named(tmp_path, capsys):
+    assert run("convert", "zarr:x", f"--out={tmp_path}") == 2
+    assert "FORMAT:PLACE of d4rl, lerobot, minari, npz, robomimic" in capsys.readouterr().err
