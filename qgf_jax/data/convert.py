@@ -63,10 +63,8 @@ def convert(
         Manifest.refuse_existing(target.folder)
     written: list[Path] = []
     try:
-        for target in (
-            *missing,
-            data,
-        ):  # validation data first: a folder NAME says that all is done
+        # Validation data first: a folder NAME says that all is done.
+        for target in (*missing, data):
             Manifest.write(target.folder, target.slices(), target.source, target.about)
             written.append(target.folder)
             failpoint("converted")

@@ -192,6 +192,8 @@ class Family(abc.ABC):
     """`EnvName.goals` of every name."""
     modules: ClassVar[Sequence[str]] = ()
     """Modules that its environments need, in the order in which messages list them."""
+    plays: ClassVar[bool] = True
+    """Whether there are environments. Without them there are data alone, which say their widths."""
     packages: ClassVar[Sequence[str]] = ()
     """Distributions whose versions a run records."""
     search_path: ClassVar[Sequence[str]] = ("data",)

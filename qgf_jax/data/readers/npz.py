@@ -67,9 +67,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         members = {key: info for key, info in members.items() if key in (*_COLUMNS, *_ENDS)}
         sizes = [(info.file_size, info.compress_size) for info in members.values()]
         check_size(path, *map(sum, zip(*sizes, strict=True)))
-        return {
-            key: formats.read_array(path, file, key, info) for key, info in members.items()
-        }
+        return {key: formats.read_array(path, file, key, info) for key, info in members.items()}
 
 
 def _check_keys(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> None:

@@ -104,9 +104,7 @@ class Recording(NamedTuple):
         if first is None:
             raise UserError(f"{self.place}: there is no episode")
         if not moved:
-            raise UserError(
-                f"{self.place}: actions are all 0: nothing can be learned from them"
-            )
+            raise UserError(f"{self.place}: actions are all 0: nothing can be learned from them")
         if lost:
             log(
                 f"data: {self.place}: {lost} transitions are left out, each the last of its episode, as "

@@ -8,7 +8,6 @@ import numpy as np
 from qgf_jax.data.readers.recording import Episode
 from qgf_jax.errors import UserError
 
-
 _AXES = {"observations": 2, "actions": 2, "next_observations": 2}
 _AXES |= dict.fromkeys(("rewards", "terminated", "truncated"), 1)
 
@@ -44,7 +43,7 @@ class Steps(NamedTuple):
         for key, column in arrays.items():
             if len(column) != rows:
                 raise UserError(f"{place}: {key} has {len(column)} rows, observations have {rows}")
-        seen, after = (columns.get(f"{x}observations") for x in ("", "next_"))
+        seen, after = columns["observations"], columns.get("next_observations")
         if after is not None and after.shape != seen.shape:
             raise UserError(
                 f"{place}: next_observations has shape {after.shape}, observations {seen.shape}"
