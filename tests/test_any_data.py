@@ -1,13 +1,14 @@
 """Any dataset: converted, trained on, and what is refused on the way."""
 
 import json
+import re
 from pathlib import Path
 
 import bad_recordings
 import numpy as np
 import pytest
 import recordings
-from conftest import tiny
+from conftest import ROOT, tiny
 
 import qgf_jax
 from qgf_jax import cli
@@ -126,6 +127,40 @@ def test_data_from_arrays_are_those_of_a_file(tmp_path):
         options(tmp_path, "x"), given=qgf_jax.Dataset.from_episodes(iter(episodes), name="arrays")
     )
     assert again.fingerprint == memory.fingerprint
+
+
+def test_arrays_have_no_validation_data(tmp_path, monkeypatch):
+    """Not those of a file that happens to lie where the program was started."""
+    np.savez(tmp_path / "arrays-val.npz", **{"observations": np.zeros((2, 1))})
+    monkeypatch.chdir(tmp_path)
+    arrays = qgf_jax.Dataset.from_arrays(**recordings.steps_columns(PLAYED))
+    assert Loaded.of(options(tmp_path, "x"), given=arrays).validation is None
+
+
+def test_bounds_of_arrays_are_those_of_the_networks():
+    columns = recordings.steps_columns(PLAYED)
+    columns["actions"] = 2 + 3 * columns["actions"]
+    arrays = qgf_jax.Dataset.from_arrays(**columns, bounds=(-1, [5, 5]))
+    loaded = Loaded.of(options("", "x"), given=arrays)
+    assert (loaded.spec["action_shift"], loaded.spec["action_scale"]) == ((2, 2), (3, 3))
+    np.testing.assert_allclose(3 * loaded.dataset.action + 2, columns["actions"], atol=1e-4)
+
+
+def test_the_page_of_ones_own_data_runs(tmp_path, monkeypatch):
+    """With fewer steps. What the user writes to train is at most 15 lines."""
+    text = (ROOT / "docs" / "your_data.md").read_text()
+    data, training = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(training.strip().splitlines()) <= 15 and "steps=20_000" in training
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(data + training.replace("steps=20_000", "steps=3"), names)  # noqa: S102 - a page of ours
+    assert names["chunk"].shape == (2, 1)
+    assert run("verify", "runs/points") == 0
+    assert not (tmp_path / "data").exists()
+    qgf_jax.pretrain(names["config"].copy_and_resolve_references(), "runs/points", names["dataset"])
+    other = names["dataset"].from_arrays(**{**names["steps"], "rewards": np.ones(2000)})
+    with pytest.raises(UserError, match="was trained on other data"):
+        qgf_jax.pretrain(names["config"], "runs/points", other)
 
 
 def test_arrays_that_do_not_fit_are_refused_in_one_line():
@@ -282,8 +317,10 @@ def test_a_bad_source_leaves_nothing_behind(case, tmp_path, capsys):
     make, words = bad_recordings.BAD[case]
     out = tmp_path / "out"
     assert run("convert", make(tmp_path), f"--out={out}") == 2
-    errors = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("data: ")]
-    assert len(errors) == 1 and errors[0].startswith("qgf: error: ") and words in errors[0]
+    said = capsys.readouterr().err
+    *before, error = said.splitlines()
+    assert error.startswith("qgf: error: ") and words in error
+    assert not any(line.startswith(("qgf", "Traceback")) for line in before)
     assert not out.exists() or not [*out.iterdir()]
 
 

@@ -29,10 +29,10 @@ _CONTRADICT = ("terminals", "masks", "mask", "discounts", "discount", "valids")
 
 
 def is_of_steps(path: Path) -> bool:
-    """Whether a file is of this layout: an npz file with `terminated` and `truncated`."""
+    """Whether a file is of this layout, if not a whole one: it has `terminated` or `truncated`."""
     try:
         with zipfile.ZipFile(path) as file:
-            return {*_ENDS} <= {name.removesuffix(".npy") for name in file.namelist()}
+            return not {*_ENDS}.isdisjoint(name.removesuffix(".npy") for name in file.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return False
 
@@ -75,7 +75,7 @@ def _check_keys(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> None:
     for key in ("observations", "actions", *_ENDS):
         if key not in members:
             has = ", ".join(sorted(members))[:60]
-            raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
+            raise UserError(f"{path}: key {key!r} is missing (the file has {has}): write it")
     for key in _CONTRADICT:
         if key in members:
             raise UserError(
