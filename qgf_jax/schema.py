@@ -360,7 +360,12 @@ def _check_two_levels(flat: Mapping[str, Any]) -> None:
 
 
 def _check_rewards(flat: Mapping[str, Any], name: EnvName) -> None:
-    idle = {"data.reward_scale": 1.0, "data.reward_shift": 0.0, "data.sparse": False}
+    idle = {
+        "data.rewards": "",
+        "data.reward_scale": 1.0,
+        "data.reward_shift": 0.0,
+        "data.sparse": False,
+    }
     if name.goals and any(flat[key] != value for key, value in idle.items()):
         raise UserError(
             f"{', '.join(idle)} are for single tasks; with goals, rewards come from the rows: "

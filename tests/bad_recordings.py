@@ -3,8 +3,10 @@
 Each is a function of a fresh folder that gives FORMAT:PLACE, and the words of the message.
 """
 
+import io
 import json
 import os
+import zipfile
 
 import numpy as np
 import recordings
@@ -28,6 +30,43 @@ def _robomimic(spoil, attributes=recordings.ENV_ARGS, **options):
         return f"robomimic:{recordings.write_hdf5(folder / 'lift.hdf5', tree, attributes)}"
 
     return make
+
+
+def _npz(spoil, **how):
+    """`spoil(columns)` of a file of steps; `how`: keywords of the function that saves it."""
+
+    def make(folder):
+        columns = recordings.steps_columns(PLAYED)
+        spoil(columns)
+        np.savez_compressed(folder / "steps.npz", **columns, **how)
+        return f"npz:{folder / 'steps.npz'}"
+
+    return make
+
+
+def _npz_bytes(spoil):
+    """`spoil(bytes)` gives the bytes of the file instead."""
+
+    def make(folder):
+        place = _npz(lambda columns: None)(folder)
+        path = folder / "steps.npz"
+        path.write_bytes(spoil(path.read_bytes()))
+        return place
+
+    return make
+
+
+def _claims(raw):
+    """A file of steps whose rewards say to be of 2**40 rows."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,), }"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+    with zipfile.ZipFile(io.BytesIO(raw)) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as new:
+        for name, content in {**members, "rewards.npy": array}.items():
+            new.writestr(name, content)
+    return buffer.getvalue()
 
 
 def _minari(spoil, **options):
@@ -219,6 +258,51 @@ BAD = {
     "d4rl: no rows": (
         _d4rl(lambda c: c.update({k: v[:0] for k, v in c.items()})),
         "it has no rows",
+    ),
+    # npz files of steps
+    "npz: no file": (lambda folder: f"npz:{folder / 'x.npz'}", "no such file"),
+    "npz: no place": (lambda folder: "npz:", "says no place"),
+    "npz: no observations": (_npz(_set("observations", None)), "'observations' is missing"),
+    "npz: terminated alone": (_npz(_set("truncated", None)), "'truncated' is missing"),
+    "npz: truncated alone": (_npz(_set("terminated", None)), "'terminated' is missing"),
+    "npz: masks too": (_npz(lambda c: c.update(masks=1 - c["terminated"])), "'masks' would not be"),
+    "npz: text for actions": (_npz(_set("actions", np.array(["a"] * 30))), "plain numbers"),
+    "npz: objects": (_npz(_set("rewards", np.array([{}] * 30))), "has type object"),
+    "npz: flat observations": (_npz(_set("observations", np.zeros(30))), "must have 2 axes"),
+    "npz: flags in a column": (
+        _npz(lambda c: c.update(truncated=c["truncated"][:, None])),
+        "must have 1 axis",
+    ),
+    "npz: half an end": (_npz(_at("terminated", 5, 0.5)), "must be 0 or 1"),
+    "npz: no end": (
+        _npz(lambda c: c.update(terminated=0 * c["rewards"], truncated=0 * c["rewards"])),
+        "no step ends an episode",
+    ),
+    "npz: fewer rewards": (_npz(_set("rewards", np.zeros(7))), "rewards has 7 rows"),
+    "npz: NaN": (_npz(_at("observations", 3, np.nan)), "in the order of time"),
+    "npz: infinite reward": (_npz(_at("rewards", 2, np.inf)), "rewards are NaN or infinite"),
+    "npz: shuffled": (
+        _npz(lambda c: c.update(observations=c["observations"][::-1].copy())),
+        "not in the order of time",
+    ),
+    "npz: an end is missing": (
+        _npz(lambda c: c.update(truncated=0 * c["truncated"])),
+        "an end is missing there",
+    ),
+    "npz: next of other widths": (
+        _npz(lambda c: c.update(next_observations=c["next_observations"][:, :2])),
+        "next_observations has shape",
+    ),
+    "npz: no motion": (_npz(lambda c: c.update(actions=0 * c["actions"])), "actions are all 0"),
+    "npz: cut": (_npz_bytes(lambda raw: raw[: len(raw) // 2]), "cut off"),
+    "npz: altered": (
+        _npz_bytes(lambda raw: raw[:150] + bytes([raw[150] ^ 255]) + raw[151:]),
+        "cut off",
+    ),
+    "npz: more than there is": (_npz_bytes(_claims), "says it holds 8796093022208 bytes"),
+    "npz: a bomb": (
+        _npz(lambda c: c.update(qpos=np.zeros((30, 2**20)))),
+        "which no episodes do",
     ),
     # robomimic
     "robomimic: D4RL's": (
@@ -414,6 +498,10 @@ GOOD = {
         lambda c: c.update(timeouts=c["timeouts"] | c["terminals"])
     ),
     "d4rl: float flags": _d4rl(lambda c: c.update(terminals=c["terminals"].astype(np.float32))),
+    "npz: no next observations": _npz(_set("next_observations", None)),
+    "npz: state of the simulator": _npz(lambda c: c.update(qpos=c["observations"][:, :2])),
+    "npz: further columns": _npz(lambda c: c.update(logprob=0 * c["rewards"])),
+    "npz: integer flags": _npz(lambda c: c.update(truncated=c["truncated"].astype(int))),
     "robomimic: no masks": _robomimic(lambda t: None, masks=False),
     "robomimic: images beside": _robomimic(
         _set("data", "demo_0", "obs", "top", np.zeros((6, 4, 4, 3), np.uint8))

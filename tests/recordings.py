@@ -48,6 +48,13 @@ def d4rl_columns(played, *, following=False):
     return columns
 
 
+def steps_columns(played):
+    """The arrays of a file of steps, with what came after each."""
+    columns = d4rl_columns(played, following=True)
+    columns["terminated"], columns["truncated"] = columns.pop("terminals"), columns.pop("timeouts")
+    return columns
+
+
 def write_hdf5(path, tree, attributes=None):
     """Nested dictionaries of arrays as groups and datasets; `attributes`: {group: {name: value}}."""
     import h5py

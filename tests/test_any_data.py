@@ -1,12 +1,14 @@
 """Any dataset: converted, trained on, and what is refused on the way."""
 
 import json
+import re
+from pathlib import Path
 
 import bad_recordings
 import numpy as np
 import pytest
 import recordings
-from conftest import tiny
+from conftest import ROOT, tiny
 
 import qgf_jax
 from qgf_jax import cli
@@ -38,13 +40,6 @@ def options(folder, name, **changes):
             **changes,
         }
     )
-
-
-def steps_of(played):
-    """The arrays of steps, with what came after each."""
-    columns = recordings.d4rl_columns(played, following=True)
-    columns["terminated"], columns["truncated"] = columns.pop("terminals"), columns.pop("timeouts")
-    return columns
 
 
 def test_terminated_ends_the_return_and_truncated_bootstraps(tmp_path):
@@ -110,7 +105,7 @@ def test_masks_of_robomimic_become_data_and_validation_data(tmp_path):
 
 
 def test_steps_in_an_npz_file_are_told_by_their_keys(tmp_path):
-    np.savez(tmp_path / "x.npz", **steps_of(PLAYED))
+    np.savez(tmp_path / "x.npz", **recordings.steps_columns(PLAYED))
     convert(tmp_path / "x.npz", tmp_path / "data")
     dataset = Loaded.of(options(tmp_path / "data", "x")).take()
     assert len(dataset.action) == sum(len(played.actions) for played in PLAYED)
@@ -119,7 +114,7 @@ def test_steps_in_an_npz_file_are_told_by_their_keys(tmp_path):
 
 
 def test_data_from_arrays_are_those_of_a_file(tmp_path):
-    columns = steps_of(PLAYED)
+    columns = recordings.steps_columns(PLAYED)
     np.savez(tmp_path / "x.npz", **columns)
     convert(tmp_path / "x.npz", tmp_path / "data")
     file = Loaded.of(options(tmp_path / "data", "x"))
@@ -134,13 +129,56 @@ def test_data_from_arrays_are_those_of_a_file(tmp_path):
     assert again.fingerprint == memory.fingerprint
 
 
+def test_arrays_have_no_validation_data(tmp_path, monkeypatch):
+    """Not those of a file that happens to lie where the program was started."""
+    np.savez(tmp_path / "arrays-val.npz", **{"observations": np.zeros((2, 1))})
+    monkeypatch.chdir(tmp_path)
+    arrays = qgf_jax.Dataset.from_arrays(**recordings.steps_columns(PLAYED))
+    assert Loaded.of(options(tmp_path, "x"), given=arrays).validation is None
+
+
+def test_bounds_of_arrays_are_those_of_the_networks():
+    columns = recordings.steps_columns(PLAYED)
+    columns["actions"] = 2 + 3 * columns["actions"]
+    arrays = qgf_jax.Dataset.from_arrays(**columns, bounds=(-1, [5, 5]))
+    loaded = Loaded.of(options("", "x"), given=arrays)
+    assert (loaded.spec["action_shift"], loaded.spec["action_scale"]) == ((2, 2), (3, 3))
+    np.testing.assert_allclose(3 * loaded.dataset.action + 2, columns["actions"], atol=1e-4)
+
+
+def test_the_page_of_ones_own_data_runs(tmp_path, monkeypatch):
+    """With fewer steps. What the user writes to train is at most 15 lines."""
+    text = (ROOT / "docs" / "your_data.md").read_text()
+    data, training = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(training.strip().splitlines()) <= 15 and "steps=20_000" in training
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(data + training.replace("steps=20_000", "steps=3"), names)  # noqa: S102 - a page of ours
+    assert names["chunk"].shape == (2, 1)
+    assert run("verify", "runs/points") == 0
+    assert not (tmp_path / "data").exists()
+    qgf_jax.pretrain(names["config"].copy_and_resolve_references(), "runs/points", names["dataset"])
+    other = names["dataset"].from_arrays(**{**names["steps"], "rewards": np.ones(2000)})
+    with pytest.raises(UserError, match="was trained on other data"):
+        qgf_jax.pretrain(names["config"], "runs/points", other)
+
+
 def test_arrays_that_do_not_fit_are_refused_in_one_line():
-    columns = steps_of(PLAYED)
+    columns = recordings.steps_columns(PLAYED)
     for key, value, words in (
         ("rewards", columns["rewards"][:-1], "rewards has"),
         ("terminated", 2 * columns["terminated"], "terminated holds 2"),
         ("rewards", columns["rewards"] * np.nan, "NaN or infinite"),
-        ("actions", columns["actions"][:, 0], "must be rows of numbers"),
+        ("rewards", columns["rewards"][:, None], "rewards has shape .* must have 1 axis"),
+        ("rewards", 0.0, "rewards has shape .* must have 1 axis"),
+        ("terminated", columns["terminated"][:, None], "terminated has shape .* must have 1 axis"),
+        ("actions", columns["actions"][:, 0], "actions has shape .* must have 2 axes"),
+        ("actions", np.zeros_like(columns["actions"]), "actions are all 0"),
+        ("observations", columns["observations"].astype(str), "observations has type <U"),
+        ("observations", [[1, 2], [3]], "observations is no array of numbers"),
+        ("observations", {"a": 1}, "observations has type object"),
+        ("next_observations", columns["observations"][:, :2], "next_observations has shape"),
+        ("bounds", ([-1, -1, -1], [1, 1, 1]), r"bounds have shapes \(3,\) and \(3,\)"),
         ("next_observations", columns["observations"], "not in the order of time"),
     ):
         with pytest.raises(UserError, match=words):
@@ -158,6 +196,13 @@ def short(rows):
 
 def broken(rows):
     return rows.nothing
+
+
+def infinite(rows):
+    return rows.observations[:, 0] * float("inf")
+
+
+NUMBER = 3
 """
 
 
@@ -173,14 +218,48 @@ def test_rewards_by_a_function_of_the_users(tmp_path, monkeypatch):
     )
     assert (dataset.discount == 0).sum() == sum(played.terminated for played in PLAYED)
     for name, words in (
-        ("my_rewards:short", "gave shape (1,) for"),
-        ("my_rewards:broken", "AttributeError"),
-        ("my_rewards:none", "AttributeError"),
-        ("no_module:x", "ModuleNotFoundError"),
+        ("my_rewards:short", "gave an array of shape (1,) for"),
+        ("my_rewards:broken", "failed on"),
+        ("my_rewards:infinite", "for row 0 of"),
+        ("my_rewards:none", "cannot be imported (AttributeError"),
+        ("my_rewards:NUMBER", "is no function"),
+        ("my_rewards", "is not MODULE:FUNCTION"),
+        ("no_module:x", "cannot be imported (ModuleNotFoundError"),
     ):
         with pytest.raises(UserError) as error:
             Loaded.of({**config, "data": {**config["data"], "rewards": name}})
         assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_function_of_rewards_sees_the_units_of_the_data(tmp_path, monkeypatch):
+    """Whatever the networks take actions for; of validation data too."""
+    (tmp_path / "my_tasks.py").write_text("def first(rows):\n    return rows.actions[:, 0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    played = [p._replace(actions=10 * p.actions + 3) for p in PLAYED]
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", played)
+    convert(f"robomimic:{path}", tmp_path)
+    changes = {"data.rewards": "my_tasks:first", "data.action_scale": "std"}
+    loaded = Loaded.of(options(tmp_path, "lift", **changes))
+    for dataset, of in ((loaded.dataset, played[:-1]), (loaded.validation, played[-1:])):
+        expected = np.concatenate([p.actions[:, 0] for p in of])
+        np.testing.assert_allclose(dataset.reward, expected, rtol=1e-6)
+        assert np.abs(dataset.action).max() < 3
+
+
+def test_rewards_of_a_function_are_for_single_tasks():
+    config = tiny(critic="dqc", **{"data.rewards": "a:b"})
+    with pytest.raises(UserError, match="data.rewards, .* are for single tasks"):
+        configs.check(config)
+
+
+def test_a_function_of_rewards_stands_for_the_tasks_own(maze_data, tmp_path, monkeypatch):
+    """Of OGBench's data too, whose states it sees; no row then ends the task."""
+    (tmp_path / "my_maze.py").write_text("def x(rows):\n    return rows.info['qpos'][:, 0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = {"data.dir": str(maze_data), "data.chunk": 1, "data.rewards": "my_maze:x"}
+    dataset = Loaded.of(tiny(**changes)).take()
+    np.testing.assert_allclose(dataset.reward, dataset.obs[dataset.row, 0], rtol=1e-6)
+    assert (dataset.discount == np.float32(0.99)).all()
 
 
 def test_without_rewards_the_user_is_asked_for_them(tmp_path):
@@ -233,16 +312,28 @@ def run(*arguments):
     return 0
 
 
-@pytest.mark.parametrize("case", [*bad_recordings.BAD][::6])
+@pytest.mark.parametrize("case", bad_recordings.BAD)
 def test_a_bad_source_leaves_nothing_behind(case, tmp_path, capsys):
-    source = bad_recordings.BAD[case][0](tmp_path)
+    make, words = bad_recordings.BAD[case]
     out = tmp_path / "out"
-    assert run("convert", source, f"--out={out}") == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("qgf: error: ") and "Traceback" not in "".join(said)
+    assert run("convert", make(tmp_path), f"--out={out}") == 2
+    said = capsys.readouterr().err
+    *before, error = said.splitlines()
+    assert error.startswith("qgf: error: ") and words in error
+    assert not any(line.startswith(("qgf", "Traceback")) for line in before)
     assert not out.exists() or not [*out.iterdir()]
+
+
+@pytest.mark.parametrize("case", bad_recordings.GOOD)
+def test_an_odd_source_is_converted(case, tmp_path, capsys):
+    assert run("convert", bad_recordings.GOOD[case](tmp_path), f"--out={tmp_path / 'out'}") == 0
+    folders = [*map(Path, capsys.readouterr().out.split())]
+    assert not Manifest.read(folders[0]).why_invalid()
+    trajectories = [Manifest.read(folder).record["trajectories"] for folder in folders]
+    assert sum(trajectories) == len(bad_recordings.PLAYED)
 
 
 def test_an_unknown_format_is_named(tmp_path, capsys):
     assert run("convert", "zarr:x", f"--out={tmp_path}") == 2
-    assert "FORMAT:PLACE of d4rl, lerobot, minari, npz, robomimic" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "FORMAT:PLACE with a format of d4rl, lerobot, minari, npz, robomimic" in said

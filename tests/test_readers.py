@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import recordings
 
+from qgf_jax.data import readers
 from qgf_jax.data.readers import d4rl, lerobot, minari, robomimic
 from qgf_jax.data.readers.recording import Choice
 from qgf_jax.errors import UserError
@@ -146,12 +147,8 @@ def test_lerobot_says_what_an_end_means_or_the_user_does(tmp_path):
         assert [len(e.actions) for e in read] == [len(e.actions) - lost for e in PLAYED]
 
 
-READERS = {"d4rl": d4rl, "minari": minari, "robomimic": robomimic, "lerobot": lerobot}
-
-
 def open_and_read(source):
-    form, _, place = source.partition(":")
-    return [*READERS[form].open_recording(place).checked()]
+    return [*readers.open_recording(source).checked()]
 
 
 @pytest.mark.parametrize("case", bad_recordings.BAD)

@@ -44,6 +44,10 @@ SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         "",
         {"envs.families": ("Family", "EnvName", "Env", "Labels")},
     ),
+    "Data": (
+        "What a format of your own gives, and what a function of rewards takes.",
+        {"data.readers.recording": ("Recording", "Episode", "Choice"), "data.formats": ("Rows",)},
+    ),
     "Configs": (
         "Keys: [config.md](config.md).",
         {"config": ("make", "load", "update", "plain"), "bounds": ("Field",)},

@@ -5,7 +5,7 @@ qgf_jax.pretrain(config, "runs/mine", dataset)
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,11 @@ from qgf_jax.data.formats import Rows
 from qgf_jax.data.readers.recording import Episode, Recording
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.data.shards import Source
+from qgf_jax.errors import UserError
 
 
 class Dataset(NamedTuple):
-    """Episodes in memory."""
+    """Episodes in memory, from `from_arrays` or `from_episodes`."""
 
     recording: Recording
 
@@ -30,8 +31,8 @@ class Dataset(NamedTuple):
         rewards: Any,
         terminated: Any,
         truncated: Any,
-        *,
         next_observations: Any = None,
+        *,
         bounds: tuple[Any, Any] | None = None,
         name: str = "arrays",
     ) -> "Dataset":
@@ -40,19 +41,16 @@ class Dataset(NamedTuple):
         `observations` [T, O] before each step, `actions` [T, A] in the environment's units, `rewards`
         [T]; `terminated` [T]: whether the step ended the task, `truncated` [T]: whether the episode was
         cut off there. Without `next_observations` [T, O] the last step of an episode that was cut off is
-        left out, as nothing is known of what came after it. `bounds`: the least and the largest action
-        [A], unless they are -1 and 1 or `config.env` says them. Raises `UserError` for arrays that do
-        not fit.
+        left out, as nothing is known of what came after it. `bounds`: the least and the largest action,
+        [A] or one number each, unless they are -1 and 1 or `config.env` says them. Raises `UserError`
+        for arrays that do not fit.
         """
         columns = {"observations": observations, "actions": actions, "rewards": rewards}
         if next_observations is not None:
             columns["next_observations"] = next_observations
-        steps = Steps.of(
-            name,
-            {key: np.asarray(column) for key, column in columns.items()},
-            np.asarray(terminated),
-            np.asarray(truncated),
-        )
+        ends = {"terminated": terminated, "truncated": truncated}
+        arrays = {key: _array(name, key, column) for key, column in (columns | ends).items()}
+        steps = Steps.of(name, arrays, *(arrays.pop(key) for key in ends))
         return cls._of(name, bounds, steps.episodes)
 
     @classmethod
@@ -64,14 +62,17 @@ class Dataset(NamedTuple):
         name: str = "episodes",
     ) -> "Dataset":
         """Of episodes, each with the observation after its last action; see `from_arrays`."""
-        kept = list(episodes)
+        kept = [*episodes]
         return cls._of(name, bounds, lambda: iter(kept))
 
     @classmethod
-    def _of(cls, name: str, bounds: tuple[Any, Any] | None, episodes: Any) -> "Dataset":
-        box = (
-            None if bounds is None else (np.asarray(bounds[0], float), np.asarray(bounds[1], float))
-        )
+    def _of(
+        cls,
+        name: str,
+        bounds: tuple[Any, Any] | None,
+        episodes: Callable[[], Iterator[Episode]],
+    ) -> "Dataset":
+        box = bounds and (_array(name, "bounds", bounds[0]), _array(name, "bounds", bounds[1]))
         return cls(Recording(name, name, {"format": "arrays"}, "", box, episodes))
 
     def source(self) -> Source:
@@ -79,7 +80,30 @@ class Dataset(NamedTuple):
         rows = Rows.joined([Rows.of_episode(episode) for episode in self.recording.checked()])
         digest = hashlib.sha256()
         for array in (*rows[:3], *(rows.info[key] for key in sorted(rows.info))):
+            digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return Source.of_rows(
-            Path(self.recording.name), rows, digest.hexdigest(), self.recording.described()
+            Path(self.recording.name),
+            rows,
+            digest.hexdigest(),
+            self._with_bounds(rows.actions.shape[1]).described(),
         )
+
+    def _with_bounds(self, width: int) -> Recording:
+        """The recording with bounds [A], `width` numbers."""
+        name, bounds = self.recording.name, self.recording.bounds
+        if bounds is None:
+            return self.recording
+        if any(bound.shape not in ((), (width,)) for bound in bounds):
+            shapes = " and ".join(str(bound.shape) for bound in bounds)
+            raise UserError(f"{name}: bounds have shapes {shapes}, actions are {width} wide")
+        low, high = (np.broadcast_to(bound, width) for bound in bounds)
+        return self.recording._replace(bounds=(low, high))
+
+
+def _array(name: str, key: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError) as error:
+        cause = " ".join(str(error).split())[:150]
+        raise UserError(f"{name}: {key} is no array of numbers ({cause})") from None

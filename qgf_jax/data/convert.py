@@ -54,6 +54,8 @@ def convert(
     or if such a folder exists, whatever it holds. Validation data from the same source, which a killed
     call has left, are kept.
     """
+    if name:
+        _check_name(name, "choose another --name")
     data, *validation = targets = _targets(str(source), Path(out), name, choice)
     Manifest.refuse_existing(data.folder)
     missing = [target for target in validation if not target.is_done()]
@@ -61,10 +63,8 @@ def convert(
         Manifest.refuse_existing(target.folder)
     written: list[Path] = []
     try:
-        for target in (
-            *missing,
-            data,
-        ):  # validation data first: a folder NAME says that all is done
+        # Validation data first: a folder NAME says that all is done.
+        for target in (*missing, data):
             Manifest.write(target.folder, target.slices(), target.source, target.about)
             written.append(target.folder)
             failpoint("converted")
@@ -75,11 +75,22 @@ def convert(
     return [target.folder for target in targets]
 
 
+def _check_name(name: str, remedy: str) -> None:
+    """Raises `UserError` for what no folder beside others can be called."""
+    bad = {"/", "\\", "\0"} & {*name} or not name or name.startswith((".", "-"))
+    if bad or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise UserError(f"{name[:80]!r} is no name of a folder: {remedy}")
+
+
+_LONGEST_NAME = 200
+"""Bytes; a folder's name ends at 255, and -val and .partial come with it."""
+
+
 def _targets(source: str, out: Path, name: str, choice: Choice) -> list[_Target]:
     """The data, and the validation data if there are any."""
     form, colon, place = source.partition(":")
-    is_path = not colon or form not in readers.formats() or Path(source).exists()
-    if is_path or form == "npz":
+    is_path = not colon or os.path.exists(source) or form not in readers.formats()
+    if is_path or (form == "npz" and place):
         path = paths.expand(source if is_path else place)
         if not (path.is_file() and npz.is_of_steps(path)):
             if choice != ALL:
@@ -87,8 +98,10 @@ def _targets(source: str, out: Path, name: str, choice: Choice) -> list[_Target]
             return _npz_targets(path, out, name)
         source = f"npz:{path}"
     parts = _parts(source, choice)
+    if not name:
+        _check_name(name := parts[0].name, "give --name")
     return [
-        _Target(out / f"{name or parts[0].name}{suffix}", *_contents(recording))
+        _Target(out / f"{name}{suffix}", *_contents(recording, choice))
         for suffix, recording in zip(("", "-val"), parts, strict=False)
     ]
 
@@ -103,11 +116,17 @@ def _parts(source: str, choice: Choice) -> list[Recording]:
     ]
 
 
-def _contents(recording: Recording) -> tuple[Callable[[], Any], str, dict[str, Any]]:
-    about = recording.described()
-    # The same file read otherwise is another dataset.
-    identity = fingerprint({"files": recording.sha256, "about": about})
-    return lambda: _slices(recording), identity, about
+def _contents(
+    recording: Recording, choice: Choice
+) -> tuple[Callable[[], Any], str, dict[str, Any]]:
+    """What is written of a recording, the SHA-256 that stands for it, and what is said about it.
+
+    The same file is another dataset where something else of it was chosen.
+    """
+    about = recording.described() | {"sha256": recording.sha256}
+    if choice.ends:
+        about["ends"] = choice.ends
+    return lambda: _slices(recording), fingerprint(about), about | {"source": recording.place}
 
 
 def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
@@ -125,10 +144,8 @@ def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
 
 
 def _npz_targets(source: Path, out: Path, title: str) -> list[_Target]:
-    """The benchmark's own files."""
-    if not source.is_dir() and not source.is_file():
-        hint = f", nor a source FORMAT:PLACE of {', '.join(sorted(readers.formats()))}"
-        raise UserError(f"{source}: no such file or folder{hint * (':' in str(source))}")
+    """npz files of the raw layout."""
+    _check_may_be_npz(source)
     files, validation = npz_files(source)
     if source.is_dir():
         name, identity = source.name, Source.open(source).fingerprint["sha256"]
@@ -141,6 +158,21 @@ def _npz_targets(source: Path, out: Path, title: str) -> list[_Target]:
         identity = fingerprint(sums)
         targets.append(_Target(out / f"{name}-val", lambda: _npz_slices(validation), identity))
     return targets
+
+
+def _check_may_be_npz(path: Path) -> None:
+    """Raises `UserError` for what is not there, and for what plainly is of another format."""
+    if not path.is_dir() and not path.is_file():
+        hint = f", nor FORMAT:PLACE with a format of {', '.join(readers.formats())}"
+        raise UserError(f"{path}: no such file or folder{hint * (':' in str(path))}")
+    signs = {
+        "d4rl:FILE or robomimic:FILE": path.suffix in (".hdf5", ".h5"),
+        "lerobot:FOLDER": (path / "meta" / "info.json").is_file(),
+        "minari:FOLDER": (path / "data" / "metadata.json").is_file(),
+    }
+    for source, is_of in signs.items():
+        if is_of:
+            raise UserError(f"{path} holds no npz files: say what format it has, {source}")
 
 
 def _npz_slices(files: list[Path]) -> Iterator[tuple[str, Rows]]:

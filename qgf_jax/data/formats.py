@@ -251,15 +251,19 @@ def _check_declared(
         shape, dtype, size = _declared(path, file, key, info)
         _check_type(path, key, shape, dtype)
         _check_shape(path, key, shape)
-        expected = math.prod(shape) * dtype.itemsize
-        if size != expected:
-            raise UserError(
-                f"{path}: {key} says it holds {expected} bytes, the file has {size}: "
-                "it was cut off or altered"
-            )
+        _check_bytes(path, key, math.prod(shape) * dtype.itemsize, size)
         total, shapes[key] = total + size, shape
     _check_total(path, total, sum(info.compress_size for info in members.values()))
     return shapes
+
+
+def read_array(path: Path, file: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> np.ndarray:
+    """An array of plain numbers, whose size is checked before memory is taken for it."""
+    shape, dtype, size = _declared(path, file, key, info)
+    if dtype.hasobject or dtype.kind not in "fiub":
+        raise UserError(f"{path}: {key} has type {dtype}; it must be plain numbers")
+    _check_bytes(path, key, math.prod(shape) * dtype.itemsize, size)
+    return _read_array(file, info)
 
 
 def _declared(
@@ -274,6 +278,14 @@ def _declared(
                 f"{path}: {key} has a header that cannot be read: it is cut off or altered"
             ) from None
         return shape, dtype, info.file_size - stream.tell()
+
+
+def _check_bytes(path: Path, key: str, expected: int, size: int) -> None:
+    if size != expected:
+        raise UserError(
+            f"{path}: {key} says it holds {expected} bytes, the file has {size}: "
+            "it was cut off or altered"
+        )
 
 
 def _check_type(path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax.data import arrays
 from qgf_jax.data.action_scale import ActionScale
-from qgf_jax.data.arrays import Dataset as OwnData
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.formats import Rows
+from qgf_jax.data.rewards import own_rewards
 from qgf_jax.data.shards import Source
 from qgf_jax.data.stream import Stream
 from qgf_jax.data.summary import Summary
@@ -43,20 +43,20 @@ class Loaded:
         cls,
         config: Mapping[str, Any],
         room: Callable[[], int] | None = None,
-        given: OwnData | None = None,
+        given: arrays.Dataset | None = None,
     ) -> "Loaded":
         """Finds, reads, checks, labels and chunks the data of a resolved config.
 
         What is to be streamed is only opened. `room` says how many bytes the devices hold; it is called
         when the data were found to be sound, where that decides whether to stream. `given` stands in the
-        place of what the config names.
+        place of what the config names, without validation data.
         """
         options, name = config["data"], EnvName.parse(config["env"])
-        labels = Family.of(name).labels(name)
-        source = given.source() if given else _open(name, options)
+        labels, rewarded = _labels(name, options), own_rewards(options["rewards"])
+        source = given.source() if given else open_source(config)
         bounds = Family.of(name).bounds(name) or _recorded_bounds(source)
         scale = ActionScale.of(source, options, bounds)
-        source = scale.applied(source)
+        source = scale.applied(rewarded(source))
         prepare = functools.partial(
             _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
         )
@@ -76,7 +76,11 @@ class Loaded:
             starts.check_drawn(dataset.firsts, dataset.starts)
         else:
             starts.check_drawn(np.zeros(1, np.int64), source.transitions - steps + 1)
-        validation = _validation(source, scale, labels, summary, options)
+        validation = None
+        if not given and (held_out := source.validation()):
+            held_out = scale.applied(rewarded(held_out))
+            prepare = functools.partial(prepare, path=held_out.path)
+            validation = _validation(held_out, prepare, summary, options)
         if not streamed:
             labels.close()
         fingerprint = _fingerprint(source, summary, options, streamed=streamed)
@@ -99,7 +103,19 @@ def _recorded_bounds(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
     return np.nan_to_num(low, nan=-np.inf, neginf=-np.inf), np.nan_to_num(high, nan=np.inf)
 
 
-def _open(name: EnvName, options: Mapping[str, Any]) -> Source:
+def _labels(name: EnvName, options: Mapping[str, Any]) -> Labels:
+    """The environment's, or for rewards of the user's own those that read them from the rows."""
+    labels = Family.of(name).labels(name)
+    if not options["rewards"]:
+        return labels
+    widths = labels.widths
+    labels.close()
+    return Labels(name, widths)
+
+
+def open_source(config: Mapping[str, Any]) -> Source:
+    """The data that a config names, opened. Raises `UserError` if there are none."""
+    name, options = EnvName.parse(config["env"]), config["data"]
     family = Family.of(name)
     own = family.source(name, options["dir"])
     if own is not None:
@@ -143,19 +159,12 @@ _SHARE = 0.8
 
 
 def _validation(
-    source: Source,
-    scale: ActionScale,
-    labels: Labels,
-    summary: Summary | None,
-    options: Mapping[str, Any],
-) -> Dataset | GoalDataset | None:
-    """The first slice of the validation data, if there are any, checked against the others."""
-    validation = source.validation()
-    if validation is None:
-        return None
-    rows = scale.applied(validation).read(0, int(validation.slices[1]))
-    prepared = _prepare(rows, validation.path, labels, options, clip=scale.clip)
-    _check_validation(rows, validation.path, summary, options)
+    source: Source, prepare: _Prepare, summary: Summary | None, options: Mapping[str, Any]
+) -> Dataset | GoalDataset:
+    """The first slice of validation data, checked against the others."""
+    rows = source.read(0, int(source.slices[1]))
+    prepared = prepare(rows)
+    _check_validation(rows, source.path, summary, options)
     return prepared
 
 
@@ -237,10 +246,7 @@ def _prepare(
     if labels.name.goals:
         goal = labels.goals(rows.info, path)
         return GoalDataset.of(closed, goal, action_clip=margin)
-    if options["rewards"]:
-        rewards, masks = _own_rewards(options["rewards"], rows, path)
-    else:
-        rewards, masks = labels.rewards(rows.info, path)
+    rewards, masks = labels.rewards(rows.info, path)
     if options["masks"] == "trajectory":
         masks = _trajectory_masks(rows.ends)
     return Dataset.of(
@@ -252,27 +258,6 @@ def _prepare(
         n_step=options["n_step"],
         action_clip=margin,
     )
-
-
-def _own_rewards(name: str, rows: Rows, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What a user's function says of `rows`, and the masks of the data, 1 where there are none.
-
-    Raises `UserError` if there is no such function, or if it gives no number for each row.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        given = getattr(importlib.import_module(module), attribute)(rows)
-        rewards = np.asarray(given, np.float32)
-    except Exception as error:  # whatever that function raises
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"data.rewards={name} failed on {path} ({cause}): mend it") from error
-    if rewards.shape != rows.ends.shape or not np.isfinite(rewards[~rows.ends]).all():
-        raise UserError(
-            f"data.rewards={name} gave shape {rewards.shape} for {len(rows.ends)} rows, or numbers that "
-            "are not finite: give one number for each row"
-        )
-    masks = rows.info.get("masks", np.ones_like(rewards))
-    return np.where(rows.ends, np.float32(0), rewards), np.asarray(masks, np.float32)
 
 
 def _check_rows(rows: Rows, path: Path, labels: Labels) -> None:

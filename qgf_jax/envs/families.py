@@ -205,6 +205,8 @@ class Family(abc.ABC):
     says_success: ClassVar[bool] = True
     """Whether every episode ends as a success or not: what does not say so is none. Where this is
     false, only what its environments say counts, and tables may go by returns alone."""
+    plays: ClassVar[bool] = True
+    """Whether there are environments. Without them there are data alone, which say their widths."""
     packages: ClassVar[Sequence[str]] = ()
     """Distributions whose versions every run records."""
     search_path: ClassVar[Sequence[str]] = ("data",)

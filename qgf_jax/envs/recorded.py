@@ -3,14 +3,35 @@
 What a robot has recorded has no simulator. The policy of such a run is restored with `load_policy`.
 """
 
+import dataclasses
+
 from qgf_jax.envs.families import Env, EnvName, Family, Labels
 from qgf_jax.errors import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class _Name(EnvName):
+    """The name of a converted folder or of an npz file, all of it: there is one task."""
+
+    @property
+    def full(self) -> str:
+        return self.env_id
+
+
 class _Recorded(Family):
-    """Any name: that of a converted folder or an npz file."""
+    """Any name."""
 
     title = "recorded"
+    plays = False
+
+    def parse(self, name: str) -> _Name:
+        """Raises `UserError` for what no file or folder in a folder of data can be called."""
+        if not name or name.startswith((".", "data:")) or {"/", "\\", "\0"} & {*name}:
+            raise UserError(
+                f"environment {self.prefix}:{name} names no data: write {self.prefix}:NAME, where NAME "
+                "is a folder that `qgf convert` has made"
+            )
+        return _Name(name, 1, family=self.prefix)
 
     def make(self, name: EnvName) -> Env:
         """Raises `UserError`: there is none."""

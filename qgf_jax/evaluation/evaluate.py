@@ -53,6 +53,8 @@ def evaluate(
     if simulator == ON_DEVICE:
         name = name.played_in(ON_DEVICE)
         Family.of(name).device_simulator(name)  # or one line that there is none
+    if not Family.of(name).plays:
+        Family.of(name).make(name)  # says what to do instead
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],

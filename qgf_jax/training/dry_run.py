@@ -1,4 +1,4 @@
-"""What a run would be, from its config alone. Reads no data and writes nothing."""
+"""What a run would be, from its config alone; where no environment says widths, from its data's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
+from qgf_jax.data.load import open_source
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.tree import ArrayTree
@@ -63,9 +64,13 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spec_of(config: Mapping[str, Any]) -> Spec:
-    """The widths that the environment gives; observations are not standardised."""
+    """The widths that the environment, or else the data, give; observations are not standardised."""
     name, data = EnvName.parse(config["env"]), config["data"]
-    state, goal, action = Family.of(name).widths(name)
+    if Family.of(name).plays:
+        state, goal, action = Family.of(name).widths(name)
+    else:
+        widths = open_source(config).widths
+        state, goal, action = widths["observations"], 0, widths["actions"]
     return Spec((state,), action, data["chunk"], (goal,) if goal else None, data["n_step"])
 
 

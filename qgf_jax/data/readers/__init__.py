@@ -8,7 +8,7 @@ library that owns it, as an optional extra. Formats of other packages are found 
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from qgf_jax.data.readers.recording import ALL, Choice, Recording
 from qgf_jax.errors import UserError
@@ -18,27 +18,28 @@ _OURS = ("d4rl", "lerobot", "minari", "npz", "robomimic")
 _GROUP = "qgf_jax.formats"
 
 
-def formats() -> dict[str, Callable[[], Callable[..., Recording]]]:
-    """Name -> what imports the function that opens a recording of that format."""
-    found: dict[str, Callable[[], Callable[..., Recording]]] = {
-        entry.name: (lambda entry=entry: load_entry(entry, "a format of data"))
-        for entry in importlib.metadata.entry_points(group=_GROUP)
-    }
-    return found | {name: (lambda name=name: _own(name)) for name in _OURS}
-
-
-def _own(name: str) -> Callable[..., Recording]:
-    return importlib.import_module(f"{__name__}.{name}").open_recording
+def formats() -> list[str]:
+    """The names of all formats, sorted."""
+    return sorted({*_OURS, *(entry.name for entry in _outside())})
 
 
 def open_recording(source: str, choice: Choice = ALL) -> Recording:
     """Opens FORMAT:PLACE. Raises `UserError` for an unknown format, or for a bad source."""
-    name, colon, place = source.partition(":")
-    known = formats()
-    if not colon or name not in known:
-        raise UserError(
-            f"{source!r} is not FORMAT:PLACE with a format of {', '.join(sorted(known))}"
-        )
+    name, _, place = source.partition(":")
+    if name not in formats():
+        raise UserError.unknown("format of data", name, formats())
     if not place:
         raise UserError(f"{source!r} says no place: write {name}:PLACE")
-    return known[name]()(place, choice)
+    if name in _OURS:
+        opener = importlib.import_module(f"{__name__}.{name}").open_recording
+    else:
+        entry = next(entry for entry in _outside() if entry.name == name)
+        opener = load_entry(entry, "a format of data")
+    found = opener(place, choice)
+    if not isinstance(found, Recording):
+        raise UserError(f"{source}: {found!r} is no `Recording`: mend its entry in {_GROUP}")
+    return found
+
+
+def _outside() -> Iterable[importlib.metadata.EntryPoint]:
+    return importlib.metadata.entry_points(group=_GROUP)

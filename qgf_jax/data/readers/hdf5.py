@@ -1,6 +1,7 @@
 """What the readers of HDF5 files share: nothing outside the file is read, and no size is believed."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -76,11 +77,15 @@ def groups(path: Path, parent: Any) -> Iterator[str]:
 
 def sha256(*paths: Path) -> str:
     """Of the files together, in this order; of one file its own."""
-    total = hashlib.sha256()
+    sums = []
     for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        if len(paths) == 1:
-            return digest.hexdigest()
-        total.update(digest.digest())
-    return total.hexdigest()
+        state = path.stat()
+        sums.append(_sha256(path, state.st_size, state.st_mtime_ns))
+    return sums[0] if len(sums) == 1 else hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
+
+
+@functools.lru_cache(maxsize=1000)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Read once as long as the file's size and time of change stay, however many parts it has."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -89,28 +89,22 @@ class Recording(NamedTuple):
 
         Says at the end in one line how many transitions were left out.
         """
-        widths: tuple[int, int] | None = None
-        with_rewards, lost = None, 0
+        first: dict[str, tuple[int, ...]] | None = None
+        lost, moved = 0, False
         for number, episode in enumerate(self.episodes()):
             lost += episode.lost
             if episode.lost and not len(episode.actions):
                 continue
             where = f"{self.place}: episode {number}"
             episode = _checked(where, episode)
-            here = episode.observations.shape[1], episode.actions.shape[1]
-            if here != (widths := widths or here):
-                raise UserError(
-                    f"{where}: observations and actions are {here[0]} and {here[1]} wide, those before "
-                    f"it {widths[0]} and {widths[1]}: these are episodes of two datasets"
-                )
-            has = episode.rewards is not None
-            if has != (with_rewards := has if with_rewards is None else with_rewards):
-                raise UserError(
-                    f"{where}: rewards are {'there' if has else 'missing'}, unlike before it"
-                )
+            here = _columns(episode)
+            _check_like(where, here, first := first or here)
+            moved = moved or bool(episode.actions.any())
             yield episode
-        if widths is None:
+        if first is None:
             raise UserError(f"{self.place}: there is no episode")
+        if not moved:
+            raise UserError(f"{self.place}: actions are all 0: nothing can be learned from them")
         if lost:
             log(
                 f"data: {self.place}: {lost} transitions are left out, each the last of its episode, as "
@@ -148,6 +142,27 @@ def _checked(where: str, episode: Episode) -> Episode:
         actions=np.asarray(episode.actions, np.float32),
         rewards=None if episode.rewards is None else np.asarray(episode.rewards, np.float32),
     )
+
+
+def _columns(episode: Episode) -> dict[str, tuple[int, ...]]:
+    """The shape of a row of each array that there is."""
+    arrays = {"observations": episode.observations, "actions": episode.actions, **episode.info}
+    shapes = {key: array.shape[1:] for key, array in arrays.items()}
+    return shapes if episode.rewards is None else shapes | {"rewards": ()}
+
+
+def _check_like(
+    where: str, here: Mapping[str, tuple[int, ...]], before: Mapping[str, tuple[int, ...]]
+) -> None:
+    for key in sorted(here.keys() | before.keys()):
+        if here.get(key) != before.get(key):
+            now, then = (
+                f"of shape {shapes[key]} a row" if key in shapes else "missing"
+                for shapes in (here, before)
+            )
+            raise UserError(
+                f"{where}: {key} are {now}, before it {then}: these are episodes of two datasets"
+            )
 
 
 def _check_numbers(where: str, key: str, array: np.ndarray) -> None:

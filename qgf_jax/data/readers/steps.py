@@ -8,6 +8,9 @@ import numpy as np
 from qgf_jax.data.readers.recording import Episode
 from qgf_jax.errors import UserError
 
+_AXES = {"observations": 2, "actions": 2, "next_observations": 2}
+_AXES |= dict.fromkeys(("rewards", "terminated", "truncated"), 1)
+
 
 class Steps(NamedTuple):
     """T steps of all episodes. The columns may be arrays, or anything that `read` gives rows of."""
@@ -30,12 +33,21 @@ class Steps(NamedTuple):
     ) -> "Steps":
         """Checks lengths and flags; `terminated` and `cut` [T] are 0 or 1.
 
-        Raises `UserError` if a column is shorter than another, or if no episode ends anywhere.
+        Raises `UserError` if an array has no rows of its kind, if one is shorter than another, or if no
+        episode ends anywhere.
         """
+        arrays = {**columns, "terminated": terminated, "truncated": cut}
+        for key, column in arrays.items():
+            _check_array(place, key, column)
         rows = len(columns["observations"])
-        for key, column in {**columns, "terminated": terminated, "truncated": cut}.items():
+        for key, column in arrays.items():
             if len(column) != rows:
                 raise UserError(f"{place}: {key} has {len(column)} rows, observations have {rows}")
+        seen, after = columns["observations"], columns.get("next_observations")
+        if after is not None and after.shape != seen.shape:
+            raise UserError(
+                f"{place}: next_observations has shape {after.shape}, observations {seen.shape}"
+            )
         flags = []
         for key, flag in {"terminated": terminated, "truncated": cut}.items():
             bad = ~np.isin(flag, (0, 1))
@@ -92,3 +104,14 @@ class Steps(NamedTuple):
                 f"{self.place}: next_observations of row {row} is not the observation of row {row + 1}: "
                 "rows are not in the order of time, or an end is missing there"
             )
+
+
+def _check_array(place: str, key: str, array: Any) -> None:
+    """Raises `UserError` unless it is plain numbers with as many axes as its name says, or any."""
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{place}: {key} has type {array.dtype}; it must be plain numbers")
+    axes = _AXES.get(key)
+    if array.shape and len(array.shape) == (axes or len(array.shape)):
+        return
+    what = {None: "a row for each step", 1: "1 axis"}.get(axes, f"{axes} axes")
+    raise UserError(f"{place}: {key} has shape {array.shape}; it must have {what}")

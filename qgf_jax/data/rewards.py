@@ -1,0 +1,72 @@
+"""Rewards by a function of the user's in place of the data's: `data.rewards=MODULE:FUNCTION`. No JAX.
+
+def rewards(rows):  # data.formats.Rows, some whole or partial episodes of the data
+    return -abs(rows.observations[:, 0] - rows.actions[:, 0])  # [R], one number a row
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_jax.data.formats import Rows
+from qgf_jax.data.shards import Source
+from qgf_jax.errors import UserError
+
+
+def own_rewards(name: str) -> Callable[[Source], Source]:
+    """What gives a source its rewards by the function `name`; with "" what leaves it as it is.
+
+    The function sees actions in the data's own units. Raises `UserError` if there is none such, and on
+    reading if it fails or does not give a finite number for each row.
+    """
+    if not name:
+        return lambda source: source
+    function = _function(name)
+
+    def applied(source: Source) -> Source:
+        return source._replace(
+            read=lambda start, stop: _with(name, function, source.path, source.read(start, stop))
+        )
+
+    return applied
+
+
+def _function(name: str) -> Callable[[Rows], Any]:
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise UserError(f"data.rewards={name} is not MODULE:FUNCTION, as my_lab.tasks:rewards")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever importing it raises
+        raise UserError(
+            f"data.rewards={name} cannot be imported ({_cause(error)}): mend the name, or add the "
+            "module's folder to PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise UserError(f"data.rewards={name} is no function")
+    return found
+
+
+def _with(name: str, function: Callable[[Rows], Any], path: Path, rows: Rows) -> Rows:
+    """The rows with these rewards. That of a trajectory's last row is void."""
+    try:
+        rewards = np.array(function(rows), np.float32)
+    except Exception as error:  # whatever the function raises
+        raise UserError(f"data.rewards={name} failed on {path} ({_cause(error)})") from error
+    if rewards.shape != rows.ends.shape:
+        raise UserError(
+            f"data.rewards={name} gave an array of shape {rewards.shape} for {len(rows.ends)} rows: it "
+            "must give one number for each"
+        )
+    rewards[rows.ends] = 0.0
+    if not np.isfinite(rewards).all():
+        row = int(np.argmin(np.isfinite(rewards)))
+        raise UserError(f"data.rewards={name} gave {rewards[row]} for row {row} of {path}")
+    return rows._replace(info={**rows.info, "rewards": rewards})
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
