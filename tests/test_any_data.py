@@ -1,10 +1,15 @@
 """Any dataset: converted, trained on, and what is refused on the way."""
 
+import configparser
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import bad_recordings
+import jax
 import numpy as np
 import pytest
 import recordings
@@ -15,9 +20,11 @@ from qgf_jax import cli
 from qgf_jax import config as configs
 from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import Manifest
+from qgf_jax.data.formats import Rows
 from qgf_jax.data.load import Loaded
 from qgf_jax.data.readers.recording import Choice, Episode
 from qgf_jax.data.shards import Source
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 
 PLAYED = recordings.episodes(count=6, length=8)
@@ -91,6 +98,8 @@ def test_a_manifest_says_where_the_data_come_from(tmp_path):
     assert folder.name == "lab-x-v0" and about["format"] == "minari"
     assert about["bounds"] == [[-1, -1], [1, 1]] and about["references"] == [1.0, 3.0]
     assert Source.open(folder).fingerprint["references"] == [1.0, 3.0]
+    loaded = Loaded.of(options(tmp_path, "lab-x-v0"))
+    assert loaded.fingerprint["references"] == [1.0, 3.0]
     assert len(Manifest.read(folder).record["source"]) == 64
 
 
@@ -277,31 +286,36 @@ def test_without_rewards_the_user_is_asked_for_them(tmp_path):
 
 @pytest.mark.parametrize("form", ["robomimic", "lerobot"])
 def test_from_a_recording_to_a_sealed_run_on_the_command_line(form, tmp_path, capsys):
-    played = [p._replace(actions=3 * p.actions) for p in PLAYED]
+    """And to actions in the recording's units, which are far from [-1, 1]."""
+    played = [p._replace(actions=50 + 3 * p.actions) for p in PLAYED]
     if form == "robomimic":
         place = recordings.write_robomimic(tmp_path / "lift.hdf5", played)
     else:
         place = recordings.write_lerobot(tmp_path / "lift", played)
-    assert run("convert", f"{form}:{place}", f"--out={tmp_path / 'data'}") == 0
-    with pytest.raises(UserError, match=r"actions leave \[-1, 1\] in row .*data.action_scale"):
-        Loaded.of(options(tmp_path / "data", "lift"))
-    config = configs.make()
-    config.update_from_flattened_dict(
-        {
-            "env": "data:lift",
-            "data.dir": str(tmp_path / "data"),
-            "data.chunk": 2,
-            "data.action_scale": "std",
-            "train.steps": 2,
-            "train.batch_size": 8,
-            "networks.policy_hidden": (8,),
-            "networks.critic_hidden": (8,),
-        }
-    )
-    qgf_jax.pretrain(config, tmp_path / "run")
-    assert run("verify", str(tmp_path / "run")) == 0
-    assert run("evaluate", f"--workdir={tmp_path / 'run'}", "--methods=reference") == 2
-    assert "data without an environment" in capsys.readouterr().err
+    data, folder = tmp_path / "data", tmp_path / "run"
+    assert run("convert", f"{form}:{place}", f"--out={data}") == 0
+    words = [f"--config={ROOT}/tests/tiny_config.py", "--config.env=data:lift"]
+    words += [f"--config.data.dir={data}", "--config.data.chunk=2"]
+    assert run("train", *words, f"--workdir={folder}") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "actions leave [-1, 1] in row 0" in said and "data.action_scale" in said
+    assert not folder.exists()
+    words += ["--config.data.action_scale=std"]
+    assert run("train", "--dry_run", *words) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["observation"], described["action"]) == (3, 2)
+    assert run("train", *words, f"--workdir={folder}") == 0
+    assert run("verify", str(folder)) == 0
+    capsys.readouterr()
+    metrics = (folder / "metrics.jsonl").read_text()
+    assert ("validation" in metrics) == (form == "robomimic")
+    assert run("evaluate", f"--workdir={folder}", "--methods=reference") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "data without an environment" in said[0]
+    assert not (folder / "episodes.jsonl").exists()
+    policy = qgf_jax.load_policy(folder, method="reference")
+    chunk = policy(np.zeros((50, 3), np.float32), jax.random.key(0))
+    assert chunk.shape == (50, 2, 2) and 40 < chunk.mean() < 60
 
 
 def run(*arguments):
@@ -331,6 +345,127 @@ def test_an_odd_source_is_converted(case, tmp_path, capsys):
     assert not Manifest.read(folders[0]).why_invalid()
     trajectories = [Manifest.read(folder).record["trajectories"] for folder in folders]
     assert sum(trajectories) == len(bad_recordings.PLAYED)
+
+
+def test_a_killed_conversion_keeps_what_is_whole_and_goes_on(tmp_path):
+    place = f"robomimic:{recordings.write_robomimic(tmp_path / 'lift.hdf5', PLAYED)}"
+    words = [sys.executable, "-m", "qgf_jax", "convert", place, f"--out={tmp_path / 'data'}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "QGF_CRASH_AT": "converted:1"}
+    assert subprocess.run(words, env=environment, capture_output=True).returncode == 137
+    (validation,) = (tmp_path / "data").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in validation.iterdir()}
+    assert [folder.name for folder in convert(place, tmp_path / "data")] == ["lift", "lift-val"]
+    assert {path: path.stat().st_mtime_ns for path in validation.iterdir()} == before
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"lift", "lift-val"}
+
+
+def test_what_is_cut_short_does_not_count_and_is_written_anew(tmp_path, monkeypatch):
+    """Even where nobody could clear up."""
+    recordings.write_minari("x-v0", PLAYED)
+    monkeypatch.setattr("qgf_jax.data.convert._SLICE", 20)
+    real, calls = Rows.joined, []
+
+    def dies(pieces):
+        if calls.append(0) or len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(pieces)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qgf_jax.data.converted.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr(Rows, "joined", dies)
+        with pytest.raises(KeyboardInterrupt):
+            convert("minari:x-v0", tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".x-v0.partial"]
+    convert("minari:x-v0", tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["x-v0"]
+    with pytest.raises(UserError, match="is there already"):
+        convert("minari:x-v0", tmp_path / "data")
+
+
+def test_slices_are_one_dataset_whole_or_streamed(tmp_path, monkeypatch):
+    recordings.write_minari("x-v0", PLAYED)
+    convert("minari:x-v0", tmp_path, name="whole")
+    monkeypatch.setattr("qgf_jax.data.convert._SLICE", 20)
+    (folder,) = convert("minari:x-v0", tmp_path, name="sliced")
+    assert [*Manifest.read(folder).record["slices"].values()] == [30, 25, 14]
+    whole, sliced = (Loaded.of(options(tmp_path, name)) for name in ("whole", "sliced"))
+    for name, array in whole.dataset._asdict().items():
+        np.testing.assert_array_equal(array, getattr(sliced.dataset, name))
+    assert whole.fingerprint["sha256"] == sliced.fingerprint["sha256"]
+    streamed = {"data.mode": "streamed", "data.block": 30, "data.window": 1}
+    stream = Loaded.of(options(tmp_path, "sliced", **streamed)).dataset
+    blocks = [stream.read(i) for i in range(len(stream))]
+    seen = {(*d.obs[r], x) for d in blocks for r, x in zip(d.row, d.reward, strict=True)}
+    data = whole.dataset
+    assert seen == {(*data.obs[r], x) for r, x in zip(data.row, data.reward, strict=True)}
+
+
+def test_the_same_file_read_otherwise_is_another_dataset(tmp_path):
+    place = f"lerobot:{recordings.write_lerobot(tmp_path / 'lift', PLAYED, success=False)}"
+    made = [
+        Manifest.read(convert(place, tmp_path, name=ends, choice=Choice(ends=ends))[0]).record
+        for ends in ("terminated", "truncated")
+    ]
+    about = made[0]["about"]
+    assert made[0]["source"] != made[1]["source"] and about["sha256"] == made[1]["about"]["sha256"]
+    assert about["source"] == place and about["ends"] == "terminated"
+    assert about["observations"] == [["observation.state", 3]] and about["version"] == "v3.0"
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", ".x", "-x", "x" * 300, "a\0b"])
+def test_a_name_is_that_of_one_folder(name, tmp_path, capsys):
+    recordings.write_minari("x-v0", PLAYED)
+    assert run("convert", "minari:x-v0", f"--out={tmp_path / 'out'}", f"--name={name}") == 2
+    said = capsys.readouterr().err
+    assert "is no name of a folder: choose another --name" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_without_its_format_is_told_which_it_may_be(tmp_path, capsys):
+    recordings.write_minari("x-v0", PLAYED)
+    places = {
+        recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED): "d4rl:FILE or robomimic:FILE",
+        recordings.write_lerobot(tmp_path / "lift", PLAYED): "lerobot:FOLDER",
+        tmp_path / "minari" / "x-v0": "minari:FOLDER",
+    }
+    for place, format_ in places.items():
+        assert run("convert", str(place), f"--out={tmp_path / 'out'}") == 2
+        assert f"say what format it has, {format_}" in capsys.readouterr().err
+
+
+def test_every_episode_has_the_columns_of_the_first():
+    episodes = [Episode(p.observations, p.actions, p.rewards, p.terminated) for p in PLAYED]
+    state = {"qpos": np.zeros((len(PLAYED[1].observations), 2))}
+    for index, change, words in (
+        (1, {"info": state}, r"episode 1: qpos are of shape \(2,\) a row, before it missing"),
+        (2, {"rewards": None}, "episode 2: rewards are missing, before it"),
+        (3, {"actions": np.zeros((11, 5))}, r"episode 3: actions are of shape \(5,\) a row"),
+    ):
+        changed = [*episodes]
+        changed[index] = changed[index]._replace(**change)
+        with pytest.raises(UserError, match=words):
+            qgf_jax.Dataset.from_episodes(changed).source()
+
+
+@pytest.mark.parametrize("name", ["data:", "data:.x", "data:../x", "data:a/b"])
+def test_data_without_an_environment_have_a_name(name):
+    with pytest.raises(UserError, match="names no data: write data:NAME"):
+        EnvName.parse(name)
+
+
+def test_any_name_of_data_comes_back_whole():
+    for text in ("data:lift", "data:lift-task3", "data:lab-hop-v0"):
+        name = EnvName.parse(text)
+        assert (name.full, name.label, name.tasks) == (text, text, (1,))
+        assert EnvName.parse(name.full) == name
+
+
+def test_the_extras_of_formats_are_tools_of_development_too():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    for extra in ("minari", "hdf5", "lerobot"):
+        assert {*extras[extra].split()} <= {*extras["dev"].split()}, extra
 
 
 def test_an_unknown_format_is_named(tmp_path, capsys):
