@@ -55,6 +55,30 @@ def tiny(algorithm: str = "qgf", preset: str = "default", critic: str = "", **ch
     return configs.plain(config)
 
 
+def recorded(folder, name, **changes):
+    """A tiny config for data without an environment."""
+    return tiny(
+        **{
+            "env": f"data:{name}",
+            "data.dir": str(folder),
+            "data.chunk": 1,
+            "data.discount": 0.9,
+            **changes,
+        }
+    )
+
+
+def command(*words):
+    """The exit code of a `qgf` command."""
+    from qgf_jax import cli
+
+    try:
+        cli.main([*words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
 @pytest.fixture(scope="session")
 def run_folder(maze_data, tmp_path_factory) -> Path:
     """A trained run with two seeds."""

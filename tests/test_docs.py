@@ -196,7 +196,7 @@ def test_every_page_is_in_the_index():
     assert [p.name for p in DOCS.glob("*.md") if f"({p.name}" not in index] == ["index.md"]
 
 
-ENTRY_POINTS = {"parts", "environments", "encoders"}
+ENTRY_POINTS = {"parts", "environments", "encoders", "formats"}
 
 
 def test_modules_named_in_sources_and_pages_exist():

@@ -19,8 +19,8 @@ def main(arguments: Sequence[str]) -> None:
         "  d4rl:FILE.hdf5      D4RL's layout\n"
         "  robomimic:FILE.hdf5 its masks train and valid become data and validation data\n"
         "  lerobot:FOLDER      codebase 2.1 or 3.0\n"
-        "  npz:FILE.npz        OGBench's own, or steps with terminated and truncated\n"
-        "  NAME.npz, NAME      the same, or a folder of OGBench's slices\n"
+        "  npz:FILE.npz        the benchmark's own, or steps with terminated and truncated\n"
+        "  NAME.npz, NAME      the same, or a folder of the benchmark's slices\n"
         "docs/data.md says what is taken of each.\n"
         "example: qgf convert downloads/cube-triple-play-100m-v0 --out=data",
     )
