@@ -10,6 +10,7 @@ import pytest
 from conftest import at, tiny
 
 from qgf_jax.core import losses
+from qgf_jax.core.networks import Networks
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.parts import part
 from qgf_jax.training.global_batch import batch_loss
@@ -143,7 +144,10 @@ def test_merge_refuses_two_losses_for_one_group():
 def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
     """Where Q is 0 and slow Q the action's first number, the loss is that number's mean square."""
     n = 8000
-    nets = SimpleNamespace(apply_ensemble=lambda members, obs, a: members * a[0])
+    nets = SimpleNamespace(
+        apply_ensemble=lambda members, obs, a: members * a[0],
+        clip=lambda action: Networks.clip(SimpleNamespace(spec=SPEC), action),
+    )
     sample = lambda params, obs, key, weight: jnp.full(2, action)
     learner = part("critic", "td").make(nets, sample, rho=0.0, noise=noise)
     zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
