@@ -34,6 +34,16 @@ def test_data_from_arrays_are_those_of_a_file(tmp_path):
     assert again.fingerprint == memory.fingerprint
 
 
+def test_arrays_with_other_rewards_are_other_data():
+    columns = recordings.steps_columns(PLAYED)
+    one, other = (
+        qgf_jax.Dataset.from_arrays(**{**columns, "rewards": columns["rewards"] + shift})
+        for shift in (0, 1)
+    )
+    identity = one.source().fingerprint["sha256"]
+    assert identity == one.source().fingerprint["sha256"] != other.source().fingerprint["sha256"]
+
+
 def test_arrays_have_no_validation_data(tmp_path, monkeypatch):
     """Not those of a file that happens to lie where the program was started."""
     np.savez(tmp_path / "arrays-val.npz", **{"observations": np.zeros((2, 1))})
