@@ -388,6 +388,16 @@ BAD = {
         _minari(_replace("episode_1/observations", lambda x: x[:, :2])),
         "its space says 3",
     ),
+    "minari: other actions": (
+        _minari(
+            _json(
+                "metadata.json",
+                action_space='{"type": "Box", "dtype": "float32", "shape": [3], '
+                '"low": [-1, -1, -1], "high": [1, 1, 1]}',
+            )
+        ),
+        "actions are 2 wide, bounds have shape (3,)",
+    ),
     "minari: NaN": (_minari(_replace("episode_1/observations", lambda x: x * np.nan)), "NaN"),
     "minari: ends and goes on": (
         _minari(_replace("episode_1/terminations", lambda x: ~x)),
