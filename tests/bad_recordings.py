@@ -351,6 +351,8 @@ BAD = {
     ),
     # Minari
     "minari: none": (lambda folder: "minari:hop-v7", "run `minari download hop-v7`"),
+    "minari: too long a name": (lambda folder: "minari:" + "x" * 5000, "File name too long"),
+    "minari: no place": (lambda folder: "minari:", "says no place"),
     "minari: no metadata": (_minari(lambda f: (f / "metadata.json").unlink()), "no such dataset"),
     "minari: metadata no JSON": (_minari(_cut("metadata.json")), "metadata.json cannot be read"),
     "minari: no space": (

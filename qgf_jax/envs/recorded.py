@@ -27,7 +27,8 @@ class _Recorded(Family):
 
     def parse(self, name: str) -> _Name:
         """Raises `UserError` for what no file or folder in a folder of data can be called."""
-        if not name or name.startswith((".", "data:")) or {"/", "\\", "\0"} & {*name}:
+        name = name.removeprefix(f"{self.prefix}:")
+        if not name or name.startswith(".") or {"/", "\\", "\0"} & {*name}:
             raise UserError(
                 f"environment {self.prefix}:{name} names no data: write {self.prefix}:NAME, where NAME "
                 "is a folder that `qgf convert` has made"
