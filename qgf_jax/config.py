@@ -57,8 +57,7 @@ class _Section(ConfigDict):
     def of(cls, values: Mapping[str, Any], declared: Mapping[str, Field], prefix: str = "") -> Any:
         """The section with `values`, in which mappings are sections too."""
         section = cls()
-        object.__setattr__(section, "_prefix", prefix)  # ConfigDict's own would make it a key
-        object.__setattr__(section, "_declared", declared)
+        section._declare(prefix, declared)
         for name, value in values.items():
             inner = isinstance(value, Mapping)
             section[name] = cls.of(value, declared, f"{prefix}{name}.") if inner else value
@@ -66,8 +65,17 @@ class _Section(ConfigDict):
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(state)
-        object.__setattr__(self, "_prefix", state["_prefix"])
-        object.__setattr__(self, "_declared", state["_declared"])
+        self._declare(state["_prefix"], state["_declared"])
+
+    def copy_and_resolve_references(self, visit_map: dict[int, Any] | None = None) -> Any:
+        """As ConfigDict's; the copy knows the keys too."""
+        copied = super().copy_and_resolve_references(visit_map)
+        copied._declare(self._prefix, self._declared)
+        return copied
+
+    def _declare(self, prefix: str, declared: Mapping[str, Field]) -> None:
+        object.__setattr__(self, "_prefix", prefix)  # ConfigDict's own would make it a key
+        object.__setattr__(self, "_declared", declared)
 
     def __getitem__(self, key: str) -> Any:
         return super().__getitem__(self._name(key))
@@ -343,7 +351,8 @@ def read(path: Path) -> dict[str, Any]:
     if isinstance(record, dict) and isinstance(record.get("config"), dict):
         record["config"], renamed = _upgraded(record["config"])
         if renamed:
-            log_once(f"qgf: advice: {path} has names of an older version: {', '.join(renamed)}")
+            where = path.resolve()  # it may be read again by another way to it
+            log_once(f"qgf: advice: {where} has names of an older version: {', '.join(renamed)}")
     return record
 
 

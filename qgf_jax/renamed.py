@@ -74,6 +74,7 @@ _MODULES = {
 _ATTRIBUTES: dict[str, dict[str, str]] = {
     "bounds": {
         "check": "Bound.check",
+        "fields": "Field.declared_in",
         "of": "Bound.of",
         "read": "Bound.read",
     },
@@ -418,8 +419,11 @@ class _Alias:
     def exec_module(self, module: ModuleType) -> None:
         name = f"{_PACKAGE}{self._old}"
         today = importlib.import_module(f"{_PACKAGE}{self._new}")
+        if isinstance(module, _Callable):  # in `importlib.reload`
+            importlib.reload(today)
+            return
         if self._old in vars(today):  # `qgf_jax.pretrain` is a function too
-            today = _Callable(today, self._old)
+            today = _Callable(today, self._old, module.__spec__)
         sys.modules[name] = today
         _advise(name, f"use {_PACKAGE}{self._new}")
 
@@ -427,8 +431,9 @@ class _Alias:
 class _Callable(ModuleType):
     """A module that is called like the function of the same name in it."""
 
-    def __init__(self, module: ModuleType, name: str):
+    def __init__(self, module: ModuleType, name: str, spec: ModuleSpec | None):
         super().__init__(module.__name__, module.__doc__)
+        self.__spec__ = spec
         self._module, self._function = module, name
 
     def __getattr__(self, name: str) -> Any:

@@ -23,7 +23,7 @@ from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import part
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.programs import make_trainer
+from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 LOW, HIGH = np.array([0.0, -10.0]), np.array([2.0, 10.0])
@@ -174,7 +174,7 @@ def toy(monkeypatch, options, bounds, shift, scale, weight=0.3):
             "optimizer.learning_rate": 3e-3,
         },
     )
-    trainer = make_trainer(table.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(table.Builder(config, spec).learner(), config, spec)
     state, _ = trainer.run(trainer.init(np.arange(1)), jax.device_put(data), 400)
     params = table.acting_params(state.params, state.target_params)
     params = jax.tree.map(lambda x: x[0], params)

@@ -308,6 +308,33 @@ def test_a_run_from_before_a_rename_is_recognised(
     assert RunConfig(read).changes_to(other) == [f"goals.subgoal_steps: {before} -> 99"]
 
 
+def test_a_run_with_former_names_is_advised_once_however_its_path_is_written(
+    tmp_path, lines, monkeypatch
+):
+    """As `qgf evaluate runs/a --out=runs/b` reads it: by the user's path, and to copy it by its own."""
+    from qgf_jax.runs.run import Run
+
+    plain = configs.plain(configs.make("qgf", critic="dqc"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps({"config": as_before(plain)}))
+    monkeypatch.chdir(tmp_path)
+    Run(Path("run"), configs.read(Path("run/config.json"))["config"], {}, {}).beside("out").link()
+    assert configs.read(Path("out/config.json"))["config"] == plain
+    (line,) = lines()
+    assert line.startswith(f"qgf: advice: {tmp_path}/run/config.json has names of an older version")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda config: config.copy_and_resolve_references()])
+def test_a_copied_config_knows_its_keys(copied, lines):
+    config = copied(configs.make("qgf", critic="dqc"))
+    assert config.is_locked
+    config.data.backup = 7
+    assert config.data.n_step == 7 and lines() == ADVICE[:1]
+    for section, known in ((config, "seeds"), (config.data, "n_steps")):
+        with pytest.raises(UserError, match=f"unknown config key .*{known}x"):
+            section[f"{known}x"] = 1
+
+
 def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_the_fields():
     plain = configs.plain(configs.make())
     flat = configs.flatten(plain)

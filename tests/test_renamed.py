@@ -130,6 +130,20 @@ def test_an_old_module_takes_the_place_of_no_function(monkeypatch):
     assert qgf_jax.pretrain(1, 2) == (1, 2)
 
 
+def test_an_old_module_that_is_called_can_be_reloaded():
+    """It reloads the module of today. In a process of its own, as others hold what was there before."""
+    code = """
+import importlib, qgf_jax.pretrain
+from qgf_jax.training import loop
+before, loop.added = loop.pretrain, True
+module = importlib.reload(qgf_jax.pretrain)
+assert module is qgf_jax.pretrain is importlib.import_module("qgf_jax.pretrain")
+assert module._module is loop and loop.added and module.pretrain is loop.pretrain is not before
+assert callable(module)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", ["flows", "flow.x", "critics.sarsa", "policy.x"])
 def test_a_module_that_never_was_is_none(name):
     with pytest.raises(ModuleNotFoundError):

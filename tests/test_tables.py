@@ -348,3 +348,31 @@ def test_a_complete_line_counts_whatever_failed_before_or_after():
         assert summary.summarize(lines) == summary.summarize(whole)
     assert find(summary.summarize(failed + failed), split="report")["failed"] == 2
     assert summary.unique(failed + whole + whole) == whole
+
+
+def test_score_is_measured_from_the_lower_reference():
+    plain = Table(summary.summarize(LINES))
+    table = Table(summary.summarize(LINES, (-10.0, 10.0)))
+    for row in table.rows:
+        assert row["score"] == {k: (v + 10) / 20 for k, v in row["return"].items()}
+    assert "score [95 %]" in table.markdown() and "<th>score<th>length" in table.html()
+    assert "score_mean,score_low,score_high" in table.csv()
+    for text in (plain.markdown(), plain.html(), plain.csv()):
+        assert "score" not in text
+
+
+def test_tables_without_success_go_by_the_return():
+    silent = [{k: v for k, v in line.items() if k != "success"} for line in LINES]
+    rows = summary.summarize(silent)
+    table = Table(rows)
+    assert all(row["success"] is None for row in rows) and table.optimistic()
+    assert "success" not in table.markdown() and "success" not in table.html()
+    assert "| return [95 %] " in table.markdown()
+    # Beside those of an environment that says it.
+    both = Table([*rows, *({**row, "env": "cube"} for row in summary.summarize(LINES))])
+    head, _, *body = both.markdown().split("\n\n")[0].splitlines()
+    place = head.split("|").index(next(c for c in head.split("|") if "success" in c))
+    assert {line.split("|")[place].strip() == "-" for line in body if "maze" in line} == {True}
+    read = list(csv.DictReader(io.StringIO(both.csv())))
+    assert {row["success_mean"] == "" for row in read if row["env"] == "maze"} == {True}
+    assert all(row["success_mean"] for row in read if row["env"] == "cube")

@@ -116,9 +116,9 @@ def trained():
 
 @pytest.fixture(autouse=True)
 def known_critic(monkeypatch):
-    real = algorithms.build_networks
+    real = algorithms.Builder.networks
     monkeypatch.setattr(
-        algorithms, "build_networks", lambda *args: KnownCritic(**vars(real(*args)))
+        algorithms.Builder, "networks", lambda self: KnownCritic(**vars(real(self)))
     )
 
 

@@ -153,10 +153,10 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     steep = lambda members, obs: (
         lambda action: jnp.where(obs.state[0] > 0.5, 100.0, 1.0) * action[0]
     )
-    monkeypatch.setattr(algorithms, "build_sample", lambda *_: sample)
+    monkeypatch.setattr(algorithms.Builder, "sample", lambda *_: sample)
     logit = lambda members, obs: lambda action: 10.0 * steep(members, obs)(action)
     nets = SimpleNamespace(q_of=steep, q_logit_of=logit, bounded=True)
-    monkeypatch.setattr(algorithms, "build_networks", lambda *_: nets)
+    monkeypatch.setattr(algorithms.Builder, "networks", lambda _: nets)
     n = 1000
     row = np.arange(n, dtype=np.int32)
     dataset = Dataset(

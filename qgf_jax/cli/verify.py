@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qgf_jax.cli import Parser
 from qgf_jax.data.converted import Manifest
+from qgf_jax.data.replay import replay
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.runs.locks import TRAINING
@@ -18,16 +19,32 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(
         prog="qgf verify",
         description="Checks the checkpoints of a run, or converted data, without JAX.",
+        epilog="example: qgf verify --replay data/cube-single-play-v0.npz "
+        "--env=cube-single-play-singletask-v0\n"
+        "plays transitions again from the states that the data recorded (qpos, qvel)",
     )
     parser.add_argument(
-        "workdir", type=paths.expand, help="run folder, or one that `qgf convert` has made"
+        "workdir",
+        type=paths.expand,
+        help="run folder, or one that `qgf convert` has made; with --replay an npz file too",
     )
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="whether transitions of the data lead to the same in the environment --env",
+    )
+    parser.add_argument("--env", help="the environment that data are replayed in")
     parser.add_argument(
         "--rescue",
         action="store_true",
         help="first mend checkpoints that an earlier version saved below a path such as 'a[b]'",
     )
     flags = parser.parse_args(arguments)
+    if flags.replay != (flags.env is not None):
+        parser.error("--replay and --env go together: name the data's environment")
+    if flags.replay:
+        print(json.dumps(replay(flags.workdir, flags.env)))
+        return
     if Manifest.is_in(flags.workdir):
         if why := Manifest.read(flags.workdir).why_invalid():
             raise UserError(why)

@@ -11,15 +11,17 @@ which tasks it has and what rows of its data are worth; everything else has a de
 
     FAMILY = Points()
 
-A name is written FAMILY:REST, as points:line-v0. One without a prefix is of the first family of the
-table below. Families of other packages are found by the entry-point group `qgf_jax.environments`,
-whose entries name such an object: `points = my_package.points:FAMILY`. A family is imported when the
-first of its names is met. No JAX here.
+A name is written FAMILY:REST, as points:line-v0. One without such a prefix is of the first family of
+the table below that claims it, by its form alone: no simulator is asked. Families of other packages
+are found by the entry-point group `qgf_jax.environments`, whose entries name such an object:
+`points = my_package.points:FAMILY`. A family is imported when the first of its names is met. No JAX
+here.
 """
 
 import abc
 import contextlib
 import dataclasses
+import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -36,15 +38,20 @@ from qgf_jax.runtime.plugins import load_entry
 _GROUP = "qgf_jax.environments"
 _FAMILIES = {
     "ogbench": "qgf_jax.envs.ogbench:FAMILY",
+    "gymnasium": "qgf_jax.envs.gymnasium:FAMILY",
+    "minari": "qgf_jax.envs.gymnasium:MINARI",
     "data": "qgf_jax.envs.recorded:FAMILY",
 }
-"""Those of this package, the default one first."""
+"""Those of this package, the default one first; names without a prefix are offered to each in turn."""
 
 ON_DEVICE = "jax"
 """The simulator that runs where the policy does."""
 
 SIMULATORS = ("mujoco", ON_DEVICE)
 """The family's own simulator, whatever it is, and the one on the device."""
+
+Bounds = tuple[np.ndarray, np.ndarray]
+"""The least and the largest action [A] each, infinite where there is no bound."""
 
 _Name = TypeVar("_Name", bound="EnvName")
 
@@ -69,7 +76,8 @@ class EnvName:
     @staticmethod
     def parse(name: str) -> "EnvName":
         """Takes a whole name apart. Raises `UserError` if it is none of its family's."""
-        return Family.of(name).parse(name.partition(":")[2] or name)
+        family, rest = _resolve(name)
+        return family.parse(rest)
 
     @property
     def tasks(self) -> tuple[int, ...]:
@@ -114,8 +122,10 @@ class EnvName:
 class Env(Protocol):
     """One environment, for one task.
 
-    Two methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
-    keeping (an observation then begins with x and y), and `render() -> picture [h, w, 3] uint8`.
+    Three methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
+    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`, and
+    `set_state(columns) -> bool`, which after a reset puts the simulator into a recorded state: numbers
+    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could.
     """
 
     action_dim: int
@@ -130,7 +140,7 @@ class Env(Protocol):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Mapping[str, Any]]:
         """(observation [O + G], reward, whether the episode is over, info) after `action` [A].
 
-        `info["success"]` counts at the end of an episode: from 0 to 1.
+        `info["success"]` counts at the end of an episode: from 0 to 1. See `Family.says_success`.
         """
         ...
 
@@ -192,24 +202,31 @@ class Family(abc.ABC):
     """`EnvName.goals` of every name."""
     modules: ClassVar[Sequence[str]] = ()
     """Modules that its environments need, in the order in which messages list them."""
+    says_success: ClassVar[bool] = True
+    """Whether every episode ends as a success or not: what does not say so is none. Where this is
+    false, only what its environments say counts, and tables may go by returns alone."""
     plays: ClassVar[bool] = True
     """Whether there are environments. Without them there are data alone, which say their widths."""
     packages: ClassVar[Sequence[str]] = ()
-    """Distributions whose versions a run records."""
+    """Distributions whose versions every run records."""
     search_path: ClassVar[Sequence[str]] = ("data",)
     """Folders in which data are looked for when the config names none."""
     prefix: str = ""
-    """Under which name it is registered; set by `of`, "" for the default family."""
+    """Under which name it is registered; set when it is found, "" for the default family."""
 
     @staticmethod
     def of(name: str | EnvName) -> "Family":
         """The family of a name. Raises `UserError` if the name's prefix is none of a family."""
-        if isinstance(name, EnvName):
-            return _family(name.family)
-        prefix, colon, _ = name.partition(":")
-        return _family(prefix if colon else "")
+        return _family(name.family) if isinstance(name, EnvName) else _resolve(name)[0]
 
     # Names
+
+    def claims(self, name: str) -> bool:
+        """Whether a name without the prefix of a family has the form of this one's names.
+
+        Asked of the families of this package alone.
+        """
+        return False
 
     def parse(self, name: str) -> EnvName:
         """Takes apart a name without the family's prefix: DATASET or DATASET-taskN.
@@ -235,6 +252,10 @@ class Family(abc.ABC):
     def missing(self) -> list[str]:
         """Those of `modules` that are not installed."""
         return [module for module in self.modules if importlib.util.find_spec(module) is None]
+
+    def packages_of(self, name: str) -> Sequence[str]:
+        """Distributions whose versions a run in the environment `name` records."""
+        return self.packages
 
     def require(self) -> None:
         """Raises `UserError`, with the remedy, if anything is missing."""
@@ -262,10 +283,10 @@ class Family(abc.ABC):
         goal = width // 2 if name.goals else 0
         return width - goal, goal, env.action_dim
 
-    def bounds(self, name: EnvName) -> tuple[np.ndarray, np.ndarray] | None:
+    def bounds(self, name: EnvName) -> Bounds | None:
         """The least and the largest action [A] each, infinite where there is no bound.
 
-        `None`: what the data say, or else [-1, 1].
+        `None`: what the data say, or else -1 and 1.
         """
         return None
 
@@ -335,9 +356,41 @@ class Family(abc.ABC):
         return self.title or self.prefix
 
 
+def _resolve(name: str) -> tuple[Family, str]:
+    """The family of a whole name, and what the family takes apart.
+
+    What claims the name by its form has it; an unclaimed one is the default family's to explain.
+    """
+    prefix, colon, rest = name.partition(":")
+    known = [*_FAMILIES, *_outside()] if colon else []
+    if prefix in known:
+        return _family(prefix), rest
+    near = difflib.get_close_matches(prefix, known, n=1, cutoff=0.7)
+    if not near or is_module(prefix):
+        for family in map(_family, _FAMILIES):
+            if family.claims(name):
+                return family, name
+    if colon:
+        raise UserError.unknown("family of environments", prefix, known)
+    return _family(""), name
+
+
+def is_module(name: str) -> bool:
+    """Whether there is a module of that name, or one that may hold it; it is not imported."""
+    root = name.partition(".")[0]
+    with contextlib.suppress(ValueError):  # a module without a specification, as __main__
+        return root.isidentifier() and importlib.util.find_spec(root) is not None
+    return True
+
+
+def _outside() -> dict[str, importlib.metadata.EntryPoint]:
+    """Families of other packages by their names."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
+
+
 @functools.cache
 def _family(prefix: str) -> Family:
-    outside = {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
+    outside = _outside()
     default = next(iter(_FAMILIES))
     if place := _FAMILIES.get(prefix or default):
         module, attribute = place.split(":")

@@ -44,7 +44,18 @@ _DEFAULT_TASKS = {
 }
 """By the beginning of a scene, the task of a name without one; all others have 1."""
 
+_FORM = re.compile(r"([^/:]+?-[a-z]+)(-singletask|-oraclerep)?(?:-task(\d+))?(-v\d+)")
+"""SCENE-KIND[-singletask|-oraclerep][-taskN]-vN"""
+_FIRST_WORDS = (
+    *("pointmaze", "antmaze", "humanoidmaze", "antsoccer", "cube", "scene", "puzzle"),
+    *("powderworld", "visual"),
+)
+"""Of the names of scenes."""
+
 _POLICY_GOALS = {"stitch": (0.0, 0.5, 0.5), "explore": (0.0, 0.0, 1.0)}
+
+_WITH_BUTTONS = ("scene", "puzzle")
+"""Scenes whose state is also that of buttons."""
 
 _AT_ONCE = 8192
 """Rows that are labelled at once: OGBench's rule works in float64."""
@@ -108,14 +119,19 @@ class _OGBench(Family):
     packages = ("ogbench", "mujoco", "gymnasium")
     search_path = ("data", "~/.ogbench/data")
 
+    def claims(self, name: str) -> bool:
+        """Whether it has the form of OGBench's names, or begins like one."""
+        return bool(_FORM.fullmatch(name)) or name.partition("-")[0] in _FIRST_WORDS
+
     def parse(self, name: str) -> _Name:
         """Takes a name apart, with or without its task."""
-        found = re.fullmatch(r"(.+?-[a-z]+)(-singletask|-oraclerep)?(?:-task(\d+))?(-v\d+)", name)
+        found = _FORM.fullmatch(name)
         dataset = found[1] if found else ""
         if not found or dataset.endswith(("-singletask", "-oraclerep")):
             raise UserError(
                 f"environment {name!r} is neither of the form SCENE-KIND-singletask[-taskN]-v0, such as "
-                "cube-single-play-singletask-task2-v0, nor with goals, SCENE-KIND[-oraclerep]-v0"
+                "cube-single-play-singletask-task2-v0, nor with goals, SCENE-KIND[-oraclerep]-v0, nor "
+                "an id of Gymnasium's, such as Hopper-v5"
             )
         _, word, task, version = found.groups()
         goals = {"-singletask": "", "-oraclerep": "oraclerep", None: "observation"}[word]
@@ -299,7 +315,7 @@ def _check(env_id: str) -> None:
             raise UserError.unknown("environment", env_id, ours)
         raise UserError(
             f"environment {env_id!r} is none of OGBench's ({', '.join(scenes)}): name one of these, or "
-            "of another family, as FAMILY:NAME"
+            "of another family, as gymnasium:NAME"
         )
     spec = ours[env_id]
     if spec.kwargs.get("ob_type") == "pixels" or "powderworld" in str(spec.entry_point):
@@ -356,6 +372,15 @@ class _Env:
         obs = np.concatenate([obs, self._goal]) if self.name.goals else obs
         return obs, float(reward), bool(terminated or truncated), info
 
+    def set_state(self, columns: Mapping[str, np.ndarray]) -> bool:
+        """Puts MuJoCo into the state `qpos`, `qvel` and, of buttons, `button_states`."""
+        keys = ["qpos", "qvel"]
+        keys += ["button_states"] * _own(self.name).scene.startswith(_WITH_BUTTONS)
+        if not columns.keys() >= {*keys}:
+            return False
+        self.env.unwrapped.set_state(*(columns[key].copy() for key in keys))
+        return True
+
     def goal_position(self) -> list[float] | None:
         """The goal [x, y] of a maze that has been reset, else None."""
         goal = getattr(self.env.unwrapped, "cur_goal_xy", None)
@@ -376,7 +401,7 @@ class _StateLabels(Labels):
     ) -> dict[str, np.ndarray]:
         """The state as OGBench's functions take and extend it."""
         scene = _own(self.name).scene
-        for key in ["qpos"] + ["button_states"] * scene.startswith(("scene", "puzzle")):
+        for key in ["qpos"] + ["button_states"] * scene.startswith(_WITH_BUTTONS):
             if key not in columns:
                 raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
         if width not in (None, found := columns["qpos"].shape[1]):

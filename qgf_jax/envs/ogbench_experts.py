@@ -52,7 +52,7 @@ class Expert:
         scene, on_device = name.scene, simulator == ON_DEVICE
         if simulator not in SIMULATORS:
             raise UserError.unknown("simulator", simulator, SIMULATORS)
-        if scene.startswith("visual-"):
+        if scene.startswith(("visual-", "powderworld")):
             raise UserError(
                 f"{scene} has pixels for observations, which are not supported: no data made"
             )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax.envs.families import Family
 from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import children
@@ -23,7 +24,8 @@ class Played(NamedTuple):
     steps: int
     """Fewer than the chunk's if the episode ended in it."""
     done: bool
-    success: float
+    success: float | None = None
+    """From 0 to 1; `None` where the environment says none."""
     failed: str = ""
     """Why the simulator could not play the episode, even when it was played again."""
 
@@ -135,8 +137,10 @@ class EnvPool:
         nothing = np.zeros(self._obs_shape, np.float32)
         for slot in move.slots:
             if slot in self._failed:
-                move.answers[slot] = (nothing, Played(0.0, 0, True, 0.0, self._failed[slot]))
-        played = [move.answers[slot][1] or Played(0.0, 0, False, 0.0) for slot in move.slots]
+                success = 0.0 if Family.of(self.name).says_success else None
+                lost = Played(0.0, 0, True, success, self._failed[slot])
+                move.answers[slot] = (nothing, lost)
+        played = [move.answers[slot][1] or Played(0.0, 0, False) for slot in move.slots]
         for slot, result in zip(move.slots, played, strict=True):
             if result.done and self._episodes[slot].chunks:  # else a step will say that it failed
                 del self._episodes[slot]

@@ -50,6 +50,8 @@ def _boxes(where: str, space: Any, key: str) -> Sequence[tuple[str, int]]:
 
 def row(observation: Any, chosen: Parts) -> np.ndarray:
     """[O] float32 of one observation."""
+    if len(chosen) == 1 and not chosen[0][0] and np.size(observation) == chosen[0][1]:
+        return np.asarray(observation, np.float32).reshape(-1)
     return rows("", _leading(observation), chosen)[0].astype(np.float32)
 
 

@@ -27,7 +27,9 @@ class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
     def __init__(self, name: str, made: Callable[[Any], None]):
-        self.env = Family.of(name).make(EnvName.parse(name))
+        family = Family.of(name)
+        self.env = family.make(EnvName.parse(name))
+        self._unsaid = {"success": 0.0} if family.says_success else {}
         self.bits = np.random.MT19937()
         # The first reset may compile a model, which must not look like stepping.
         self.obs_width = len(self.reset(0))
@@ -52,8 +54,10 @@ class _Slot:
             total, steps = total + reward, steps + 1
             if done:
                 break
-        success = float(info.get("success", 0.0))
-        return obs, {"reward": total, "steps": steps, "done": done, "success": success}
+        played = {"reward": total, "steps": steps, "done": done, **self._unsaid}
+        if "success" in info:
+            played["success"] = float(info["success"])
+        return obs, played
 
 
 def _listen(channel: socket.socket, requests: queue.SimpleQueue[Message | None]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from qgf_jax.envs.families import ON_DEVICE, EnvName
+from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
@@ -52,9 +52,9 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (Lines.is_count, "a whole number from 0"),
     "return": (Lines.is_number, "a number"),
     "length": (Lines.is_count, "a whole number from 0"),
-    "success": (_is_success, "a number from 0 to 1"),
 }
 _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "success": (_is_success, "a number from 0 to 1"),
     "goal": (_is_point, "a point"),
     "path": (_is_path, "a list of points"),
     "seconds": (Lines.is_number, "a number"),
@@ -63,11 +63,14 @@ _MORE_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Fields that some lines lack."""
 
 
-def _why_invalid(line: Mapping[str, Any]) -> str:
-    """What keeps an object from being an episode, with the name of the field; empty if nothing does."""
+def _why_invalid(line: Mapping[str, Any], *, has_success: bool) -> str:
+    """What keeps an object from being an episode, with the name of the field; empty if nothing does.
+
+    `has_success`: whether every episode must be a success or not.
+    """
     for name, (is_sound, what) in {**_FIELDS, **_MORE_FIELDS}.items():
         if name not in line:
-            if name in _FIELDS:
+            if name in _FIELDS or (name == "success" and has_success):
                 return f"{name} is missing"
         elif not is_sound(line[name]):
             return f"{name} is {_short(line[name])}, not {what}"
@@ -102,9 +105,10 @@ class EpisodeLog:
         """
         name = EnvName.parse(run.config["env"])
         labels = (name.label, name.played_in(ON_DEVICE).label)
+        has_success = Family.of(name).says_success
 
         def why(line: Mapping[str, Any]) -> str:
-            if found := _why_invalid(line):
+            if found := _why_invalid(line, has_success=has_success):
                 return found
             if line["env"] not in labels:
                 return f"of {_short(line['env'])}, not of {name.label}"

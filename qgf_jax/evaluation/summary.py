@@ -47,7 +47,7 @@ _Rivals = Mapping[_Group, Mapping[str, Mapping[float, _Tasks]]]
 """group -> split -> weight -> what was played."""
 
 
-def summarize(lines: Iterable[Line]) -> list[Row]:
+def summarize(lines: Iterable[Line], references: Sequence[float] | None = None) -> list[Row]:
     """One row per (env, task, method, options, best of N, weight, split), `selected` marked.
 
     Of each environment the newest step that was evaluated counts. An environment that is simulated on
@@ -56,6 +56,9 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
     A row counts the episodes that all of its seeds have played; `left_out` says how many others there
     are. `missing`: how many (seed, episode) pairs a rival weight has played and this one has not.
     `ranked_on`: the pairs that weights were compared on, 0 where this one could not be compared.
+
+    A row's success is `None` where its environment says none. `references`, the returns (low, high)
+    that count as 0 and 1, give rows a `score` too, (return - low) / (high - low) (Fu et al., 2020).
 
     Where there are several tasks, an arm that has played them all has a row for their mean too, of
     task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes, see `_choose`, for
@@ -66,13 +69,13 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
     for line in lines:
         newest[line["env"]] = max(line["step"], newest.get(line["env"], 0))
     cells: dict[_Key, _Cell] = {}
-    for line in lines:
+    for line in _with_success(lines):
         if line["step"] == newest[line["env"]]:
             key = _Key(_Group.of(line), line["weight"], line["split"])
             cells.setdefault(key, {})[line["seed"], line["episode"]] = line
     parts: dict[_Key, _Tasks] = {key: {key.group.task: cell} for key, cell in cells.items()}
     parts |= _over_tasks(cells)
-    made = (_row(key, tasks, newest[key.group.env]) for key, tasks in parts.items())
+    made = (_row(key, tasks, newest[key.group.env], references) for key, tasks in parts.items())
     rows = [row for row in made if row is not None]
     rivals: dict[_Group, dict[str, dict[float, _Tasks]]] = {}
     for (group, weight, split), tasks in parts.items():
@@ -80,6 +83,15 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
     _mark_missing(rows, rivals)
     _mark_selected(rows, rivals)
     return rows
+
+
+def _with_success(lines: Sequence[Line]) -> list[Line]:
+    """The lines, where no success of an environment that says such is 0, as of what it cannot play."""
+    saying = {line["env"] for line in lines if "success" in line}
+    return [
+        {**line, "success": 0.0} if "success" not in line and line["env"] in saying else line
+        for line in lines
+    ]
 
 
 def unique(lines: Iterable[Line]) -> list[Line]:
@@ -106,7 +118,7 @@ def _over_tasks(cells: Mapping[_Key, _Cell]) -> dict[_Key, _Tasks]:
     }
 
 
-def _row(key: _Key, tasks: _Tasks, step: int) -> Row | None:
+def _row(key: _Key, tasks: _Tasks, step: int, references: Sequence[float] | None) -> Row | None:
     """None if no seed has played all of `tasks`."""
     shared, seeds = _complete(tasks)
     if shared.keys() != tasks.keys():
@@ -122,7 +134,8 @@ def _row(key: _Key, tasks: _Tasks, step: int) -> Row | None:
             for task, episodes in sorted(shared.items())
         ]
 
-    sampler = key.group.sampler
+    sampler, returned = key.group.sampler, Interval.of_mean(columns("return"))
+    says = "success" in counted[0]
     return {
         "env": key.group.env,
         "task": key.group.task,
@@ -140,10 +153,16 @@ def _row(key: _Key, tasks: _Tasks, step: int) -> Row | None:
         "seeds": len(seeds),
         "step": step,
         "interval": Interval.kind(len(seeds)),
-        "success": Interval.of_success(columns("success"))._asdict(),
-        "return": Interval.of_mean(columns("return"))._asdict(),
+        "success": Interval.of_success(columns("success"))._asdict() if says else None,
+        "return": returned._asdict(),
+        **({"score": _score(returned, references)} if references else {}),
         "length": Interval.of_mean(columns("length"))._asdict(),
     }
+
+
+def _score(returned: Interval, references: Sequence[float]) -> dict[str, float]:
+    low, high = references
+    return {key: (value - low) / (high - low) for key, value in returned._asdict().items()}
 
 
 def _complete(tasks: _Tasks) -> tuple[dict[int, set[int]], list[int]]:
@@ -219,16 +238,17 @@ class _Choice(NamedTuple):
 def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
     """The smallest weight that noise does not tell from the best.
 
-    Success first: kept are the weights whose success is within one standard error of the highest.
-    Of these, kept are the weights whose return is within one standard error of the highest; the
-    smallest of them is chosen (the one-standard-error rule of Breiman et al., 1984). The standard
-    error is that of the paired difference over the pairs that all weights have played.
+    Success first, where there is such: kept are the weights whose success is within one standard error
+    of the highest. Of these, kept are the weights whose return is within one standard error of the
+    highest; the smallest of them is chosen (the one-standard-error rule of Breiman et al., 1984). The
+    standard error is that of the paired difference over the pairs that all weights have played.
     """
     pairs, ranked = _common(
         {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}
     )
     weights = ranked
-    for name in ("success", "return"):
+    line = next(iter(next(iter(candidates[ranked[0]].values())).values()))
+    for name in ("success", "return") if "success" in line else ("return",):
         tables = {w: _tables(candidates[w], pairs, name) for w in weights}
         best = max(weights, key=lambda w: mean_and_error(tables[w])[0])
         weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]

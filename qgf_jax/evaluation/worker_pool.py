@@ -292,7 +292,8 @@ def _add(result: Result, chunk: Played) -> bool:
     result["return"] += chunk.reward
     result["length"] += chunk.steps
     if chunk.done:
-        result["success"] = chunk.success
+        if chunk.success is not None:
+            result["success"] = chunk.success
         if chunk.failed:  # counts as a failure, and says so
             result["failed"] = chunk.failed
         result["seconds"] = round(time.perf_counter() - result.pop("started"), 3)

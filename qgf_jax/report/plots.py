@@ -51,7 +51,7 @@ def draw(
     `episodes`, each of them once, and `metrics` are the run's lines, of which `rows` are made.
     """
     subject, drawn = _Subject(run, rows, episodes, metrics), []
-    for figure in _figures(Spec.of(run.spec)):
+    for figure in _figures(Spec.of(run.spec), _measures(rows)):
         path, fig = folder / figure.name, figure.draw(subject)
         if fig is None:
             path.unlink(missing_ok=True)  # of an earlier report
@@ -62,11 +62,17 @@ def draw(
     return drawn
 
 
-def _figures(spec: Spec) -> Iterator[_Figure]:
+def _measures(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What pictures show: success first, where the environment says such."""
+    return ("success", "return") if any(row["success"] for row in rows) else ("return",)
+
+
+def _figures(spec: Spec, measures: Sequence[str]) -> Iterator[_Figure]:
     """The pictures that a run of this spec can have."""
     yield _Figure(
         "sweep.png",
-        "Success and return against guidance weight: report episodes, 95 % intervals.",
+        f"{' and '.join(measures).capitalize()} against guidance weight: report episodes, 95 % "
+        "intervals.",
         _sweep,
     )
     yield _Figure(
@@ -150,18 +156,21 @@ def _methods(subject: _Subject) -> Any:
     most = max(len(panel.of(shown)) for panel in panels)
     height = max(1.6, 0.6 + 0.27 * most)  # title and axis alone take 1.2 inches
     fig, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), height), squeeze=False)
+    name = _measures(shown)[0]
     for ax, panel in zip(axes[0], panels, strict=True):
-        _methods_panel(ax, panel.of(shown))
-        ax.set(xlim=(-0.02, 1.02), xlabel="success", title=panel.title)
+        _methods_panel(ax, panel.of(shown), name)
+        ax.set(
+            xlabel=name, title=panel.title, **({"xlim": (-0.02, 1.02)} if name == "success" else {})
+        )
     fig.tight_layout()
     return fig
 
 
-def _methods_panel(ax: Axes, rows: Sequence[Row]) -> None:
-    """The success of each row, the best on top."""
-    rows = sorted(rows, key=lambda r: (r["success"]["mean"], r["return"]["mean"]))
+def _methods_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
+    """`name` of each row, the best on top."""
+    rows = sorted(rows, key=lambda r: (r[name]["mean"], r["return"]["mean"]))
     for place, row in enumerate(rows):
-        value, color = row["success"], _own_color(_label(row)) or "#444444"
+        value, color = row[name], _own_color(_label(row)) or "#444444"
         ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
         ax.plot(value["mean"], place, "o", color=color, ms=6)
     ax.set_yticks(range(len(rows)), [_label(r) + _at_weight(r) for r in rows], fontsize=8)
@@ -172,21 +181,21 @@ def _sweep(subject: _Subject) -> Any:
     """A column a task, success above return: a line a swept method, a band where there is no weight."""
     if not _is_swept(subject.rows):
         return None
-    panels = _panels(subject.rows)
-    fig, axes = plt.subplots(
-        2, len(panels), figsize=(5.4 * len(panels), 6.2), squeeze=False, sharex="col"
-    )
+    panels, names = _panels(subject.rows), _measures(subject.rows)
+    size = (5.4 * len(panels), 3.1 * len(names))
+    fig, axes = plt.subplots(len(names), len(panels), figsize=size, squeeze=False, sharex="col")
     for column, panel in zip(axes.T, panels, strict=True):
         here = [row for row in panel.of(subject.rows) if row["split"] == "report"]
-        for ax, name in zip(column, ("success", "return"), strict=True):
+        for ax, name in zip(column, names, strict=True):
             _sweep_panel(ax, here, name)
-        column[0].set(ylim=(-0.03, 1.03))
+        if names[0] == "success":
+            column[0].set(ylim=(-0.03, 1.03))
         column[0].set_title(panel.title, fontsize=10)
         if len({_label(row) for row in here}) <= _LEGIBLE:
             column[0].legend(fontsize=8, framealpha=0.9)
         else:
             column[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.02))
-        column[1].set_xlabel("guidance weight")
+        column[-1].set_xlabel("guidance weight")
     fig.tight_layout()
     return fig
 

@@ -38,7 +38,7 @@ def write(workdir: str | os.PathLike) -> str:
         why = f" ({note})" if (note := lines.note()) else ""
         raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
     lines.warn()
-    rows = summary.summarize(lines.records)
+    rows = summary.summarize(lines.records, _references(run))
     metrics.warn()
     table = Table(rows)
     _warn(table)
@@ -86,12 +86,12 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> st
         lines = EpisodeLog.read(run)
         notes += [f"{name}: {note}" for note in _notes(lines)]
         lines.warn()
-        rows += [{"trained_as": name, **row} for row in _selected_reports(lines)]
+        rows += [{"trained_as": name, **row} for row in _selected_reports(run, lines)]
     if not rows:
         raise UserError(
             f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
         )
-    rows.sort(key=lambda row: (row["env"], row["task"], -row["success"]["mean"]))
+    rows.sort(key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"]))
     table = Table(rows)
     text = "\n\n".join([table.markdown(), *notes])
     write_atomically(Path(f"{out}.md"), text + "\n")
@@ -116,21 +116,32 @@ def _page(
         for caption, path, kind in pictures
     )
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in [*table.notes(), *more])
+    of_success = (
+        " Of successes, intervals are never narrower than the Wilson interval of the distinct episodes."
+        * any(row["success"] for row in table.rows)
+    )
     record = html.escape((run.workdir / "config.json").read_text())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
         f"<style>{_STYLE}</style><h1>{env}</h1>{table.html()}"
         "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
-        "the selection episodes. Every number is from the report episodes, which are others. Of "
-        "successes, intervals are never narrower than the Wilson interval of the distinct episodes."
-        f"</p>{lines}{body}"
+        "the selection episodes. Every number is from the report episodes, which are others."
+        f"{of_success}</p>{lines}{body}"
         f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
     )
 
 
-def _selected_reports(lines: Lines) -> list[dict[str, Any]]:
+def _references(run: Run) -> list[float] | None:
+    """The returns that count as 0 and 1, where the run's data say them."""
+    found = run.dataset.get("references")
+    if isinstance(found, list) and len(found) == 2 and all(map(Lines.is_number, found)):
+        return found if found[0] < found[1] else None
+    return None
+
+
+def _selected_reports(run: Run, lines: Lines) -> list[dict[str, Any]]:
     """The report rows of selected weights."""
-    rows = summary.summarize(lines.records)
+    rows = summary.summarize(lines.records, _references(run))
     _warn(Table(rows))
     return [row for row in rows if row["selected"] and row["split"] == "report"]
 

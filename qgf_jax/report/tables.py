@@ -10,6 +10,7 @@ from typing import Any
 
 from qgf_jax.evaluation import statistics
 from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.statistics import Interval
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 
 _SELECTED = (
@@ -38,8 +39,10 @@ class Table:
 
         Rows of several runs, with `trained_as`, have a column for it.
         """
-        head = ["env", "task", "method", "weight", "success [95 %]", "return [95 %]", "length", "n"]
-        body = [_line(row) for row in self.reported]
+        shown = _shown(self.reported)
+        brackets = [f"{name} [95 %]" for name in shown if name != "length"]
+        head = ["env", "task", "method", "weight", *brackets, "length", "n"]
+        body = [_line(row, shown) for row in self.reported]
         if any("trained_as" in row for row in self.rows):
             head.insert(2, "trained as")
             for line, row in zip(body, self.reported, strict=True):
@@ -49,8 +52,9 @@ class Table:
     def csv(self) -> str:
         """All rows, with success_mean, success_low and so on as columns."""
         flat = [_flat(row) for row in self.rows]
+        names = dict.fromkeys(name for line in flat for name in line)
         text = io.StringIO()
-        writer = csv.DictWriter(text, flat[0], lineterminator="\n")
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
         return text.getvalue()
@@ -99,7 +103,14 @@ def _group(row: Row) -> _Group:
 
 
 def _rank(row: Row) -> tuple[float, float, float]:
-    return row["success"]["mean"], row["return"]["mean"], -row["weight"]
+    success = row["success"]["mean"] if row["success"] else 0.0
+    return success, row["return"]["mean"], -row["weight"]
+
+
+def _shown(rows: Iterable[Row]) -> list[str]:
+    """The numbers of `_DIGITS` that any of the rows has."""
+    rows = list(rows)
+    return [name for name in _DIGITS if any(row.get(name) for row in rows)]
 
 
 def _gaps_of(row: Row, choosing: Mapping[_Group, set[float]]) -> Iterator[str]:
@@ -148,36 +159,37 @@ def _grid(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(map(drawn, [head, ["-" * w for w in widths], *body]))
 
 
-def _line(row: Row) -> list[str]:
+def _line(row: Row, shown: Sequence[str]) -> list[str]:
     written = _cells(row)
     return [
         row["env"],
         written["task"],
         written["method"] + (" **←**" if row["selected"] else ""),
         written["weight"],
-        _interval(row["success"], 2),
-        _interval(row["return"], 1),
+        *(_interval(row.get(k), _DIGITS[k]) for k in shown if k != "length"),
         f"{row['length']['mean']:.0f}",
         written["episodes"],
     ]
 
 
-def _interval(value: dict[str, float], digits: int) -> str:
+def _interval(value: dict[str, float] | None, digits: int) -> str:
+    if value is None:
+        return "-"
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def _html_table(rows: Iterable[Row]) -> str:
-    head = (
-        "<tr><th>task<th>method<th>weight<th>success<th>return<th>length<th>episodes<th>seeds</tr>"
-    )
-    return f"<table>{head}{''.join(map(_html_line, rows))}</table>"
+def _html_table(rows: Sequence[Row]) -> str:
+    shown = _shown(rows)
+    names = ["task", "method", "weight", *shown, "episodes", "seeds"]
+    head = f"<tr>{''.join(f'<th>{name}' for name in names)}</tr>"
+    return f"<table>{head}{''.join(_html_line(row, shown) for row in rows)}</table>"
 
 
-def _html_line(row: Row) -> str:
+def _html_line(row: Row, shown: Sequence[str]) -> str:
     written = _cells(row)
     numbers = [
         written["weight"],
-        *(_html_interval(row[k], digits) for k, digits in _DIGITS.items()),
+        *(_html_interval(row.get(k), _DIGITS[k]) for k in shown),
         written["episodes"],
         str(row["seeds"]),
     ]
@@ -187,11 +199,13 @@ def _html_line(row: Row) -> str:
     return f"<tr{kind}><td>{written['task']}<td>{name}{cells}</tr>"
 
 
-_DIGITS = {"success": 2, "return": 1, "length": 0}
-"""After the point."""
+_DIGITS = {"success": 2, "return": 1, "score": 2, "length": 0}
+"""After the point. Rows of some environments have no success, and those of most data no score."""
 
 
-def _html_interval(value: dict[str, float], digits: int) -> str:
+def _html_interval(value: dict[str, float] | None, digits: int) -> str:
+    if value is None:
+        return "-"
     low, high = f"{value['low']:.{digits}f}", f"{value['high']:.{digits}f}"
     return f"{value['mean']:.{digits}f} <small>[{low}, {high}]</small>"
 
@@ -203,6 +217,8 @@ def _flat(row: Row) -> dict[str, Any]:
             line[key] = ":".join(f"{k}={v}" for k, v in value.items())
         elif isinstance(value, dict):
             line |= {f"{key}_{k}": v for k, v in value.items()}
+        elif value is None:
+            line |= {f"{key}_{k}": "" for k in Interval._fields}
         else:
             line[key] = value
     return line

@@ -95,6 +95,8 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
         remedy = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa or glfw"
         if (chosen := environment["MUJOCO_GL"]) != "egl":
             remedy = f"MUJOCO_GL={chosen} does not draw here: unset it"
+        if "pip install" in last[0]:
+            remedy = "install it"
         raise UserError(f"no film of {world}: {last[0][:120]}: {remedy}")
 
 

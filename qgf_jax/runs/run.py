@@ -144,7 +144,7 @@ class Run(NamedTuple):
     def versions(env: str = "") -> dict[str, str]:
         """{name: version} of Python and the packages that results in the environment `env` depend on."""
         installed = {"python": platform.python_version()}
-        for package in (*_PACKAGES, *Family.of(env).packages):
+        for package in (*_PACKAGES, *Family.of(env).packages_of(env)):
             with contextlib.suppress(metadata.PackageNotFoundError):
                 installed[package] = metadata.version(package)
         return installed

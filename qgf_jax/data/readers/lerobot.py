@@ -113,16 +113,22 @@ def _observations(
     where: str, info: Mapping[str, Any], chosen: Sequence[str]
 ) -> tuple[tuple[str, int], ...]:
     """The states, or the chosen columns. Videos and images are named and left out."""
-    shapes, kinds = info["shapes"], info["kinds"]
+    kinds = info["kinds"]
     numbers = {
-        key: int(np.prod(shapes[key]))
-        for key in sorted(shapes)
+        key: int(np.prod(info["shapes"][key]))
+        for key in sorted(kinds)
         if key.startswith("observation") and kinds[key].startswith(("float", "int"))
     }
-    pictures = sorted(key for key in shapes if kinds[key] in ("video", "image"))
-    if pictures:
+    if pictures := sorted(key for key in kinds if kinds[key] in ("video", "image")):
         log(f"data: {where}: videos and images are not read yet: {', '.join(pictures)}")
     keys = chosen or [key for key in _STATES if key in numbers]
+    return _widths(where, keys, numbers)
+
+
+def _widths(
+    where: str, keys: Sequence[str], numbers: Mapping[str, int]
+) -> tuple[tuple[str, int], ...]:
+    """Key and width of each of `keys`; `numbers` are the widths of all that are numbers."""
     for key in keys:
         if key not in numbers:
             raise UserError.unknown(f"observation of {where}", key, numbers)
@@ -147,13 +153,7 @@ def _ends_by_columns(where: str, info: Mapping[str, Any]) -> str:
 def _lengths(where: str, path: Path, info: Mapping[str, Any], split: str) -> dict[int, int]:
     """The frames of each episode that is read. `split`: one of the info's splits, such as train."""
     with reading(where, "pyarrow"):
-        if info["codebase_version"] == "v2.1":
-            lines = (path / "meta" / "episodes.jsonl").read_text().splitlines()
-            records = [json.loads(line) for line in lines if line.strip()]
-        else:
-            files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
-            wanted = ["episode_index", "length"]
-            records = [row for x in files for row in _table(where, x, wanted).to_pylist()]
+        records = _episode_records(where, path, info["codebase_version"])
         lengths = {int(record["episode_index"]): int(record["length"]) for record in records}
     if sorted(lengths) != list(range(info["total_episodes"])):
         raise UserError(
@@ -165,16 +165,31 @@ def _lengths(where: str, path: Path, info: Mapping[str, Any], split: str) -> dic
             f"{where}: the episodes have {sum(lengths.values())} frames, info.json says "
             f"{info['total_frames']}: fetch it again"
         )
-    if not split:
-        return lengths
-    splits = info.get("splits") or {}
+    first, last = _range(where, info.get("splits") or {}, split) if split else (0, len(lengths))
+    return {number: n for number, n in lengths.items() if first <= number < last}
+
+
+def _episode_records(where: str, path: Path, version: str) -> list[dict[str, Any]]:
+    if version == "v2.1":
+        return _json_lines(path / "meta" / "episodes.jsonl")
+    files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
+    wanted = ["episode_index", "length"]
+    return [row for file in files for row in _table(where, file, wanted).to_pylist()]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _range(where: str, splits: Mapping[str, Any], split: str) -> tuple[int, int]:
+    """The first episode of a split, and the one after its last."""
     if split not in splits:
         raise UserError.unknown(f"split of {where}", split, splits)
     try:
         first, last = (int(x) for x in str(splits[split]).split(":"))
     except ValueError:
         raise UserError(f"{where}: split {split} is {splits[split]!r}, not FIRST:LAST") from None
-    return {number: n for number, n in lengths.items() if first <= number < last}
+    return first, last
 
 
 def _tasks(where: str, path: Path) -> list[str]:
@@ -182,8 +197,8 @@ def _tasks(where: str, path: Path) -> list[str]:
     old, new = path / "meta" / "tasks.jsonl", path / "meta" / "tasks.parquet"
     with reading(where, "pyarrow"):
         if old.is_file():
-            records = [json.loads(x) for x in old.read_text().splitlines() if x.strip()]
-            return [str(x["task"]) for x in sorted(records, key=lambda x: int(x["task_index"]))]
+            records = sorted(_json_lines(old), key=lambda x: int(x["task_index"]))
+            return [str(x["task"]) for x in records]
         if not new.is_file():
             return []
         columns = _table(where, new, None).to_pydict()
@@ -267,14 +282,10 @@ def _column(path: Path, table: Any, key: str, *, wide: bool) -> np.ndarray:
     values = column.flatten()
     if values.null_count or pyarrow.types.is_nested(values.type):
         raise UserError(f"{path}: {key} has values that are no numbers")
-    flat = values.to_numpy(zero_copy_only=False)
-    if len(column) and len(flat) % len(column):
+    lengths = np.diff(column.offsets.to_numpy()) if pyarrow.types.is_list(column.type) else ()
+    if len({*lengths}) > 1:
         raise UserError(f"{path}: {key} has lists of different lengths")
-    array = flat.reshape(len(column), -1)
-    if pyarrow.types.is_list(column.type):
-        offsets = np.diff(column.offsets.to_numpy())
-        if (offsets != array.shape[1]).any():
-            raise UserError(f"{path}: {key} has lists of different lengths")
+    array = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
     return array if wide else array[:, 0]
 
 
@@ -290,14 +301,12 @@ def _episode(folder: _Folder, number: int, frames: Mapping[str, np.ndarray], mea
             raise UserError(
                 f"{where}: {key} is {frames[key].shape[1]} wide, info.json says {width}"
             )
-    terminated = means == "terminated"
-    if means == "success":
-        terminated = bool(np.asarray(frames[_SUCCESS]).astype(bool)[-1])
     if _DONE in frames and np.asarray(frames[_DONE]).astype(bool)[:-1].any():
         raise UserError(f"{where}: {_DONE} is true before its last frame")
-    observations = np.concatenate([frames[key] for key, _ in folder.observations], axis=1)
-    actions, rewards = frames[folder.actions], frames.get(_REWARD)
-    if terminated:  # discounted to nothing, so what it holds does not count
-        return Episode(np.concatenate([observations, observations[-1:]]), actions, rewards, True)
-    rewards = None if rewards is None else rewards[:-1]
-    return Episode(observations, actions[:-1], rewards, False, lost=1)
+    ended = {"success": lambda: bool(frames[_SUCCESS][-1]), "terminated": lambda: True}
+    return Episode.without_final(
+        np.concatenate([frames[key] for key, _ in folder.observations], axis=1),
+        frames[folder.actions],
+        frames.get(_REWARD),
+        terminated=ended.get(means, lambda: False)(),
+    )

@@ -54,6 +54,28 @@ class Episode(NamedTuple):
     lost: int = 0
     """Transitions left out, because the source has no observation after them."""
 
+    @classmethod
+    def without_final(
+        cls,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray | None,
+        info: Mapping[str, np.ndarray] = {},
+        *,
+        terminated: bool,
+    ) -> "Episode":
+        """T observations and T actions, of a source that has no observation after the last action.
+
+        If that terminated, what came after it is discounted to nothing, so nobody asks what it was, and
+        the last rows stand in its place. Else the last transition is left out.
+        """
+        if not terminated:
+            rewards = None if rewards is None else rewards[:-1]
+            return cls(observations, actions[:-1], rewards, False, info, lost=1)
+        info = {key: np.concatenate([array, array[-1:]]) for key, array in info.items()}
+        observations = np.concatenate([observations, observations[-1:]])
+        return cls(observations, actions, rewards, True, info)
+
 
 class Recording(NamedTuple):
     """A source of episodes, opened and checked as far as that is quick."""
@@ -122,9 +144,22 @@ class Recording(NamedTuple):
 
 
 def _checked(where: str, episode: Episode) -> Episode:
-    arrays = {"observations": episode.observations, "actions": episode.actions}
-    length = len(episode.actions)
+    _check_shapes(where, episode)
+    arrays = {"observations": episode.observations, "actions": episode.actions, **episode.info}
+    arrays |= {} if episode.rewards is None else {"rewards": episode.rewards}
     for key, array in arrays.items():
+        _check_numbers(where, key, array)
+    return episode._replace(
+        observations=np.asarray(episode.observations, np.float32),
+        actions=np.asarray(episode.actions, np.float32),
+        rewards=None if episode.rewards is None else np.asarray(episode.rewards, np.float32),
+    )
+
+
+def _check_shapes(where: str, episode: Episode) -> None:
+    """Raises `UserError` for arrays that are not those of one episode."""
+    length = len(episode.actions)
+    for key, array in {"observations": episode.observations, "actions": episode.actions}.items():
         if array.ndim != 2 or not array.shape[1]:
             raise UserError(
                 f"{where}: {key} have shape {array.shape}: they must be rows of numbers"
@@ -136,21 +171,11 @@ def _checked(where: str, episode: Episode) -> Episode:
             f"{where}: {len(episode.observations)} observations and {length} actions: there must be one "
             "observation more than there are actions"
         )
-    if episode.rewards is not None:
-        arrays["rewards"] = episode.rewards
-        if episode.rewards.shape != (length,):
-            raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
+    if episode.rewards is not None and episode.rewards.shape != (length,):
+        raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
     for key, array in episode.info.items():
         if len(array) != length + 1:
             raise UserError(f"{where}: {key} has {len(array)} rows, observations have {length + 1}")
-    arrays |= episode.info
-    for key, array in arrays.items():
-        _check_numbers(where, key, array)
-    return episode._replace(
-        observations=np.asarray(episode.observations, np.float32),
-        actions=np.asarray(episode.actions, np.float32),
-        rewards=None if episode.rewards is None else np.asarray(episode.rewards, np.float32),
-    )
 
 
 def _columns(episode: Episode) -> dict[str, tuple[int, ...]]:

@@ -169,6 +169,4 @@ def _episode(
         following = {key: hdf5.numbers(path, group["next_obs"], key) for key in keys}
         final = flat(where, [(k, hdf5.read(path, x, rows - 1, rows)) for k, x in following.items()])
         return Episode(np.concatenate([observed, final]), taken, rewards, terminated)
-    if terminated:  # discounted to nothing, so what it holds does not count
-        return Episode(np.concatenate([observed, observed[-1:]]), taken, rewards, True)
-    return Episode(observed, taken[:-1], rewards[:-1], False, lost=1)
+    return Episode.without_final(observed, taken, rewards, terminated=terminated)

@@ -80,19 +80,15 @@ class Steps(NamedTuple):
         observations, actions = info.pop("observations"), info.pop("actions")
         rewards, following = info.pop("rewards", None), info.pop("next_observations", None)
         terminated = bool(self.terminated[stop - 1])
-        if following is None and not terminated:
-            rewards = None if rewards is None else rewards[:-1]
-            return Episode(observations, actions[:-1], rewards, False, info, lost=1)
         if following is None:
-            final = observations[
-                -1:
-            ]  # its value is discounted to nothing, so nobody asks what it is
-        else:
-            final = following[-1:]
-            self._check_order(observations, following, start)
+            return Episode.without_final(
+                observations, actions, rewards, info, terminated=terminated
+            )
+        self._check_order(observations, following, start)
         # Of further columns nothing is known after the last action.
         info = {key: np.concatenate([array, array[-1:]]) for key, array in info.items()}
-        return Episode(np.concatenate([observations, final]), actions, rewards, terminated, info)
+        observations = np.concatenate([observations, following[-1:]])
+        return Episode(observations, actions, rewards, terminated, info)
 
     def _check_order(self, observations: np.ndarray, following: np.ndarray, start: int) -> None:
         """Raises `UserError` unless the observation after a step is the next step's."""
