@@ -351,6 +351,8 @@ BAD = {
     ),
     # Minari
     "minari: none": (lambda folder: "minari:hop-v7", "run `minari download hop-v7`"),
+    "minari: too long a name": (lambda folder: "minari:" + "x" * 5000, "File name too long"),
+    "minari: no place": (lambda folder: "minari:", "says no place"),
     "minari: no metadata": (_minari(lambda f: (f / "metadata.json").unlink()), "no such dataset"),
     "minari: metadata no JSON": (_minari(_cut("metadata.json")), "metadata.json cannot be read"),
     "minari: no space": (
@@ -387,6 +389,16 @@ BAD = {
     "minari: other widths": (
         _minari(_replace("episode_1/observations", lambda x: x[:, :2])),
         "its space says 3",
+    ),
+    "minari: other actions": (
+        _minari(
+            _json(
+                "metadata.json",
+                action_space='{"type": "Box", "dtype": "float32", "shape": [3], '
+                '"low": [-1, -1, -1], "high": [1, 1, 1]}',
+            )
+        ),
+        "actions are 2 wide, bounds have shape (3,)",
     ),
     "minari: NaN": (_minari(_replace("episode_1/observations", lambda x: x * np.nan)), "NaN"),
     "minari: ends and goes on": (

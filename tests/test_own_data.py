@@ -34,6 +34,29 @@ def test_data_from_arrays_are_those_of_a_file(tmp_path):
     assert again.fingerprint == memory.fingerprint
 
 
+def test_arrays_with_other_rewards_are_other_data():
+    columns = recordings.steps_columns(PLAYED)
+    one, other = (
+        qgf_jax.Dataset.from_arrays(**{**columns, "rewards": columns["rewards"] + shift})
+        for shift in (0, 1)
+    )
+    identity = one.source().fingerprint["sha256"]
+    assert identity == one.source().fingerprint["sha256"] != other.source().fingerprint["sha256"]
+
+
+def test_arrays_have_the_rewards_that_they_come_with(tmp_path, monkeypatch):
+    """Whatever environment they are to be played in."""
+    rng = np.random.default_rng(0)
+    columns = {key: rng.uniform(-1, 1, (20, 2)) for key in ("observations", "actions")}
+    ends = {"terminated": np.arange(20) == 19, "truncated": np.arange(20) == 9}
+    arrays = qgf_jax.Dataset.from_arrays(**columns, rewards=np.arange(20), **ends)
+    dataset = Loaded.of(tiny(**{"data.chunk": 1}), given=arrays).take()
+    np.testing.assert_array_equal(dataset.reward, np.delete(np.arange(20), 9))
+    with pytest.raises(UserError, match="the dataset is a dict: make one with qgf_jax.Dataset"):
+        qgf_jax.pretrain(tiny(), tmp_path / "run", columns)
+    assert not (tmp_path / "run").exists()
+
+
 def test_arrays_have_no_validation_data(tmp_path, monkeypatch):
     """Not those of a file that happens to lie where the program was started."""
     np.savez(tmp_path / "arrays-val.npz", **{"observations": np.zeros((2, 1))})
@@ -83,7 +106,7 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line():
         ("observations", [[1, 2], [3]], "observations is no array of numbers"),
         ("observations", {"a": 1}, "observations has type object"),
         ("next_observations", columns["observations"][:, :2], "next_observations has shape"),
-        ("bounds", ([-1, -1, -1], [1, 1, 1]), r"bounds have shapes \(3,\) and \(3,\)"),
+        ("bounds", ([-1, -1, -1], [1, 1, 1]), r"2 wide, bounds have shape \(3,\)"),
         ("next_observations", columns["observations"], "not in the order of time"),
     ):
         with pytest.raises(UserError, match=words):

@@ -78,6 +78,8 @@ class Dataset(NamedTuple):
     def source(self) -> Source:
         """All rows, as if read from a file. Raises `UserError` for what is wrong with them."""
         rows = Rows.joined([Rows.of_episode(episode) for episode in self.recording.checked()])
+        width, bounds = rows.actions.shape[1], self.recording.bounds
+        box = bounds and (np.broadcast_to(bounds[0], width), np.broadcast_to(bounds[1], width))
         digest = hashlib.sha256()
         for array in (*rows[:3], *(rows.info[key] for key in sorted(rows.info))):
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -86,19 +88,8 @@ class Dataset(NamedTuple):
             Path(self.recording.name),
             rows,
             digest.hexdigest(),
-            self._with_bounds(rows.actions.shape[1]).described(),
+            self.recording._replace(bounds=box).described(),
         )
-
-    def _with_bounds(self, width: int) -> Recording:
-        """The recording with bounds [A], `width` numbers."""
-        name, bounds = self.recording.name, self.recording.bounds
-        if bounds is None:
-            return self.recording
-        if any(bound.shape not in ((), (width,)) for bound in bounds):
-            shapes = " and ".join(str(bound.shape) for bound in bounds)
-            raise UserError(f"{name}: bounds have shapes {shapes}, actions are {width} wide")
-        low, high = (np.broadcast_to(bound, width) for bound in bounds)
-        return self.recording._replace(bounds=(low, high))
 
 
 def _array(name: str, key: str, given: Any) -> np.ndarray:

@@ -56,6 +56,7 @@ def convert(
     """
     if name:
         _check_name(name, "choose another --name")
+        Manifest.refuse_existing(Path(out) / name)
     data, *validation = targets = _targets(str(source), Path(out), name, choice)
     Manifest.refuse_existing(data.folder)
     missing = [target for target in validation if not target.is_done()]
@@ -126,7 +127,13 @@ def _contents(
     about = recording.described() | {"sha256": recording.sha256}
     if choice.ends:
         about["ends"] = choice.ends
-    return lambda: _slices(recording), fingerprint(about), about | {"source": recording.place}
+    try:
+        identity = fingerprint(about)
+    except TypeError as error:
+        raise UserError(
+            f"{recording.place}: its reader says what is no JSON ({error}): mend the reader"
+        ) from None
+    return lambda: _slices(recording), identity, about | {"source": recording.place}
 
 
 def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:

@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data import layouts
+from qgf_jax.data.readers.recording import Episode
 from qgf_jax.data.summary import Summary, name_rounded
 from qgf_jax.errors import UserError, log_once
 
@@ -69,8 +70,8 @@ class Rows(NamedTuple):
         return _Peek(ends.astype(bool), widths, [path.stat().st_size, sums])
 
     @classmethod
-    def of_episode(cls, episode: Any) -> "Rows":
-        """The T transitions of an `Episode` of `readers` as T + 1 rows, the last without an action."""
+    def of_episode(cls, episode: Episode) -> "Rows":
+        """Its T transitions as T + 1 rows, the last without an action."""
         length = len(episode.actions)
         info = dict(episode.info)
         if episode.rewards is not None:

@@ -52,7 +52,8 @@ class Loaded:
         place of what the config names, without validation data.
         """
         options, name = config["data"], EnvName.parse(config["env"])
-        labels, rewarded = _labels(name, options), own_rewards(options["rewards"])
+        rewarded = own_rewards(options["rewards"])
+        labels = _labels(name, own=bool(options["rewards"] or given))
         source = given.source() if given else open_source(config)
         bounds = Family.of(name).bounds(name) or _recorded_bounds(source)
         scale = ActionScale.of(source, options, bounds)
@@ -103,10 +104,10 @@ def _recorded_bounds(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
     return np.nan_to_num(low, nan=-np.inf, neginf=-np.inf), np.nan_to_num(high, nan=np.inf)
 
 
-def _labels(name: EnvName, options: Mapping[str, Any]) -> Labels:
+def _labels(name: EnvName, *, own: bool) -> Labels:
     """The environment's, or for rewards of the user's own those that read them from the rows."""
     labels = Family.of(name).labels(name)
-    if not options["rewards"]:
+    if not own or name.goals:
         return labels
     widths = labels.widths
     labels.close()

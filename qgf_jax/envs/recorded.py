@@ -4,6 +4,7 @@ What a robot has recorded has no simulator. The policy of such a run is restored
 """
 
 import dataclasses
+from pathlib import Path
 
 from qgf_jax.envs.families import Env, EnvName, Family, Labels
 from qgf_jax.errors import UserError
@@ -26,7 +27,8 @@ class _Recorded(Family):
 
     def parse(self, name: str) -> _Name:
         """Raises `UserError` for what no file or folder in a folder of data can be called."""
-        if not name or name.startswith((".", "data:")) or {"/", "\\", "\0"} & {*name}:
+        name = name.removeprefix(f"{self.prefix}:")
+        if not name or name.startswith(".") or {"/", "\\", "\0"} & {*name}:
             raise UserError(
                 f"environment {self.prefix}:{name} names no data: write {self.prefix}:NAME, where NAME "
                 "is a folder that `qgf convert` has made"
@@ -39,6 +41,10 @@ class _Recorded(Family):
             f"{name.env_id} are data without an environment, so nothing can be played: act with "
             "qgf_jax.load_policy, or train with the --config.env that they were recorded in"
         )
+
+    def advice(self, dataset: str, folder: Path) -> str:
+        """How data come here."""
+        return f"make it with `qgf convert FORMAT:PLACE --out={folder} --name={dataset}`"
 
     def labels(self, name: EnvName) -> Labels:
         """The data's own columns; widths are what they are."""

@@ -26,7 +26,7 @@ from qgf_jax import config as configs
 from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
-from qgf_jax.errors import NotFiniteError, log
+from qgf_jax.errors import NotFiniteError, UserError, log
 from qgf_jax.methods.table import Builder
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
@@ -125,6 +125,11 @@ class _Host(NamedTuple):
         """Loads the data and sends them to the devices; the first host locks the run folder too."""
         layout = DeviceLayout.of(config)
         stop = stack.enter_context(layout.stop_request())
+        if not isinstance(dataset, Dataset | Loaded | None):
+            raise UserError(
+                f"the dataset is a {type(dataset).__name__}: make one with "
+                "qgf_jax.Dataset.from_arrays"
+            )
         if isinstance(dataset, Loaded):
             loaded = dataset
         else:

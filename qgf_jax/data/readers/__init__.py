@@ -35,7 +35,10 @@ def open_recording(source: str, choice: Choice = ALL) -> Recording:
     else:
         entry = next(entry for entry in _outside() if entry.name == name)
         opener = load_entry(entry, "a format of data")
-    found = opener(place, choice)
+    try:
+        found = opener(place, choice)
+    except OSError as error:  # of a path that no file can have, or that nobody may read
+        raise UserError.unreadable(source[:200], error) from None
     if not isinstance(found, Recording):
         raise UserError(f"{source}: {found!r} is no `Recording`: mend its entry in {_GROUP}")
     return found

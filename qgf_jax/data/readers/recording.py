@@ -119,6 +119,7 @@ class Recording(NamedTuple):
                 continue
             where = f"{self.place}: episode {number}"
             episode = _checked(where, episode)
+            self._check_bounds(where, episode.actions.shape[1])
             here = _columns(episode)
             _check_like(where, here, first := first or here)
             moved = moved or bool(episode.actions.any())
@@ -132,6 +133,14 @@ class Recording(NamedTuple):
                 f"data: {self.place}: {lost} transitions are left out, each the last of its episode, as "
                 "there is no observation after it"
             )
+
+    def _check_bounds(self, where: str, width: int) -> None:
+        for bound in self.bounds or ():
+            if bound.shape not in ((), (width,)):
+                raise UserError(
+                    f"{where}: actions are {width} wide, bounds have shape {bound.shape}: one is "
+                    "another dataset's"
+                )
 
 
 def _checked(where: str, episode: Episode) -> Episode:
