@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 
@@ -309,6 +310,19 @@ def test_from_rows_to_a_report(pendulum_run, capsys):
         ]
     )
     assert (run / "episodes.jsonl").read_bytes() == before  # nothing is played again
+
+
+def test_a_report_has_scores_where_the_data_give_references(pendulum_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(pendulum_run / "run", run)
+    record = json.loads((run / "config.json").read_text())
+    record["dataset"]["references"] = [-2000.0, 0.0]
+    (run / "config.json").write_text(json.dumps(record))
+    cli.main(["report", f"--workdir={run}"])
+    assert "score" in capsys.readouterr().out
+    for row in json.loads((run / "report" / "summary.json").read_text())["rows"]:
+        for key, value in row["return"].items():
+            np.testing.assert_allclose(row["score"][key], (value + 2000) / 2000)
 
 
 def test_the_weight_goes_by_return_where_there_is_no_success():

@@ -26,10 +26,10 @@ went, or two rewards by more than this part of their spread.
 
 Measured on 150 to 300 steps of random actions with states kept as float32: Hopper, HalfCheetah,
 Walker2d, Swimmer, Reacher, Pusher, Ant and Humanoid v5 4e-5 at most, rewards 0.05 (Ant, whose contact
-forces are no part of the state); OGBench's mazes 2e-5, scenes and puzzles 0.004. Its cubes move towards
-a pose that is one substep old: 0.04 in half of their experts' first steps, 0.08 at most. Between
-Walker2d v4 and v5 it is 0.13 and more in a tenth of the steps, between HalfCheetah and Walker2d 1.4 in
-half of them.
+forces are no part of the state); the benchmark's mazes 2e-5, scenes and puzzles 0.004. Its cubes
+move towards a pose that is one substep old: 0.04 in half of their experts' first steps, 0.08 at most.
+Between Walker2d v4 and v5 it is 0.13 and more in a tenth of the steps, between HalfCheetah and Walker2d
+1.4 in half of them.
 """
 _SHARE = 0.05
 """So many transitions may lead elsewhere: contacts magnify what rounding leaves."""

@@ -133,9 +133,9 @@ def _page(
 
 def _references(run: Run) -> list[float] | None:
     """The returns that count as 0 and 1, where the run's data say them."""
-    found = run.dataset.get("references")
-    if isinstance(found, list) and len(found) == 2 and all(map(Lines.is_number, found)):
-        return found if found[0] < found[1] else None
+    found = [*(run.dataset.get("references") or ())]
+    if len(found) == 2 and all(map(Lines.is_number, found)) and found[0] < found[1]:
+        return found
     return None
 
 
