@@ -87,6 +87,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "fixed": "RunConfig._fixed",
     },
     "core.flow": {
+        "sample_time": "methods.policies.flow_loss:_sample_time",
         "rest": "flow_endpoint",
     },
     "core.losses": {
@@ -166,6 +167,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "streams": "data.load:_is_streamed",
     },
     "data.summary": {
+        "name_rounded": "Summary.log_rounded",
         "check_alike": "Summary.check_alike",
         "describe_ends": "data.shards:_describe_ends",
     },
@@ -221,6 +223,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "rollout": "Simulator.rollout",
     },
     "evaluation.statistics": {
+        "mean_and_error": "Interval.mean_and_error",
         "kind": "Interval.kind",
         "mean_interval": "Interval.of_mean",
         "success_interval": "Interval.of_success",
