@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import MAZE
+from conftest import LONG, MAZE
 
 from qgf_jax import cli
 from qgf_jax.data.collect import collect
@@ -110,7 +110,7 @@ def test_the_flag_wants_the_environment(walks, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["pointmaze-medium-stitch-v0", "cube-single-play-v0", "scene-play-v0"],
+    ["pointmaze-medium-stitch-v0", "cube-single-play-v0", *(["scene-play-v0"] if LONG else [])],
 )
 def test_what_experts_of_the_benchmark_did_can_be_done_again(name, tmp_path, maze_data):
     folder = maze_data
