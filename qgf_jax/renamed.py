@@ -86,6 +86,11 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "changed": "RunConfig.changes_to",
         "fixed": "RunConfig._fixed",
     },
+    "core.diffusion": {
+        "alphas": "NoiseSchedule.of",
+        "mix": "NoiseSchedule.mix",
+        "sample": "NoiseSchedule.sample",
+    },
     "core.flow": {
         "rest": "flow_endpoint",
     },
