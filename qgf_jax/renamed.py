@@ -103,7 +103,6 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "ARITHMETIC": "core.layers:ARITHMETIC",
         "LayerNorm": "core.layers:LayerNorm",
         "MLP": "core.layers:MLP",
-        "normalize_length": "core.layers:normalize_length",
         "sight": "network_input",
         "sinusoidal": "core.layers:sinusoidal",
     },
