@@ -244,6 +244,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "POLICIES": "methods.parts:POLICIES",
     },
     "methods.table": {
+        "method": "Method.named",
         "build_learner": "Builder.learner",
         "build_networks": "Builder.networks",
         "build_sample": "Builder.sample",
@@ -258,7 +259,11 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "SAMPLERS": "methods.parts:SAMPLERS",
         "UNITS": "methods.parts:UNITS",
     },
+    "methods.policies.flow_loss": {
+        "flow_matching": "core.losses:flow_matching",
+    },
     "methods.policies.gaussians": {
+        "imitation": "GaussianActor.imitation",
         "awr": "methods.policies.awr:_awr",
         "ddpg_bc": "methods.policies.ddpg_bc:_ddpg_bc",
         "gaussian_bc": "methods.policies.gaussian_bc:_gaussian_bc",
