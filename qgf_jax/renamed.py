@@ -92,6 +92,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "sample": "NoiseSchedule.sample",
     },
     "core.flow": {
+        "sample_time": "methods.policies.flow_loss:_sample_time",
         "rest": "flow_endpoint",
     },
     "core.losses": {
@@ -170,6 +171,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "streams": "data.load:_is_streamed",
     },
     "data.summary": {
+        "name_rounded": "Summary.log_rounded",
         "check_alike": "Summary.check_alike",
         "describe_ends": "data.shards:_describe_ends",
     },
@@ -225,6 +227,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "rollout": "Simulator.rollout",
     },
     "evaluation.statistics": {
+        "mean_and_error": "Interval.mean_and_error",
         "kind": "Interval.kind",
         "mean_interval": "Interval.of_mean",
         "success_interval": "Interval.of_success",

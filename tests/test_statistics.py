@@ -72,11 +72,11 @@ def test_t_interval_of_seeds_that_differ_by_far_is_students():
 def test_the_standard_error_is_two_way():
     """By hand: seeds and episodes add -1, 0 or 1 each, and nothing else does."""
     table = np.add.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0])
-    mean, error = statistics.mean_and_error([table])
+    mean, error = statistics.Interval.mean_and_error([table])
     # By seed 3 / 2 * (1 + 1) / 9, by episode the same, by neither 9 / 8 * 12 / 81.
     assert (mean, error) == (0.0, pytest.approx(np.sqrt(1 / 3 + 1 / 3 - 1 / 6)))
     table = np.array([[1.0, np.nan], [np.nan, 3.0]])
-    assert statistics.mean_and_error([table]) == (
+    assert statistics.Interval.mean_and_error([table]) == (
         2.0,
         pytest.approx(1.0),
     )  # two numbers: SD / sqrt 2

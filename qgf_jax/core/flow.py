@@ -128,14 +128,3 @@ def check_shape(returned: Array, action: Array, what: str = "velocity") -> Array
             f"{jnp.shape(action)}: give one that returns the action's shape"
         )
     return returned
-
-
-def sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:
-    """Times to train at: uniform on [0, 1) if `grid` is 0, else on {0, 1/grid, …, 1}.
-
-    The public QGF code uses the grid of its integrator; at its last point, t = 1, the target is
-    noise that nothing can predict and that no integrator asks for.
-    """
-    if grid:
-        return jax.random.randint(key, shape, 0, grid + 1) / grid
-    return jax.random.uniform(key, shape)

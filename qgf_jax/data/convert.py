@@ -11,7 +11,7 @@ from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.readers import npz
 from qgf_jax.data.readers.recording import ALL, Choice, Recording
-from qgf_jax.data.shards import Source, npz_files
+from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
 from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.files import fingerprint, sha256
@@ -89,22 +89,26 @@ _LONGEST_NAME = 200
 
 def _targets(source: str, out: Path, name: str, choice: Choice) -> list[_Target]:
     """The data, and the validation data if there are any."""
-    form, colon, place = source.partition(":")
-    is_path = not colon or os.path.exists(source) or form not in readers.formats()
-    if is_path or (form == "npz" and place):
-        path = paths.expand(source if is_path else place)
-        if not (path.is_file() and npz.is_of_steps(path)):
-            if choice != ALL:
-                raise UserError(f"{path}: there is nothing to choose of an npz file")
-            return _npz_targets(path, out, name)
-        source = f"npz:{path}"
-    parts = _parts(source, choice)
+    path = _npz_path(source)
+    if path and not (path.is_file() and npz.is_of_steps(path)):
+        if choice != ALL:
+            raise UserError(f"{path}: there is nothing to choose of an npz file")
+        return _npz_targets(path, out, name)
+    parts = _parts(f"npz:{path}" if path else source, choice)
     if not name:
         _check_name(name := parts[0].name, "give --name")
     return [
         _Target(out / f"{name}{suffix}", *_contents(recording, choice))
         for suffix, recording in zip(("", "-val"), parts, strict=False)
     ]
+
+
+def _npz_path(source: str) -> Path | None:
+    """The path of an npz file, or of a folder of them; `None` for a source of another format."""
+    form, colon, place = source.partition(":")
+    if not colon or form not in readers.formats() or os.path.exists(source):
+        return paths.expand(source)
+    return paths.expand(place) if form == "npz" and place else None
 
 
 def _parts(source: str, choice: Choice) -> list[Recording]:
@@ -153,7 +157,7 @@ def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
 def _npz_targets(source: Path, out: Path, title: str) -> list[_Target]:
     """npz files of the raw layout."""
     _check_may_be_npz(source)
-    files, validation = npz_files(source)
+    files, validation = Source.npz_files(source)
     if source.is_dir():
         name, identity = source.name, Source.open(source).fingerprint["sha256"]
     else:

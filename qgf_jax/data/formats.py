@@ -14,7 +14,7 @@ import numpy as np
 
 from qgf_jax.data import layouts
 from qgf_jax.data.readers.recording import Episode
-from qgf_jax.data.summary import Summary, name_rounded
+from qgf_jax.data.summary import Summary
 from qgf_jax.errors import UserError, log_once
 
 
@@ -49,7 +49,7 @@ class Rows(NamedTuple):
         _check_ends(path, ends)
         if not actions.any():
             raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
-        name_rounded(path, raw["observations"])
+        Summary.log_rounded(path, raw["observations"])
         return cls(
             observations=raw.pop("observations").astype(np.float32, copy=False),
             actions=actions.astype(np.float32, copy=False),

@@ -54,9 +54,8 @@ class Loaded:
         options, name = config["data"], EnvName.parse(config["env"])
         rewarded = own_rewards(options["rewards"])
         labels = _labels(name, own=bool(options["rewards"] or given))
-        source = given.source() if given else open_source(config)
-        bounds = Family.of(name).bounds(name) or _recorded_bounds(source)
-        scale = ActionScale.of(source, options, bounds)
+        source = given.source() if given else Source.of_config(config)
+        scale = ActionScale.of(source, options, _bounds(name, source))
         source = scale.applied(rewarded(source))
         prepare = functools.partial(
             _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
@@ -65,23 +64,19 @@ class Loaded:
         steps = starts.check_longest()
         sample = prepare(source.read(0, int(source.ends[0]) + 1))
         # A summary that the source has says nothing of goals that labels give.
-        known = None if getattr(sample, "goal", None) is not None else source.summary
+        known = source.summary if getattr(sample, "goal", None) is None else None
         streamed = _is_streamed(source, sample, options, room)
         if streamed:
             dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
-            unknown = options["standardize"] and known is None
-            summary = _survey(source, prepare) if unknown else source.summary
-        else:
-            dataset, summary = _gather_all(source, prepare, known)
-        if isinstance(dataset, Stream):
+            asked = options["standardize"] and known is None
+            summary = _survey(source, prepare) if asked else source.summary
             starts.check_drawn(dataset.firsts, dataset.starts)
         else:
+            dataset, summary = _gather_all(source, prepare, known)
             starts.check_drawn(np.zeros(1, np.int64), source.transitions - steps + 1)
-        validation = None
-        if not given and (held_out := source.validation()):
-            held_out = scale.applied(rewarded(held_out))
-            prepare = functools.partial(prepare, path=held_out.path)
-            validation = _validation(held_out, prepare, summary, options)
+        held_out = None if given else source.validation()
+        held_out = held_out and scale.applied(rewarded(held_out))
+        validation = _validation(held_out, prepare, summary, options)
         if not streamed:
             labels.close()
         fingerprint = _fingerprint(source, summary, options, streamed=streamed)
@@ -96,8 +91,10 @@ class Loaded:
         return dataset
 
 
-def _recorded_bounds(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
-    """What converted data say of their actions; `null` stands for no bound."""
+def _bounds(name: EnvName, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
+    """Those of the environment's actions, or what converted data say; `null` stands for no bound."""
+    if (known := Family.of(name).bounds(name)) is not None:
+        return known
     if (said := source.about.get("bounds")) is None:
         return None
     low, high = (np.array(bound, float) for bound in said)
@@ -112,16 +109,6 @@ def _labels(name: EnvName, *, own: bool) -> Labels:
     widths = labels.widths
     labels.close()
     return Labels(name, widths)
-
-
-def open_source(config: Mapping[str, Any]) -> Source:
-    """The data that a config names, opened. Raises `UserError` if there are none."""
-    name, options = EnvName.parse(config["env"]), config["data"]
-    family = Family.of(name)
-    own = family.source(name, options["dir"])
-    if own is not None:
-        return own
-    return Source.find(options["name"] or name.dataset, options["dir"], family)
 
 
 def _is_streamed(
@@ -160,11 +147,16 @@ _SHARE = 0.8
 
 
 def _validation(
-    source: Source, prepare: _Prepare, summary: Summary | None, options: Mapping[str, Any]
-) -> Dataset | GoalDataset:
-    """The first slice of validation data, checked against the others."""
+    source: Source | None,
+    prepare: Callable[..., Dataset | GoalDataset],
+    summary: Summary | None,
+    options: Mapping[str, Any],
+) -> Dataset | GoalDataset | None:
+    """The first slice of validation data, if there are any, checked against the others."""
+    if source is None:
+        return None
     rows = source.read(0, int(source.slices[1]))
-    prepared = prepare(rows)
+    prepared = prepare(rows, path=source.path)
     _check_validation(rows, source.path, summary, options)
     return prepared
 

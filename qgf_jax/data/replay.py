@@ -89,13 +89,7 @@ def _episodes(source: Source) -> Iterator[tuple[int, Rows]]:
 
 
 def _play(world: Env, name: EnvName, place: Path, start: int, rows: Rows) -> Iterator[_Played]:
-    state = {key: rows.info[key] for key in _STATE if key in rows.info}
-    lacking = [key for key in ("qpos", "qvel") if key not in state]
-    if lacking:
-        raise UserError(
-            f"{place} cannot be checked: it has no recorded state ({' and '.join(lacking)}): check the "
-            "file that it was made from, if that has"
-        )
+    state = _states(place, rows)
     last = len(rows.ends) - 2
     over = True
     for t in dict.fromkeys([*range(min(_FIRST, last + 1)), last] if last >= 0 else []):
@@ -113,6 +107,17 @@ def _play(world: Env, name: EnvName, place: Path, start: int, rows: Rows) -> Ite
             recorded,
             abs(reward - recorded) if recorded is not None else 0.0,
         )
+
+
+def _states(place: Path, rows: Rows) -> dict[str, np.ndarray]:
+    """The recorded states of the simulator. Raises `UserError` if there are none."""
+    state = {key: rows.info[key] for key in _STATE if key in rows.info}
+    if lacking := [key for key in ("qpos", "qvel") if key not in state]:
+        raise UserError(
+            f"{place} cannot be checked: it has no recorded state ({' and '.join(lacking)}): check the "
+            "file that it was made from, if that has"
+        )
+    return state
 
 
 def _check_width(place: Path, name: EnvName, rows: Rows, width: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from qgf_jax.data.converted import MANIFEST, Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.summary import Summary
-from qgf_jax.envs.families import Family
+from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint, sha256
 from qgf_jax.runtime import paths
@@ -93,6 +93,27 @@ class Source(NamedTuple):
         wanted = np.arange(_PIECE, bounds[-1], _PIECE)
         return np.unique([0, *bounds[np.searchsorted(bounds, wanted)], bounds[-1]]).tolist()
 
+    @staticmethod
+    def npz_files(path: Path) -> tuple[list[Path], list[Path]]:
+        """The npz files of a dataset that is one, or a folder of them: data, and all validation data.
+
+        Raises `UserError` if a folder has no data.
+        """
+        if path.is_dir():
+            return _slice_paths(path), sorted(path.glob("*-val.npz"))
+        validation = _validation_path(path)
+        return [path], [validation] if validation else []
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> "Source":
+        """The data that a config names. Raises `UserError` if there are none, or for bad data."""
+        name, options = EnvName.parse(config["env"]), config["data"]
+        family = Family.of(name)
+        own = family.source(name, options["dir"])
+        if own is not None:
+            return own
+        return cls.find(options["name"] or name.dataset, options["dir"], family)
+
     def validation(self) -> "Source | None":
         """The validation data that belong to it; to a folder of slices, those of the first slice."""
         path = _validation_path(self.path)
@@ -100,17 +121,6 @@ class Source(NamedTuple):
 
 
 _PIECE = 250_000
-
-
-def npz_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """The npz files of a dataset that is one, or a folder of them: the data, and all validation data.
-
-    Raises `UserError` if a folder has no data.
-    """
-    if path.is_dir():
-        return _slice_paths(path), sorted(path.glob("*-val.npz"))
-    validation = _validation_path(path)
-    return [path], [validation] if validation else []
 
 
 def _find(name: str, folder: str = "", family: Family | None = None) -> Path:
@@ -219,18 +229,21 @@ def _open_converted(folder: Path) -> Source:
         return Rows(*arrays, {name: fields[name].read(start, stop) for name in info})
 
     widths = {name: field.shape[1] for name, field in fields.items() if len(field.shape) == 2}
-    identity = {
-        "file": folder.name,
-        "sha256": record["source"] or fingerprint(record["files"]),
-        "rows": int(slices[-1]),
-        "slices": len(record["slices"]),
-        **_describe_ends(ends),
-    }
-    if references := record.get("about", {}).get("references"):
-        identity["references"] = references
-    summary = Summary.read(record["summary"])
-    about = record.get("about", {})
+    identity = _identity(manifest) | _describe_ends(ends)
+    summary, about = Summary.read(record["summary"]), record.get("about", {})
     return Source(folder, slices, ends, widths, read, True, identity, summary, about)
+
+
+def _identity(manifest: Manifest) -> dict[str, Any]:
+    record = manifest.record
+    identity = {
+        "file": manifest.folder.name,
+        "sha256": record["source"] or fingerprint(record["files"]),
+        "rows": sum(record["slices"].values()),
+        "slices": len(record["slices"]),
+    }
+    references = record.get("about", {}).get("references")
+    return identity | ({"references": references} if references else {})
 
 
 def _describe_ends(ends: np.ndarray) -> dict[str, Any]:

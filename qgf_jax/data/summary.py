@@ -114,6 +114,23 @@ class Summary(NamedTuple):
                 )
         return np.concatenate([moments.scale() for moments in seen.values()], axis=1)
 
+    @staticmethod
+    def log_rounded(path: Path, observations: np.ndarray) -> None:
+        """Says in one line which dimensions of `observations` [R, D] float32 cannot hold."""
+        if observations.dtype.itemsize <= 4:
+            return
+        lost = []
+        for i, column in enumerate(observations.T):
+            low, high = column.min(), column.max()
+            little = low < high and column.std() < _resolution(low, high)
+            if little and (column != column.astype(np.float32)).any():
+                lost.append(i)
+        if lost:
+            log_once(
+                f"qgf: warning: {path}: {_listed('observation', lost)}: too little spread beside the "
+                "size for float32, to which they are rounded: subtract a constant in the file"
+            )
+
     def check_alike(self, observations: np.ndarray, path: Path) -> None:
         """Raises `UserError` if `observations` [R, O] lie, on average, far from all of these.
 
@@ -130,23 +147,6 @@ class Summary(NamedTuple):
                 f"{path}: the mean of observation {i} is {mean[i]:.4g}, training data have "
                 f"{low[i]:.4g} to {high[i]:.4g}: this is another dataset's file"
             )
-
-
-def name_rounded(path: Path, observations: np.ndarray) -> None:
-    """Says in one line which dimensions of `observations` [R, D] float32 cannot hold."""
-    if observations.dtype.itemsize <= 4:
-        return
-    lost = []
-    for i, column in enumerate(observations.T):
-        low, high = column.min(), column.max()
-        little = low < high and column.std() < _resolution(low, high)
-        if little and (column != column.astype(np.float32)).any():
-            lost.append(i)
-    if lost:
-        log_once(
-            f"qgf: warning: {path}: {_listed('observation', lost)}: too little spread beside the size "
-            "for float32, to which they are rounded: subtract a constant in the file"
-        )
 
 
 _STEPS = 128

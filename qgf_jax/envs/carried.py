@@ -3,31 +3,69 @@
 It is kept by its Gymnasium id and options: metadata also name a function to call, which nobody calls.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qgf_jax.errors import UserError
 
 _REFERENCES = ("ref_min_score", "ref_max_score")
 
 
-def environment_of(place: str) -> dict[str, Any]:
-    """The `id`, `options` and `max_episode_steps` of the environment that a local dataset carries.
+class Carried(NamedTuple):
+    """A local dataset by what it says of itself."""
 
-    Raises `UserError` if it carries none, or is not there.
-    """
-    found = described(metadata_of(f"minari:{place}", folder_of(place)))
-    if "environment" not in found:
-        raise UserError(
-            f"minari:{place} carries no environment: name one of Gymnasium's, as --config.env=Hopper-v5"
-        )
-    return found["environment"]
+    place: str
+    folder: Path
+    """Where its metadata and its data lie."""
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, place: str) -> "Carried":
+        """By the dataset's id or folder. Raises `UserError` if there is none, or if it names no spaces.
+
+        Without them Minari would make the environment that the file describes, by a function that the
+        file names.
+        """
+        folder = _folder(place)
+        return cls(place, folder, _metadata(f"minari:{place}", folder))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """`id`, `options` and `max_episode_steps` of its environment; `UserError` if there is none."""
+        if "environment" not in (about := self.about):
+            raise UserError(
+                f"minari:{self.place} carries no environment: name one of Gymnasium's, as "
+                "--config.env=Hopper-v5"
+            )
+        return about["environment"]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Its `environment`, and as `references` the returns that count as 0 and 1, if it has them."""
+        metadata = self.metadata
+        found: dict[str, Any] = {}
+        for key in ("eval_env_spec", "env_spec"):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                spec = json.loads(metadata[key])
+                found["environment"] = {
+                    "id": str(spec["id"]),
+                    "options": dict(spec.get("kwargs") or {}),
+                    "max_episode_steps": spec.get("max_episode_steps"),
+                }
+                break
+        scores = [
+            metadata[key] for key in _REFERENCES if isinstance(metadata.get(key), int | float)
+        ]
+        if len({*scores}) == 2:
+            found["references"] = [float(score) for score in scores]
+        return found
 
 
-def folder_of(place: str) -> Path:
+def _folder(place: str) -> Path:
     """Where the dataset's `data` lies: under a folder of that name, or where Minari keeps datasets."""
     root = os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
     here, kept = Path(place).expanduser(), Path(root).expanduser() / place
@@ -40,7 +78,7 @@ def folder_of(place: str) -> Path:
     )
 
 
-def metadata_of(where: str, folder: Path) -> Mapping[str, Any]:
+def _metadata(where: str, folder: Path) -> Mapping[str, Any]:
     """What the dataset says of itself. Raises `UserError` unless it names its spaces.
 
     Without them Minari would make the environment that the file describes, by a function that the file
@@ -58,24 +96,4 @@ def metadata_of(where: str, folder: Path) -> Mapping[str, Any]:
         raise UserError(f"{where}: metadata.json says no observation_space: fetch it again")
     if not isinstance(found.get("action_space"), str):
         raise UserError(f"{where}: metadata.json says no action_space: fetch it again")
-    return found
-
-
-def described(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The Gymnasium id and options, and the returns that count as 0 and 1, where it has them."""
-    found: dict[str, Any] = {}
-    for key in ("eval_env_spec", "env_spec"):
-        try:
-            spec = json.loads(metadata[key])
-            found["environment"] = {
-                "id": str(spec["id"]),
-                "options": dict(spec.get("kwargs") or {}),
-                "max_episode_steps": spec.get("max_episode_steps"),
-            }
-            break
-        except (KeyError, TypeError, ValueError):
-            continue
-    scores = [metadata[key] for key in _REFERENCES if isinstance(metadata.get(key), (int, float))]
-    if len({*scores}) == 2:
-        found["references"] = [float(score) for score in scores]
     return found

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.envs import carried, spaces
+from qgf_jax.envs import spaces
+from qgf_jax.envs.carried import Carried
 from qgf_jax.envs.families import Bounds, EnvName, Family, Labels, is_module
 from qgf_jax.errors import UserError
 from qgf_jax.runtime import children
@@ -87,9 +88,9 @@ class _Gymnasium(Family):
         module, colon, _ = EnvName.parse(name).env_id.partition(":")
         return (*self.packages, *[module.partition(".")[0]] * bool(colon))
 
-    def make(self, name: EnvName) -> "GymnasiumEnv":
+    def make(self, name: EnvName) -> "_GymnasiumEnv":
         """The environment. Raises `UserError` if there is none, or if it is not made of boxes."""
-        return GymnasiumEnv(name.env_id, self.gym(name))
+        return _GymnasiumEnv(name.env_id, self.gym(name))
 
     def gym(self, name: EnvName, **options: Any) -> Any:
         """The environment as Gymnasium has it; `options` are those of `gymnasium.make`."""
@@ -131,11 +132,11 @@ class _Gymnasium(Family):
             return Labels(name)
         made = self.make(name)
         made.env.close()
-        return Labels(name, (sum(width for _, width in made.parts), made.action_dim))
+        return Labels(name, (made.parts.width, made.action_dim))
 
-    def rendered(self, name: EnvName, size: int) -> "GymnasiumEnv":
+    def rendered(self, name: EnvName, size: int) -> "_GymnasiumEnv":
         """The environment with `render`; pictures are as large as the environment makes them."""
-        return GymnasiumEnv(name.env_id, self.gym(name, render_mode="rgb_array"))
+        return _GymnasiumEnv(name.env_id, self.gym(name, render_mode="rgb_array"))
 
     def advice(self, dataset: str, folder: Path) -> str:
         """How data come here."""
@@ -165,7 +166,7 @@ class _Minari(_Gymnasium):
 
     def _open(self, name: EnvName, options: Mapping[str, Any]) -> Any:
         """The environment by the id and options that the dataset's metadata say."""
-        recorded = carried.environment_of(name.env_id.partition(":")[2])
+        recorded = Carried.of(name.env_id.partition(":")[2]).environment
         if not _ID.fullmatch(recorded["id"]) or ":" in recorded["id"]:
             raise UserError(
                 f"{name.env_id} was recorded in {recorded['id']!r}, and what to import is not left to "
@@ -223,12 +224,12 @@ def _unseen() -> Generator[None]:
         yield
 
 
-class GymnasiumEnv:
+class _GymnasiumEnv:
     """An environment of Gymnasium as rows of numbers, its first state a function of the seed."""
 
     def __init__(self, name: str, env: Any):
         self.env = env
-        self.parts = spaces.parts(name, env.observation_space)
+        self.parts = spaces.Parts.of(name, env.observation_space)
         """Keys and widths of an observation's parts, in order."""
         self.bounds = spaces.bounds(name, env.action_space)
         """The least and the largest action [A] each."""
@@ -244,7 +245,7 @@ class GymnasiumEnv:
         random.seed(seed)
         np.random.seed(seed)
         self.env.action_space.seed(seed)
-        return spaces.row(self.env.reset(seed=seed)[0], self.parts)
+        return self.parts.row(self.env.reset(seed=seed)[0])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Mapping[str, Any]]:
         """(observation [O], reward, whether the episode is over, info) after `action` [A].
@@ -258,7 +259,7 @@ class GymnasiumEnv:
         said = info.get("success", info.get("is_success"))
         found = {} if said is None else {"success": float(np.clip(said, 0.0, 1.0).reshape(()))}
         return (
-            spaces.row(observation, self.parts),
+            self.parts.row(observation),
             float(reward),
             bool(terminated or truncated),
             found,

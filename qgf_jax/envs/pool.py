@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,17 +134,24 @@ class EnvPool:
         for worker, cause in self._wait_for(move).items():
             self._replace(worker, cause)
         self._asked.popleft()
-        nothing = np.zeros(self._obs_shape, np.float32)
-        for slot in move.slots:
-            if slot in self._failed:
-                success = 0.0 if Family.of(self.name).says_success else None
-                lost = Played(0.0, 0, True, success, self._failed[slot])
-                move.answers[slot] = (nothing, lost)
+        for slot in self._failed.keys() & move.slots:
+            move.answers[slot] = self._failure(slot)
         played = [move.answers[slot][1] or Played(0.0, 0, False) for slot in move.slots]
-        for slot, result in zip(move.slots, played, strict=True):
-            if result.done and self._episodes[slot].chunks:  # else a step will say that it failed
-                del self._episodes[slot]
+        over = [slot for slot, result in zip(move.slots, played, strict=True) if result.done]
+        self._forget(over)
         return np.stack([move.answers[slot][0] for slot in move.slots]), played
+
+    def _forget(self, over: Iterable[int]) -> None:
+        """Drops episodes that are over. Of one without a step, a step will say that it failed."""
+        for slot in over:
+            if self._episodes[slot].chunks:
+                del self._episodes[slot]
+
+    def _failure(self, slot: int) -> tuple[np.ndarray, Played]:
+        """The answer of an environment that failed."""
+        success = 0.0 if Family.of(self.name).says_success else None
+        nothing = np.zeros(self._obs_shape, np.float32)
+        return nothing, Played(0.0, 0, True, success, self._failed[slot])
 
     def _wait_for(self, move: Move) -> dict[int, _Broken]:
         """Takes the answers of all workers that a move waits for. Returns those that have none."""

@@ -6,28 +6,71 @@ boxes of numbers are observations or actions here.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.errors import UserError
 
-Parts = tuple[tuple[str, int], ...]
-"""(key, numbers) of each part of an observation, in order; the key is "" where there is one box."""
+
+class Parts(NamedTuple):
+    """The parts of an observation, in the order in which they are one row of numbers."""
+
+    widths: tuple[tuple[str, int], ...]
+    """(key, numbers) of each; the key is "" where there is one box."""
+
+    @classmethod
+    def of(cls, where: str, space: Any, chosen: Sequence[str] = ()) -> "Parts":
+        """The parts of an observation space, all or the `chosen` ones in that order.
+
+        Raises `UserError` for anything that is not made of boxes, and for a key that there is not.
+        """
+        found = dict(_boxes(where, space, ""))
+        for key in chosen:
+            if key not in found:
+                raise UserError.unknown(f"part of {where}'s observations", key, found)
+        return cls(tuple((key, found[key]) for key in chosen or found))
+
+    @property
+    def width(self) -> int:
+        """O, the numbers of all."""
+        return sum(width for _, width in self.widths)
+
+    def row(self, observation: Any) -> np.ndarray:
+        """[O] float32 of one observation."""
+        if len(self.widths) == 1 and not self.widths[0][0] and np.size(observation) == self.width:
+            return np.asarray(observation, np.float32).reshape(-1)
+        return self.rows("", _leading(observation))[0].astype(np.float32)
+
+    def rows(self, where: str, observations: Any) -> np.ndarray:
+        """[R, O] of arrays [R, …], or of dictionaries of them. Raises `UserError` if one is missing."""
+        arrays = [_part(where, observations, key, width) for key, width in self.widths]
+        if len({len(array) for array in arrays}) > 1:
+            raise UserError(f"{where}: parts of the observations have different numbers of rows")
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
 
 
-def parts(where: str, space: Any, chosen: Sequence[str] = ()) -> Parts:
-    """The parts of an observation space, all or the `chosen` ones in that order.
+def _part(where: str, observations: Any, key: str, width: int) -> np.ndarray:
+    """[R, width] of the part `key`."""
+    array = observations
+    for name in key.split("/") if key else ():
+        if not isinstance(array, Mapping) or name not in array:
+            raise UserError(f"{where}: observation {key!r} is missing")
+        array = array[name]
+    array = np.asarray(array)
+    array = array.reshape(len(array), -1)
+    if array.shape[1] != width:
+        raise UserError(
+            f"{where}: observation {key!r} is {array.shape[1]} wide, its space says {width}"
+        )
+    return array
 
-    Raises `UserError` for anything that is not made of boxes, and for a key that there is not.
-    """
-    found = dict(_boxes(where, space, ""))
-    if not chosen:
-        return tuple(found.items())
-    for key in chosen:
-        if key not in found:
-            raise UserError.unknown(f"part of {where}'s observations", key, found)
-    return tuple((key, found[key]) for key in chosen)
+
+def _leading(observation: Any) -> Any:
+    """The observation as the only row of arrays."""
+    if isinstance(observation, Mapping):
+        return {key: _leading(value) for key, value in observation.items()}
+    return np.asarray(observation)[None]
 
 
 def _boxes(where: str, space: Any, key: str) -> Sequence[tuple[str, int]]:
@@ -46,41 +89,6 @@ def _boxes(where: str, space: Any, key: str) -> Sequence[tuple[str, int]]:
             f"{where}: {name}: images of shape {space.shape} are not supported: choose other parts"
         )
     return [(key, math.prod(space.shape))]
-
-
-def row(observation: Any, chosen: Parts) -> np.ndarray:
-    """[O] float32 of one observation."""
-    if len(chosen) == 1 and not chosen[0][0] and np.size(observation) == chosen[0][1]:
-        return np.asarray(observation, np.float32).reshape(-1)
-    return rows("", _leading(observation), chosen)[0].astype(np.float32)
-
-
-def _leading(observation: Any) -> Any:
-    """The observation as the only row of arrays."""
-    if isinstance(observation, Mapping):
-        return {key: _leading(value) for key, value in observation.items()}
-    return np.asarray(observation)[None]
-
-
-def rows(where: str, observations: Any, chosen: Parts) -> np.ndarray:
-    """[R, O] of arrays [R, …], or of dictionaries of them. Raises `UserError` if one is missing."""
-    arrays = []
-    for key, width in chosen:
-        array = observations
-        for name in key.split("/") if key else ():
-            if not isinstance(array, Mapping) or name not in array:
-                raise UserError(f"{where}: observation {key!r} is missing")
-            array = array[name]
-        array = np.asarray(array)
-        array = array.reshape(len(array), -1)
-        if array.shape[1] != width:
-            raise UserError(
-                f"{where}: observation {key!r} is {array.shape[1]} wide, its space says {width}"
-            )
-        arrays.append(array)
-    if len({len(array) for array in arrays}) > 1:
-        raise UserError(f"{where}: parts of the observations have different numbers of rows")
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
 
 
 def bounds(where: str, space: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -72,17 +72,17 @@ class Interval(NamedTuple):
             low, high = min(low, least[0]), max(high, least[1])
         return cls(mean, float(max(low, 0.0)), float(min(high, 1.0)))
 
+    @staticmethod
+    def mean_and_error(tables: Sequence[np.ndarray]) -> tuple[float, float]:
+        """The mean and its standard error, with seeds and episodes crossed; NaN: not played.
 
-def mean_and_error(tables: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The mean and its standard error, with seeds and episodes crossed; NaN: not played.
-
-    Two-way clustered: variance between seeds plus that between episodes, less what both have counted
-    (Cameron, Gelbach and Miller, 2011, eq. 2.11), and at least the greater of the two.
-    """
-    tables = [np.asarray(table, float) for table in tables]
-    seeds, episodes, single = _variances(tables)
-    between = float(episodes.sum())
-    return _mean(tables), float(np.sqrt(max(seeds + between - single, seeds, between)))
+        Two-way clustered: variance between seeds plus that between episodes, less what both have counted
+        (Cameron, Gelbach and Miller, 2011, eq. 2.11), and at least the greater of the two.
+        """
+        tables = [np.asarray(table, float) for table in tables]
+        seeds, episodes, single = _variances(tables)
+        between = float(episodes.sum())
+        return _mean(tables), float(np.sqrt(max(seeds + between - single, seeds, between)))
 
 
 def _mean(tables: Sequence[np.ndarray]) -> float:

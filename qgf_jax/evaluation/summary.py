@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.evaluation.arms import Arm, Sampler
-from qgf_jax.evaluation.statistics import Interval, mean_and_error
+from qgf_jax.evaluation.statistics import Interval
 
 Row = dict[str, Any]
 ALL_TASKS = 0
@@ -250,7 +250,7 @@ def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
     line = next(iter(next(iter(candidates[ranked[0]].values())).values()))
     for name in ("success", "return") if "success" in line else ("return",):
         tables = {w: _tables(candidates[w], pairs, name) for w in weights}
-        best = max(weights, key=lambda w: mean_and_error(tables[w])[0])
+        best = max(weights, key=lambda w: Interval.mean_and_error(tables[w])[0])
         weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
     return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
 
@@ -299,5 +299,5 @@ def _ties(best: list[np.ndarray], other: list[np.ndarray]) -> bool:
     """Whether noise may be all that parts them; of a single pair nobody can say."""
     if sum(np.sum(~np.isnan(table)) for table in best) < 2:
         return True
-    gap, error = mean_and_error([a - b for a, b in zip(best, other, strict=True)])
+    gap, error = Interval.mean_and_error([a - b for a, b in zip(best, other, strict=True)])
     return gap <= error

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
-from qgf_jax.data.load import open_source
+from qgf_jax.data.shards import Source
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.tree import ArrayTree
@@ -69,7 +69,7 @@ def _spec_of(config: Mapping[str, Any]) -> Spec:
     if Family.of(name).plays:
         state, goal, action = Family.of(name).widths(name)
     else:
-        widths = open_source(config).widths
+        widths = Source.of_config(config).widths
         state, goal, action = widths["observations"], 0, widths["actions"]
     return Spec((state,), action, data["chunk"], (goal,) if goal else None, data["n_step"])
 

@@ -7,9 +7,8 @@ has `next_observations`; without it the last transition of each episode that was
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from qgf_jax.data.readers import hdf5
+from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.errors import UserError
@@ -25,8 +24,8 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
             f"d4rl:{place}: D4RL's files have no observations, splits or ends to choose"
         )
     path, actions = paths.expand(place), choice.actions or "actions"
-    with hdf5.opened(path) as file:
-        columns = _steps(path, file, actions).columns
+    with Hdf5File.open(path) as file:
+        columns = _steps(file, actions).columns
         width = columns["observations"].shape[1]
     about = {
         "format": "d4rl",
@@ -35,35 +34,32 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "actions": actions,
     }
     return Recording(
-        f"d4rl:{place}", path.stem, about, hdf5.sha256(path), None, lambda: _episodes(path, actions)
+        f"d4rl:{place}", path.stem, about, sha256(path), None, lambda: _episodes(path, actions)
     )
 
 
-def _steps(path: Path, file: Any, actions: str) -> Steps:
-    if "timeouts" not in file:
+def _steps(file: Hdf5File, actions: str) -> Steps:
+    path, root = file.path, file.root
+    if "timeouts" not in root:
         raise UserError(
             f"{path}: /timeouts is missing, so nothing says where episodes were cut off: write it, 1 on "
             "the last step of each such episode"
         )
     found = {
-        "observations": hdf5.numbers(path, file, "observations", axes=2),
-        "actions": hdf5.numbers(path, file, actions, axes=2),
-        "rewards": hdf5.numbers(path, file, "rewards", axes=1),
+        "observations": file.numbers(root, "observations", axes=2),
+        "actions": file.numbers(root, actions, axes=2),
+        "rewards": file.numbers(root, "rewards", axes=1),
     }
-    if "next_observations" in file:
-        found["next_observations"] = hdf5.numbers(path, file, "next_observations", axes=2)
-    infos = file.get("infos", {})
-    found |= {key: hdf5.numbers(path, infos, key, axes=2) for key in _INFO if key in infos}
+    if "next_observations" in root:
+        found["next_observations"] = file.numbers(root, "next_observations", axes=2)
+    infos = root.get("infos", {})
+    found |= {key: file.numbers(infos, key, axes=2) for key in _INFO if key in infos}
     terminated, cut = (
-        hdf5.read(path, hdf5.numbers(path, file, key, axes=1)) for key in ("terminals", "timeouts")
+        file.read(file.numbers(root, key, axes=1)) for key in ("terminals", "timeouts")
     )
-
-    def read(column: Any, start: int, stop: int) -> Any:
-        return hdf5.read(path, column, start, stop)
-
-    return Steps.of(str(path), found, terminated, cut, read=read)
+    return Steps.of(str(path), found, terminated, cut, read=file.read)
 
 
 def _episodes(path: Path, actions: str) -> Iterator[Episode]:
-    with hdf5.opened(path) as file:
-        yield from _steps(path, file, actions).episodes()
+    with Hdf5File.open(path) as file:
+        yield from _steps(file, actions).episodes()

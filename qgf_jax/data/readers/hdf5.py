@@ -3,76 +3,92 @@
 import contextlib
 import functools
 import hashlib
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.readers.recording import check_size, reading, row_bytes
+from qgf_jax.data.readers.recording import check_size, reading
 from qgf_jax.errors import UserError
 
 
-def library(extra: str = "hdf5") -> Any:
-    """h5py. Raises `UserError`, with what to install, where it is not there."""
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(
-            f"HDF5 files need h5py, which is not installed: run `pip install 'qgf-jax[{extra}]'`"
-        ) from None
-    return h5py
+class Hdf5File(NamedTuple):
+    """An HDF5 file that is open."""
 
+    path: Path
+    root: Any
+    """The file as h5py has it."""
 
-@contextlib.contextmanager
-def opened(path: Path) -> Generator[Any]:
-    """The file. Any error of h5py within the block is one line about `path`."""
-    h5py = library()
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with reading(path, "h5py"), h5py.File(path, "r") as file:
-        yield file
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path) -> "Generator[Hdf5File]":
+        """Any error of h5py within the block is one line about `path`."""
+        h5py = cls.library()
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        with reading(path, "h5py"), h5py.File(path, "r") as file:
+            yield cls(path, file)
 
+    @staticmethod
+    def library(extra: str = "hdf5") -> Any:
+        """h5py. Raises `UserError`, with what to install, where it is not there."""
+        try:
+            import h5py
+        except ImportError:
+            raise UserError(
+                f"HDF5 files need h5py, which is not installed: run `pip install 'qgf-jax[{extra}]'`"
+            ) from None
+        return h5py
 
-def numbers(path: Path, group: Any, key: str, *, axes: int | None = None) -> Any:
-    """The dataset `key` of `group`, unread; `UserError` unless it is plain numbers in this file."""
-    h5py = library()
-    link = group.get(key, getlink=True)
-    name = f"{group.name.rstrip('/')}/{key}"
-    if link is None:
-        has = ", ".join(sorted(group))[:80] or "nothing"
-        raise UserError(f"{path}: {name} is missing (there is {has})")
-    if isinstance(link, h5py.ExternalLink):
-        raise UserError(f"{path}: {name} is a link to another file: copy the numbers into this one")
-    found = group[key]
-    if not isinstance(found, h5py.Dataset):
-        raise UserError(f"{path}: {name} is a group, where an array should be")
-    if found.is_virtual or found.external:
-        raise UserError(f"{path}: {name} lies in another file: copy the numbers into this one")
-    if found.dtype.kind not in "fiub" or found.dtype.hasobject:
-        raise UserError(f"{path}: {name} has type {found.dtype}; it must be plain numbers")
-    if axes is not None and found.ndim != axes:
-        raise UserError(f"{path}: {name} has shape {found.shape}; it must have {axes} axes")
-    return found
+    def numbers(self, group: Any, key: str, *, axes: int | None = None) -> Any:
+        """The dataset `key` of `group`, unread; `UserError` unless it is plain numbers in this file."""
+        name = f"{group.name.rstrip('/')}/{key}"
+        found = self._own(group, key, name)
+        if found.dtype.kind not in "fiub" or found.dtype.hasobject:
+            raise UserError(f"{self.path}: {name} has type {found.dtype}; it must be plain numbers")
+        if axes is not None and found.ndim != axes:
+            raise UserError(
+                f"{self.path}: {name} has shape {found.shape}; it must have {axes} axes"
+            )
+        return found
 
+    def _own(self, group: Any, key: str, name: str) -> Any:
+        """The dataset, if its numbers lie in this file."""
+        h5py = self.library()
+        link = group.get(key, getlink=True)
+        if link is None:
+            has = ", ".join(sorted(group))[:80] or "nothing"
+            raise UserError(f"{self.path}: {name} is missing (there is {has})")
+        remedy = "copy the numbers into this one"
+        if isinstance(link, h5py.ExternalLink):
+            raise UserError(f"{self.path}: {name} is a link to another file: {remedy}")
+        found = group[key]
+        if not isinstance(found, h5py.Dataset):
+            raise UserError(f"{self.path}: {name} is a group, where an array should be")
+        if found.is_virtual or found.external:
+            raise UserError(f"{self.path}: {name} lies in another file: {remedy}")
+        return found
 
-def read(path: Path, found: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Rows [start, stop) of a dataset, checked to fit first."""
-    stop = len(found) if stop is None else stop
-    declared = row_bytes((stop - start, *found.shape[1:]), found.dtype.itemsize)
-    check_size(path, declared, path.stat().st_size)
-    return np.asarray(found[start:stop])
+    def read(self, found: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows [start, stop) of a dataset, checked to fit first."""
+        stop = len(found) if stop is None else stop
+        declared = math.prod((stop - start, *found.shape[1:])) * found.dtype.itemsize
+        check_size(self.path, declared, self.path.stat().st_size)
+        return np.asarray(found[start:stop])
 
-
-def groups(path: Path, parent: Any) -> Iterator[str]:
-    """Names of the groups in `parent` that lie in this file, by the number at their end."""
-    h5py = library()
-    names = [key for key in parent if isinstance(parent.get(key, getlink=True), h5py.HardLink)]
-    names = [key for key in names if isinstance(parent[key], h5py.Group)]
-    for name in names:
-        if not name.rpartition("_")[2].isdecimal():
-            raise UserError(f"{path}: {parent.name}/{name} is none of the episodes NAME_NUMBER")
-    yield from sorted(names, key=lambda name: int(name.rpartition("_")[2]))
+    def groups(self, parent: Any) -> list[str]:
+        """Names of the groups in `parent` that lie in this file, by the number at their end."""
+        h5py = self.library()
+        names = [k for k in parent if isinstance(parent.get(k, getlink=True), h5py.HardLink)]
+        names = [k for k in names if isinstance(parent[k], h5py.Group)]
+        for name in names:
+            if not name.rpartition("_")[2].isdecimal():
+                raise UserError(
+                    f"{self.path}: {parent.name}/{name} is none of the episodes NAME_NUMBER"
+                )
+        return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def sha256(*paths: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.readers import hdf5
+from qgf_jax.data.readers.hdf5 import sha256
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
@@ -71,9 +71,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "tasks": _tasks(where, path),
     }
     name = path.resolve().name
-    return Recording(
-        where, name, about, hdf5.sha256(*files), None, lambda: _episodes(folder, means)
-    )
+    return Recording(where, name, about, sha256(*files), None, lambda: _episodes(folder, means))
 
 
 def _library(where: str) -> Any:
@@ -226,35 +224,31 @@ def _table(where: str, path: Path, columns: Sequence[str] | None) -> Any:
 
 def _episodes(folder: _Folder, means: str) -> Iterator[Episode]:
     """`means`: "terminated", "truncated", or "success" for what the column of that name says."""
-    waiting: list[dict[str, np.ndarray]] = []
-    number: int | None = None
     seen: set[int] = set()
-
-    def complete() -> Iterator[Episode]:
-        if number is None or number not in folder.lengths:
-            return
-        frames = {key: np.concatenate([piece[key] for piece in waiting]) for key in waiting[0]}
-        yield _episode(folder, number, frames, means)
-
-    for path in _files(folder):
-        columns = _frames(folder, path)
-        numbers = columns["episode_index"]
-        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
-        for start, stop in itertools.pairwise(bounds):
-            if start == stop:
-                continue
-            if numbers[start] != number:
-                yield from complete()
-                number, waiting = int(numbers[start]), []
-                if number in seen:
-                    raise UserError(f"{path}: episode {number} is there twice")
-                seen.add(number)
-            waiting.append({key: array[start:stop] for key, array in columns.items()})
-    yield from complete()
+    for number, pieces in itertools.groupby(_pieces(folder), key=lambda piece: piece[0]):
+        if number in seen:
+            raise UserError(f"{folder.place}: episode {number} is there twice")
+        seen.add(number)
+        parts = [columns for _, columns in pieces]
+        if number in folder.lengths:
+            frames = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            yield _episode(folder, number, frames, means)
     if missing := sorted(folder.lengths.keys() - seen):
         raise UserError(
             f"{folder.place}: episode {missing[0]} is in meta/episodes and not in data/"
         )
+
+
+def _pieces(folder: _Folder) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(number of an episode, columns of frames of it that stand one after another in a file)."""
+    for path in _files(folder):
+        columns = _frames(folder, path)
+        numbers = columns["episode_index"]
+        changes = np.flatnonzero(np.diff(numbers)) + 1
+        for part in np.split(np.arange(len(numbers)), changes):
+            if len(part):
+                here = slice(part[0], part[-1] + 1)
+                yield int(numbers[part[0]]), {key: array[here] for key, array in columns.items()}
 
 
 def _frames(folder: _Folder, path: Path) -> dict[str, np.ndarray]:

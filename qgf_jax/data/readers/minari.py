@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.data.readers import hdf5
+from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
 from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
-from qgf_jax.envs import carried, spaces
+from qgf_jax.envs import spaces
+from qgf_jax.envs.carried import Carried
+from qgf_jax.envs.spaces import Parts
 from qgf_jax.errors import UserError
 
 _INFO = ("qpos", "qvel")
@@ -23,41 +25,40 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
     where = f"minari:{place}"
     if choice.actions or choice.split or choice.ends:
         raise UserError(f"{where}: Minari's datasets have no actions, splits or ends to choose")
-    folder = carried.folder_of(place)
-    dataset = _dataset(where, folder)
-    parts = spaces.parts(where, dataset.observation_space, choice.observations)
+    carried = Carried.of(place)
+    dataset = _dataset(where, carried)
+    parts = Parts.of(where, dataset.observation_space, choice.observations)
     bounds = spaces.bounds(where, dataset.action_space)
-    metadata = carried.metadata_of(where, folder)
+    metadata, folder = carried.metadata, carried.folder
     about = {
         "format": "minari",
         "version": metadata["minari_version"],
         "dataset": metadata["dataset_id"],
-        "observations": [[key or "observations", width] for key, width in parts],
+        "observations": [[key or "observations", width] for key, width in parts.widths],
         "actions": "actions",
-        **carried.described(metadata),
+        **carried.about,
     }
     name = metadata["dataset_id"].replace("/", "-")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Recording(
-        where, name, about, hdf5.sha256(*files), bounds, lambda: _episodes(where, dataset, parts)
+        where, name, about, sha256(*files), bounds, lambda: _episodes(where, dataset, parts)
     )
 
 
-def _dataset(where: str, folder: Path) -> Any:
-    metadata = carried.metadata_of(where, folder)
+def _dataset(where: str, carried: Carried) -> Any:
     try:
         import minari
     except ImportError:
         raise UserError(
             f"{where} needs minari, which is not installed: run `pip install 'qgf-jax[minari]'`"
         ) from None
-    if metadata["data_format"] == "hdf5":
-        hdf5.library("minari")
+    if carried.metadata["data_format"] == "hdf5":
+        Hdf5File.library("minari")
     with reading(where, "minari", AssertionError, NotImplementedError, ImportError):
-        return minari.MinariDataset(folder)
+        return minari.MinariDataset(carried.folder)
 
 
-def _episodes(where: str, dataset: Any, parts: spaces.Parts) -> Iterator[Episode]:
+def _episodes(where: str, dataset: Any, parts: Parts) -> Iterator[Episode]:
     if dataset.storage.FORMAT == "hdf5":
         _check_declared(where, Path(dataset.storage.data_path))
     with reading(where, "minari", AssertionError, NotImplementedError):
@@ -67,45 +68,28 @@ def _episodes(where: str, dataset: Any, parts: spaces.Parts) -> Iterator[Episode
 
 def _check_declared(where: str, folder: Path) -> None:
     """Raises `UserError` if an episode's arrays lie in another file, or take more than there is."""
-    path = folder / "main_data.hdf5"
-    with hdf5.opened(path) as file:
-        for name in hdf5.groups(path, file):
-            _check_group(where, path, file[name])
+    with Hdf5File.open(folder / "main_data.hdf5") as file:
+        for name in file.groups(file.root):
+            group = file.root[name]
+            for key in ("actions", "rewards", "terminations", "truncations", "observations"):
+                _check_array(where, file, group, key)
 
 
-def _check_group(where: str, path: Path, group: Any) -> None:
-    for key in ("actions", "rewards", "terminations", "truncations"):
-        array = hdf5.numbers(path, group, key)
-        check_size(where, array.size * array.dtype.itemsize, path.stat().st_size)
-    _check_observations(where, path, group, "observations")
-
-
-def _check_observations(where: str, path: Path, group: Any, key: str) -> None:
-    h5py = hdf5.library("minari")
-    if isinstance(group.get(key, getlink=True), h5py.HardLink) and isinstance(
-        group[key], h5py.Group
-    ):
+def _check_array(where: str, file: Hdf5File, group: Any, key: str) -> None:
+    """Checks an array, or all arrays of a group of them."""
+    h5py = file.library("minari")
+    linked = isinstance(group.get(key, getlink=True), h5py.HardLink)
+    if linked and isinstance(group[key], h5py.Group):
         for part in group[key]:
-            _check_observations(where, path, group[key], part)
+            _check_array(where, file, group[key], part)
         return
-    array = hdf5.numbers(path, group, key)
-    check_size(where, array.size * array.dtype.itemsize, path.stat().st_size)
+    array = file.numbers(group, key)
+    check_size(where, array.size * array.dtype.itemsize, file.path.stat().st_size)
 
 
-def _episode(where: str, episode: Any, parts: spaces.Parts) -> Episode:
-    terminated, truncated = (np.asarray(x) for x in (episode.terminations, episode.truncations))
+def _episode(where: str, episode: Any, parts: Parts) -> Episode:
     length = len(episode.rewards)
-    if not len(terminated) == len(truncated) == length:
-        raise UserError(
-            f"{where}: terminations and truncations are not as many as rewards, {length}"
-        )
-    early = np.flatnonzero((terminated | truncated)[:-1])
-    if early.size:
-        raise UserError(f"{where} ends in step {early[0]} and goes on: record it again")
-    if length and not (terminated[-1] or truncated[-1]):
-        # The library cuts an episode that is still running when the dataset is closed.
-        truncated = np.append(truncated[:-1], True)
-    observations = spaces.rows(where, episode.observations, parts)
+    observations = parts.rows(where, episode.observations)
     infos = episode.infos or {}
     info = {
         key: np.asarray(infos[key])
@@ -116,6 +100,22 @@ def _episode(where: str, episode: Any, parts: spaces.Parts) -> Episode:
         observations,
         np.asarray(episode.actions).reshape(length, -1),
         np.asarray(episode.rewards),
-        bool(length and terminated[-1]),
+        _terminated(where, episode, length),
         info,
     )
+
+
+def _terminated(where: str, episode: Any, length: int) -> bool:
+    """Whether the episode's last step ended the task. Raises `UserError` for an earlier end.
+
+    The library cuts an episode that is still running when the dataset is closed: such has no end.
+    """
+    terminated, truncated = (np.asarray(x) for x in (episode.terminations, episode.truncations))
+    if not len(terminated) == len(truncated) == length:
+        raise UserError(
+            f"{where}: terminations and truncations are not as many as rewards, {length}"
+        )
+    early = np.flatnonzero((terminated | truncated)[:-1])
+    if early.size:
+        raise UserError(f"{where} ends in step {early[0]} and goes on: record it again")
+    return bool(length and terminated[-1])

@@ -7,9 +7,8 @@
 """
 
 import contextlib
-import math
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,17 +252,3 @@ def check_size(place: object, declared: int, packed: int) -> None:
             f"{place}: an episode takes {declared / 2**30:.1f} GB and the machine has "
             f"{memory / 2**30:.1f}: use a part of it"
         )
-
-
-def flat(where: str, parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """[R, O] of the parts [R, …], one beside another. Raises `UserError` if rows are not as many."""
-    rows = {len(array) for _, array in parts}
-    if len(rows) != 1:
-        listed = ", ".join(f"{key} {len(array)}" for key, array in parts)
-        raise UserError(f"{where}: parts of the observations have different rows: {listed}")
-    return np.concatenate([array.reshape(len(array), -1) for _, array in parts], axis=1)
-
-
-def row_bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes of an array of `shape`."""
-    return math.prod(shape) * itemsize

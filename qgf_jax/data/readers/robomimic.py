@@ -6,14 +6,14 @@ and what follows is left out. `mask/NAME` lists the episodes of a part, such as 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.readers import hdf5
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, flat
+from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
+from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
@@ -23,16 +23,16 @@ _SPLITS = ("train", "valid")
 def open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a file or of one of its masks; `UserError` if it is not in this layout."""
     path, actions = paths.expand(place), choice.actions or "actions"
-    with hdf5.opened(path) as file:
-        data = _data(path, file)
-        names = _names(path, file, choice.split)
+    with Hdf5File.open(path) as file:
+        data = _data(file)
+        names = _names(file, choice.split)
         first = data[names[0]]
-        keys = _keys(path, first, choice.observations)
-        widths = [int(np.prod(hdf5.numbers(path, first["obs"], key).shape[1:])) for key in keys]
+        keys = _keys(file, first, choice.observations)
+        widths = [int(np.prod(file.numbers(first["obs"], key).shape[1:])) for key in keys]
         with_next = "next_obs" in first
         environment = _environment(path, data)
-        masks = {*file.get("mask", {})}
-        hdf5.numbers(path, first, actions, axes=2)
+        masks = {*file.root.get("mask", {})}
+        file.numbers(first, actions, axes=2)
     about = {
         "format": "robomimic",
         "version": str(environment.pop("env_version", "")),
@@ -46,20 +46,21 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         f"robomimic:{place}",
         path.stem,
         about,
-        hdf5.sha256(path),
+        sha256(path),
         None,
         lambda: _episodes(path, names, keys, actions, ends, with_next=with_next),
         _SPLITS if masks.issuperset(_SPLITS) else (),
     )
 
 
-def _data(path: Path, file: Any) -> Any:
-    if "data" not in file or "env_args" not in file["data"].attrs:
+def _data(file: Hdf5File) -> Any:
+    path, root = file.path, file.root
+    if "data" not in root or "env_args" not in root["data"].attrs:
         raise UserError(
             f"{path}: /data with env_args is missing: it is not robomimic's layout (for D4RL's write "
             f"d4rl:{path})"
         )
-    return file["data"]
+    return root["data"]
 
 
 def _environment(path: Path, data: Any) -> dict[str, Any]:
@@ -76,14 +77,14 @@ def _environment(path: Path, data: Any) -> dict[str, Any]:
         raise UserError(f"{path}: env_args cannot be read ({error!r}): it was altered") from None
 
 
-def _names(path: Path, file: Any, split: str) -> list[str]:
+def _names(file: Hdf5File, split: str) -> list[str]:
     """The episodes of a mask, or all, by number. Raises `UserError` for a mask that there is not."""
-    every = [*hdf5.groups(path, file["data"])]
+    path, every = file.path, file.groups(file.root["data"])
     if not every:
         raise UserError(f"{path}: /data has no episodes")
     if not split:
         return every
-    masks = file.get("mask", {})
+    masks = file.root.get("mask", {})
     if split not in masks:
         raise UserError.unknown(f"mask of {path}", split, masks)
     listed = {x.decode() if isinstance(x, bytes) else str(x) for x in masks[split][()]}
@@ -94,8 +95,9 @@ def _names(path: Path, file: Any, split: str) -> list[str]:
     return [name for name in every if name in listed]
 
 
-def _keys(path: Path, episode: Any, chosen: tuple[str, ...]) -> list[str]:
+def _keys(file: Hdf5File, episode: Any, chosen: tuple[str, ...]) -> list[str]:
     """The keys of rows of numbers, sorted, or the chosen ones. Images are named and left out."""
+    path = file.path
     if "obs" not in episode:
         raise UserError(
             f"{path}: {episode.name}/obs is missing: extract observations with robomimic"
@@ -106,7 +108,7 @@ def _keys(path: Path, episode: Any, chosen: tuple[str, ...]) -> list[str]:
             if key not in every:
                 raise UserError.unknown(f"observation of {path}", key, every)
         return [*chosen]
-    found = [key for key in every if hdf5.numbers(path, episode["obs"], key).ndim <= 2]
+    found = [key for key in every if file.numbers(episode["obs"], key).ndim <= 2]
     if images := sorted({*every} - {*found}):
         log(f"data: {path}: images are not read: {', '.join(images)}")
     if not found:
@@ -118,55 +120,61 @@ def _episodes(
     path: Path, names: list[str], keys: list[str], actions: str, ends: str, *, with_next: bool
 ) -> Iterator[Episode]:
     left_out = 0
-    with hdf5.opened(path) as file:
+    with Hdf5File.open(path) as file:
         for name in names:
-            group = file["data"][name]
-            dones = _dones(path, group)
+            group = file.root["data"][name]
+            dones = _dones(file, group)
             length = len(dones)
             if (first := np.flatnonzero(dones)).size:
                 left_out += length - (length := int(first[0]) + 1)
             terminated = bool(first.size) if not ends else ends == "terminated"
-            yield _episode(path, group, keys, actions, length, terminated, with_next=with_next)
+            demo = _Demo(file, group, keys, actions, with_next=with_next)
+            yield demo.episode(length, len(dones), terminated=terminated)
     if left_out:
         log(f"data: {path}: {left_out} transitions after an episode's first `dones` are left out")
 
 
-def _dones(path: Path, group: Any) -> np.ndarray:
-    dones = hdf5.read(path, hdf5.numbers(path, group, "dones", axes=1))
+def _dones(file: Hdf5File, group: Any) -> np.ndarray:
+    dones = file.read(file.numbers(group, "dones", axes=1))
     if not np.isin(dones, (0, 1)).all():
-        raise UserError(f"{path}: {group.name}/dones must be 0 or 1")
+        raise UserError(f"{file.path}: {group.name}/dones must be 0 or 1")
     if not len(dones):
-        raise UserError(f"{path}: {group.name} has no steps")
+        raise UserError(f"{file.path}: {group.name} has no steps")
     return dones
 
 
-def _episode(
-    path: Path,
-    group: Any,
-    keys: list[str],
-    actions: str,
-    length: int,
-    terminated: bool,
-    *,
-    with_next: bool,
-) -> Episode:
-    """The first `length` transitions of a group."""
-    arrays: Mapping[str, Any] = {
-        key: hdf5.numbers(path, group, key) for key in (actions, "rewards", "dones")
-    }
-    rows = len(arrays["dones"])
-    observations = {key: hdf5.numbers(path, group["obs"], key) for key in keys}
-    for key, array in {**arrays, **observations}.items():
-        if len(array) != rows:
-            raise UserError(f"{path}: {group.name}: {key} has {len(array)} rows, dones have {rows}")
-    where = f"{path}: {group.name}"
-    stop = min(length + 1, rows)
-    observed = flat(where, [(k, hdf5.read(path, x, 0, stop)) for k, x in observations.items()])
-    taken, rewards = (hdf5.read(path, arrays[key], 0, length) for key in (actions, "rewards"))
-    if len(observed) == length + 1:  # the episode goes on in the file
-        return Episode(observed, taken, rewards, terminated)
-    if with_next:
-        following = {key: hdf5.numbers(path, group["next_obs"], key) for key in keys}
-        final = flat(where, [(k, hdf5.read(path, x, rows - 1, rows)) for k, x in following.items()])
-        return Episode(np.concatenate([observed, final]), taken, rewards, terminated)
-    return Episode.without_final(observed, taken, rewards, terminated=terminated)
+class _Demo(NamedTuple):
+    """A group of the file."""
+
+    file: Hdf5File
+    group: Any
+    keys: list[str]
+    """Of the observations."""
+    actions: str
+    with_next: bool
+
+    def episode(self, length: int, rows: int, *, terminated: bool) -> Episode:
+        """The first `length` transitions of `rows`."""
+        taken, rewards = (
+            self._read(self.group, k, 0, length, rows) for k in (self.actions, "rewards")
+        )
+        observed = self._observed("obs", 0, min(length + 1, rows), rows)
+        if len(observed) == length + 1:  # the episode goes on in the file
+            return Episode(observed, taken, rewards, terminated)
+        if self.with_next:
+            final = self._observed("next_obs", rows - 1, rows, rows)
+            return Episode(np.concatenate([observed, final]), taken, rewards, terminated)
+        return Episode.without_final(observed, taken, rewards, terminated=terminated)
+
+    def _observed(self, name: str, start: int, stop: int, rows: int) -> np.ndarray:
+        """[stop - start, O] of the parts, one beside another."""
+        parts = [self._read(self.group[name], key, start, stop, rows) for key in self.keys]
+        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+    def _read(self, group: Any, key: str, start: int, stop: int, rows: int) -> np.ndarray:
+        found = self.file.numbers(group, key)
+        if len(found) != rows:
+            raise UserError(
+                f"{self.file.path}: {self.group.name}: {key} has {len(found)} rows, dones have {rows}"
+            )
+        return self.file.read(found, start, stop)

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from qgf_jax.bounds import Count, Index
-from qgf_jax.methods.lazy import flow, jax
+from qgf_jax.methods.lazy import jax
 from qgf_jax.types import Array, Batch
 
 TimeGrid = Annotated[
@@ -16,10 +16,21 @@ NumSteps = Annotated[Count, "steps of the integrator"]
 def noise_and_time(key: Array, size: int, x: Batch, time_grid: int = 0) -> tuple[Array, Array]:
     """Noise [G, D] and times [G] to train a flow at."""
     time_key, noise_key = jax.random.split(key)
-    t = flow.sample_time(time_key, (size,), grid=time_grid)
+    t = _sample_time(time_key, (size,), grid=time_grid)
     return noise_of_action(noise_key, size, x), t
 
 
 def noise_of_action(key: Array, size: int, x: Batch) -> Array:
     """Standard normal noise [G, D]."""
     return jax.random.normal(key, (size, *x.action.shape))
+
+
+def _sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:
+    """Times to train at: uniform on [0, 1) if `grid` is 0, else on {0, 1/grid, …, 1}.
+
+    The public QGF code uses the grid of its integrator; at its last point, t = 1, the target is
+    noise that nothing can predict and that no integrator asks for.
+    """
+    if grid:
+        return jax.random.randint(key, shape, 0, grid + 1) / grid
+    return jax.random.uniform(key, shape)
