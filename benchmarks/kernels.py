@@ -152,7 +152,7 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     from qgf_jax.methods import table as algorithms
 
     method, options = algorithms.Method.parse(flags.act)
-    n = algorithms.method(method).best_of[0]
+    n = algorithms.Method.named(method).best_of[0]
     sample = algorithms.Builder(config, spec).sample(method, n, options)
     init = algorithms.Builder(config, spec).learner().init
     params = jax.eval_shape(init, jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))

@@ -25,7 +25,7 @@ from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods.parts import part
-from qgf_jax.methods.table import METHODS, method
+from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runtime import paths
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -98,7 +98,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
 
     `critic` is one that the method can be trained with; empty: its own.
     """
-    row = method(algorithm)
+    row = Method.named(algorithm)
     if preset not in PRESETS:
         raise UserError.unknown("preset", preset, PRESETS)
     critic = critic or row.critics[0]
@@ -145,7 +145,7 @@ def _fields(config: Mapping[str, Any] | ConfigDict) -> Mapping[str, Field]:
         return {}
     if not isinstance(algorithm, str) or not isinstance(critic, str):
         return {}
-    method(algorithm)
+    Method.named(algorithm)
     return schema.fields(algorithm, critic)
 
 
@@ -253,7 +253,7 @@ def _check_variant(path: Path, module: ModuleType, variant: str) -> None:
 
 def _follow_env(config: ConfigDict, overridden: Collection[str]) -> None:
     """Sets what a method's authors chose by environment, where file and user have left the default."""
-    row, name = method(config.algorithm), EnvName.parse(config.env).dataset
+    row, name = Method.named(config.algorithm), EnvName.parse(config.env).dataset
     default = flatten(make(config.algorithm, config.preset, config.critic))
     for key, values in row.by_env.items():
         current = flatten(config).get(key)
@@ -291,7 +291,7 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     A config of an older version may lack what came later.
     """
     flat = flatten(config)
-    row = method(flat["algorithm"])
+    row = Method.named(flat["algorithm"])
     if flat["critic"] not in row.critics:
         raise UserError.unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
     fields = schema.fields(flat["algorithm"], flat["critic"])

@@ -86,6 +86,11 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "changed": "RunConfig.changes_to",
         "fixed": "RunConfig._fixed",
     },
+    "core.diffusion": {
+        "alphas": "NoiseSchedule.of",
+        "mix": "NoiseSchedule.mix",
+        "sample": "NoiseSchedule.sample",
+    },
     "core.flow": {
         "sample_time": "methods.policies.flow_loss:_sample_time",
         "rest": "flow_endpoint",
@@ -99,7 +104,6 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "ARITHMETIC": "core.layers:ARITHMETIC",
         "LayerNorm": "core.layers:LayerNorm",
         "MLP": "core.layers:MLP",
-        "normalize_length": "core.layers:normalize_length",
         "sight": "network_input",
         "sinusoidal": "core.layers:sinusoidal",
     },
@@ -243,6 +247,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "POLICIES": "methods.parts:POLICIES",
     },
     "methods.table": {
+        "method": "Method.named",
         "build_learner": "Builder.learner",
         "build_networks": "Builder.networks",
         "build_sample": "Builder.sample",
@@ -257,7 +262,11 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "SAMPLERS": "methods.parts:SAMPLERS",
         "UNITS": "methods.parts:UNITS",
     },
+    "methods.policies.flow_loss": {
+        "flow_matching": "core.losses:flow_matching",
+    },
     "methods.policies.gaussians": {
+        "imitation": "GaussianActor.imitation",
         "awr": "methods.policies.awr:_awr",
         "ddpg_bc": "methods.policies.ddpg_bc:_ddpg_bc",
         "gaussian_bc": "methods.policies.gaussian_bc:_gaussian_bc",

@@ -10,13 +10,13 @@ import pytest
 from conftest import rows_of, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
-from qgf_jax.core import checks
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import part
+from qgf_jax.training.global_batch import _batch_size
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Learner, Loss, Obs, Spec
 
@@ -44,8 +44,8 @@ def test_fields_of_the_policys_view_are_looked_at_too():
     batch = make_batch()
     batch = batch._replace(actor=batch.actor._replace(weight=jnp.ones(1)))
     with pytest.raises(UserError, match=r"field actor\.weight of a batch has 1 rows"):
-        checks.batch_size(batch)
-    assert checks.batch_size(make_batch()) == N
+        _batch_size(batch)
+    assert _batch_size(make_batch()) == N
 
 
 @pytest.mark.parametrize(

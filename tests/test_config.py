@@ -28,7 +28,7 @@ def test_every_method_has_parts_that_exist(name):
     assert set(row.critics) <= set(parts("critic")) and set(row.policies) <= set(parts("policy"))
     assert row.sampler in parts("sampler") and row.selector in parts("selector")
     assert row.options.keys() <= row.all_options.keys()
-    assert name in algorithms.method(name).serves
+    assert name in algorithms.Method.named(name).serves
     for critic in row.critics:
         for preset in configs.PRESETS:
             config = configs.make(name, preset, critic)

@@ -20,7 +20,7 @@ from PIL import Image
 
 import qgf_jax
 from qgf_jax import cli
-from qgf_jax.methods.table import method
+from qgf_jax.methods.table import Method
 from qgf_jax.training.loop import pretrain
 
 DOCS = ROOT / "docs"
@@ -95,7 +95,7 @@ def test_the_api_page_is_made_of_the_docstrings_of_today():
 
 
 def test_readme_counts_the_test_time_methods():
-    counted = {14: "fourteen", 15: "fifteen", 16: "sixteen"}[len(method("qgf").serves)]
+    counted = {14: "fourteen", 15: "fifteen", 16: "sixteen"}[len(Method.named("qgf").serves)]
     assert f"{counted} test-time methods" in (ROOT / "README.md").read_text()
 
 

@@ -10,7 +10,7 @@ from conftest import at, tiny
 from test_learners import N, batched, make_batch
 from test_learners import loss_of as loss_at
 
-from qgf_jax.core.networks import normalize_length
+from qgf_jax.core.networks import _normalize_length
 from qgf_jax.data.chunks import GoalDataset
 from qgf_jax.methods import table as algorithms
 from qgf_jax.types import Actor, Obs, Spec
@@ -298,7 +298,7 @@ def test_hiql_acts_on_the_code_of_its_high_policy():
     nets, _, params, target = setup("hiql")
     obs = at(goal_batch().obs, 0)
     sample = algorithms.Builder(tiny("hiql"), SPEC).sample("hiql")
-    code = normalize_length(nets.high.apply(params["high"], obs)[0])
+    code = _normalize_length(nets.high.apply(params["high"], obs)[0])
     expected = jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1, 1)
     acting = algorithms.acting_params(params, target)
     action = sample(acting, obs, KEY, jnp.float32(0.0))

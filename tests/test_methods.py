@@ -192,7 +192,7 @@ def test_every_method_acts_survives_saving_and_is_evaluated(
     alone = load_policy(folder, name, 0.5, best_of=n)(observations(restored)[1], key_of(1))
     assert alone.shape == (spec.chunk, spec.action)
     np.testing.assert_allclose(alone.ravel(), actions[1], atol=5e-3)  # fast time features
-    assert name in algorithms.method(restored.run.config["algorithm"]).serves
+    assert name in algorithms.Method.named(restored.run.config["algorithm"]).serves
     sweep = Arm.sweep([name], [0.5])
     monkeypatch.setattr(worker_pool, "_compile_act", compiled)
     evaluate.evaluate(
@@ -208,11 +208,11 @@ def check_actions(actions, spec):
 
 
 def test_one_run_of_a_flow_and_a_critic_serves_all_test_time_methods():
-    served = set(algorithms.method("qgf").serves)
+    served = set(algorithms.Method.named("qgf").serves)
     expected = {n for n, r in METHODS.items() if r.policies == ("flow_bc",)}
     assert served == expected and {"bptt", "grad_step", "qgf_ortho", "ifql"} <= served
-    assert served < set(algorithms.method("qam").serves)  # "QGF with QAM's critic"
-    assert set(algorithms.method("qsm").serves) == {"qsm"}
+    assert served < set(algorithms.Method.named("qam").serves)  # "QGF with QAM's critic"
+    assert set(algorithms.Method.named("qsm").serves) == {"qsm"}
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_diffusion_losses(name):
     step_key, noise_key = jax.random.split(KEY)
     k = np.asarray(jax.random.randint(step_key, (N,), 1, STEPS + 1))
     noise = np.asarray(jax.random.normal(noise_key, (N, 4)))
-    products = diffusion.alphas(STEPS)[1]
+    products = diffusion.NoiseSchedule.of(STEPS).product
     losses = []
     for i in range(N):
         p = products[k[i]]
@@ -390,19 +390,19 @@ def test_size_of_q_is_not_differentiated(name):
 def test_adjoint_matching_learns_from_a_path_that_it_does_not_differentiate():
     parts = Parts("qam", **{"policy.inverse_temperature": 2.0})
     times = jnp.arange(STEPS) / STEPS
-    scale = adjoint.memoryless_scale(times, 1 / STEPS)[:, None]
+    scale = adjoint._memoryless_scale(times, 1 / STEPS)[:, None]
     fixed = []
     for i, key in enumerate(jax.random.split(KEY, N)):
         velocity = lambda group, i=i: functools.partial(
             parts.nets.policy.apply, group, at(parts.batch.obs, i)
         )
         fast, slow = velocity(parts.params["actor"]), velocity(parts.target["policy"])
-        path, end = adjoint.memoryless_path(fast, slow, key, 4, num_steps=STEPS)
+        path, end = adjoint._memoryless_path(fast, slow, key, 4, num_steps=STEPS)
         q = lambda a, i=i: parts.nets.apply_ensemble(
             parts.target["critic"], at(parts.batch.obs, i), jnp.clip(a, -1, 1)
         ).mean()
         drift = lambda x, t, slow=slow: 2 * slow(x, t) - x / (t + 1 / STEPS)
-        pulled = adjoint.lean_adjoint(drift, path, -2.0 * jax.grad(q)(end), num_steps=STEPS)
+        pulled = adjoint._lean_adjoint(drift, path, -2.0 * jax.grad(q)(end), num_steps=STEPS)
         fixed.append((path, pulled, jax.vmap(slow)(path, times)))
 
     def loss(mine):

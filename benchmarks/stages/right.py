@@ -187,7 +187,7 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     keys, lowered = jax.random.split(jax.random.key(5), count), {}
     placed = jax.device_put((params, obs, keys, np.float32(1.0)), where)
     config = made.config | {"precision": precision}
-    for name in algorithms.method("qgf").serves:
+    for name in algorithms.Method.named("qgf").serves:
         for n in algorithms.METHODS[name].best_of:
             if not dry or name in _DRY_METHODS:
                 sample = algorithms.Builder(config, made.spec).sample(name, n)

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
-from qgf_jax.methods.table import method
+from qgf_jax.methods.table import Method
 
 _PAPER: dict[str, Any] = {
     "data.chunk": 5,
@@ -83,9 +83,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(variant: str = "pointmaze_medium_small", **choice: str) -> ConfigDict:
-    known = method(choice.get("algorithm", "qgf")).critics
+    known = Method.named(choice.get("algorithm", "qgf")).critics
     config = configs.make(**{**({"critic": "dqc"} if "dqc" in known else {}), **choice})
     configs.update(config, VARIANTS[variant])
-    if method(config.algorithm).goals:
+    if Method.named(config.algorithm).goals:
         configs.update(config, _BENCHMARK)
     return config

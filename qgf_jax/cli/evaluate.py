@@ -11,7 +11,7 @@ from qgf_jax.cli import Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.methods.table import METHODS, Method, method
+from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
@@ -159,4 +159,4 @@ def _envs(text: str) -> tuple[str | None, int | None]:
 def _default(algorithm: str) -> str:
     """What a run is evaluated with when nothing is said."""
     wanted = dict.fromkeys(("reference", "best_of", "qgf", algorithm))
-    return ",".join(name for name in wanted if name in method(algorithm).serves)
+    return ",".join(name for name in wanted if name in Method.named(algorithm).serves)

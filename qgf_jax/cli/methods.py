@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qgf_jax.cli import Parser
-from qgf_jax.methods.table import METHODS, Method, method
+from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.training import costs
 
 _HEAD = ("name", "cost", "trains", "acts with", "what it does", "source")
@@ -60,7 +60,7 @@ def _record(name: str, row: Method) -> dict[str, Any]:
         **row._asdict(),
         "options": dict(row.options),
         **{key: getattr(row, key) for key in derived},
-        "served_by": method(name).serves,
+        "served_by": Method.named(name).serves,
     }
 
 

@@ -1,4 +1,4 @@
-"""Adjoint matching on flows: the paths, and what is pulled back along them."""
+"""Adjoint matching on flows: a loss, the paths it is taken on, and what is pulled back along them."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,38 @@ import jax.numpy as jnp
 from qgf_jax.types import Array, Velocity
 
 
-def memoryless_scale(t: Array, h: float) -> Array:
+def matching_loss(
+    learned: Velocity,
+    frozen: Velocity,
+    base: Velocity,
+    gradient: Callable[[Array], Array],
+    key: Array,
+    width: int,
+    *,
+    num_steps: int,
+    ahead: bool = False,
+) -> Array:
+    """The loss [] whose minimum tilts the flow `base` towards ends of low cost.
+
+    The sum over a path of (2 / sigma (learned - base) + sigma adjoint) ** 2 (Li and Levine, 2026). The
+    path is drawn with `key`. `learned` is what the loss moves, and `frozen` the same field without
+    derivatives, whose path it is. `gradient`, (end [D]) -> [D], is that of the end's cost; D is `width`.
+    With `ahead` the base drift that the adjoint is pulled back by is taken one step later.
+    """
+    h = 1.0 / num_steps
+    times = jnp.arange(num_steps) / num_steps
+    scale = _memoryless_scale(times, h)[:, None]
+    path, end = _memoryless_path(frozen, base, key, width, num_steps=num_steps)
+
+    def drift(a_t: Array, t: Array) -> Array:
+        return 2.0 * base(a_t, t + h if ahead else t) - a_t / (t + h)
+
+    pulled = _lean_adjoint(drift, path, gradient(end), num_steps=num_steps)
+    tilt = jax.vmap(learned)(path, times) - jax.vmap(base)(path, times)
+    return jnp.sum((2.0 / scale * tilt + scale * pulled) ** 2)
+
+
+def _memoryless_scale(t: Array, h: float) -> Array:
     """sigma = sqrt(2 (1 - t + h) / (t + h)): the noise that makes a flow's ends forget its start.
 
     Domingo-Enrich et al., 2025; `h`, the step, keeps it finite at t = 0.
@@ -16,7 +47,7 @@ def memoryless_scale(t: Array, h: float) -> Array:
     return jnp.sqrt(2.0 * (1.0 - t + h) / (t + h))
 
 
-def memoryless_path(
+def _memoryless_path(
     fast: Velocity, slow: Velocity, key: Array, width: int, *, num_steps: int
 ) -> tuple[Array, Array]:
     """The fast flow as a memoryless SDE: its points [T, D] at t = k / T, and its end [D].
@@ -29,7 +60,7 @@ def memoryless_path(
     def step(x: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         t, noise = inputs
         drift = 2.0 * fast(x, t) - x / (t + h)
-        return x + h * drift + jnp.sqrt(h) * memoryless_scale(t, h) * noise, x
+        return x + h * drift + jnp.sqrt(h) * _memoryless_scale(t, h) * noise, x
 
     times = jnp.arange(num_steps - 1) / num_steps
     noise = jax.random.normal(noise_key, (num_steps - 1, width))
@@ -38,7 +69,7 @@ def memoryless_path(
     return jnp.concatenate([path, last[None]]), end
 
 
-def lean_adjoint(
+def _lean_adjoint(
     drift: Callable[[Array, Array], Array], path: Array, final: Array, *, num_steps: int
 ) -> Array:
     """Pulls `final` [D] back along `path` [T, D] by the steps x + drift(x, t) / T: [T, D].

@@ -28,6 +28,10 @@ class _Arithmetic(NamedTuple):
     """Of matrix products. It stands in the program, so no setting of JAX changes it, and gradients
     have it too."""
 
+    def dense(self, width: int, **options: Any) -> nn.Dense:
+        """(x [F]) -> [width]; `options` are Flax's."""
+        return nn.Dense(width, dtype=self.dtype, precision=self.precision, **options)
+
 
 ARITHMETIC = {
     "float32": _Arithmetic(jnp.float32, jax.lax.Precision.HIGHEST),
@@ -63,11 +67,6 @@ class LayerNorm(nn.Module):
         return layer_norm(x.astype(jnp.float32), scale, bias).astype(self.dtype)
 
 
-def dense(width: int, precision: str, **options: Any) -> nn.Dense:
-    """(x [F]) -> [width]. `precision`: a key of `ARITHMETIC`; `options` are Flax's."""
-    return nn.Dense(width, **ARITHMETIC[precision]._asdict(), **options)
-
-
 class MLP(nn.Module):
     """Dense, layer norm, activation, for each width; never a layer norm after the last width.
 
@@ -83,16 +82,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        last = len(self.widths) - 1
+        arithmetic, last = ARITHMETIC[self.precision], len(self.widths) - 1
         for i, width in enumerate(self.widths):
-            x = dense(width, self.precision, kernel_init=_GLOROT)(x)
+            x = arithmetic.dense(width, kernel_init=_GLOROT)(x)
             if i < last and self.layer_norm:
-                x = LayerNorm(ARITHMETIC[self.precision].dtype)(x)
+                x = LayerNorm(arithmetic.dtype)(x)
             if i < last or self.activate_last:
                 x = ACTIVATIONS[self.activation](x)
         return x if self.activate_last else x.astype(jnp.float32)
-
-
-def normalize_length(x: Array) -> Array:
-    """`x` [D] scaled to the length sqrt(D)."""
-    return x / (jnp.linalg.norm(x) + 1e-8) * jnp.sqrt(jnp.float32(x.shape[-1]))

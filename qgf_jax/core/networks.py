@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from qgf_jax.core.encoders import network_input
-from qgf_jax.core.layers import ARITHMETIC, MLP, dense, normalize_length, sinusoidal
-from qgf_jax.core.members import over_members
+from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
 from qgf_jax.core.network_options import NetworkOptions
+from qgf_jax.core.reductions import in_training
 from qgf_jax.types import Array, Critic, Obs, Params, Spec, Velocity
 
 AGGREGATES: dict[str, Callable[..., Array]] = {"min": jnp.min, "mean": jnp.mean}
@@ -61,7 +62,8 @@ class _VelocityField(nn.Module):
             x.append(nn.Embed(self.labels, 32)(label))
         x = self.shape.mlp(activate_last=True)(jnp.concatenate(x))
         # LeCun initialisation, unlike the layers before.
-        return dense(self.spec.chunk_dim, self.shape.precision)(x).astype(jnp.float32)
+        head = ARITHMETIC[self.shape.precision].dense(self.spec.chunk_dim)
+        return head(x).astype(jnp.float32)
 
 
 def _time_code(t: Array, feature: str) -> Array:
@@ -109,7 +111,9 @@ class _Gaussian(nn.Module):
         x = self.shape.mlp(activate_last=True)(jnp.concatenate(x))
         small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
         head = functools.partial(
-            dense, self.width or self.spec.chunk_dim, self.shape.precision, kernel_init=small
+            ARITHMETIC[self.shape.precision].dense,
+            self.width or self.spec.chunk_dim,
+            kernel_init=small,
         )
         mean, log_std = head()(x), head()(x)
         return mean.astype(jnp.float32), jnp.clip(log_std.astype(jnp.float32), -5.0, 2.0)
@@ -160,13 +164,48 @@ class _GoalValue(nn.Module):
         seen = network_input(self.spec, obs)
         if self.code:
             both = jnp.concatenate(jax.tree.leaves(seen))
-            code = normalize_length(self.shape.mlp(self.code, name="code")(both))
+            code = _normalize_length(self.shape.mlp(self.code, name="code")(both))
             if coded:
                 return code
             seen = seen._replace(goal=code)
         x = jnp.concatenate(jax.tree.leaves(seen))
         heads = [self.shape.mlp(1, name=f"member{i}") for i in range(self.ensemble)]
         return jnp.concatenate([head(x) for head in heads])
+
+
+def _normalize_length(x: Array) -> Array:
+    """`x` [D] scaled to the length sqrt(D)."""
+    return x / (jnp.linalg.norm(x) + 1e-8) * jnp.sqrt(jnp.float32(x.shape[-1]))
+
+
+def _over_members(apply: Callable[..., Any], members: Any, *inputs: Any) -> Any:
+    """`apply(member, *inputs)` of each member: leaves [E, …].
+
+    In training a vmap over a batch of the inputs goes inside the one over members. The other way round,
+    which is what plain vmaps do, XLA transposes the activations at each layer, which doubles the cost of
+    a small critic on a CPU. In exchange, training cannot differentiate it *inside* the loss of an
+    example; `Networks.q_of` and `mean_q` are made for that.
+    """
+
+    def plain(members: Any, *inputs: Any) -> Any:
+        return jax.vmap(lambda member: apply(member, *inputs))(members)
+
+    if not in_training():
+        return plain(members, *inputs)
+    ensemble = custom_vmap(plain)
+
+    @ensemble.def_vmap
+    def batched(size: int, mapped: Any, members: Any, *inputs: Any) -> tuple[Any, Any]:
+        axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, mapped)
+        if any(jax.tree.leaves(mapped[0])):
+            outputs = jax.vmap(plain, in_axes=tuple(axes))(members, *inputs)
+        else:
+            batch = jax.vmap(apply, in_axes=(None, *axes[1:]))
+            stacked = jax.vmap(lambda member: batch(member, *inputs))(members)  # [E, B, …]
+            outputs = jax.tree.map(lambda x: x.swapaxes(0, 1), stacked)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return ensemble(members, *inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,6 +338,10 @@ class Networks:
         """(obs) -> (mean [C], log standard deviation [C])"""
         return self.gaussian_head(goal=True, width=self.goal_code)
 
+    def subgoal(self, group: Any, obs: Obs) -> Array:
+        """The code [C] of the subgoal that `high` with parameters `group` means at one observation."""
+        return _normalize_length(self.high.apply(group, obs)[0])
+
     @property
     def precision(self) -> jax.lax.Precision:
         """Of matrix products outside the modules."""
@@ -368,11 +411,11 @@ class Networks:
 
     def ensemble_logits(self, members: Any, obs: Obs, action: Array) -> Array:
         """The networks' outputs [E], which are Q unless the critic is bounded."""
-        return over_members(self.critic.apply, members, obs, action)
+        return _over_members(self.critic.apply, members, obs, action)
 
     def ensemble_codes(self, members: Any, obs: Obs, action: Array) -> tuple[Array, Array]:
         """phi and psi [E, width] of bilinear critics, see `_Bilinear`."""
-        return over_members(
+        return _over_members(
             lambda member, obs, action: self.critic.apply(member, obs, action, True),
             members,
             obs,

@@ -58,7 +58,7 @@ class Arm(NamedTuple):
         found: dict[Arm, None] = {}
         for text in methods:
             name, options = table.Method.parse(text)
-            row = table.method(name)
+            row = table.Method.named(name)
             values = row.weights if own_weights and row.weights else weights
             for n in _candidates(row, best_of, more):
                 for weight in values if row.weighted else (0.0,):
@@ -73,12 +73,12 @@ class Arm(NamedTuple):
     @property
     def acts_as(self) -> "Arm":
         """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
-        arm, row = self, table.method(self.method)
+        arm, row = self, table.Method.named(self.method)
         if row.weighted and arm.weight == 0.0 and row.at_zero:
-            free = table.method(row.at_zero).free_options
+            free = table.Method.named(row.at_zero).free_options
             shared = tuple((k, v) for k, v in arm.options if k in free)
             arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
-        return arm._replace(method=table.method(arm.method).canonical)
+        return arm._replace(method=table.Method.named(arm.method).canonical)
 
 
 def _candidates(

@@ -132,7 +132,7 @@ def _refused(path: Path, why: str) -> UserError:
 
 def _check_config(config: Mapping[str, Any]) -> None:
     """Raises `UserError` if no checkpoint of the public qgf agent could be a run of `config`."""
-    row = algorithms.method(config["algorithm"])
+    row = algorithms.Method.named(config["algorithm"])
     if row.policies != ("flow_bc",) or config["critic"] != "iql":
         raise UserError("only the public qgf agent is imported: --config.algorithm=qgf, critic=iql")
     if EnvName.parse(config["env"]).goals:

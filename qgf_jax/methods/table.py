@@ -53,6 +53,13 @@ class Method(NamedTuple):
     """What the preset `paper` changes for it, beyond `config.PRESETS`."""
 
     @classmethod
+    def named(cls, name: str) -> "Method":
+        """The row called `name`; `UserError` with the nearest one if there is none."""
+        if name not in METHODS:
+            raise UserError.unknown("method", name, METHODS)
+        return METHODS[name]
+
+    @classmethod
     def parse(cls, text: str) -> tuple[str, Options]:
         """A method as the command line writes it: NAME or NAME:option=value:option=value.
 
@@ -60,7 +67,7 @@ class Method(NamedTuple):
         it is.
         """
         name, *settings = text.split(":")
-        row = method(name)
+        row = cls.named(name)
         found: dict[str, Any] = {}
         for setting in settings:
             option, equals, value = setting.partition("=")
@@ -253,13 +260,6 @@ def row(name: str, about: str, source: str, **fields: Any) -> Method:
     return made
 
 
-def method(name: str) -> Method:
-    """The row called `name`; `UserError` with the nearest one if there is none."""
-    if name not in METHODS:
-        raise UserError.unknown("method", name, METHODS)
-    return METHODS[name]
-
-
 def acting_params(
     params: Mapping[str, Any],
     target_params: Mapping[str, Any],
@@ -293,7 +293,7 @@ class Builder(NamedTuple):
     def learner(self) -> Any:
         """The `Learner` that trains the config's algorithm."""
         config = self.config
-        nets, row = self.networks(), method(config["algorithm"])
+        nets, row = self.networks(), Method.named(config["algorithm"])
         # What a critic bootstraps on is the policy that is trained, before any guidance.
         sample = self.sample(row.at_zero or row.name)
         critic = config["critic"]
@@ -311,7 +311,7 @@ class Builder(NamedTuple):
             raise UserError(f"best of {best_of} candidates: give at least 1")
         from qgf_jax.core import checks
 
-        nets, row = self.networks(), method(name)
+        nets, row = self.networks(), Method.named(name)
         sample = part("sampler", row.sampler).make(nets, **self.settings(name, options))
         if best_of > 1:
             sample = part("selector", row.selector).make(nets, sample, best_of)
@@ -329,7 +329,7 @@ class Builder(NamedTuple):
         The run's own options are those of the method that it was trained as. Any other shares the number
         of steps alone, so that a row of a table is what its label says.
         """
-        row, mine = method(name), name == self.config["algorithm"]
+        row, mine = Method.named(name), name == self.config["algorithm"]
         known = row.all_options
         of_run = {
             k: v
@@ -348,8 +348,8 @@ class Builder(NamedTuple):
             found = (part("critic", critic), *(part("policy", policy) for policy in row.policies))
             return frozenset().union(*(x.provides for x in found))
 
-        needs = method(name).acting_needs(settings, best_of)
-        missing = needs - learned(method(self.config["algorithm"]), self.config["critic"])
+        needs = Method.named(name).acting_needs(settings, best_of)
+        missing = needs - learned(Method.named(self.config["algorithm"]), self.config["critic"])
         if not missing:
             return ""
         trains = [n for n, row in METHODS.items() if needs <= learned(row, row.critic)]

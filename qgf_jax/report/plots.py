@@ -375,11 +375,11 @@ def _field(subject: _Subject) -> Any:
 
     `None` where the run has no value or reference policy, and where the evaluated checkpoint is gone.
     """
-    from qgf_jax.methods.table import method
+    from qgf_jax.methods.table import Method
     from qgf_jax.runs.loaded import LoadedRun
 
     run, guided = subject.run, _guided(subject)
-    if not guided or "reference" not in method(run.config["algorithm"]).serves:
+    if not guided or "reference" not in Method.named(run.config["algorithm"]).serves:
         return None
     maze = _maze(run)
     if not guided or maze is None:

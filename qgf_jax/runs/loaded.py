@@ -120,8 +120,8 @@ class LoadedRun:
         Raises `UserError` if the method needs other learners, or constants that the run does not have.
         """
         trained, builder = self.run.config["algorithm"], self._builder
-        algorithms.method(method)
-        if method not in (served := algorithms.method(trained).serves):
+        algorithms.Method.named(method)
+        if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         if settings.get("units", "raw") != "raw":
@@ -170,7 +170,7 @@ class LoadedRun:
         **options: Any,
     ) -> Callable[..., Array]:
         """A jitted function (obs, key) -> action chunk, see `load_policy`."""
-        row = algorithms.method(method)
+        row = algorithms.Method.named(method)
         for name, value in options.items():
             row.check_option(name, value)
         n = row.best_of[0] if best_of is None else best_of

@@ -67,7 +67,7 @@ def _count(name: str) -> dict[str, Any]:
 
     config = configs.make(name)
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
-    plain, row = configs.plain(config), algorithms.method(name)
+    plain, row = configs.plain(config), algorithms.Method.named(name)
     spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
     learner = algorithms.Builder(plain, spec).learner()
     obs, width = spec.example(), spec.chunk_dim
@@ -109,7 +109,7 @@ def _file(name: str) -> Path | None:
     """Where the count of a method is kept; None if nothing is to be kept."""
     if os.environ.get("QGF_CACHE") == "off":
         return None
-    row = algorithms.method(name)
+    row = algorithms.Method.named(name)
     text = "\n".join(
         [repr(row), qgf_jax.__version__, importlib.metadata.version("jax"), *_sources()]
     )

@@ -8,11 +8,13 @@ under `jit` with shardings, the part is the whole. No loss knows devices.
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from qgf_jax.core import checks
 from qgf_jax.core.reductions import for_training
+from qgf_jax.errors import UserError
 from qgf_jax.types import Array, Batch, Loss, Metrics, Params, Summary
 
 
@@ -32,7 +34,7 @@ def batch_loss(
     `name` is the parameter group's, for messages. Raises `UserError` for a loss or a draw of the wrong
     shape, and for a batch whose fields differ in length.
     """
-    x, size = loss.view(batch), checks.batch_size(batch)
+    x, size = loss.view(batch), _batch_size(batch)
     total = size * (1 if axis_name is None else jax.lax.axis_size(axis_name))
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
     drawn = loss.draw(key, total, shapes)
@@ -42,7 +44,7 @@ def batch_loss(
     def example(x: Batch, noise: Any) -> Any:
         result = loss.example(params, target_params, x, noise)
         if loss.combine is None:
-            checks.number(f"the loss of {name} for one example", result[0])
+            _check_number(f"the loss of {name} for one example", result[0])
         return result
 
     with for_training():
@@ -54,6 +56,29 @@ def batch_loss(
     losses, metrics = results
     losses = x.weight * losses if loss.weighted else losses
     return losses.mean(), _averages(metrics, axis_name)
+
+
+def _batch_size(batch: Batch) -> int:
+    """B. Raises `UserError` unless all fields of `batch` have it as their first axis."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    sizes = {jax.tree_util.keystr(path): jax.numpy.shape(x)[:1] for path, x in leaves}
+    first: Any = next(iter(sizes.values()))
+    for name, size in sizes.items():
+        if size != first or not size:
+            raise UserError(
+                f"field {name.lstrip('.')} of a batch has {size[0] if size else 'no'} rows; "
+                f"{next(iter(sizes)).lstrip('.')} has {first[0] if first else 'none'}"
+            )
+    return first[0]
+
+
+def _check_number(what: str, x: Array) -> None:
+    """Raises `UserError` unless `x`, which is `what`, is one float."""
+    checks.shape(what, x, ())
+    try:
+        chex.assert_type(x, float)
+    except AssertionError:
+        raise UserError(f"{what} is of type {x.dtype}; it must be a float") from None
 
 
 def _own_rows(whole: Any, size: int, axis_name: str | None) -> Any:

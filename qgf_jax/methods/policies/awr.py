@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.gaussians import (
+    GaussianActor,
     InverseTemperature,
     MaxWeight,
     advantage_weight,
-    gaussian_learner,
-    log_density,
 )
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
 
@@ -32,13 +31,15 @@ def _awr(
     Q is the aggregate, by default the least, of the target network's members.
     """
 
+    gaussian = GaussianActor(nets)
+
     def actor(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
         value = nets.value.apply(params["value"], x.obs)
         advantage = nets.q_of(target_params["critic"], x.obs)(x.action) - value
         weight = advantage_weight(advantage, inverse_temperature, max_weight)
-        density = log_density(x.action, *nets.gaussian.apply(params["actor"], x.obs))
+        density = gaussian.log_density(params, x)
         return -weight * density, {"weight_mean": weight}
 
-    return gaussian_learner(nets, Loss(actor))
+    return gaussian.learner(Loss(actor))

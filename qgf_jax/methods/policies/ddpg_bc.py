@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.gaussians import gaussian_learner, imitation, mean_size
+from qgf_jax.methods.policies.gaussians import GaussianActor, mean_size
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ def _ddpg_bc(
     As GCIQL and CRL of Park et al. extract their policies; Q is the online critic's.
     """
 
+    gaussian = GaussianActor(nets)
+
     def cloning_and_q(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Array]:
-        action = nets.clip(nets.gaussian.apply(params["actor"], x.obs)[0])
-        return imitation(nets, params, x), nets.q_of(params["critic"], x.obs)(action)
+        action = nets.clip(gaussian.mean(params, x))
+        return gaussian.imitation(params, x), nets.q_of(params["critic"], x.obs)(action)
 
     def combine(
         mine: tuple[Array, Array], whole: tuple[Array, Array], rows: Array
@@ -38,4 +40,4 @@ def _ddpg_bc(
         cloning, q = mine
         return alpha * cloning - q / (mean_size(whole[1]) + 1e-6), {"cloning": cloning}
 
-    return gaussian_learner(nets, Loss(cloning_and_q, combine=combine))
+    return gaussian.learner(Loss(cloning_and_q, combine=combine))

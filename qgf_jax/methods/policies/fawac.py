@@ -3,9 +3,9 @@
 import functools
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.lazy import jax, jnp, losses
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.flow_loss import TimeGrid, flow_matching, noise_and_time
+from qgf_jax.methods.policies.flow_loss import TimeGrid, noise_and_time
 from qgf_jax.methods.policies.gaussians import InverseTemperature, MaxWeight, advantage_weight
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
@@ -44,7 +44,7 @@ def _fawac(
         q = nets.mean_q(params["critic"], x.obs)(x.action)
         advantage = q - nets.value.apply(params["baseline"], x.obs)
         weight = advantage_weight(advantage, inverse_temperature, max_weight)
-        loss = flow_matching(nets, params["actor"], x, *noise)
+        loss = losses.flow_matching(nets.velocity(params["actor"], x.obs), x.action, *noise)
         return weight * loss, {"weight_mean": weight}
 
     def baseline(

@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import flow, jax
+from qgf_jax.methods.lazy import flow, jax, losses
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import (
     NumSteps,
     TimeGrid,
-    flow_matching,
     noise_and_time,
     noise_of_action,
 )
@@ -47,7 +46,7 @@ def _fbrac(
         velocity = nets.velocity(params["actor"], x.obs)
         end = nets.clip(flow.integrate(velocity, start, num_steps=num_steps))
         q = nets.mean_q(params["critic"], x.obs)(end)
-        bc = flow_matching(nets, params["actor"], x, *matched_at)
+        bc = losses.flow_matching(velocity, x.action, *matched_at)
         return bc - q / alpha, {"bc_loss": x.weight * bc, "q": q}
 
     return Learner(init, {"actor": Loss(actor, draw)})

@@ -3,8 +3,9 @@
 import functools
 from typing import TYPE_CHECKING
 
+from qgf_jax.methods.lazy import losses
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, flow_matching, noise_and_time
+from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def _flow_bc(nets: "Networks", *, time_grid: TimeGrid = 0, weighted: Weighted = 
     def policy_loss(
         params: Params, target_params: Params, x: Batch, noise: tuple[Array, Array]
     ) -> tuple[Array, Metrics]:
-        return flow_matching(nets, params["policy"], x, *noise), {}
+        velocity = nets.velocity(params["policy"], x.obs)
+        return losses.flow_matching(velocity, x.action, *noise), {}
 
     draw = functools.partial(noise_and_time, time_grid=time_grid)
     return Learner(init, {"policy": Loss(policy_loss, draw, weighted)})

@@ -1,13 +1,10 @@
-"""What the policies that are flows share: draws of noise and time, the flow's loss, hyperparameters."""
+"""What the policies that are flows share: draws of noise and time, and hyperparameters."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from qgf_jax.bounds import Count, Index
-from qgf_jax.methods.lazy import jax, losses
+from qgf_jax.methods.lazy import jax
 from qgf_jax.types import Array, Batch
-
-if TYPE_CHECKING:
-    from qgf_jax.core.networks import Networks
 
 TimeGrid = Annotated[
     Index, "0: t is uniform on [0, 1); N: t is one of 0, 1/N, …, 1, as in the public code"
@@ -26,11 +23,6 @@ def noise_and_time(key: Array, size: int, x: Batch, time_grid: int = 0) -> tuple
 def noise_of_action(key: Array, size: int, x: Batch) -> Array:
     """Standard normal noise [G, D]."""
     return jax.random.normal(key, (size, *x.action.shape))
-
-
-def flow_matching(nets: "Networks", group: Any, x: Batch, noise: Array, t: Array) -> Array:
-    """The flow-matching loss [] of the velocity field with parameters `group`."""
-    return losses.flow_matching(nets.velocity(group, x.obs), x.action, noise, t)
 
 
 def _sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:

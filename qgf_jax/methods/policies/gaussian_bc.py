@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.gaussians import gaussian_learner, imitation
+from qgf_jax.methods.policies.gaussians import GaussianActor
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
 
 if TYPE_CHECKING:
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 def _gaussian_bc(nets: "Networks") -> Learner:
     """Behavioural cloning by a Gaussian of unit variance."""
 
+    gaussian = GaussianActor(nets)
+
     def actor(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
-        return imitation(nets, params, x), {}
+        return gaussian.imitation(params, x), {}
 
-    return gaussian_learner(nets, Loss(actor))
+    return gaussian.learner(Loss(actor))

@@ -1,6 +1,6 @@
 """What the Gaussian policies share, and weights and units of Q that other policies use too."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from qgf_jax.bounds import NonNegative, Positive
 from qgf_jax.methods.lazy import jax, jnp
@@ -21,19 +21,31 @@ def log_density(x: Array, mean: Array, log_std: Array) -> Array:
     return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
 
 
-def imitation(nets: "Networks", params: Params, x: Batch) -> Array:
-    """Negative log likelihood [] of an action under a Gaussian of unit variance."""
-    mean, log_std = nets.gaussian.apply(params["actor"], x.obs)
-    return -log_density(x.action, mean, jnp.zeros_like(log_std))
+class GaussianActor(NamedTuple):
+    """A policy that is one Gaussian, the group "actor"."""
 
+    nets: "Networks"
 
-def gaussian_learner(nets: "Networks", loss: Loss) -> Learner:
-    """Learns one Gaussian, the group "actor", by `loss`."""
+    def mean(self, params: Params, x: Batch) -> Array:
+        """The mean [D] of the action."""
+        return self.nets.gaussian.apply(params["actor"], x.obs)[0]
 
-    def init(key: Array, obs: Obs, action: Array) -> Params:
-        return {"actor": nets.gaussian.init(key, obs)}
+    def log_density(self, params: Params, x: Batch) -> Array:
+        """log density [] of the data's action."""
+        return log_density(x.action, *self.nets.gaussian.apply(params["actor"], x.obs))
 
-    return Learner(init, {"actor": loss})
+    def imitation(self, params: Params, x: Batch) -> Array:
+        """Negative log density [] of the data's action under a Gaussian of unit variance."""
+        mean, log_std = self.nets.gaussian.apply(params["actor"], x.obs)
+        return -log_density(x.action, mean, jnp.zeros_like(log_std))
+
+    def learner(self, loss: Loss) -> Learner:
+        """Learns it by `loss`."""
+
+        def init(key: Array, obs: Obs, action: Array) -> Params:
+            return {"actor": self.nets.gaussian.init(key, obs)}
+
+        return Learner(init, {"actor": loss})
 
 
 def advantage_weight(advantage: Array, inverse_temperature: float, max_weight: float) -> Array:

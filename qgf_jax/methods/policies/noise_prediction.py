@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import diffusion, jax, jnp
+from qgf_jax.methods.lazy import diffusion, jax
 from qgf_jax.methods.policies.flow_loss import noise_of_action
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
@@ -17,7 +17,7 @@ def noise_predictor(nets: "Networks", loss: Callable[..., Array], num_steps: int
     `gradient` is that of the target network's mean Q at the noised action, `product` the share of the
     clean action's variance that is left there.
     """
-    _, products = diffusion.alphas(num_steps)
+    schedule = diffusion.NoiseSchedule.of(num_steps)
 
     def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.diffusion.init(key, obs, action, action[0])}
@@ -31,8 +31,7 @@ def noise_predictor(nets: "Networks", loss: Callable[..., Array], num_steps: int
         params: Params, target_params: Params, x: Batch, drawn: tuple[Array, Array]
     ) -> tuple[Array, Metrics]:
         noise, k = drawn
-        product = jnp.asarray(products)[k]
-        a_k = diffusion.mix(x.action, noise, product)
+        a_k, product = schedule.mix(x.action, noise, k)
         gradient = jax.grad(nets.mean_q(target_params["critic"], x.obs))(a_k)
         predicted = nets.predict_noise(params["actor"], x.obs, a_k, k, num_steps)
         return loss(predicted, noise, gradient, product), {}

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import adjoint, jax, jnp
+from qgf_jax.methods.lazy import adjoint, jax
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
@@ -36,28 +36,30 @@ def _qam(
     The base is the target copy of the flow policy, the critic the mean of its target network's
     members. In a consistent discretisation the base drift ahead of the path and on it are the same.
     """
-    h = 1.0 / num_steps
 
     def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"actor": nets.policy.init(key, obs, action, action[0])}
 
     def actor(params: Params, target_params: Params, x: Batch, key: Array) -> tuple[Array, Metrics]:
-        times = jnp.arange(num_steps) / num_steps
-        scale = adjoint.memoryless_scale(times, h)[:, None]
         frozen = nets.velocity(jax.lax.stop_gradient(params["actor"]), x.obs)
         base = nets.velocity(target_params["policy"], x.obs)
-        path, end = adjoint.memoryless_path(frozen, base, key, nets.chunk_dim, num_steps=num_steps)
 
         def q(action: Array) -> Array:
             return nets.mean_q(target_params["critic"], x.obs)(nets.clip(action))
 
-        def drift(a_t: Array, t: Array) -> Array:
-            return 2.0 * base(a_t, t + h if adjoint_ahead else t) - a_t / (t + h)
+        def gradient(end: Array) -> Array:
+            return -inverse_temperature * jax.grad(q)(end)
 
-        final = -inverse_temperature * jax.grad(q)(end)
-        pulled = adjoint.lean_adjoint(drift, path, final, num_steps=num_steps)
-        learned = nets.velocity(params["actor"], x.obs)
-        tilt = jax.vmap(learned)(path, times) - jax.vmap(base)(path, times)
-        return jnp.sum((2.0 / scale * tilt + scale * pulled) ** 2), {}
+        loss = adjoint.matching_loss(
+            nets.velocity(params["actor"], x.obs),
+            frozen,
+            base,
+            gradient,
+            key,
+            nets.chunk_dim,
+            num_steps=num_steps,
+            ahead=adjoint_ahead,
+        )
+        return loss, {}
 
     return Learner(init, {"actor": Loss(actor, weighted=adjoint_weighted)}, targets=("policy",))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from qgf_jax.bounds import Count, History, NonNegative
 from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.gaussians import gaussian_learner, mean_size
+from qgf_jax.methods.policies.gaussians import GaussianActor, mean_size
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ def _rebrac(
     action: their tuned runs have it at 0 for cubes, at 0.01 for humanoidmaze-medium, for example.
     """
 
+    gaussian = GaussianActor(nets)
+
     def distance_and_q(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Array]:
-        action = jnp.tanh(nets.gaussian.apply(params["actor"], x.obs)[0])
+        action = jnp.tanh(gaussian.mean(params, x))
         return jnp.sum((action - x.action) ** 2), nets.q_of(params["critic"], x.obs)(action)
 
     def combine(
@@ -43,7 +45,7 @@ def _rebrac(
         distance, q = mine
         return alpha * distance - q / mean_size(whole[1]), {"distance": distance}
 
-    return gaussian_learner(nets, Loss(distance_and_q, combine=combine))._replace(
+    return gaussian.learner(Loss(distance_and_q, combine=combine))._replace(
         targets=("actor",),
         every={"actor": delay},
         target_every={"actor": delay, "critic": delay},

@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.gaussians import (
+    GaussianActor,
     InverseTemperature,
     MaxWeight,
     advantage_weight,
-    gaussian_learner,
-    imitation,
 )
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
@@ -29,6 +28,8 @@ def _value_awr(
 ) -> Learner:
     """Cloning weighted by exp(inverse_temperature * (V(next_obs) - V(obs)))."""
 
+    gaussian = GaussianActor(nets)
+
     def actor(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
@@ -37,6 +38,6 @@ def _value_awr(
 
         advantage = value(x.next_obs) - value(x.obs)
         weight = advantage_weight(advantage, inverse_temperature, max_weight)
-        return weight * imitation(nets, params, x), {}
+        return weight * gaussian.imitation(params, x), {}
 
-    return gaussian_learner(nets, Loss(actor))
+    return gaussian.learner(Loss(actor))

@@ -22,7 +22,7 @@ def _denoised(
     posterior: Annotated[bool, "steps from the posterior; false: the public code's chain"] = True,
     num_steps: Annotated[Count, "steps of the diffusion"] = 10,
 ) -> Sample:
-    """Ancestral sampling of a diffusion policy, see `diffusion.sample`."""
+    """Ancestral sampling of a diffusion policy, see `NoiseSchedule.sample`."""
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
@@ -30,13 +30,7 @@ def _denoised(
         def noise(action: Array, k: Array) -> Array:
             return nets.predict_noise(params["actor"], obs, action, k, num_steps)
 
-        return diffusion.sample(
-            noise,
-            key,
-            nets.chunk_dim,
-            num_steps=num_steps,
-            posterior=posterior,
-            clip=nets.clip,
-        )
+        schedule = diffusion.NoiseSchedule.of(num_steps)
+        return schedule.sample(noise, key, nets.chunk_dim, posterior=posterior, clip=nets.clip)
 
     return sample

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import networks
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -16,7 +15,7 @@ def _hierarchical(nets: "Networks") -> Sample:
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del key, weight
-        code = networks.normalize_length(nets.high.apply(params["high"], obs)[0])
+        code = nets.subgoal(params["high"], obs)
         return nets.clip(nets.low.apply(params["low"], obs, code)[0])
 
     return sample
