@@ -245,7 +245,7 @@ BAD = {
     "d4rl: images": (_d4rl(_set("observations", np.zeros((30, 4, 4)))), "must have 2 axes"),
     "d4rl: text for actions": (_d4rl(_set("actions", np.array([b"a"] * 30))), "plain numbers"),
     "d4rl: NaN": (_d4rl(_at("observations", 3, np.nan)), "NaN or infinite in row 3"),
-    "d4rl: infinite action": (_d4rl(_at("actions", 2, np.inf)), "actions are NaN or infinite"),
+    "d4rl: infinite action": (_d4rl(_at("actions", 2, np.inf)), "actions is NaN or infinite"),
     "d4rl: too large": (_d4rl(_at("rewards", 2, 1e30)), "larger than 1e+09"),
     "d4rl: shuffled": (
         _d4rl(lambda c: c.update(observations=c["observations"][::-1].copy()), following=True),
@@ -280,7 +280,7 @@ BAD = {
     ),
     "npz: fewer rewards": (_npz(_set("rewards", np.zeros(7))), "rewards has 7 rows"),
     "npz: NaN": (_npz(_at("observations", 3, np.nan)), "in the order of time"),
-    "npz: infinite reward": (_npz(_at("rewards", 2, np.inf)), "rewards are NaN or infinite"),
+    "npz: infinite reward": (_npz(_at("rewards", 2, np.inf)), "rewards is NaN or infinite"),
     "npz: shuffled": (
         _npz(lambda c: c.update(observations=c["observations"][::-1].copy())),
         "not in the order of time",
@@ -302,7 +302,7 @@ BAD = {
     "npz: more than there is": (_npz_bytes(_claims), "says it holds 8796093022208 bytes"),
     "npz: a bomb": (
         _npz(lambda c: c.update(qpos=np.zeros((30, 2**20)))),
-        "which no episodes do",
+        "which no trajectories do",
     ),
     # robomimic
     "robomimic: D4RL's": (
@@ -426,7 +426,7 @@ BAD = {
                 lambda f: (f["episode_1"].__delitem__("actions"), _bomb(f["episode_1"], "actions"))
             )
         ),
-        "which no episodes do",
+        "which no trajectories do",
     ),
     # LeRobot
     "lerobot: no folder": (lambda folder: f"lerobot:{folder / 'x'}", "not LeRobot's layout"),

@@ -8,14 +8,16 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.data import layouts
-from qgf_jax.data.readers.recording import Episode
 from qgf_jax.data.summary import Summary
 from qgf_jax.errors import UserError, log_once
+
+if TYPE_CHECKING:
+    from qgf_jax.data.readers.recording import Episode
 
 
 class Rows(NamedTuple):
@@ -44,7 +46,7 @@ class Rows(NamedTuple):
         n = len(raw["observations"])
         for key, array in raw.items():
             _check_length(path, key, len(array), n)
-            _check_numbers(path, key, array)
+            check_numbers(path, key, array)
         actions, ends = raw.pop("actions"), raw.pop("terminals")
         _check_ends(path, ends)
         if not actions.any():
@@ -70,7 +72,7 @@ class Rows(NamedTuple):
         return _Peek(ends.astype(bool), widths, [path.stat().st_size, sums])
 
     @classmethod
-    def of_episode(cls, episode: Episode) -> "Rows":
+    def of_episode(cls, episode: "Episode") -> "Rows":
         """Its T transitions as T + 1 rows, the last without an action."""
         length = len(episode.actions)
         info = dict(episode.info)
@@ -132,7 +134,7 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
     layouts.check_ends(path, ends)
 
 
-def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
+def check_numbers(place: object, key: str, array: np.ndarray) -> None:
     """Refuses numbers that are not finite, or so large that sums of squares are not."""
     if array.dtype.kind != "f" or not array.size:
         return
@@ -143,7 +145,7 @@ def _check_numbers(path: Path, key: str, array: np.ndarray) -> None:
         bad = ~(np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
     row = int(np.argmax(bad))
     what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
-    raise UserError(f"{path}: {key} is {what} in row {row}: collect it again")
+    raise UserError(f"{place}: {key} is {what} in row {row}: collect it again")
 
 
 _LARGEST = 1e9
@@ -254,7 +256,7 @@ def _check_declared(
         _check_shape(path, key, shape)
         _check_bytes(path, key, math.prod(shape) * dtype.itemsize, size)
         total, shapes[key] = total + size, shape
-    _check_total(path, total, sum(info.compress_size for info in members.values()))
+    check_size(path, total, sum(info.compress_size for info in members.values()))
     return shapes
 
 
@@ -308,18 +310,21 @@ def _check_shape(path: Path, key: str, shape: tuple[int, ...]) -> None:
         raise UserError(f"{path}: {key} has shape {shape}; its rows are empty")
 
 
-def _check_total(path: Path, total: int, packed: int) -> None:
-    """Refuses what unpacks to more than trajectories do, or to more than the memory."""
-    if total > _BOMB and total > _RATIO * packed:
+def check_size(place: object, declared: int, packed: int) -> None:
+    """Refuses what unpacks to more than trajectories do, or to more than the memory.
+
+    `declared`: bytes of the arrays that will be in memory at once; `packed`: those of the file.
+    """
+    if declared > _BOMB and declared > _RATIO * packed:
         raise UserError(
-            f"{path}: it unpacks from {packed} to {total} bytes, which no trajectories do: "
+            f"{place}: it unpacks from {packed} to {declared} bytes, which no trajectories do: "
             "collect it again"
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if total > memory:
+    if declared > memory:
         raise UserError(
-            f"{path}: it takes {total / 2**30:.1f} GB and the machine has {memory / 2**30:.1f}: "
-            "use a part of it"
+            f"{place}: it takes {declared / 2**30:.1f} GB and the machine has "
+            f"{memory / 2**30:.1f}: use a part of it"
         )
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.readers.recording import check_size, reading
+from qgf_jax.data.formats import check_size
+from qgf_jax.data.readers.recording import reading
 from qgf_jax.errors import UserError
 
 

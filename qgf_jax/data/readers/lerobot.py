@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax.data.formats import check_size
 from qgf_jax.data.readers.hdf5 import sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
+from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, reading
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 

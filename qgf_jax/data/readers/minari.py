@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from qgf_jax.data.formats import check_size
 from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, check_size, reading
+from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, reading
 from qgf_jax.envs import spaces
 from qgf_jax.envs.carried import Carried
 from qgf_jax.envs.spaces import Parts

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from qgf_jax.data import formats
+from qgf_jax.data.formats import check_size
 from qgf_jax.data.readers import hdf5
-from qgf_jax.data.readers.recording import ALL, Choice, Recording, check_size, reading
+from qgf_jax.data.readers.recording import ALL, Choice, Recording, reading
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths

@@ -7,16 +7,13 @@
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_jax.data.formats import check_numbers
 from qgf_jax.errors import UserError, log
-
-LARGEST = 1e9
-"""Larger numbers are refused: sums of their squares are not finite in float32."""
 
 
 class Choice(NamedTuple):
@@ -147,7 +144,9 @@ def _checked(where: str, episode: Episode) -> Episode:
     arrays = {"observations": episode.observations, "actions": episode.actions, **episode.info}
     arrays |= {} if episode.rewards is None else {"rewards": episode.rewards}
     for key, array in arrays.items():
-        _check_numbers(where, key, array)
+        if array.dtype.kind not in "fiub":
+            raise UserError(f"{where}: {key} has type {array.dtype}; it must be plain numbers")
+        check_numbers(where, key, array)
     return episode._replace(
         observations=np.asarray(episode.observations, np.float32),
         actions=np.asarray(episode.actions, np.float32),
@@ -198,19 +197,6 @@ def _check_like(
             )
 
 
-def _check_numbers(where: str, key: str, array: np.ndarray) -> None:
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"{where}: {key} have type {array.dtype}: they must be plain numbers")
-    if array.dtype.kind != "f" or not array.size:
-        return
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.abs(array) <= LARGEST).reshape(len(array), -1).all(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        what = f"larger than {LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
-        raise UserError(f"{where}: {key} are {what} in row {row}: take it out")
-
-
 @contextlib.contextmanager
 def reading(place: object, library: str, *errors: type[Exception]) -> Generator[None]:
     """Turns the errors of `library`, and of the operating system, into one line about `place`."""
@@ -226,29 +212,8 @@ def reading(place: object, library: str, *errors: type[Exception]) -> Generator[
         raise UserError(f"{place}: {library} cannot read it: {_line(error)}: {_AGAIN}") from None
 
 
-_RATIO = 200
-"""Trajectories pack 2:1 to 20:1, flags 250:1 alone, and zeros 1000:1."""
-
 _AGAIN = "it is cut off, altered or of another format"
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:150] or type(error).__name__
-
-
-def check_size(place: object, declared: int, packed: int) -> None:
-    """Refuses a source that says to hold more than the machine does, or than its bytes can mean.
-
-    `declared`: bytes of the arrays that will be in memory at once; `packed`: bytes of the files.
-    """
-    if declared > 2**26 and declared > _RATIO * packed:
-        raise UserError(
-            f"{place}: it unpacks from {packed} to {declared} bytes, which no episodes do: "
-            "record it again"
-        )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if declared > memory:
-        raise UserError(
-            f"{place}: an episode takes {declared / 2**30:.1f} GB and the machine has "
-            f"{memory / 2**30:.1f}: use a part of it"
-        )
