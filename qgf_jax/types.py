@@ -126,8 +126,8 @@ class Spec(NamedTuple):
         )
 
     def unscaled(self) -> "Spec":
-        """The spec without normalisation."""
-        return self.scaled((), ())
+        """The spec without normalisation, of observations and of actions."""
+        return self.scaled((), ())._replace(action_shift=(), action_scale=())
 
     def record(self) -> dict[str, Any]:
         """As JSON; what is said of actions only where it is not as it always was."""

@@ -22,6 +22,7 @@ from qgf_jax.methods import table
 from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import part
 from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runs.run import _is_alike
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
@@ -118,6 +119,16 @@ def test_scales_of_another_width_are_refused():
     record = Spec(state=(3,), action=2, chunk=1, action_shift=(0.0,), action_scale=(1.0,)).record()
     with pytest.raises(ValueError, match="scales of actions"):
         Spec.of(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"), [({}, True), ({"action_scale": (1.0, 10.0 + 1e-6)}, True),
+                         ({"action_scale": (1.0, 10.01)}, False), ({"action_shift": (1.01, 0.0)}, False),
+                         ({"action_shift": (), "action_scale": ()}, False), ({"clip": False}, False)],
+)  # fmt: skip
+def test_a_resumed_run_has_the_same_scale_but_for_rounding(change, same):
+    spec = Spec((3,), 2, 1, action_shift=(1.0, 0.0), action_scale=(1.0, 10.0))
+    assert _is_alike(spec.record(), spec._replace(**change).record()) is same
 
 
 # The toy of test_toy.py: three modes of actions, of which the critic likes one corner best.

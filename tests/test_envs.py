@@ -42,6 +42,8 @@ def play_all(name, order, slots, workers):
         "pointmaze-medium-navigate-singletask-task1-v0",
         "pointmaze-teleport-navigate-singletask-task1-v0",
         "cube-single-play-singletask-task2-v0",
+        "Hopper-v5",
+        "Pendulum-v1",
     ],
 )
 def test_episode_is_a_function_of_its_seed_and_actions(name):

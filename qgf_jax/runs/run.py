@@ -242,9 +242,13 @@ def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         return False
     if before.unscaled() != now.unscaled() or len(before.mean) != len(now.mean):
         return False
+    if len(before.action_shift) != len(now.action_shift):
+        return False
+    means = zip(before.mean + before.action_shift, now.mean + now.action_shift, strict=True)
+    stds = zip(before.std + before.action_scale, now.std + now.action_scale, strict=True)
     return all(
         abs(mean - other) <= _ROUNDING * std and (abs(std - was) <= _ROUNDING * std or std == 1.0)
-        for mean, other, was, std in zip(before.mean, now.mean, before.std, now.std, strict=True)
+        for (mean, other), (was, std) in zip(means, stds, strict=True)
     )
 
 

@@ -155,7 +155,7 @@ class _Host(NamedTuple):
         shared |= {f"data's {k}": self.loaded.fingerprint.get(k) for k in _SAME_DATA}
         shared |= {"blocks": self.feed.blocks, "steps between blocks": self.feed.every}
         Hosts.barrier(json.loads(json.dumps(shared)))  # as the others' answers arrive
-        if self.spec == self.spec.unscaled():
+        if not self.spec.mean:
             return self.spec
         scale = np.array(self.spec.mean), np.array(self.spec.std)
         mean, std = self.layout.broadcast_from_host0(scale)
