@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -49,11 +50,20 @@ class WorkerPool(Simulator):
     ):
         super().__init__()
         self._loaded, self._name, self._workers = loaded, name, workers
-        self._per_seed = max(1, envs // loaded.seeds)
+        self._most = max(1, envs // loaded.seeds)
         self._keep_actions = keep_actions
-        self._programs: dict[Sampler, Act] = {}
-        self._turns = 1
+        self._programs: dict[tuple[Sampler, int], Act] = {}
+        self._per_seed = self._turns = 1
         self._pool: EnvPool
+
+    @staticmethod
+    def enough(seeds: int) -> int:
+        """How many environments a run of so many seeds should have at least; 0 on an accelerator.
+
+        On a CPU the policy acts for `_ROWS` of each seed whether there are as many or not: ten
+        environments of five seeds cost it as much as eighty. Up to 100, in 25 MB each.
+        """
+        return min(_ROWS * seeds, 100) if jax.default_backend() == "cpu" else 0
 
     def parts(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """The jobs of each task."""
@@ -69,14 +79,15 @@ class WorkerPool(Simulator):
         Raises `UserError` if the environment is not as the run's data.
         """
         name, loaded = self._name.with_task(jobs[0].task).full, self._loaded
+        self._per_seed = min(self._most, _most_at_once(jobs))
         with EnvPool(name, loaded.seeds * self._per_seed, self._workers) as pool:
             _check_widths(pool, loaded)
             self._pool = pool
             self._turns = _turns(pool.slots, self._per_seed, pool.workers)
             for sampler in dict.fromkeys(job.acts_as.sampler for job in jobs):
-                if sampler not in self._programs:
-                    size = -(-self._per_seed // self._turns)
-                    self._programs[sampler] = _compile_act(loaded, sampler, size)
+                if (sampler, self._group_size) not in self._programs:
+                    program = _compile_act(loaded, sampler, self._group_size)
+                    self._programs[sampler, self._group_size] = program
             yield
             self.usage.simulator_cpu_seconds += pool.cpu_seconds
             self.usage.cpu_seconds += pool.cpu_seconds
@@ -84,9 +95,25 @@ class WorkerPool(Simulator):
     def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
         groups = list(_groups(self._loaded.seeds, self._per_seed, self._turns))
-        act = self._programs[sampler]
+        act = self._programs[sampler, self._group_size]
         batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions)
         return batch.play(jobs)
+
+    @property
+    def _group_size(self) -> int:
+        """B, the environments of one seed that act together."""
+        return -(-self._per_seed // self._turns)
+
+
+def _most_at_once(jobs: Sequence[Job]) -> int:
+    """The most environments of one seed that have something to play at once.
+
+    On an accelerator without bound: the last bits of an action depend on how many act together, so
+    there the jobs that are left may have no say.
+    """
+    if jax.default_backend() != "cpu":
+        return sys.maxsize
+    return max(collections.Counter((job.acts_as.sampler, job.seed) for job in jobs).values())
 
 
 def _check_widths(pool: EnvPool, loaded: LoadedRun) -> None:
