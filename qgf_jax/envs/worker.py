@@ -30,9 +30,9 @@ from qgf_jax.errors import UserError
 class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
-    def __init__(self, name: EnvName, made: Callable[[Any], None]):
+    def __init__(self, name: str, parts: Widths, made: Callable[[Any], None]):
         family = Family.of(name)
-        self.env = family.make(name)
+        self.env = family.make(EnvName.parse(name).seen_as(parts))
         self._unsaid = {"success": 0.0} if family.says_success else {}
         self.bits = np.random.MT19937()
         # The first reset may compile a model, which must not look like stepping.
@@ -77,14 +77,13 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[Message | None])
         requests.put(None)
 
 
-def _serve(channel: socket.socket, text: str, count: int, parts: Widths) -> None:
+def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
-        family = Family.of(text)
+        family = Family.of(name)
         family.require()
-        name = EnvName.parse(text).seen_as(parts)
         with family.headless() as made:
-            slots = [_Slot(name, made) for _ in range(count)]
+            slots = [_Slot(name, parts, made) for _ in range(count)]
     except UserError as error:
         Message({"refused": str(error)}).send(channel)
         return
