@@ -12,6 +12,7 @@ import numpy as np
 
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import Env, EnvName, Family
 from qgf_jax.errors import UserError
 
@@ -59,6 +60,7 @@ def replay(place: Path, env: str) -> dict[str, Any]:
     name = EnvName.parse(env)
     name = name.with_task(name.tasks[0])
     source = Source.open(place)
+    name = name.seen_as(spaces.named(source.about.get("observations")))
     world = Family.of(name).make(name)
     played = [
         one for start, rows in _episodes(source) for one in _play(world, name, place, start, rows)

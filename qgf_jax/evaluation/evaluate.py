@@ -49,7 +49,7 @@ def evaluate(
     run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
-    name = EnvName.parse(run.config["env"])
+    name = run.env
     if simulator == ON_DEVICE:
         name = name.played_in(ON_DEVICE)
         Family.of(name).device_simulator(name)  # or one line that there is none

@@ -78,9 +78,10 @@ class WorkerPool(Simulator):
 
         Raises `UserError` if the environment is not as the run's data.
         """
-        name, loaded = self._name.with_task(jobs[0].task).full, self._loaded
+        name, loaded = self._name.with_task(jobs[0].task), self._loaded
         self._per_seed = min(self._most, _most_at_once(jobs))
-        with EnvPool(name, loaded.seeds * self._per_seed, self._workers) as pool:
+        slots = loaded.seeds * self._per_seed
+        with EnvPool(name.full, slots, self._workers, parts=name.parts) as pool:
             _check_widths(pool, loaded)
             self._pool = pool
             self._turns = _turns(pool.slots, self._per_seed, pool.workers)

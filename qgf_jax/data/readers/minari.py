@@ -1,7 +1,7 @@
 """Datasets of Minari (Younis et al., 2024), read with the library itself, and never downloaded.
 
 An episode has one observation more than actions, and says whether it terminated or was truncated.
-Observations of dictionaries are flattened in the order of their sorted keys.
+Observations of dictionaries are flattened in the order of their sorted keys, or of the chosen ones.
 """
 
 from collections.abc import Iterator
