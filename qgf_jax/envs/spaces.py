@@ -65,7 +65,8 @@ class Parts(NamedTuple):
 
     def row(self, observation: Any) -> np.ndarray:
         """[O] float32 of one observation."""
-        if len(self.widths) == 1 and not self.widths[0][0] and np.size(observation) == self.width:
+        key, width = self.widths[0]
+        if not key and np.size(observation) == width:  # one box, and in haste beside a simulator
             return np.asarray(observation, np.float32).reshape(-1)
         return self.rows("", _leading(observation))[0].astype(np.float32)
 
