@@ -226,6 +226,17 @@ def test_the_same_file_read_otherwise_is_another_dataset(tmp_path):
     assert about["observations"] == [["observation.state", 3]] and about["version"] == "v3.0"
 
 
+def test_a_part_of_the_episodes_is_another_dataset(tmp_path):
+    place = f"lerobot:{recordings.write_lerobot(tmp_path / 'lift', PLAYED)}"
+    sources = {
+        Manifest.read(
+            convert(place, tmp_path, name=f"x{split}", choice=Choice(split=split))[0]
+        ).record["source"]
+        for split in ("", "train", "test")
+    }
+    assert len(sources) == 3
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", ".x", "-x", "x" * 300, "a\0b"])
 def test_a_name_is_that_of_one_folder(name, tmp_path, capsys):
     recordings.write_minari("x-v0", PLAYED)

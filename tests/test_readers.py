@@ -1,5 +1,7 @@
 """Other people's formats: the episodes they hold, and what is refused."""
 
+import json
+
 import bad_recordings
 import numpy as np
 import pytest
@@ -78,6 +80,22 @@ def test_minari_has_every_transition_and_its_references(data_format):
     assert low.tolist() == [-1, -1] and high.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("scores", [(float("nan"), 1.0), (1.0, float("inf")), (2.0, 2.0), ("1", 3)])
+def test_minari_has_no_references_that_are_no_two_numbers(scores):
+    names = ("ref_min_score", "ref_max_score")
+    recordings.write_minari("hop-v0", PLAYED, metadata=dict(zip(names, scores, strict=True)))
+    assert "references" not in minari.open_recording("hop-v0").about
+
+
+def test_minari_says_which_states_have_no_row_for_each_observation(capsys):
+    """Those of the steps alone cannot be told to be before or after them."""
+    infos = {"qpos": np.zeros((len(PLAYED[0].actions), 2)), "qvel": np.zeros(7)}
+    recordings.write_minari("hop-v0", PLAYED[:1], infos=infos)
+    assert [e.info for e in minari.open_recording("hop-v0").checked()] == [{}]
+    said = capsys.readouterr().err
+    assert "7 observations are not read: qpos of shape (6, 2), qvel of shape (7,)" in said
+
+
 def test_minari_flattens_dictionaries_by_their_sorted_keys():
     from gymnasium.spaces import Box, Dict
 
@@ -135,6 +153,17 @@ def test_lerobot_has_its_frames_and_tasks(version, tmp_path, capsys):
     assert recording.about["tasks"] == ["lift the cube"] and recording.about["version"] == version
     assert "videos and images are not read yet: observation.images.top" in capsys.readouterr().err
     check(lerobot.open_recording(str(folder), Choice(split="test")), PLAYED[-1:], lost=True)
+
+
+@pytest.mark.parametrize("split", ["0", "3:3", "-1:2", "0:9", [0, 2], None])
+def test_lerobot_has_splits_of_its_episodes_only(split, tmp_path):
+    folder = recordings.write_lerobot(tmp_path / "lift", PLAYED)
+    path = folder / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["splits"] = [1] if split is None else {"part": split}
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match="split"):
+        lerobot.open_recording(str(folder), Choice(split="part"))
 
 
 def test_lerobot_says_what_an_end_means_or_the_user_does(tmp_path):

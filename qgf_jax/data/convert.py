@@ -131,6 +131,8 @@ def _contents(
     about = recording.described() | {"sha256": recording.sha256}
     if choice.ends:
         about["ends"] = choice.ends
+    if choice.split:
+        about["split"] = choice.split
     try:
         identity = fingerprint(about)
     except TypeError as error:

@@ -66,6 +66,8 @@ class Hdf5File(NamedTuple):
         if isinstance(link, h5py.ExternalLink):
             raise UserError(f"{self.path}: {name} is a link to another file: {remedy}")
         found = group[key]
+        if found.file.filename != self.root.filename:  # by a link on the way, or the group's own
+            raise UserError(f"{self.path}: {name} is a link to another file: {remedy}")
         if not isinstance(found, h5py.Dataset):
             raise UserError(f"{self.path}: {name} is a group, where an array should be")
         if found.is_virtual or found.external:

@@ -121,7 +121,8 @@ class Recording(NamedTuple):
             moved = moved or bool(episode.actions.any())
             yield episode
         if first is None:
-            raise UserError(f"{self.place}: there is no episode")
+            short = ", but such as have one transition and no observation after it" * bool(lost)
+            raise UserError(f"{self.place}: there is no episode{short}")
         if not moved:
             raise UserError(f"{self.place}: actions are all 0: nothing can be learned from them")
         if lost:
@@ -172,6 +173,8 @@ def _check_shapes(where: str, episode: Episode) -> None:
     if episode.rewards is not None and episode.rewards.shape != (length,):
         raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
     for key, array in episode.info.items():
+        if not array.ndim:
+            raise UserError(f"{where}: {key} has shape (): it must have a row for each observation")
         if len(array) != length + 1:
             raise UserError(f"{where}: {key} has {len(array)} rows, observations have {length + 1}")
 
