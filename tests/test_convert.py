@@ -14,7 +14,7 @@ from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source, _find
-from qgf_jax.errors import UserError
+from qgf_jax.errors import SaveError, UserError
 from qgf_jax.runs.files import fingerprint
 
 
@@ -83,6 +83,29 @@ def test_a_folder_of_somebody_else_stays(maze_data, tmp_path):
     notes.parent.symlink_to(tmp_path / "another disk")
     with pytest.raises(UserError, match="is there already"):
         convert(maze_data / f"{MAZE}.npz", tmp_path)
+
+
+def test_two_processes_do_not_write_one_folder(maze_data, tmp_path):
+    """The second one says so, and the first one's files stay."""
+    rows = Rows.read(maze_data / f"{MAZE}.npz")
+
+    def slices():
+        yield "a", rows
+        with pytest.raises(UserError, match=r"\.x\.partial: another process is writing there"):
+            Manifest.write(tmp_path / "x", [("b", rows)])
+        yield "b", rows
+
+    made = Manifest.write(tmp_path / "x", slices())
+    assert not made.why_invalid() and [*made.record["slices"]] == ["a", "b"]
+
+
+def test_what_is_in_the_place_of_a_partial_folder_stays(maze_data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").touch()
+    (tmp_path / ".x.partial").symlink_to(tmp_path / "mine")
+    with pytest.raises(SaveError, match="x could not be written"):
+        Manifest.write(tmp_path / "x", [("a", Rows.read(maze_data / f"{MAZE}.npz"))])
+    assert (tmp_path / "mine" / "thesis").exists()
 
 
 def test_bad_slices_leave_nothing(slices_data, tmp_path):

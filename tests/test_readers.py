@@ -9,7 +9,7 @@ import recordings
 
 from qgf_jax.data import readers
 from qgf_jax.data.readers import d4rl, lerobot, minari, robomimic
-from qgf_jax.data.readers.recording import Choice
+from qgf_jax.data.readers.recording import Choice, Episode, Recording
 from qgf_jax.errors import UserError
 
 PLAYED = recordings.episodes()
@@ -52,6 +52,20 @@ def test_d4rl_with_next_observations_has_every_transition(tmp_path, capsys):
     path = recordings.write_hdf5(tmp_path / "hopper.hdf5", columns)
     check(d4rl.open_recording(str(path)), PLAYED)
     assert "left out" not in capsys.readouterr().err
+
+
+def test_observations_that_float32_cannot_hold_are_named(tmp_path, capsys):
+    """Of all episodes together, whose constants may differ."""
+    columns = recordings.d4rl_columns(PLAYED, following=True)
+    for key in ("observations", "next_observations"):
+        columns[key] = columns[key].astype(float) * [1, 1e-4, 1] + [0, 1e5, 1e5]
+    path = recordings.write_hdf5(tmp_path / "hopper.hdf5", columns)
+    [*d4rl.open_recording(str(path)).checked()]
+    assert f"{path}: observation 1: too little spread" in capsys.readouterr().err
+    ones = [np.full((2, 1), x) for x in (1e5 + 0.1, 2e5 + 0.1)]
+    episodes = [Episode(x, x[:1], None, False) for x in ones]
+    [*Recording("x", "x", {}, "", None, lambda: iter(episodes)).checked()]
+    assert not capsys.readouterr().err
 
 
 def test_d4rl_keeps_what_was_running_when_the_file_ended(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import check_numbers
+from qgf_jax.data.summary import Rounding
 from qgf_jax.errors import UserError, log
 
 
@@ -105,16 +106,18 @@ class Recording(NamedTuple):
     def checked(self) -> Iterator[Episode]:
         """The episodes, as float32 of one width. Raises `UserError` that names episode and fault.
 
-        Says at the end in one line how many transitions were left out.
+        Says at the end in a line each how many transitions were left out, and which observations
+        float32 cannot hold.
         """
         first: dict[str, tuple[int, ...]] | None = None
-        lost, moved = 0, False
+        lost, moved, rounding = 0, False, Rounding()
         for number, episode in enumerate(self.episodes()):
             lost += episode.lost
             if episode.lost and not len(episode.actions):
                 continue
             where = f"{self.place}: episode {number}"
-            episode = _checked(where, episode)
+            given, episode = episode, _checked(where, episode)
+            rounding.add(given.observations, episode.observations)
             self._check_bounds(where, episode.actions.shape[1])
             here = _columns(episode)
             _check_like(where, here, first := first or here)
@@ -125,6 +128,7 @@ class Recording(NamedTuple):
             raise UserError(f"{self.place}: there is no episode{short}")
         if not moved:
             raise UserError(f"{self.place}: actions are all 0: nothing can be learned from them")
+        rounding.log(self.place)
         if lost:
             log(
                 f"data: {self.place}: {lost} transitions are left out, each the last of its episode, as "
