@@ -103,7 +103,7 @@ def sha256(*paths: Path) -> str:
     return sums[0] if len(sums) == 1 else hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
 
 
-@functools.lru_cache(maxsize=1000)
+@functools.lru_cache(maxsize=2**20)
 def _sha256(path: Path, size: int, changed: int) -> str:
     """Read once as long as the file's size and time of change stay, however many parts it has."""
     with path.open("rb") as file:

@@ -73,7 +73,15 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "tasks": _tasks(where, path),
     }
     name = path.resolve().name
-    return Recording(where, name, about, sha256(*files), None, lambda: _episodes(folder, means))
+    return Recording(
+        where,
+        name,
+        about,
+        sha256(*files),
+        None,
+        lambda: _episodes(folder, means),
+        files=tuple(files),
+    )
 
 
 def _library(where: str) -> Any:

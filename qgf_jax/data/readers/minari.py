@@ -42,7 +42,13 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
     name = metadata["dataset_id"].replace("/", "-")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Recording(
-        where, name, about, sha256(*files), bounds, lambda: _episodes(where, dataset, parts)
+        where,
+        name,
+        about,
+        sha256(*files),
+        bounds,
+        lambda: _episodes(where, dataset, parts),
+        files=tuple(files),
     )
 
 

@@ -8,6 +8,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,8 @@ class Recording(NamedTuple):
     """Reads all, one after another."""
     splits: tuple[str, ...] = ()
     """The source's own words for its training and its validation data, where it says both."""
+    files: tuple[Path, ...] = ()
+    """Those that `sha256` is of, where they are read later than it."""
 
     def described(self) -> dict[str, Any]:
         """What a manifest keeps: `about`, and the bounds of actions, `None` where there is none."""

@@ -49,6 +49,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         None,
         lambda: _episodes(path, names, tuple(zip(keys, widths, strict=True)), actions, ends),
         splits,
+        (path,),
     )
 
 
