@@ -142,6 +142,31 @@ def test_damage_is_found(maze_data, tmp_path, capsys):
         Source.open(folder)
 
 
+@pytest.mark.parametrize("key", ["slices", "summary", "trajectories", "fields", "about"])
+def test_a_manifest_sealed_anew_is_checked_too(key, maze_data, tmp_path, capsys):
+    (folder,) = convert(maze_data / f"{MAZE}.npz", tmp_path)[:1]
+    record = json.loads((folder / "manifest.json").read_text())
+    del record["sha256"]
+    record[key] = [1]
+    record["sha256"] = fingerprint(record)
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(folder)])
+    assert stop.value.code == 2 and "manifest.json: it was altered" in capsys.readouterr().err
+
+
+def test_verify_opens_what_it_calls_sound(maze_data, tmp_path, capsys):
+    (folder,) = convert(maze_data / f"{MAZE}.npz", tmp_path)[:1]
+    record = json.loads((folder / "manifest.json").read_text())
+    del record["sha256"]
+    record["slices"] = dict.fromkeys(record["slices"], 10)
+    record["sha256"] = fingerprint(record)
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit):
+        cli.main(["verify", str(folder)])
+    assert "terminals.npy: it was altered" in capsys.readouterr().err
+
+
 def test_data_from_before_there_were_checksums_go_on(maze_data, tmp_path, capsys):
     """Their files are as they were, and one line says what is not seen."""
     folder = convert(maze_data / f"{MAZE}.npz", tmp_path)[0]

@@ -55,7 +55,19 @@ class Manifest(NamedTuple):
             sizes = {name: size for name, (size, _) in record["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: it cannot be read: convert again") from None
-        if seal != fingerprint(record):
+        kinds = {
+            "fields": dict,
+            "slices": dict,
+            "summary": dict,
+            "source": str,
+            "trajectories": int,
+        }
+        whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+        if (
+            not whole
+            or not isinstance(record.get("about", {}), dict)
+            or seal != fingerprint(record)
+        ):
             raise UserError(f"{path}: it was altered: convert again")
         for name, size in sizes.items():
             file = folder / name
