@@ -122,10 +122,11 @@ class EnvName:
 class Env(Protocol):
     """One environment, for one task.
 
-    Three methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
-    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`, and
+    Four methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
+    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`,
     `set_state(columns) -> bool`, which after a reset puts the simulator into a recorded state: numbers
-    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could.
+    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could. And
+    `close()`, which ends processes and files of the environment's own.
     """
 
     action_dim: int
