@@ -129,6 +129,7 @@ def test_the_explicit_name_is_the_plain_one_where_that_is_enough():
         ("gymnasion:Hopper-v5", "family of environments 'gymnasion'.*did you mean 'gymnasium'"),
         ("minary:a-v0", "did you mean 'minari'"),
         ("nowhere:Hopper", "no module nowhere"),
+        ("json:Arm.make", "after the module json comes a function, as make_arm"),
         ("gymnasium:Hopper", "neither an id of Gymnasium's"),
         ("minari:hopper", "no id of a Minari dataset"),
         ("minari:no/such-v0", "there is no such dataset"),

@@ -371,6 +371,11 @@ def _resolve(name: str) -> tuple[Family, str]:
         for family in map(_family, _FAMILIES):
             if family.claims(name):
                 return family, name
+    if colon and is_module(prefix):
+        raise UserError(
+            f"environment {name!r}: after the module {prefix} comes a function, as make_arm, or "
+            "an id, as Arm-v1"
+        )
     if colon:
         raise UserError.unknown("family of environments", prefix, known)
     return _family(""), name

@@ -301,7 +301,9 @@ class _GymnasiumEnv:
         )
         return (
             self.parts.row(self._name, observation),
-            reward if type(reward) is float else self._number("reward", reward, finite=False),
+            float(reward)
+            if isinstance(reward, float)
+            else self._number("reward", reward, finite=False),
             bool(terminated or truncated),
             found,
         )
