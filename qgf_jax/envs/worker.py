@@ -40,11 +40,6 @@ class _Slot:
         said = getattr(self.env, "goal_position", None)
         return said() if said else None
 
-    def close(self) -> None:
-        """Ends what the environment has started, such as a simulator in a process of its own."""
-        with contextlib.suppress(Exception):
-            getattr(self.env, "close", bool)()
-
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
         set_bit_generator(self.bits)
@@ -118,8 +113,9 @@ def _serve(channel: socket.socket, name: str, count: int) -> None:
             reply["goal"] = slots[0].goal_position()
         reply["cpu_seconds"] = time.process_time() - started
         Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
-    for slot in slots:
-        slot.close()
+    for slot in slots:  # may have started a simulator in a process of its own
+        with contextlib.suppress(Exception):
+            getattr(slot.env, "close", bool)()
 
 
 def _cause(error: Exception) -> str:
