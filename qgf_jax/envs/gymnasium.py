@@ -298,11 +298,12 @@ class _GymnasiumEnv:
             said = info.get("is_success")
         if not isinstance(reward, float):
             reward = self._number("reward", reward, finite=False)
-        found = (
-            {} if said is None else {"success": min(max(self._number("success", said), 0.0), 1.0)}
-        )
         over = bool(terminated or truncated)
-        return self.parts.row(self._name, observation), float(reward), over, found
+        obs = self.parts.row(self._name, observation)
+        if said is None:
+            return obs, float(reward), over, {}
+        success = min(max(self._number("success", said), 0.0), 1.0)
+        return obs, float(reward), over, {"success": success}
 
     def _number(self, what: str, said: Any, *, finite: bool = True) -> float:
         """What the environment says as one number; an array of one is one."""

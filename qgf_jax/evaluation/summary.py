@@ -241,18 +241,29 @@ def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
     Success first, where there is such: kept are the weights whose success is within one standard error
     of the highest. Of these, kept are the weights whose return is within one standard error of the
     highest; the smallest of them is chosen (the one-standard-error rule of Breiman et al., 1984). The
-    standard error is that of the paired difference over the pairs that all weights have played.
+    standard error is that of the paired difference over the pairs that all weights have played. Without
+    a success, only weights with the fewest failed episodes are ranked: the return of one that the
+    simulator could not play to its end says nothing.
     """
     pairs, ranked = _common(
         {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}
     )
     weights = ranked
     line = next(iter(next(iter(candidates[ranked[0]].values())).values()))
+    if "success" not in line:
+        failed = {w: _failures(candidates[w], pairs) for w in weights}
+        weights = [w for w in weights if failed[w] == min(failed.values())]
     for name in ("success", "return") if "success" in line else ("return",):
         tables = {w: _tables(candidates[w], pairs, name) for w in weights}
         best = max(weights, key=lambda w: Interval.mean_and_error(tables[w])[0])
         weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
     return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
+
+
+def _failures(played: _Tasks, shared: Mapping[int, Set]) -> int:
+    return sum(
+        bool(played[task][pair].get("failed")) for task, pairs in shared.items() for pair in pairs
+    )
 
 
 def _common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set], list[Any]]:
