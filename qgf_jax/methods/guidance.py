@@ -96,7 +96,7 @@ def disagreement_gate(
     """exp(-rate * std(members(endpoint))), in (0, 1]: where a critic's members disagree, guide less.
 
     `members` is action [D] -> Q [E], the population's standard deviation is taken, and `rate` has the
-    units of 1 / Q. For `guide(gate=…)`. After Guided Action Flow, 2026, arXiv 2607.02092.
+    units of 1 / Q. For `guide(gate=…)`. After Tang et al., 2026, arXiv 2607.02092.
     """
 
     def gate(end: Array) -> Array:
