@@ -239,7 +239,7 @@ def test_guide_looks_at_the_endpoint_that_it_is_told_to(clip, at):
     """Q = a^2, so that the gradient is twice the endpoint: 1 + (1 - 0) * 2 = 3, or 1 in the box."""
     field = guide(lambda a, t: 2 * jnp.ones(1), lambda a: a[0] ** 2, weight=1.0, clip=clip)
     np.testing.assert_allclose(field(jnp.ones(1), 0.0), 2 + 2 * at)
-    with pytest.raises(UserError, match="give 'box' or 'none'"):
+    with pytest.raises(UserError, match="give 'box', 'straight_through' or 'none'"):
         guide(lambda a, t: a, lambda a: a[0], weight=1.0, clip="sphere")
 
 

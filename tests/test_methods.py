@@ -392,6 +392,7 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     bare = dataclasses.replace(restored, params=params)
     with pytest.raises(UserError, match="no calibration for step 2"):
         bare.sampler("qgf_relative")
+    bare.sampler("qpilots_u")  # units without constants
     constants = {k: v for k, v in constants.items() if k != "logit_std"}
     old = dataclasses.replace(restored, params=params | {"calibration": constants})
     old.sampler("qgf_relative")  # a file of an earlier version serves what it holds

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, checks, diffusion, flow, losses, networks
+    from qgf_jax.core import adjoint, checks, diffusion, flow, losses, networks, norms
 else:
 
     class _Module:
@@ -33,5 +33,17 @@ else:
     flow = _Module("qgf_jax.core.flow")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
+    norms = _Module("qgf_jax.core.norms")
 
-__all__ = ["adjoint", "checks", "diffusion", "flow", "jax", "jnp", "losses", "networks", "optax"]
+__all__ = [
+    "adjoint",
+    "checks",
+    "diffusion",
+    "flow",
+    "jax",
+    "jnp",
+    "losses",
+    "networks",
+    "norms",
+    "optax",
+]

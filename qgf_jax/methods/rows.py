@@ -95,6 +95,20 @@ row(
     weights=(0.3, 1.0, 3.0, 10.0),
 )
 row(
+    "qpilots_u",
+    "as qgf_jacobian, the weight a part of the velocity, the clip passed straight through, the first "
+    "step unguided",
+    # Without its pessimistic slope. Sources disagree on the Jacobian, see docs/guidance.md.
+    "Ruan et al., 2026, arXiv 2606.14801, QPILOTS-U",
+    options={
+        "rule": "one_step_jacobian",
+        "units": "velocity",
+        "straight_through": True,
+        "skip_first": True,
+    },
+    weights=(0.1, 0.2, 0.3, 0.5),
+)
+row(
     "qfql",
     "critic gradient at the noisy action",
     f"{_QGF}, Eq. 19",

@@ -20,6 +20,7 @@ from qgf_jax import config as configs
 from qgf_jax.bounds import Bound, Count, Finite, Index
 from qgf_jax.envs import spaces
 from qgf_jax.errors import UserError
+from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
@@ -125,7 +126,7 @@ class LoadedRun:
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
-        if settings.get("units", "raw") != "raw":
+        if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
         if lacking := builder.lacking(method, settings, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
