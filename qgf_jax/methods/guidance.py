@@ -73,7 +73,8 @@ def guide(
     if clip not in ("box", "none"):
         raise UserError(f"clip is {clip!r}: give 'box' or 'none'")
     end = endpoint if clip == "box" else functools.partial(endpoint, clip=False)
-    direct = found.make(_of_one(velocity), _scalar(q), _of_shape(end), **options)
+    asked = _of_slope(q) if "slope" in found.needs else _scalar(q)
+    direct = found.make(_of_one(velocity), asked, _of_shape(end), **options)
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)
@@ -106,6 +107,11 @@ def _of_shape(endpoint: Endpoint) -> Endpoint:
         return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
 
     return checked
+
+
+def _of_slope(slope: Callable[..., Array]) -> Callable[..., Array]:
+    """The slope, of the action's shape, else a `UserError`."""
+    return lambda action, t: flow.check_shape(slope(action, t), action, "slope")
 
 
 def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:
