@@ -427,7 +427,7 @@ def test_adjoint_matching_learns_from_a_path_that_it_does_not_differentiate():
             parts.target["critic"], at(parts.batch.obs, i), jnp.clip(a, -1, 1)
         ).mean()
         drift = lambda x, t, slow=slow: 2 * slow(x, t) - x / (t + 1 / STEPS)
-        pulled = adjoint._pull_back(drift, path, -2.0 * jax.grad(q)(end), num_steps=STEPS)
+        pulled = adjoint._lean_adjoint(drift, path, -2.0 * jax.grad(q)(end), num_steps=STEPS)
         fixed.append((path, pulled, jax.vmap(slow)(path, times)))
 
     def loss(mine):

@@ -28,7 +28,7 @@ def flow_adjoint(
         return x + velocity(x, t) / num_steps, x
 
     end, path = jax.lax.scan(step, noise, times)
-    return times, path, _pull_back(velocity, path, gradient(end), num_steps=num_steps)
+    return times, path, _lean_adjoint(velocity, path, gradient(end), num_steps=num_steps)
 
 
 def matching_loss(
@@ -57,9 +57,7 @@ def matching_loss(
     def drift(a_t: Array, t: Array) -> Array:
         return 2.0 * base(a_t, t + h if ahead else t) - a_t / (t + h)
 
-    # The base drift alone is differentiated, which leaves the terms out that vanish at the optimum: the
-    # lean adjoint of Domingo-Enrich et al., 2025.
-    pulled = _pull_back(drift, path, gradient(end), num_steps=num_steps)
+    pulled = _lean_adjoint(drift, path, gradient(end), num_steps=num_steps)
     tilt = jax.vmap(learned)(path, times) - jax.vmap(base)(path, times)
     return jnp.sum((2.0 / scale * tilt + scale * pulled) ** 2)
 
@@ -94,10 +92,14 @@ def _memoryless_path(
     return jnp.concatenate([path, last[None]]), end
 
 
-def _pull_back(
+def _lean_adjoint(
     drift: Callable[[Array, Array], Array], path: Array, final: Array, *, num_steps: int
 ) -> Array:
-    """Pulls `final` [D] back along `path` [T, D] by the steps x + drift(x, t) / T: [T, D]."""
+    """Pulls `final` [D] back along `path` [T, D] by the steps x + drift(x, t) / T: [T, D].
+
+    Domingo-Enrich et al., 2025: for a path of the tilted flow only the base drift is differentiated,
+    which leaves the terms out that vanish at the optimum. For the drift's own path nothing is left out.
+    """
 
     def step(adjoint: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         x, t = inputs
