@@ -52,6 +52,9 @@ def guide(
         act = lambda noise: jnp.clip(integrate(field, noise, num_steps=10), -1.0, 1.0)
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
+    In place of `q`, `rule="noise_aware"` takes (action, t) -> Q [], and `rule="learned_slope"`
+    (action, t) -> slope of Q [D].
+
     `rule` and `schedule` are names of parts, those of other packages among them; `cap` bounds the
     schedule that needs it, and `options` belong to the rule. The endpoint is clipped to [-1, 1], or not
     at all with `clip="none"`, as z-scored actions need; for another box give
