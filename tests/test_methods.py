@@ -285,6 +285,7 @@ ALL = {"iql", "td", "dqc", "contrastive"}
         ("qgf", ALL),
         ("qgf_distill", ALL),
         ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
+        ("agf", {"iql", "td", "dqc"}),  # so does this one
         ("cfgrl", {"iql"}),  # asks for a V in the units of Q
         ("iql", {"iql"}),
         ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return

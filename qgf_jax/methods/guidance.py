@@ -57,6 +57,9 @@ def guide(
         act = lambda noise: jnp.clip(integrate(field, noise, num_steps=10), -1.0, 1.0)
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
+    In place of `q`, `rule="noise_aware"` takes (action, t) -> Q [], and `rule="learned_slope"`
+    (action, t) -> slope of Q [D].
+
     `rule`, `schedule` and `units` are names of parts; `cap` bounds the schedule that needs it, `options`
     belong to the rule, and `calibration` has the constants of units that need some. The endpoint is
     clipped to [-1, 1]; for another box give `endpoint=functools.partial(flow.endpoint, low=…, high=…)`.
@@ -72,7 +75,7 @@ def guide(
     of actions, a `q` that is not one number, and a velocity or an endpoint of another shape.
     """
     end = _of_shape(_clipped(endpoint, clip))
-    direct = _rule(rule, options)(_of_one(velocity), _scalar(q), end)
+    direct = _rule(rule, options)(_of_one(velocity), _asked(rule, q), end)
     convert = _conversion(units, calibration, precondition)
     weigh = _weighting(weight, schedule, cap, skip_first)
     _check_slope_clip(slope_clip)
@@ -118,6 +121,11 @@ def _rule(name: str, options: Mapping[str, Any]) -> Callable[..., Direction]:
         if option not in found.fields:
             raise UserError.unknown(f"option of rule {name}", option, found.fields)
     return functools.partial(found.make, **options)
+
+
+def _asked(rule: str, q: Callable[..., Array]) -> Callable[..., Array]:
+    """What the rule asks in place of a critic, with its shape checked."""
+    return _of_slope(q) if "slope" in part("rule", rule).needs else _scalar(q)
 
 
 def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
@@ -204,6 +212,11 @@ def _of_shape(endpoint: Endpoint) -> Endpoint:
         return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
 
     return checked
+
+
+def _of_slope(slope: Callable[..., Array]) -> Callable[..., Array]:
+    """The slope, of the action's shape, else a `UserError`."""
+    return lambda action, t: flow.check_shape(slope(action, t), action, "slope")
 
 
 def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:

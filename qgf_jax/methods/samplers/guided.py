@@ -88,6 +88,8 @@ def _critic(
         return lambda action, t: nets.noisy_critic.apply(
             params["noisy_critic"], obs, action, networks.sinusoidal(jnp.asarray(t))
         )
+    if "slope" in needs:
+        return nets.velocity(params["slope"], obs)
     if "q" in needs:
         return (nets.q_of if scale == "value" else nets.q_logit_of)(params["critic"], obs)
     return _undeclared
