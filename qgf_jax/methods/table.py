@@ -337,10 +337,11 @@ class Builder(NamedTuple):
         """The `Learner` that trains the config's algorithm."""
         config = self.config
         nets, row = self.networks(), Method.named(config["algorithm"])
-        # What a critic bootstraps on is the policy that is trained, before any guidance.
-        sample = self.sample(row.at_zero or row.name)
         critic = config["critic"]
-        learners = [part("critic", critic).make(nets, sample, **config["critics"][critic])]
+        own = config["critics"][critic]
+        # What a critic bootstraps on is the policy that is trained, before any guidance.
+        acts_next = "reference" if own.get("next") == "reference" else row.at_zero or row.name
+        learners = [part("critic", critic).make(nets, self.sample(acts_next), **own)]
         given = config["policy"] | config["sampler"]
         for name in row.policies:
             learner = part("policy", name)
