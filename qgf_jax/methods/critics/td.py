@@ -40,7 +40,7 @@ def _td(
     members at the next action; with two members, rho = 1 is their minimum. `noise` smooths the
     target, as in Fujimoto et al., 2018.
 
-    The next action is that of `sample`, whom `next` names, or the best of `best_of` of its actions, as in
+    The next action is that of `sample`, whom `next` names, or the best of `best_of` of them, as in
     Q-chunking (Li et al., 2025b, arXiv 2507.07969). With `next` = "data" it is the data's chunk from the
     next observation on: SARSA (Rummery and Niranjan, 1994), the value of the policy that collected the
     data.
