@@ -330,6 +330,16 @@ def test_environments_take_turns_where_that_helps(monkeypatch):
     assert worker_pool._turns(8, 1, 2) == 1  # a seed's environment cannot be divided
 
 
+def test_by_default_each_seed_has_as_many_environments_as_the_policy_acts_for(monkeypatch):
+    enough = worker_pool.WorkerPool.enough
+    assert (enough(1), enough(5), enough(10)) == (16, 80, 100)
+    jobs = [Job((Arm("qgf", 1.0, 1),), s, 1, i) for s in (0, 1) for i in range(2 + s)]
+    assert worker_pool._most_at_once(jobs) == 3  # no environment without anything to play
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert enough(5) == 0  # bits depend on it there: the platform's number alone
+    assert worker_pool._most_at_once(jobs) > 1000
+
+
 def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):
     restored, rng = LoadedRun.open(run_folder), np.random.default_rng(0)
     obs = rng.normal(size=(2, 20, 2)).astype(np.float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
-from conftest import at, rows_of, tiny
+from conftest import ROOT, at, rows_of, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
 from qgf_jax import config as configs
@@ -205,3 +205,22 @@ def test_next_actions_that_there_are_not(algorithm, given, hint):
     choice = {"algorithm": algorithm, "critic": "td"}
     with pytest.raises(UserError, match=hint):
         configs.load(tiny_config.__file__, choice | texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "critic", "members", "whose"),
+    [
+        ("iql_2", "qgf", "iql", 2, None),
+        ("iql_10", "qgf", "iql", 10, None),
+        ("td_reference_10", "qgf", "td", 10, "reference"),
+        ("td_qam_10", "qam", "td", 10, "policy"),
+        ("sarsa_10", "qgf", "td", 10, "data"),
+    ],
+)
+def test_the_table_of_five_critics(name, algorithm, critic, members, whose):
+    config = configs.load(f"{ROOT}/experiments/configs/critics.py:cube_single_{name}")
+    assert (config.algorithm, config.critic) == (algorithm, critic)
+    assert config.networks.ensemble == members
+    assert config.networks.aggregate == ("min" if members == 2 else "pessimistic")
+    assert config.critics[critic].get("next") == whose
+    assert {"qgf", "qgf_jacobian", "best_of"} <= set(algorithms.Method.named(algorithm).serves)

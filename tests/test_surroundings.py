@@ -17,6 +17,7 @@ import qgf_jax
 from qgf_jax import cli
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import Stopped, UserError
 from qgf_jax.report import video
@@ -85,7 +86,7 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
         "pointmaze-medium-singletask-task1-v0"
     ).close()  # renders nothing, in this process
     monkeypatch.setattr(video.subprocess, "run", run)
-    video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
+    video._film(EnvName("w"), 1, np.zeros((1, 2)), tmp_path / "x.gif")
     assert seen["env"] == os.environ | {"MUJOCO_GL": used} and "-P" in seen["command"]
     assert (tmp_path / "x.gif").read_bytes() == b"film"
 

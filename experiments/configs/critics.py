@@ -11,9 +11,8 @@
 | td_qam_10 | the next action of QAM, which is trained beside it | 10 | the same |
 | sarsa_10 | the data's next action | 10 | the same |
 
-`iql_2` is what the paper trains (Zhou et al., 2026), `td_qam_10` the critic of its Fig. 10. Each run trains
-a flow policy of its own, on the same batches and in the same way, and serves every test-time method. Not
-run by us yet.
+`iql_2` is what the paper trains (Zhou et al., 2026), `td_qam_10` the critic of its Fig. 10. Each run
+trains its own flow policy, on the same batches, and serves every test-time method. Not run by us yet.
 """
 
 from typing import Any
@@ -58,7 +57,9 @@ VARIANTS = {f"{task}_{critic}": (task, critic) for task in TASKS for critic in C
 
 def get_config(variant: str = "cube_single_iql_2", **choice: str) -> ConfigDict:
     task, critic = VARIANTS[variant]
-    own = _CHOICES.get(critic, {"algorithm": "qgf", "critic": "td" if "iql" not in critic else "iql"})
+    own = _CHOICES.get(
+        critic, {"algorithm": "qgf", "critic": "td" if "iql" not in critic else "iql"}
+    )
     config = configs.make(**own | choice)
     configs.update(config, TASKS[task] | CRITICS[critic])
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 from qgf_jax.cli import Parser
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.replay import replay
+from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.runs.locks import TRAINING
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     if Manifest.is_in(flags.workdir):
         if why := Manifest.read(flags.workdir).why_invalid():
             raise UserError(why)
+        Source.open(flags.workdir)
         print(json.dumps({"data": str(flags.workdir), "sound": True}))
         return
     _verify(flags.workdir, rescue=flags.rescue)

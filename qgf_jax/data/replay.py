@@ -12,6 +12,7 @@ import numpy as np
 
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import Env, EnvName, Family
 from qgf_jax.errors import UserError
 
@@ -43,8 +44,9 @@ class _Played(NamedTuple):
     row: int
     moved: float
     """Distance from the recorded observation to the next one."""
-    off: float
-    """Distance from the recorded next observation to the one that was played."""
+    off: float | None
+    """Distance from the recorded next observation to the one that was played; `None` if there is none,
+    as after an action that ended the task in formats without final observations."""
     reward: float | None
     """The recorded one, if there is one."""
     reward_off: float
@@ -59,14 +61,21 @@ def replay(place: Path, env: str) -> dict[str, Any]:
     name = EnvName.parse(env)
     name = name.with_task(name.tasks[0])
     source = Source.open(place)
+    name = name.seen_as(spaces.named(source.about.get("observations")))
     world = Family.of(name).make(name)
     played = [
         one for start, rows in _episodes(source) for one in _play(world, name, place, start, rows)
     ]
-    moved = np.array([one.moved for one in played])
+    seen = [one for one in played if one.off is not None]
+    if not seen:
+        raise UserError(
+            f"{place} cannot be checked: each of its episodes ends with its first action, and no "
+            "observation is recorded after that"
+        )
+    moved = np.array([one.moved for one in seen])
     least = max(_STILL * float(np.median(moved)), 1e-6)
-    off = np.array([one.off for one in played]) / np.maximum(moved, least)
-    _check(place, name, "next observation", played, off)
+    off = np.array([one.off for one in seen]) / np.maximum(moved, least)
+    _check(place, name, "next observation", seen, off)
     result = {"data": str(place), "env": name.full, "transitions": len(played)}
     result["observations"] = _spread(off)
     rewards = [one.reward for one in played if one.reward is not None]
@@ -100,10 +109,11 @@ def _play(world: Env, name: EnvName, place: Path, start: int, rows: Rows) -> Ite
         obs, reward, over, _ = world.step(rows.actions[t])
         before, after = rows.observations[t : t + 2]
         recorded = rows.info["rewards"][t] if "rewards" in rows.info else None
+        unknown = "masks" in rows.info and not rows.info["masks"][t] and (before == after).all()
         yield _Played(
             start + t,
             float(np.linalg.norm(after - before)),
-            float(np.linalg.norm(obs[: len(after)] - after)),
+            None if unknown else float(np.linalg.norm(obs[: len(after)] - after)),
             recorded,
             abs(reward - recorded) if recorded is not None else 0.0,
         )
@@ -136,7 +146,7 @@ def _set_state(
     try:
         done = hasattr(world, "set_state") and world.set_state(state)
     except (AssertionError, ValueError, TypeError, IndexError):
-        widths = ", ".join(f"{key} of {len(value)}" for key, value in state.items())
+        widths = ", ".join(f"{key} of {np.size(value)}" for key, value in state.items())
         raise UserError(
             f"{place}: the state in row {row} ({widths}) does not fit {name.env_id}: this is another "
             "environment's file, or another version's"
@@ -149,7 +159,7 @@ def _set_state(
 
 def _check(place: Path, name: EnvName, what: str, played: list[_Played], off: np.ndarray) -> None:
     """Raises `UserError` if too many transitions lead elsewhere."""
-    apart = off > _APART
+    apart = ~(off <= _APART)  # NaN too
     if apart.mean() > _SHARE:
         row = played[int(np.argmax(apart))].row
         raise UserError(

@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from qgf_jax.envs.spaces import Widths
 from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import load_entry
 
@@ -72,6 +73,9 @@ class EnvName:
     """The prefix of the name; "" for the default family."""
     every_task: tuple[int, ...] = (1,)
     """All tasks of the environment."""
+    parts: Widths = ()
+    """Key and width of each part of an observation, in order, where the run's data name them. What has
+    dictionaries for observations is seen as these parts; they are not in `full`."""
 
     @staticmethod
     def parse(name: str) -> "EnvName":
@@ -91,7 +95,7 @@ class EnvName:
 
     @property
     def full(self) -> str:
-        """The whole name with its task; `parse` gives this object back, but for the simulator."""
+        """The whole name with its task; `parse` gives this object back, but for simulator and parts."""
         return self.env_id + (f"-task{self.task}" if self.task else "")
 
     @property
@@ -109,6 +113,10 @@ class EnvName:
     def played_in(self: _Name, simulator: str) -> _Name:
         """The same environment in one of `SIMULATORS`."""
         return dataclasses.replace(self, simulator="" if simulator == SIMULATORS[0] else simulator)
+
+    def seen_as(self: _Name, parts: Widths) -> _Name:
+        """The same environment with other `parts`."""
+        return dataclasses.replace(self, parts=parts)
 
     @property
     def _prefix(self) -> str:
@@ -154,14 +162,21 @@ class Labels:
     reads: Collection[str] = ("rewards", "masks")
     """Columns with labels that are heeded; in a file that has others, they are refused."""
 
-    def __init__(self, name: EnvName, widths: tuple[int, int] | None = None):
+    def __init__(
+        self, name: EnvName, widths: tuple[int, int] | None = None, bounds: Bounds | None = None
+    ):
         self.name = name
-        self._widths = widths
+        self._widths, self._bounds = widths, bounds
 
     @property
     def widths(self) -> tuple[int, int] | None:
         """(O, A): widths of an observation without its goal, and of an action. `None`: not checked."""
         return self._widths
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Those of actions, which the family is asked for where they are not known yet."""
+        return self._bounds or Family.of(self.name).bounds(self.name)
 
     def rewards(
         self, columns: Mapping[str, np.ndarray], path: Path

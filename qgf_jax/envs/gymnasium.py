@@ -8,9 +8,9 @@
 `gymnasium:NAME` says of the first three that they are meant, as of an id with the form of another
 family's names. A package or module must be installed, or in a folder that PYTHONPATH names.
 
-Observations are boxes, or dictionaries of boxes, flattened in the order of their sorted keys. Actions
-are boxes with any bounds. Such an environment has one task, and its data say what rows are worth. No
-JAX, and Gymnasium is imported on first use.
+Observations are boxes, or dictionaries of boxes, flattened in the order of their sorted keys, or by the
+parts that the data name (`EnvName.parts`). Actions are boxes with any bounds. Such an environment has
+one task, and its data say what rows are worth. No JAX, and Gymnasium is imported on first use.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ class _Gymnasium(Family):
 
     def make(self, name: EnvName) -> "_GymnasiumEnv":
         """The environment. Raises `UserError` if there is none, or if it is not made of boxes."""
-        return _GymnasiumEnv(name.env_id, self.gym(name))
+        return _GymnasiumEnv(name, self.gym(name))
 
     def gym(self, name: EnvName, **options: Any) -> Any:
         """The environment as Gymnasium has it; `options` are those of `gymnasium.make`."""
@@ -127,16 +127,16 @@ class _Gymnasium(Family):
         return made.bounds
 
     def labels(self, name: EnvName) -> Labels:
-        """The data's own, with the widths of the environment where it can be made."""
+        """The data's own, with widths and bounds of the environment where it can be made."""
         if self.missing():
             return Labels(name)
         made = self.make(name)
         made.env.close()
-        return Labels(name, (made.parts.width, made.action_dim))
+        return Labels(name, (made.parts.width, made.action_dim), made.bounds)
 
     def rendered(self, name: EnvName, size: int) -> "_GymnasiumEnv":
         """The environment with `render`; pictures are as large as the environment makes them."""
-        return _GymnasiumEnv(name.env_id, self.gym(name, render_mode="rgb_array"))
+        return _GymnasiumEnv(name, self.gym(name, render_mode="rgb_array"))
 
     def advice(self, dataset: str, folder: Path) -> str:
         """How data come here."""
@@ -227,11 +227,11 @@ def _unseen() -> Generator[None]:
 class _GymnasiumEnv:
     """An environment of Gymnasium as rows of numbers, its first state a function of the seed."""
 
-    def __init__(self, name: str, env: Any):
+    def __init__(self, name: EnvName, env: Any):
         self.env = env
-        self.parts = spaces.Parts.of(name, env.observation_space)
+        self.parts = spaces.Parts.as_in_data(name.env_id, env.observation_space, name.parts)
         """Keys and widths of an observation's parts, in order."""
-        self.bounds = spaces.bounds(name, env.action_space)
+        self.bounds = spaces.bounds(name.env_id, env.action_space)
         """The least and the largest action [A] each."""
         self.action_dim = len(self.bounds[0])
         self._low, self._high = self.bounds

@@ -12,12 +12,18 @@ import numpy as np
 
 from qgf_jax.errors import UserError
 
+Widths = tuple[tuple[str, int], ...]
+"""(key, numbers) of each part of an observation, in order."""
+
+_WHOLE = "observations"
+"""The key under which data have an observation that is not made of parts."""
+
 
 class Parts(NamedTuple):
     """The parts of an observation, in the order in which they are one row of numbers."""
 
-    widths: tuple[tuple[str, int], ...]
-    """(key, numbers) of each; the key is "" where there is one box."""
+    widths: Widths
+    """Of each; the key is "" where there is one box."""
 
     @classmethod
     def of(cls, where: str, space: Any, chosen: Sequence[str] = ()) -> "Parts":
@@ -25,11 +31,32 @@ class Parts(NamedTuple):
 
         Raises `UserError` for anything that is not made of boxes, and for a key that there is not.
         """
-        found = dict(_boxes(where, space, ""))
+        found = dict(_leaves(space))
         for key in chosen:
             if key not in found:
                 raise UserError.unknown(f"part of {where}'s observations", key, found)
-        return cls(tuple((key, found[key]) for key in chosen or found))
+        return cls(tuple((key, _width(where, key, found[key])) for key in chosen or found))
+
+    @classmethod
+    def as_in_data(cls, where: str, space: Any, data: Widths) -> "Parts":
+        """The parts of an environment's observations that its data have, in the data's order.
+
+        All where the data name none, or where the space is one box. Raises `UserError` for a part that
+        the environment lacks, or that has another width there.
+        """
+        if not data or type(space).__name__ != "Dict":
+            return cls.of(where, space)
+        found = dict(_leaves(space))
+        for key, width in data:
+            own = _width(where, key, found[key]) if key in found else None
+            if own != width:
+                has = f"no such part, but {', '.join(found)}" if own is None else str(own)
+                raise UserError(
+                    f"{where}: the data's observations have {width} numbers in {key!r}, the "
+                    f"environment's have {has}: these are another environment's data, or choose other "
+                    "parts with `qgf convert --observations`"
+                )
+        return cls(data)
 
     @property
     def width(self) -> int:
@@ -38,7 +65,8 @@ class Parts(NamedTuple):
 
     def row(self, observation: Any) -> np.ndarray:
         """[O] float32 of one observation."""
-        if len(self.widths) == 1 and not self.widths[0][0] and np.size(observation) == self.width:
+        key, width = self.widths[0]
+        if not key and np.size(observation) == width:  # one box, and in haste beside a simulator
             return np.asarray(observation, np.float32).reshape(-1)
         return self.rows("", _leading(observation))[0].astype(np.float32)
 
@@ -50,14 +78,18 @@ class Parts(NamedTuple):
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
 
 
+def part(where: str, observation: Any, key: str) -> Any:
+    """What dictionaries, one within another, have under `key`. Raises `UserError` if it is missing."""
+    for name in key.split("/") if key else ():
+        if not isinstance(observation, Mapping) or name not in observation:
+            raise UserError(f"{where}: observation {key!r} is missing")
+        observation = observation[name]
+    return observation
+
+
 def _part(where: str, observations: Any, key: str, width: int) -> np.ndarray:
     """[R, width] of the part `key`."""
-    array = observations
-    for name in key.split("/") if key else ():
-        if not isinstance(array, Mapping) or name not in array:
-            raise UserError(f"{where}: observation {key!r} is missing")
-        array = array[name]
-    array = np.asarray(array)
+    array = np.asarray(part(where, observations, key))
     array = array.reshape(len(array), -1)
     if array.shape[1] != width:
         raise UserError(
@@ -73,12 +105,31 @@ def _leading(observation: Any) -> Any:
     return np.asarray(observation)[None]
 
 
-def _boxes(where: str, space: Any, key: str) -> Sequence[tuple[str, int]]:
+def named(said: Any) -> Widths:
+    """The parts that a record of data names, [[key, width], …]; none if it says no such thing.
+
+    One box is not made of parts, whatever keys an environment has.
+    """
+    try:
+        parts = tuple((key, width) for key, width in said)
+    except (TypeError, ValueError):
+        return ()
+    sound = all(isinstance(key, str) and type(width) is int and width > 0 for key, width in parts)
+    return parts if sound and [key for key, _ in parts] != [_WHOLE] else ()
+
+
+def _leaves(space: Any, key: str = "") -> Sequence[tuple[str, Any]]:
+    """(key, space) of each part, whatever it is, in order."""
+    if type(space).__name__ != "Dict":
+        return [(key, space)]
+    prefix = f"{key}/" if key else ""
+    pairs = sorted(space.spaces.items())
+    return [leaf for name, inner in pairs for leaf in _leaves(inner, f"{prefix}{name}")]
+
+
+def _width(where: str, key: str, space: Any) -> int:
+    """The numbers of a part. Raises `UserError` unless it is a box of them."""
     kind = type(space).__name__
-    if kind == "Dict":
-        pairs = sorted(space.spaces.items())
-        prefix = f"{key}/" if key else ""
-        return [box for name, inner in pairs for box in _boxes(where, inner, f"{prefix}{name}")]
     name = f"observation {key!r}" if key else "observations"
     if kind != "Box":
         raise UserError(
@@ -88,7 +139,7 @@ def _boxes(where: str, space: Any, key: str) -> Sequence[tuple[str, int]]:
         raise UserError(
             f"{where}: {name}: images of shape {space.shape} are not supported: choose other parts"
         )
-    return [(key, math.prod(space.shape))]
+    return math.prod(space.shape)
 
 
 def bounds(where: str, space: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,12 @@
 """A process that owns some environments and steps them, whole chunks at a time.
 
-Run as `python -m qgf_jax.envs.worker FD NAME SLOTS`; speaks `wire.Message` over the socket FD. A fresh
-interpreter, not a fork: its parent runs JAX, whose threads do not survive forking.
+Run as `python -m qgf_jax.envs.worker FD NAME SLOTS PARTS`, where PARTS is `EnvName.parts` as JSON;
+speaks `wire.Message` over the socket FD. A fresh interpreter, not a fork: its parent runs JAX, whose
+threads do not survive forking.
 """
 
 import contextlib
+import json
 import os
 import queue
 import socket
@@ -18,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.spaces import Widths
 from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError
 
@@ -26,9 +30,9 @@ from qgf_jax.errors import UserError
 class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
-    def __init__(self, name: str, made: Callable[[Any], None]):
+    def __init__(self, name: str, parts: Widths, made: Callable[[Any], None]):
         family = Family.of(name)
-        self.env = family.make(EnvName.parse(name))
+        self.env = family.make(EnvName.parse(name).seen_as(parts))
         self._unsaid = {"success": 0.0} if family.says_success else {}
         self.bits = np.random.MT19937()
         # The first reset may compile a model, which must not look like stepping.
@@ -73,13 +77,13 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[Message | None])
         requests.put(None)
 
 
-def _serve(channel: socket.socket, name: str, count: int) -> None:
+def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
         family = Family.of(name)
         family.require()
         with family.headless() as made:
-            slots = [_Slot(name, made) for _ in range(count)]
+            slots = [_Slot(name, parts, made) for _ in range(count)]
     except UserError as error:
         Message({"refused": str(error)}).send(channel)
         return
@@ -128,7 +132,7 @@ def _main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     # The parent is gone or closing: that is how this ends.
     with contextlib.suppress(ConnectionError, KeyboardInterrupt):
-        _serve(channel, sys.argv[2], int(sys.argv[3]))
+        _serve(channel, sys.argv[2], int(sys.argv[3]), spaces.named(json.loads(sys.argv[4])))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -51,11 +52,20 @@ class WorkerPool(Simulator):
     ):
         super().__init__()
         self._loaded, self._name, self._workers = loaded, name, workers
-        self._per_seed = max(1, envs // loaded.seeds)
+        self._most = max(1, envs // loaded.seeds)
         self._keep_actions = keep_actions
-        self._programs: dict[Program, Act] = {}
-        self._turns = 1
+        self._programs: dict[tuple[Program, int], Act] = {}
+        self._per_seed = self._turns = 1
         self._pool: EnvPool
+
+    @staticmethod
+    def enough(seeds: int) -> int:
+        """How many environments a run of so many seeds should have at least; 0 on an accelerator.
+
+        On a CPU the policy acts for `_ROWS` of each seed whether there are as many or not: ten
+        environments of five seeds cost it as much as eighty. Up to 100, in 25 MB each.
+        """
+        return min(_ROWS * seeds, 100) if jax.default_backend() == "cpu" else 0
 
     def parts(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """The jobs of each task."""
@@ -70,15 +80,17 @@ class WorkerPool(Simulator):
 
         Raises `UserError` if the environment is not as the run's data.
         """
-        name, loaded = self._name.with_task(jobs[0].task).full, self._loaded
-        with EnvPool(name, loaded.seeds * self._per_seed, self._workers) as pool:
+        name, loaded = self._name.with_task(jobs[0].task), self._loaded
+        self._per_seed = min(self._most, _most_at_once(jobs))
+        slots = loaded.seeds * self._per_seed
+        with EnvPool(name.full, slots, self._workers, parts=name.parts) as pool:
             _check_widths(pool, loaded)
             self._pool = pool
             self._turns = _turns(pool.slots, self._per_seed, pool.workers)
             for program in dict.fromkeys(job.acts_as.program for job in jobs):
-                if program not in self._programs:
-                    size = -(-self._per_seed // self._turns)
-                    self._programs[program] = _compile_act(loaded, program, size)
+                if (program, self._group_size) not in self._programs:
+                    act = _compile_act(loaded, program, self._group_size)
+                    self._programs[program, self._group_size] = act
             yield
             self.usage.simulator_cpu_seconds += pool.cpu_seconds
             self.usage.cpu_seconds += pool.cpu_seconds
@@ -86,9 +98,25 @@ class WorkerPool(Simulator):
     def play(self, program: Program, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
         groups = list(_groups(self._loaded.seeds, self._per_seed, self._turns))
-        act = self._programs[program]
+        act = self._programs[program, self._group_size]
         batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions)
         return batch.play(jobs)
+
+    @property
+    def _group_size(self) -> int:
+        """B, the environments of one seed that act together."""
+        return -(-self._per_seed // self._turns)
+
+
+def _most_at_once(jobs: Sequence[Job]) -> int:
+    """The most environments of one seed that have something to play at once.
+
+    On an accelerator without bound: the last bits of an action depend on how many act together, so
+    there the jobs that are left may have no say.
+    """
+    if jax.default_backend() != "cpu":
+        return sys.maxsize
+    return max(collections.Counter((job.acts_as.program, job.seed) for job in jobs).values())
 
 
 def _check_widths(pool: EnvPool, loaded: LoadedRun) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from qgf_jax import config as configs
 from qgf_jax.bounds import Bound, Count, Finite, Index
+from qgf_jax.envs import spaces
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -232,6 +233,7 @@ class _Policy:
 
     def __init__(self, loaded: LoadedRun, sample: Sample, weight: float, seed: int | None):
         spec = self._spec = loaded.spec
+        self._parts = loaded.run.parts
         self._weight = np.float32(weight)
         self._params = loaded.params if seed is None else loaded.params_of(seed)
 
@@ -251,7 +253,7 @@ class _Policy:
 
     @backend.standardized
     def __call__(self, obs: Any, key: Array, goal: Any = None) -> Array:
-        obs = jnp.asarray(obs, jnp.float32)
+        obs = self._row(obs) if isinstance(obs, Mapping) else jnp.asarray(obs, jnp.float32)
         if goal is not None:
             obs = self._with_goal(obs, jnp.asarray(goal, jnp.float32))
         spec = self._spec
@@ -262,6 +264,24 @@ class _Policy:
                 f"or [B, {spec.width}]{last}"
             )
         return self._act(self._params, obs, key, self._weight)
+
+    def _row(self, observation: Mapping[str, Any]) -> Array:
+        """[O] or [B, O] of a dictionary of the parts that the run's data name."""
+        if not self._parts:
+            raise UserError(
+                "observation of parts: the run's data name none, so give it as one row of "
+                f"{self._spec.width} numbers"
+            )
+        arrays = []
+        for key, width in self._parts:
+            found = spaces.part("the policy", observation, key)
+            arrays.append(jnp.atleast_1d(jnp.asarray(found, jnp.float32)))
+            if arrays[-1].shape[-1] != width or arrays[-1].shape[:-1] != arrays[0].shape[:-1]:
+                raise UserError(
+                    f"observation {key!r} of shape {arrays[-1].shape}: the run wants [{width}], or "
+                    f"[B, {width}] with the same B for all"
+                )
+        return jnp.concatenate(arrays, axis=-1)
 
     def _with_goal(self, obs: Array, goal: Array) -> Array:
         if goal.shape[-1:] != (self._spec.goal_width,):
@@ -289,10 +309,11 @@ def load_policy(
         policy = qgf_jax.load_policy("runs/x", method="qgf", weight=3.0)
         chunk = policy(obs, jax.random.key(0))     # obs [O] -> [chunk, A]; obs [B, O] -> [B, chunk, A]
 
-    Where the run has goals, give one with each call: `policy(obs, key, goal=…)`, [G] or [B, G], or at
-    the end of the observations. Actions are in the environment's units, as those of the data were, and
-    are meant to be played open loop. `seed` is
-    the place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
+    Where the run's data name the parts of an observation, it may be a dictionary of them, each [width]
+    or [B, width]; others in it are left out. Where the run has goals, give one with each call:
+    `policy(obs, key, goal=…)`, [G] or [B, G], or at the end of the observations. Actions are in the
+    environment's units, as those of the data were, and are meant to be played open loop. `seed` is the
+    place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
     axis. `best_of` is the method's own number unless given, and `options` are those of the method's
     sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.
 
