@@ -34,9 +34,9 @@ def gathered(dataset, starts, chunk, n_step, blocks=1):
     return sampler.gather(on_device, sampler.locate(on_device, jnp.asarray(starts)))
 
 
-def check_next(batch, starts, actions, chunk, n_step, known=True):
+def check_next(batch, starts, actions, chunk, n_step, left=LEFT, known=True):
     """`known` [B]: whether the dataset holds what follows."""
-    whole = (LEFT[starts] >= n_step + chunk) & known
+    whole = (left[starts] >= n_step + chunk) & known
     ended = np.asarray(batch.discount) == 0
     np.testing.assert_array_equal(batch.next_weight, batch.weight * (whole | ended))
     assert np.asarray(batch.next_weight).sum() > 0
@@ -62,14 +62,15 @@ def test_the_next_chunk_begins_where_the_return_ends(chunk, n_step):
 
 
 def test_the_next_chunk_is_in_the_same_piece_or_block():
-    rows, ones = rows_of(LENGTHS), np.ones(TOTAL + len(LENGTHS))
+    rows, ones, left = rows_of([18, 4]), np.ones(24), np.r_[18:0:-1, 4:0:-1]
     made = Dataset.of(rows, ones, ones, chunk=2, discount=0.9, n_step=3, action_clip=None)
     pieces, actions = made.split(2, 3), rows.actions[~rows.ends]
     starts = [np.arange(piece.count_starts(3)) for piece in pieces]
     size, window = len(pieces[0].action), feeder._empty(jax.device_put(pieces[0]), 2)
     for i, (piece, mine) in enumerate(zip(pieces, starts, strict=True)):
         first = int(np.flatnonzero((actions == piece.action[0]).all(axis=1))[0])
-        check_next(gathered(piece, mine, 2, 3), first + mine, actions, 2, 3, mine + 5 <= size)
+        known = mine + 5 <= size
+        check_next(gathered(piece, mine, 2, 3), first + mine, actions, 2, 3, left, known)
         window = feeder._replace(window, jax.device_put(piece), i)
     both = gathered(window, window.nth_start(np.arange(2 * len(starts[0])), 3, 2), 2, 3, blocks=2)
     alone = [gathered(piece, mine, 2, 3) for piece, mine in zip(pieces, starts, strict=True)]
