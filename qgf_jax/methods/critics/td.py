@@ -41,9 +41,9 @@ def _td(
     target, as in Fujimoto et al., 2018.
 
     The next action is that of `sample`, whom `next` names, or the best of `best_of` of them, as in
-    Q-chunking (Li et al., 2025b, arXiv 2507.07969). With `next` = "data" it is the data's chunk from the
-    next observation on: SARSA (Rummery and Niranjan, 1994), the value of the policy that collected the
-    data.
+    Q-chunking (Li, Zhou and Levine, 2025, arXiv 2507.07969). With `next` = "data" it is the data's chunk
+    from the next observation on: SARSA (Rummery and Niranjan, 1994), the value of the policy that
+    collected the data.
     """
     if next != "data" and best_of > 1:
         sample = part("selector", "best_of").make(nets, sample, best_of)
