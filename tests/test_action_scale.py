@@ -113,6 +113,10 @@ def test_an_action_out_of_bounds_is_named():
 def test_without_bounds_the_user_chooses_another_scale():
     with pytest.raises(UserError, match="not bounded on both sides: set data.action_scale=std"):
         scaled(source_of(ACTIONS), {}, (LOW, np.array([2.0, np.inf])))
+    with pytest.raises(
+        UserError, match="number 1 .* bounds -10 and -10, with nothing between them"
+    ):
+        scaled(source_of(ACTIONS), {}, (LOW, np.array([2.0, -10.0])))
 
 
 def test_scales_of_another_width_are_refused():

@@ -91,6 +91,15 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
     assert (tmp_path / "x.gif").read_bytes() == b"film"
 
 
+def test_a_film_that_is_refused_says_why_and_no_other_remedy(monkeypatch, tmp_path):
+    said = b"Traceback\nqgf_jax.errors.UserError: w cannot be made: mend it\n"
+    done = types.SimpleNamespace(returncode=1, stderr=said)
+    monkeypatch.setattr(video.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(video.Family, "of", lambda _: types.SimpleNamespace(require=lambda: None))
+    with pytest.raises(UserError, match="^no film of w: w cannot be made: mend it$"):
+        video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
+
+
 @contextlib.contextmanager
 def odd_jax():
     """JAX as a program of somebody else's may have set it."""

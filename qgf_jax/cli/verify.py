@@ -1,6 +1,8 @@
 """qgf verify"""
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     if flags.replay != (flags.env is not None):
         parser.error("--replay and --env go together: name the data's environment")
     if flags.replay:
-        print(json.dumps(replay(flags.workdir, flags.env)))
+        with contextlib.redirect_stdout(sys.stderr):  # what an environment prints is none of ours
+            found = replay(flags.workdir, flags.env)
+        print(json.dumps(found))
         return
     if Manifest.is_in(flags.workdir):
         if why := Manifest.read(flags.workdir).why_invalid():

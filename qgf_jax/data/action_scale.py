@@ -67,9 +67,16 @@ class ActionScale(NamedTuple):
         if bounds is None:
             return cls(none, none, -1.0, 1.0, clip)
         low, high = (np.asarray(bound, np.float64) for bound in bounds)
-        if not np.isfinite([low, high]).all() or not (low < high).all():
+        if not np.isfinite([low, high]).all():
             raise UserError(
                 f"{source.path}: its actions are not bounded on both sides: set "
+                "data.action_scale=std or quantile"
+            )
+        if not (low < high).all():
+            number = int(np.argmin(low < high))
+            raise UserError(
+                f"{source.path}: number {number} of the environment's action has the bounds "
+                f"{low[number]:.4g} and {high[number]:.4g}, with nothing between them: set "
                 "data.action_scale=std or quantile"
             )
         if (low == -1).all() and (high == 1).all():

@@ -4,7 +4,8 @@ A file of another environment, or of another version of it, has the right widths
 next observations are others.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,10 +104,12 @@ def _play(world: Env, name: EnvName, place: Path, start: int, rows: Rows) -> Ite
     over = True
     for t in dict.fromkeys([*range(min(_FIRST, last + 1)), last] if last >= 0 else []):
         if over:
-            width = len(world.reset(0))
+            with _raising(place, name):
+                width = len(world.reset(0))
             _check_width(place, name, rows, width)
         _set_state(world, name, place, start + t, {key: column[t] for key, column in state.items()})
-        obs, reward, over, _ = world.step(rows.actions[t])
+        with _raising(place, name):
+            obs, reward, over, _ = world.step(rows.actions[t])
         before, after = rows.observations[t : t + 2]
         recorded = rows.info["rewards"][t] if "rewards" in rows.info else None
         unknown = "masks" in rows.info and not rows.info["masks"][t] and (before == after).all()
@@ -117,6 +120,18 @@ def _play(world: Env, name: EnvName, place: Path, start: int, rows: Rows) -> Ite
             recorded,
             abs(reward - recorded) if recorded is not None else 0.0,
         )
+
+
+@contextlib.contextmanager
+def _raising(place: Path, name: EnvName) -> Generator[None]:
+    """What an environment raises is one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise UserError(f"{place} cannot be checked: {name.env_id} raised {cause}") from error
 
 
 def _states(place: Path, rows: Rows) -> dict[str, np.ndarray]:

@@ -130,10 +130,11 @@ class EnvName:
 class Env(Protocol):
     """One environment, for one task.
 
-    Three methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
-    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`, and
+    Four methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
+    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`,
     `set_state(columns) -> bool`, which after a reset puts the simulator into a recorded state: numbers
-    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could.
+    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could. And
+    `close()`, which ends processes and files of the environment's own.
     """
 
     action_dim: int
@@ -385,6 +386,11 @@ def _resolve(name: str) -> tuple[Family, str]:
         for family in map(_family, _FAMILIES):
             if family.claims(name):
                 return family, name
+    if colon and is_module(prefix):
+        raise UserError(
+            f"environment {name!r}: after the module {prefix} comes a function, as make_arm, or "
+            "an id, as Arm-v1"
+        )
     if colon:
         raise UserError.unknown("family of environments", prefix, known)
     return _family(""), name

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
@@ -277,11 +278,12 @@ class EnvPool:
         self.goal = header.get("goal", self.goal)
         results = [Played(**result) for result in header.get("played", ())] or [None] * len(slots)
         answers: dict[int, _Answer] = {}
-        finite = np.isfinite(arrays["obs"].reshape(len(slots), -1)).all(axis=1)
-        for slot, obs, played, sound in zip(slots, arrays["obs"], results, finite, strict=True):
+        all_finite = bool(np.isfinite(arrays["obs"]).all())
+        for slot, obs, played in zip(slots, arrays["obs"], results, strict=True):
             if obs.shape != self._obs_shape:
                 raise _Broken(f"gave observations of shape {obs.shape}", slot)
-            if not (sound and (played is None or math.isfinite(played.reward))):
+            finite = all_finite or np.isfinite(obs).all()
+            if not (finite and (played is None or math.isfinite(played.reward))):
                 raise _Broken("gave an observation or reward that is not finite", slot)
             answers[slot] = (obs, played)
         return answers

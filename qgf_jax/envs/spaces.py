@@ -29,13 +29,25 @@ class Parts(NamedTuple):
     def of(cls, where: str, space: Any, chosen: Sequence[str] = ()) -> "Parts":
         """The parts of an observation space, all or the `chosen` ones in that order.
 
-        Raises `UserError` for anything that is not made of boxes, and for a key that there is not.
+        Raises `UserError` for anything that is not made of boxes, for a key that there is not, and
+        where two parts have one name or there is no number.
         """
-        found = dict(_leaves(space))
+        leaves = _leaves(space)
+        found = dict(leaves)
+        if len(found) < len(leaves):
+            raise UserError(
+                f"{where}: two parts of its observations are called alike ({', '.join(found)}), one by "
+                "a key with a slash and one within another: rename one"
+            )
         for key in chosen:
             if key not in found:
                 raise UserError.unknown(f"part of {where}'s observations", key, found)
-        return cls(tuple((key, _width(where, key, found[key])) for key in chosen or found))
+        parts = cls(tuple((key, _width(where, key, found[key])) for key in chosen or found))
+        if not parts.width:
+            raise UserError(
+                f"{where}: its observations have no number: they must be boxes of numbers"
+            )
+        return parts
 
     @classmethod
     def as_in_data(cls, where: str, space: Any, data: Widths) -> "Parts":
@@ -63,12 +75,12 @@ class Parts(NamedTuple):
         """O, the numbers of all."""
         return sum(width for _, width in self.widths)
 
-    def row(self, observation: Any) -> np.ndarray:
-        """[O] float32 of one observation."""
+    def row(self, where: str, observation: Any) -> np.ndarray:
+        """[O] float32 of one observation. Raises `UserError` if a part is missing."""
         key, width = self.widths[0]
         if not key and np.size(observation) == width:  # one box, and in haste beside a simulator
             return np.asarray(observation, np.float32).reshape(-1)
-        return self.rows("", _leading(observation))[0].astype(np.float32)
+        return self.rows(where, _leading(observation))[0].astype(np.float32)
 
     def rows(self, where: str, observations: Any) -> np.ndarray:
         """[R, O] of arrays [R, …], or of dictionaries of them. Raises `UserError` if one is missing."""
@@ -80,11 +92,10 @@ class Parts(NamedTuple):
 
 def part(where: str, observation: Any, key: str) -> Any:
     """What dictionaries, one within another, have under `key`. Raises `UserError` if it is missing."""
-    for name in key.split("/") if key else ():
-        if not isinstance(observation, Mapping) or name not in observation:
-            raise UserError(f"{where}: observation {key!r} is missing")
-        observation = observation[name]
-    return observation
+    found = _find(observation, key) if key else observation
+    if found is None:
+        raise UserError(f"{where}: observation {key!r} is missing")
+    return found
 
 
 def _part(where: str, observations: Any, key: str, width: int) -> np.ndarray:
@@ -92,10 +103,23 @@ def _part(where: str, observations: Any, key: str, width: int) -> np.ndarray:
     array = np.asarray(part(where, observations, key))
     array = array.reshape(len(array), -1)
     if array.shape[1] != width:
-        raise UserError(
-            f"{where}: observation {key!r} is {array.shape[1]} wide, its space says {width}"
-        )
+        what = f"observation {key!r} is" if key else "an observation is"
+        raise UserError(f"{where}: {what} {array.shape[1]} wide, its space says {width}")
     return array
+
+
+def _find(observations: Any, key: str) -> Any:
+    """What stands under `key`, itself or one within another; `None` if nothing does.
+
+    A key may have a slash of its own.
+    """
+    if not isinstance(observations, Mapping):
+        return None
+    if key in observations:
+        return observations[key]
+    heads = [key[:i] for i, letter in enumerate(key) if letter == "/" and key[:i] in observations]
+    within = (_find(observations[head], key[len(head) + 1 :]) for head in heads)
+    return next((found for found in within if found is not None), None)
 
 
 def _leading(observation: Any) -> Any:
@@ -154,4 +178,6 @@ def bounds(where: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{where}: its actions are a space {what}, which is not supported: they must be a box of "
             "floating-point numbers"
         )
+    if not math.prod(space.shape):
+        raise UserError(f"{where}: its actions are a box of shape {space.shape}, without a number")
     return space.low.reshape(-1), space.high.reshape(-1)

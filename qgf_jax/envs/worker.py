@@ -87,6 +87,9 @@ def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) ->
     except UserError as error:
         Message({"refused": str(error)}).send(channel)
         return
+    except Exception as error:  # whatever the simulator, or a user's environment, raises
+        Message({"refused": f"environment {name} does not begin ({_cause(error)})"}).send(channel)
+        return
     greeting = {"action_dim": slots[0].env.action_dim, "obs_width": slots[0].obs_width}
     Message(greeting).send(channel)
     requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -108,13 +111,20 @@ def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) ->
                     obs.append(after)
                     reply["played"].append(played)
         except Exception as error:
-            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            Message({"error": cause, "place": len(obs)}).send(channel)
+            Message({"error": _cause(error), "place": len(obs)}).send(channel)
             continue
         if header["op"] == "reset":
             reply["goal"] = slots[0].goal_position()
         reply["cpu_seconds"] = time.process_time() - started
         Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
+    for slot in slots:  # may have started a simulator in a process of its own
+        with contextlib.suppress(Exception):
+            getattr(slot.env, "close", bool)()
+
+
+def _cause(error: Exception) -> str:
+    """What was raised, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def leave_with(parent: int) -> None:

@@ -122,9 +122,15 @@ def _most_at_once(jobs: Sequence[Job]) -> int:
 def _check_widths(pool: EnvPool, loaded: LoadedRun) -> None:
     spec = loaded.spec
     if pool.action_dim != spec.action:
-        raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
+        raise UserError(
+            f"{pool.name} takes actions {pool.action_dim} wide, the run gives {spec.action}: this is "
+            "another environment than the run's, or another version"
+        )
     if pool.obs_width != spec.width:
-        raise UserError(f"{pool.name} is seen as {pool.obs_width} numbers, the run {spec.width}")
+        raise UserError(
+            f"{pool.name} gives observations {pool.obs_width} wide, the run takes {spec.width}: this is "
+            "another environment than the run's, or another version"
+        )
 
 
 def _turns(envs: int, per_seed: int, workers: int) -> int:
