@@ -16,14 +16,14 @@ from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.runs import loaded
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 
-QGF = Sampler("qgf", 1, ())
+QGF = Program("qgf", 1, ())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from qgf_jax import load_policy
 from qgf_jax.bounds import Field
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.files import Lines
@@ -140,7 +140,7 @@ def compiled():
 
 def acting(compile_act, restored, name, n=1):
     """weight -> the actions of method `name` at five observations, by the program of `evaluate`."""
-    act = compile_act(restored, Sampler(name, n, ()), FIVE)
+    act = compile_act(restored, Program(name, n, ()), FIVE)
     identity = np.stack([np.array([1, 7, i], np.int32) for i in range(FIVE)])[None]
 
     def actions(weight):
@@ -255,8 +255,8 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
 
 def test_choices_are_the_declared_parts():
+    from qgf_jax.core.aggregates import AGGREGATES
     from qgf_jax.core.layers import ACTIVATIONS
-    from qgf_jax.core.networks import AGGREGATES
 
     found = parts.part("sampler", "guided").fields
     options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}

@@ -170,8 +170,8 @@ def test_displacement_of_a_constant_push_is_its_sum_up_to_the_radius():
 
 @pytest.mark.parametrize("rule", [rule for rule in guidance.RULES if rule != "unguided"])
 def test_safeguards_are_of_every_rule(rule):
-    critic = (lambda a, t: q(a)) if rule == "noise_aware" else q
-    field = functools.partial(guidance.guide, linear, critic, weight=2.0, rule=rule)
+    asked = {"noise_aware": lambda a, t: q(a), "learned_slope": lambda a, t: jax.grad(q)(a)}
+    field = functools.partial(guidance.guide, linear, asked.get(rule, q), weight=2.0, rule=rule)
     v, plain = AT_A, at(field()) - AT_A
     np.testing.assert_allclose(at(field(gate=lambda end: 0.25)) - v, 0.25 * plain, rtol=1e-4)
     short = at(field(slope_clip=0.1)) - v

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Program
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.runs.loaded import LoadedRun
@@ -28,8 +29,9 @@ With as many as there are environments, the last bits of an action would depend 
 its place: a processor takes 8 numbers at a time and rounds otherwise in what is left over.
 """
 
-Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A]"""
+Act = Callable[..., np.ndarray]
+"""(obs [S, B, O], identity [S, B, 3], weight [S, B], a program's arguments [S, B] …) -> chunks
+[S, B, H, A]"""
 
 
 class WorkerPool(Simulator):
@@ -52,7 +54,7 @@ class WorkerPool(Simulator):
         self._loaded, self._name, self._workers = loaded, name, workers
         self._most = max(1, envs // loaded.seeds)
         self._keep_actions = keep_actions
-        self._programs: dict[tuple[Sampler, int], Act] = {}
+        self._programs: dict[tuple[Program, int], Act] = {}
         self._per_seed = self._turns = 1
         self._pool: EnvPool
 
@@ -85,18 +87,18 @@ class WorkerPool(Simulator):
             _check_widths(pool, loaded)
             self._pool = pool
             self._turns = _turns(pool.slots, self._per_seed, pool.workers)
-            for sampler in dict.fromkeys(job.acts_as.sampler for job in jobs):
-                if (sampler, self._group_size) not in self._programs:
-                    program = _compile_act(loaded, sampler, self._group_size)
-                    self._programs[sampler, self._group_size] = program
+            for program in dict.fromkeys(job.acts_as.program for job in jobs):
+                if (program, self._group_size) not in self._programs:
+                    act = _compile_act(loaded, program, self._group_size)
+                    self._programs[program, self._group_size] = act
             yield
             self.usage.simulator_cpu_seconds += pool.cpu_seconds
             self.usage.cpu_seconds += pool.cpu_seconds
 
-    def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+    def play(self, program: Program, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
         groups = list(_groups(self._loaded.seeds, self._per_seed, self._turns))
-        act = self._programs[sampler, self._group_size]
+        act = self._programs[program, self._group_size]
         batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions)
         return batch.play(jobs)
 
@@ -114,7 +116,7 @@ def _most_at_once(jobs: Sequence[Job]) -> int:
     """
     if jax.default_backend() != "cpu":
         return sys.maxsize
-    return max(collections.Counter((job.acts_as.sampler, job.seed) for job in jobs).values())
+    return max(collections.Counter((job.acts_as.program, job.seed) for job in jobs).values())
 
 
 def _check_widths(pool: EnvPool, loaded: LoadedRun) -> None:
@@ -156,23 +158,23 @@ def _groups(seeds: int, per_seed: int, count: int) -> Iterator[np.ndarray]:
         yield np.arange(seeds)[:, None] * per_seed + places
 
 
-def _compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
-    """The one program that acts for a whole sweep of weights.
+def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
+    """The one program that acts for a whole sweep of weights, and of numbers of options.
 
-    (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
-    (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
+    (obs [S, B, O], identity [S, B, 3], weight [S, B], arguments [S, B] …) -> chunks [S, B, H, A], where
+    identity is (task, episode, how many chunks came before), of which the noise is made. S seeds and
     B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
     the seeds are divided among them. On a CPU an action is the same to the last bit whatever B is and
     whoever acts beside it.
     """
-    actor, spec = loaded.actor(*sampler), loaded.spec
+    actor, spec = loaded.actor(*program), loaded.spec
     rows = _ROWS if jax.default_backend() == "cpu" else per_seed
 
     def batch(args: tuple[Any, ...]) -> Array:
         params, *rest = args
 
         def block(some: Any) -> Array:
-            return jax.vmap(actor, in_axes=(None, 0, 0, 0))(params, *some)
+            return jax.vmap(functools.partial(actor, params))(*some)
 
         def blocks(x: Array) -> Array:
             filled = jnp.pad(x, [(0, -per_seed % rows), *((0, 0) for _ in x.shape[1:])])
@@ -186,11 +188,12 @@ def _compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
     shapes = (
         jax.ShapeDtypeStruct((*shape, spec.width), np.float32, sharding=sharding),
         jax.ShapeDtypeStruct((*shape, 3), np.int32, sharding=sharding),
-        jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding),
+        *[jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)]
+        * (1 + len(program.arguments)),
     )
     act = jax.jit(lambda *args: seeds.over_seeds(batch, args))
-    program = act.lower(params, *shapes).compile()
-    return lambda obs, identity, weight: np.asarray(program(params, obs, identity, weight))
+    compiled = act.lower(params, *shapes).compile()
+    return lambda *asked: np.asarray(compiled(params, *asked))
 
 
 class _Asked(NamedTuple):
@@ -226,6 +229,7 @@ class _Batch:
         self._obs = np.zeros((slots, loaded.spec.width), np.float32)
         self._identity = np.zeros((slots, 3), np.int32)
         self._weight = np.zeros(slots, np.float32)
+        self._numbers = np.zeros((0, slots), np.float32)
         self._live: dict[int, tuple[Job, Result]] = {}
         self._queues: list[collections.deque[Job]] = []
         self._actions: dict[int, list[np.ndarray]] | None = {} if keep_actions else None
@@ -233,8 +237,11 @@ class _Batch:
     def play(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
         """Each job, with its result, when its episode is over."""
         self._queues = [collections.deque() for _ in range(self._seeds)]
+        jobs = list(jobs)
         for job in jobs:
             self._queues[job.seed].append(job)
+        arguments = len(jobs[0].acts_as.numbers) if jobs else 0
+        self._numbers = np.zeros((arguments, len(self._weight)), np.float32)
         asked = collections.deque([(group, self._ask(group)) for group in self._groups])
         while asked:
             group, (begun, gone_on) = asked.popleft()
@@ -271,6 +278,7 @@ class _Batch:
             self._live[slot] = (job, {"return": 0.0, "length": 0, "started": time.perf_counter()})
             self._identity[slot] = (job.task, job.episode, 0)
             self._weight[slot] = job.acts_as.weight
+            self._numbers[:, slot] = job.acts_as.numbers
         return self._pool.ask_reset(list(ready), list(ready.values())) if ready else None
 
     def _go_on(self, slots: list[int], group: np.ndarray) -> Move | None:
@@ -278,7 +286,8 @@ class _Batch:
         if not slots:
             return None
         started = time.perf_counter()
-        chunks = self._act(self._obs[group], self._identity[group], self._weight[group])
+        arrays = (self._obs, self._identity, self._weight, *self._numbers)
+        chunks = self._act(*(array[group] for array in arrays))
         self._usage.waited_for_policy += time.perf_counter() - started
         by_slot = dict(
             zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True)

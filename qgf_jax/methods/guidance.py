@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import flow, jax, jnp, norms
+from qgf_jax.methods.lazy import aggregates, flow, jax, jnp, norms
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
@@ -109,7 +109,7 @@ def disagreement_gate(
                 f"members returned shape {jnp.shape(q)} for one action: they must return [E], a "
                 "number for each member of the ensemble"
             )
-        return jnp.exp(-rate * jnp.std(q))
+        return jnp.exp(-rate * aggregates.spread(q))
 
     return gate
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, checks, diffusion, flow, losses, networks, norms
+    from qgf_jax.core import adjoint, aggregates, checks, diffusion, flow, losses, networks, norms
 else:
 
     class _Module:
@@ -30,6 +30,7 @@ else:
     adjoint = _Module("qgf_jax.core.adjoint")
     checks = _Module("qgf_jax.core.checks")
     diffusion = _Module("qgf_jax.core.diffusion")
+    aggregates = _Module("qgf_jax.core.aggregates")
     flow = _Module("qgf_jax.core.flow")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
@@ -37,6 +38,7 @@ else:
 
 __all__ = [
     "adjoint",
+    "aggregates",
     "checks",
     "diffusion",
     "flow",

@@ -5,9 +5,10 @@ Nothing here trains: no optimiser, no data and no simulator is imported or built
 
 import contextlib
 import dataclasses
+import functools
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Sample, Spec
 
-Act = Callable[[Params, Array, Array, Array], Array]
-"""(params of one seed, obs [O], key or identity, weight []) -> action."""
+Act = Callable[..., Array]
+"""(params of one seed, obs [O], identity, weight [], numbers [] …) -> chunk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,19 +146,35 @@ class LoadedRun:
                 "of logits: remove it and give the same `qgf train` again, which measures it"
             )
 
-    def actor(self, method: str, best_of: int = 1, options: algorithms.Options = ()) -> Act:
-        """(params of one seed, obs [O], identity [3], weight []) -> chunk [H, A]; not compiled.
+    def actor(
+        self,
+        method: str,
+        best_of: int = 1,
+        options: algorithms.Options = (),
+        arguments: Sequence[str] = (),
+    ) -> Act:
+        """(params of one seed, obs [O], identity [3], weight [], numbers [] …) -> chunk [H, A].
 
-        For evaluation, in the environment's units. identity is (task, episode, how many chunks came
-        before), of which the noise is made. Raises `UserError` as `sampler` does.
+        For evaluation, in the environment's units; not compiled. identity is (task, episode, how many
+        chunks came before), of which the noise is made. `arguments` are further options, whose numbers
+        come with each call and may be traced. Raises `UserError` as `sampler` does, and, when called,
+        for a part that asks for the value of a traced number.
         """
-        sample, spec, root = self.sampler(method, best_of, options), self.spec, jax.random.key(0)
+        spec, root = self.spec, jax.random.key(0)
+        make = functools.partial(self.sampler, method, best_of)
+        fixed = None if arguments else make(options)
 
-        def act(params: Params, obs: Array, identity: Array, weight: Array) -> Array:
+        def act(params: Params, obs: Array, identity: Array, weight: Array, *numbers: Any) -> Array:
             key = root
             for part in identity:
                 key = jax.random.fold_in(key, part)
-            action = sample(params, spec.observation(obs), key, weight)
+            try:
+                sample = fixed or make((*options, *zip(arguments, numbers, strict=True)))
+                action = sample(params, spec.observation(obs), key, weight)
+            except jax.errors.ConcretizationTypeError as error:
+                if not arguments:
+                    raise
+                raise UserError(_untraceable(method, arguments)) from error
             return spec.to_environment(action.reshape(spec.chunk, spec.action))
 
         return act
@@ -180,6 +197,13 @@ class LoadedRun:
         if seed is not None and not 0 <= seed < self.seeds:
             raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
         return _Policy(self, sample, weight, seed)
+
+
+def _untraceable(method: str, arguments: Sequence[str]) -> str:
+    return (
+        f"{method}: a part asks for the value of {' or '.join(arguments)} while the program "
+        "is made: compute with it by jax.numpy, jnp.where in place of if"
+    )
 
 
 def _check_networks(run: Run, spec: Spec, params: Params, step: int) -> None:

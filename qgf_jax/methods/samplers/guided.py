@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
-from qgf_jax.methods.lazy import flow, jax, jnp, networks
+from qgf_jax.methods.lazy import checks, flow, jax, jnp, networks
 from qgf_jax.methods.parts import Names, Part, part, sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -48,7 +48,7 @@ def _guided(
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
     clip = ("straight_through" if straight_through else "box") if nets.spec.clip else "none"
-    if gate and nets.ensemble < 2:
+    if not checks.is_off(gate) and nets.ensemble < 2:
         raise UserError("gate needs members that can disagree, and networks.ensemble is 1")
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
@@ -64,17 +64,17 @@ def _guided(
             clip=clip,
             units=units,
             calibration=_constants(params, unit, scale),
-            slope_clip=slope_clip or None,
+            slope_clip=None if checks.is_off(slope_clip) else slope_clip,
             gate=_gate(nets, params, obs, gate, scale),
             skip_first=skip_first,
             **options,
         )
         noise = jax.random.normal(key, (nets.chunk_dim,))
         steps = {"num_steps": num_steps, "unroll": "concrete_t" in end.needs}
-        if trust_radius:
-            action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
-        else:
+        if checks.is_off(trust_radius):
             action = flow.integrate(field, noise, **steps)
+        else:
+            action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
         return nets.clip(action)
 
     return sample
@@ -96,10 +96,10 @@ def _critic(
 
 
 def _gate(
-    nets: "Networks", params: Params, obs: Obs, rate: float, scale: str
+    nets: "Networks", params: Params, obs: Obs, rate: Array | float, scale: str
 ) -> Callable[[Array], Array] | None:
     """That of the critic's members, in the units of what is climbed; `None` at rate 0."""
-    if not rate:
+    if checks.is_off(rate):
         return None
     members = nets.apply_ensemble if scale == "value" else nets.ensemble_logits
     return guidance.disagreement_gate(lambda end: members(params["critic"], obs, end), rate)
