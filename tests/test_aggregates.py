@@ -200,11 +200,14 @@ def test_a_sweep_of_numbers_is_compiled_once(run_folder, tmp_path, monkeypatch):
         return real(self, method, best_of, options)
 
     monkeypatch.setattr(LoadedRun, "sampler", counting)
-    sweep = Arm.sweep([*(f"qgf:rho={rho}" for rho in (0, 0.5, 1, 2)), "qgf"], [0.5, 1.0])
+    safe = [f"qgf:gate={x}:slope_clip={x}:trust_radius={x}" for x in (0.1, 0.3)]
+    swept = [*(f"qgf:rho={rho}" for rho in (0, 0.5, 1, 2)), "qgf", *safe]
+    sweep = Arm.sweep(swept, [0.5, 1.0])
     evaluate(
         run_folder, sweep, episodes=1, tasks=(1,), envs=4, simulator="jax", out=tmp_path / "out"
     )
-    assert sorted(traces) == [("qgf", []), ("qgf", ["rho"])]
+    numbers = ["gate", "slope_clip", "trust_radius"]
+    assert sorted(traces) == [("qgf", []), ("qgf", numbers), ("qgf", ["rho"])]
     lines = Lines.read(tmp_path / "out" / "episodes.jsonl").records
     options = [line["options"] for line in lines]
-    assert len(lines) == 5 * 2 * 2 * 2 and options.count({"rho": 0.5}) == options.count({}) == 8
+    assert len(lines) == 7 * 2 * 2 * 2 and options.count({"rho": 0.5}) == options.count({}) == 8
