@@ -7,14 +7,17 @@ are the files of `methods/rules`; each is an attribute of this module too.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import flow, jnp
+from qgf_jax.methods.lazy import flow, inpainting, jnp
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Endpoint, Velocity
+
+if TYPE_CHECKING:
+    from qgf_jax.core.inpainting import Overlap
 
 
 def __getattr__(name: str) -> Any:
@@ -40,6 +43,7 @@ def guide(
     endpoint: Endpoint = one_straight_step,
     clip: Literal["box", "none"] = "box",
     precondition: Callable[[Array, Array], Array] | None = None,
+    overlap: "Overlap | None" = None,
     **options: Any,
 ) -> Velocity:
     """The guided velocity, `velocity + weight * direction`, as a function of (action [D], t []).
@@ -58,6 +62,10 @@ def guide(
     `endpoint=functools.partial(flow.endpoint, low=…, high=…)`. Where t = 1 is noise, as in openpi and
     LeRobot, give `lambda a, t: -velocity(a, 1 - t)`.
 
+    `overlap`, as `qgf_jax.overlap` makes it of the chunk that is being played, adds real-time chunking,
+    see `inpainting.inpainted`. Q and this term share one backward pass of the velocity where the rule's
+    direction is Jᵀ ∇Q and there is no `precondition`.
+
     Raises `UserError` for a rule, an option or a schedule that does not exist. What it returns raises
     it for a batch of actions, a weight or a value of `q` that is not one number, and a velocity or an
     endpoint of another shape than the action's.
@@ -73,16 +81,32 @@ def guide(
     if clip not in ("box", "none"):
         raise UserError(f"clip is {clip!r}: give 'box' or 'none'")
     end = endpoint if clip == "box" else functools.partial(endpoint, clip=False)
-    direct = found.make(_of_one(velocity), _scalar(q), _of_shape(end), **options)
+    velocity, q, end = _of_one(velocity), _scalar(q), _of_shape(end)
+
+    def weight_at(t: Array, action: Array) -> Array:
+        return weight * factor(jnp.asarray(t, action.dtype), cap)
+
+    if overlap is not None and precondition is None and "jacobian" in found.provides:
+
+        def both(action: Array, t: Array) -> Array:
+            weight_now = weight_at(t, action)
+            live = weight_now != 0
+            divisor = jnp.where(live, weight_now, 1.0)  # of inpainting: multiplied by it below
+            ends = inpainting.pulled(end, overlap, divisor)
+            climbed = inpainting.climbed_if(live, q)
+            v, direction = found.make(velocity, climbed, ends, **options)(action, t)
+            return v + divisor * direction
+
+        return both
+    direct = found.make(velocity, q, end, **options)
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)
         if precondition is not None:
             direction = precondition(direction, t)
-        weight_now = weight * factor(jnp.asarray(t, action.dtype), cap)
-        return v + weight_now * direction
+        return v + weight_at(t, action) * direction
 
-    return guided
+    return guided if overlap is None else inpainting.inpainted(guided, velocity, overlap)
 
 
 def _of_one(velocity: Velocity) -> Velocity:

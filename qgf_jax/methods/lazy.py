@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, checks, diffusion, flow, losses, networks
+    from qgf_jax.core import adjoint, checks, diffusion, flow, inpainting, losses, networks
 else:
 
     class _Module:
@@ -31,7 +31,19 @@ else:
     checks = _Module("qgf_jax.core.checks")
     diffusion = _Module("qgf_jax.core.diffusion")
     flow = _Module("qgf_jax.core.flow")
+    inpainting = _Module("qgf_jax.core.inpainting")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
 
-__all__ = ["adjoint", "checks", "diffusion", "flow", "jax", "jnp", "losses", "networks", "optax"]
+__all__ = [
+    "adjoint",
+    "checks",
+    "diffusion",
+    "flow",
+    "inpainting",
+    "jax",
+    "jnp",
+    "losses",
+    "networks",
+    "optax",
+]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
+from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
 from qgf_jax.types import Learner
 
@@ -150,12 +151,18 @@ class Method(NamedTuple):
         """The options that a user may set."""
         return {k: v for k, v in self.all_options.items() if k not in self.options}
 
+    @property
+    def acting_options(self) -> dict[str, Field]:
+        """As `free_options`, with those of `Pace`, which no training has."""
+        inpaints = "inpainting" in part("sampler", self.sampler).provides
+        return self.free_options | Pace.options(inpaints)
+
     def check_option(self, option: str, value: Any) -> None:
         """Raises `UserError` if `value` is none that `option` can have."""
         self._option(option).bound.check(f"option {option} of {self.name}", value)
 
     def _option(self, option: str) -> Field:
-        free = self.free_options
+        free = self.acting_options
         if option not in free:
             raise UserError.unknown(f"option of {self.name}", option, free)
         return free[option]
@@ -168,6 +175,8 @@ class Method(NamedTuple):
         for option in self.options:
             if option not in known:
                 raise UserError.unknown("option", option, known)
+        if taken := sorted(self.all_options.keys() & Pace.options().keys()):
+            raise UserError(f"option {taken[0]!r} says how chunks are played, whatever the method")
 
     def needs(self, settings: Mapping[str, Any] = {}) -> frozenset[str]:
         """What acting with `settings`, and training, ask of the critic and of further learners."""
@@ -336,7 +345,8 @@ class Builder(NamedTuple):
             for k, v in self.config["sampler"].items()
             if k in known and (mine or k == "num_steps")
         }
-        return {**of_run, **row.options, **dict(options)}
+        own = {k: v for k, v in options if k not in Pace.options()}
+        return {**of_run, **row.options, **own}
 
     def lacking(self, name: str, settings: Mapping[str, Any], best_of: int) -> str:
         """What method `name` with `settings` needs and the run has not, in words; "" if nothing.

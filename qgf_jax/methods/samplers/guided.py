@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @sampler(
-    provides=("concrete_t",),
+    provides=("concrete_t", "inpainting"),
     needs=("flow",),
     source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 1",
 )
@@ -36,7 +36,10 @@ def _guided(
     num_steps: Annotated[Count, "steps of the flow"] = 10,
     **options: Any,
 ) -> Sample:
-    """A flow under a guidance rule, which takes `options`."""
+    """A flow under a guidance rule, which takes `options`.
+
+    `params` may have an `Overlap` with the chunk before, "overlap", which the new one goes on from.
+    """
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
 
@@ -51,7 +54,10 @@ def _guided(
             cap=cap,
             endpoint=end.make(nets, params, obs, velocity, num_steps),
             clip="box" if nets.spec.clip else "none",
-            precondition=functools.partial(unit.make, _constants(params, unit, scale)),
+            precondition=None
+            if units == "raw"
+            else functools.partial(unit.make, _constants(params, unit, scale)),
+            overlap=params.get("overlap"),
             **options,
         )
         noise = jax.random.normal(key, (nets.chunk_dim,))
