@@ -1,5 +1,6 @@
 """Chunks that follow one another: receding horizon, delay and real-time chunking, wherever one acts."""
 
+import dataclasses
 import json
 import shutil
 
@@ -224,11 +225,17 @@ def test_a_policy_is_given_what_it_gave_before(run_folder):
 
 
 def test_scaled_actions_are_compared_in_the_networks_units(run_folder):
-    restored = LoadedRun.open(run_folder)
+    restored, key = LoadedRun.open(run_folder), jax.random.key(0)
     spec = restored.spec._replace(action_shift=(1.0, -2.0), action_scale=(2.0, 0.5))
-    action = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    np.testing.assert_allclose(spec.to_networks(spec.to_environment(action)), action, atol=1e-6)
-    assert restored.spec.to_networks(action) is action
+    scaled = dataclasses.replace(restored, spec=spec)
+    before = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 2)).astype(np.float32)
+    plain, other = (
+        run.policy(weight=0.5, execute=1, delay=1, rtc=3.0)(
+            np.ones(2, np.float32), key, previous=run.spec.to_environment(before)
+        )
+        for run in (restored, scaled)
+    )
+    np.testing.assert_allclose(other, spec.to_environment(plain), atol=1e-5)
 
 
 def test_lines_tables_and_resuming_keep_paces_apart(run_folder, tmp_path, capsys):

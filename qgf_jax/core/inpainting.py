@@ -35,8 +35,7 @@ def soft_weights(chunk: int, execute: int, delay: int) -> np.ndarray:
     """
     left = chunk - execute - np.arange(chunk)
     c = np.clip(left / (chunk - execute - delay + 1), 0.0, 1.0)
-    soft = c * np.expm1(c) / np.expm1(1.0)
-    return np.where(np.arange(chunk) < delay, 1.0, soft).astype(np.float32)
+    return (c * np.expm1(c) / np.expm1(1.0)).astype(np.float32)
 
 
 def strength(t: Array, most: Array | float) -> Array:
