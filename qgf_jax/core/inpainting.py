@@ -1,6 +1,6 @@
 """Real-time chunking: a new chunk of actions that goes on from the one that is still being played.
 
-Black, Galliker and Levine, 2025, arXiv 2506.07339, by the pseudo-inverse guidance of flows (Pokle et
+Black et al., 2025, arXiv 2506.07339, by the pseudo-inverse guidance of flows (Pokle et
 al., 2024, arXiv 2310.04432). Their time is ours: t = 0 is noise, t = 1 is data. The H actions of a chunk
 are flattened to D numbers.
 """
