@@ -41,6 +41,7 @@ def made_up_run(
     obs: int = 28,
     action: int = 5,
     rows: int = 250_000,
+    critic: str = "",
     **changes: Any,
 ) -> tuple[dict[str, Any], Any, Any]:
     """(config, spec, dataset on the device) of QGF's learners on random data."""
@@ -49,7 +50,7 @@ def made_up_run(
     from qgf_jax import config as configs
     from qgf_jax.types import Spec
 
-    config = configs.make("qgf")
+    config = configs.make("qgf", critic=critic)
     config.env = "cube-single-play-singletask-task1-v0"
     hidden = (width,) * depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)

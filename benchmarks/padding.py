@@ -30,7 +30,7 @@ import numpy as np
 
 from qgf_jax import config as configs
 from qgf_jax.evaluation import worker_pool
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Program
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
@@ -59,7 +59,7 @@ def seconds_of(act: worker_pool.Act, envs: int) -> float:
 
 def compiled(restored: LoadedRun, rows: int, envs: int) -> worker_pool.Act:
     worker_pool._ROWS = rows
-    return worker_pool._compile_act(restored, Sampler("qgf", 1, ()), envs)
+    return worker_pool._compile_act(restored, Program("qgf", 1, ()), envs)
 
 
 def main() -> None:

@@ -45,6 +45,11 @@ class Bound(Protocol):
         """The value that `text` writes, in the set or not. Raises `ValueError` if it writes none."""
         ...
 
+    @property
+    def is_real(self) -> bool:
+        """Whether it is of numbers that need not be whole; a compiled program can be given those."""
+        return False
+
     @staticmethod
     def of(annotation: Any) -> "Bound":
         """The bound of a kind, of `Literal[…]`, `bool` or `str`.
@@ -164,6 +169,11 @@ class _Interval(Bound):
         high = ("below {}" if self.below else "at most {}").format(self.high)
         ends = [low] * math.isfinite(self.low) + [high] * math.isfinite(self.high)
         return f"a {noun}number {' and '.join(ends)}".rstrip()
+
+    @property
+    def is_real(self) -> bool:
+        """Unless it is of whole numbers."""
+        return not self.whole
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is a number between the ends; True and False are none."""

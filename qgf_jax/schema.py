@@ -284,6 +284,7 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_needs(flat, name)
     _check_critic_output(flat)
     _check_critic_form(flat)
+    _check_next_action(flat)
     _check_two_levels(flat)
     _check_rewards(flat, name)
 
@@ -348,6 +349,23 @@ def _check_critic_form(flat: Mapping[str, Any]) -> None:
     if (flat["networks.critic_form"] == "bilinear") != (flat["critic"] in critics):
         raise UserError(
             f"networks.critic_form=bilinear belongs to critic={' or '.join(critics)}, and it alone"
+        )
+
+
+def _check_next_action(flat: Mapping[str, Any]) -> None:
+    """What a critic bootstraps on must be there, and be drawn where the best of several is asked."""
+    key = f"critics.{flat['critic']}"
+    whose, algorithm = flat.get(f"{key}.next"), flat["algorithm"]
+    if whose == "data" and flat[f"{key}.best_of"] > 1:
+        raise UserError(
+            f"config key {key}.best_of is {flat[f'{key}.best_of']}, and the data have one next action: "
+            f"set it to 1, or {key}.next to policy or reference"
+        )
+    learned = (part("policy", name).provides for name in METHODS[algorithm].policies)
+    if whose == "reference" and not any("flow" in provided for provided in learned):
+        raise UserError(
+            f"config key {key}.next is reference, and algorithm {algorithm!r} trains no flow policy: "
+            "set it to policy or data"
         )
 
 

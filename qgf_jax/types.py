@@ -254,10 +254,18 @@ class Batch(NamedTuple):
     """[B, …], the goal some steps on in the trajectory, at most its last but one; if asked for."""
     subgoal_to_goal: Any = None
     """[B, …], as many steps on, or the policy's goal if that comes first."""
+    next_action: Any = None
+    """[B, D], the data's chunk from `next_obs` on; if asked for."""
+    next_weight: Any = None
+    """[B], `weight`, and 0 where it would count and runs over the end of its trajectory."""
 
     def policy_view(self) -> "Batch":
         """The batch with the policy's own goals. Reward and discount are not of these goals."""
         return self._replace(**self.actor._asdict())
+
+    def next_view(self) -> "Batch":
+        """The batch for a loss that bootstraps on the data's next chunk."""
+        return self._replace(weight=self.next_weight)
 
 
 class Summary(NamedTuple):
@@ -296,7 +304,7 @@ class Loss(NamedTuple):
     """(mine, whole, rows) -> (losses [B], metrics [B, …]): `mine` is what `example` returned for this
     device's B examples, `whole` the same of the global batch, in which they are the `rows` [B]."""
     view: Callable[[Batch], Batch] = _all
-    """What the loss sees of a batch: all, or the `Batch.policy_view`."""
+    """What the loss sees of a batch: all, or a view such as `Batch.policy_view`."""
 
 
 class Learner(NamedTuple):

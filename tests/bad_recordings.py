@@ -171,12 +171,37 @@ def _external(group, key):
     group[key] = h5py.ExternalLink("other.hdf5", "/x")
 
 
+def _linked_out(group, key):
+    import h5py
+
+    recordings.write_hdf5(f"{group.file.filename}.other", {"x": np.ones((30, 2))})
+    group["out"] = h5py.ExternalLink(f"{group.file.filename}.other", "/x")
+    group[key] = h5py.SoftLink("/out")
+
+
+def _group_elsewhere(group, key):
+    import h5py
+
+    tree = {"g": {"qpos": np.ones((30, 2)), "qvel": np.ones((30, 2))}}
+    recordings.write_hdf5(f"{group.file.filename}.other", tree)
+    group[key] = h5py.ExternalLink(f"{group.file.filename}.other", "/g")
+
+
 def _virtual(group, key):
     import h5py
 
     layout = h5py.VirtualLayout((30, 3), "f4")
     layout[:] = h5py.VirtualSource("other.hdf5", "x", (30, 3))
     group.create_virtual_dataset(key, layout)
+
+
+def _episode_elsewhere(file):
+    import h5py
+
+    with h5py.File(f"{file.filename}.other", "w") as other:
+        file.copy("episode_1", other, "x")
+    del file["episode_1"]
+    file["episode_1"] = h5py.ExternalLink(f"{file.filename}.other", "/x")
 
 
 def _huge(group, key):
@@ -209,6 +234,25 @@ def _lists(rows):
     import pyarrow as pa
 
     return pa.array(rows, pa.list_(pa.float32()))
+
+
+def _large(lists):
+    import pyarrow as pa
+
+    return pa.array(lists, pa.large_list(pa.float32()))
+
+
+def _structs(lists):
+    import pyarrow as pa
+
+    return pa.array([{"x": x, "y": y} for x, y in lists.to_pylist()])
+
+
+def _wordless(folder):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"task_index": [0]}), folder / "meta" / "tasks.parquet")
 
 
 def _features(spoil):
@@ -252,6 +296,20 @@ BAD = {
         "not in the order of time",
     ),
     "d4rl: a link out": (_d4rl(_set("observations", _external)), "link to another file"),
+    "d4rl: a link to a link out": (_d4rl(_set("actions", _linked_out)), "link to another file"),
+    "d4rl: a group elsewhere": (_d4rl(_set("infos", _group_elsewhere)), "link to another file"),
+    "d4rl: infinite in float16": (
+        _d4rl(lambda c: c.update(rewards=np.full(30, np.inf, np.float16))),
+        "rewards is NaN or infinite",
+    ),
+    "d4rl: too large an integer": (
+        _d4rl(lambda c: c.update(observations=np.full((30, 3), -(2**63)))),
+        "observations is larger than 1e+09",
+    ),
+    "d4rl: single steps": (
+        _d4rl(lambda c: c.update(terminals=0 * c["terminals"], timeouts=np.ones(30))),
+        "one transition and no observation after it",
+    ),
     "d4rl: numbers elsewhere": (_d4rl(_set("observations", _virtual)), "lies in another file"),
     "d4rl: a group for an array": (_d4rl(_set("actions", {"a": np.zeros(3)})), "is a group"),
     "d4rl: more than there is": (_d4rl(_set("terminals", _huge)), "has shape"),
@@ -349,6 +407,19 @@ BAD = {
         _robomimic(_set(*_DEMO, "actions", _external)),
         "link to another file",
     ),
+    "robomimic: parts of other widths": (
+        _robomimic(
+            lambda t: [
+                t["data"]["demo_1"][key].update(arm=np.ones((7, 1)), object=np.ones((7, 2)))
+                for key in ("obs", "next_obs")
+            ]
+        ),
+        "obs/arm is 1 wide, in the first episode 2",
+    ),
+    "robomimic: an episode in both masks": (
+        _robomimic(lambda t: t["mask"].update(valid=t["mask"]["train"])),
+        "demo_0 is in both masks train and valid",
+    ),
     # Minari
     "minari: none": (lambda folder: "minari:hop-v7", "run `minari download hop-v7`"),
     "minari: too long a name": (lambda folder: "minari:" + "x" * 5000, "File name too long"),
@@ -428,6 +499,11 @@ BAD = {
         ),
         "which no trajectories do",
     ),
+    "minari: fewer episodes by its metadata": (
+        _minari(_json("metadata.json", total_episodes=2)),
+        "it has 4 episodes, metadata.json says 2",
+    ),
+    "minari: an episode elsewhere": (_minari(_hdf5(_episode_elsewhere)), "has 3 episodes"),
     # LeRobot
     "lerobot: no folder": (lambda folder: f"lerobot:{folder / 'x'}", "not LeRobot's layout"),
     "lerobot: info no JSON": (_lerobot(_cut("meta/info.json")), "info.json cannot be read"),
@@ -467,6 +543,35 @@ BAD = {
         ),
         "lists of different lengths",
     ),
+    "lerobot: ragged large lists": (
+        _lerobot(
+            change=lambda i, c: c.update(
+                action=_large([[0], *[[0, 1]] * (len(c["action"]) - 2), [0, 1, 2]])
+            )
+        ),
+        "action has lists of different lengths",
+    ),
+    "lerobot: structures": (
+        _lerobot(change=lambda i, columns: columns.update(action=_structs(columns["action"]))),
+        "action has type struct",
+    ),
+    "lerobot: success in words": (
+        _lerobot(change=lambda i, c: c.update({"next.success": ["False"] * len(c["index"])})),
+        "next.success has values that are no numbers",
+    ),
+    "lerobot: success is NaN": (
+        _lerobot(change=lambda i, c: c.update({"next.success": c["timestamp"] * np.nan})),
+        "next.success must be 0 or 1",
+    ),
+    "lerobot: two rewards": (
+        _lerobot(change=lambda i, c: c.update({"next.reward": _lists([[0, 1]] * len(c["index"]))})),
+        "next.reward has 2 numbers a frame",
+    ),
+    "lerobot: wider actions": (
+        _lerobot(change=lambda i, c: c.update(action=_lists([[0, 1, 2]] * len(c["index"])))),
+        "action is 3 wide, info.json says 2",
+    ),
+    "lerobot: tasks without words": (_lerobot(_wordless), "cannot read it"),
     "lerobot: another width": (
         _lerobot(
             change=_column("observation.state", lambda x: _lists([[0, 0]] * len(x))), version="v2.1"
@@ -496,6 +601,15 @@ def _unended(columns):
     columns["timeouts"][-1] = False
 
 
+def _frameless(folder):
+    from pyarrow import parquet
+
+    data = folder / "data" / "chunk-000"
+    parquet.write_table(
+        parquet.read_table(data / "file-000.parquet")[:0], data / "file-009.parquet"
+    )
+
+
 def _timed(tree):
     for demo in tree["data"].values():
         for key in ("obs", "next_obs"):
@@ -521,7 +635,13 @@ GOOD = {
     "robomimic: a scalar observation": _robomimic(_timed),
     "minari: nothing ended": _minari(_replace("episode_1/truncations", lambda x: 0 * x)),
     "minari: integer rewards": _minari(_replace("episode_1/rewards", lambda x: x.astype(int))),
+    "robomimic: one next_obs is missing": _robomimic(_set("data", "demo_2", "next_obs", None)),
     "lerobot: an episode over two files": _lerobot(),
+    "lerobot: numbers of episodes as text": _lerobot(_json("meta/info.json", total_episodes="4")),
+    "lerobot: a file without frames": _lerobot(_frameless),
+    "lerobot: large lists": _lerobot(
+        change=lambda i, columns: columns.update(action=_large(columns["action"].to_pylist()))
+    ),
     "lerobot: float64": _lerobot(
         change=lambda i, columns: columns.update({"next.reward": np.float64(columns["next.reward"])})
     ),

@@ -113,6 +113,10 @@ def test_an_action_out_of_bounds_is_named():
 def test_without_bounds_the_user_chooses_another_scale():
     with pytest.raises(UserError, match="not bounded on both sides: set data.action_scale=std"):
         scaled(source_of(ACTIONS), {}, (LOW, np.array([2.0, np.inf])))
+    with pytest.raises(
+        UserError, match="number 1 .* bounds -10 and -10, with nothing between them"
+    ):
+        scaled(source_of(ACTIONS), {}, (LOW, np.array([2.0, -10.0])))
 
 
 def test_scales_of_another_width_are_refused():
@@ -235,7 +239,7 @@ def test_guide_looks_at_the_endpoint_that_it_is_told_to(clip, at):
     """Q = a^2, so that the gradient is twice the endpoint: 1 + (1 - 0) * 2 = 3, or 1 in the box."""
     field = guide(lambda a, t: 2 * jnp.ones(1), lambda a: a[0] ** 2, weight=1.0, clip=clip)
     np.testing.assert_allclose(field(jnp.ones(1), 0.0), 2 + 2 * at)
-    with pytest.raises(UserError, match="give 'box' or 'none'"):
+    with pytest.raises(UserError, match="give 'box', 'straight_through' or 'none'"):
         guide(lambda a, t: a, lambda a: a[0], weight=1.0, clip="sphere")
 
 

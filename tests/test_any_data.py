@@ -19,7 +19,7 @@ from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.load import Loaded
-from qgf_jax.data.readers.recording import Choice
+from qgf_jax.data.readers.recording import Choice, Recording
 from qgf_jax.data.shards import Source
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
@@ -224,6 +224,32 @@ def test_the_same_file_read_otherwise_is_another_dataset(tmp_path):
     assert made[0]["source"] != made[1]["source"] and about["sha256"] == made[1]["about"]["sha256"]
     assert about["source"] == place and about["ends"] == "terminated"
     assert about["observations"] == [["observation.state", 3]] and about["version"] == "v3.0"
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = recordings.write_hdf5(tmp_path / "y.hdf5", recordings.d4rl_columns(PLAYED))
+    checked = Recording.checked
+
+    def changing(self):
+        yield from checked(self)
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    monkeypatch.setattr(Recording, "checked", changing)
+    with pytest.raises(UserError, match="y.hdf5: it was altered while it was read"):
+        convert(f"d4rl:{path}", tmp_path / "out")
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_part_of_the_episodes_is_another_dataset(tmp_path):
+    place = f"lerobot:{recordings.write_lerobot(tmp_path / 'lift', PLAYED)}"
+    sources = {
+        Manifest.read(
+            convert(place, tmp_path, name=f"x{split}", choice=Choice(split=split))[0]
+        ).record["source"]
+        for split in ("", "train", "test")
+    }
+    assert len(sources) == 3
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", ".x", "-x", "x" * 300, "a\0b"])

@@ -14,7 +14,7 @@ from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source, _find
-from qgf_jax.errors import UserError
+from qgf_jax.errors import SaveError, UserError
 from qgf_jax.runs.files import fingerprint
 
 
@@ -85,6 +85,29 @@ def test_a_folder_of_somebody_else_stays(maze_data, tmp_path):
         convert(maze_data / f"{MAZE}.npz", tmp_path)
 
 
+def test_two_processes_do_not_write_one_folder(maze_data, tmp_path):
+    """The second one says so, and the first one's files stay."""
+    rows = Rows.read(maze_data / f"{MAZE}.npz")
+
+    def slices():
+        yield "a", rows
+        with pytest.raises(UserError, match=r"\.x\.partial: another process is writing there"):
+            Manifest.write(tmp_path / "x", [("b", rows)])
+        yield "b", rows
+
+    made = Manifest.write(tmp_path / "x", slices())
+    assert not made.why_invalid() and [*made.record["slices"]] == ["a", "b"]
+
+
+def test_what_is_in_the_place_of_a_partial_folder_stays(maze_data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").touch()
+    (tmp_path / ".x.partial").symlink_to(tmp_path / "mine")
+    with pytest.raises(SaveError, match="x could not be written"):
+        Manifest.write(tmp_path / "x", [("a", Rows.read(maze_data / f"{MAZE}.npz"))])
+    assert (tmp_path / "mine" / "thesis").exists()
+
+
 def test_bad_slices_leave_nothing(slices_data, tmp_path):
     for path in (slices_data / MAZE).glob("*[0-9].npz"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -117,6 +140,31 @@ def test_damage_is_found(maze_data, tmp_path, capsys):
     manifest.write_text(manifest.read_text().replace("1206", "1205"))
     with pytest.raises(UserError, match=r"manifest\.json: it was altered"):
         Source.open(folder)
+
+
+@pytest.mark.parametrize("key", ["slices", "summary", "trajectories", "fields", "about"])
+def test_a_manifest_sealed_anew_is_checked_too(key, maze_data, tmp_path, capsys):
+    (folder,) = convert(maze_data / f"{MAZE}.npz", tmp_path)[:1]
+    record = json.loads((folder / "manifest.json").read_text())
+    del record["sha256"]
+    record[key] = [1]
+    record["sha256"] = fingerprint(record)
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(folder)])
+    assert stop.value.code == 2 and "manifest.json: it was altered" in capsys.readouterr().err
+
+
+def test_verify_opens_what_it_calls_sound(maze_data, tmp_path, capsys):
+    (folder,) = convert(maze_data / f"{MAZE}.npz", tmp_path)[:1]
+    record = json.loads((folder / "manifest.json").read_text())
+    del record["sha256"]
+    record["slices"] = dict.fromkeys(record["slices"], 10)
+    record["sha256"] = fingerprint(record)
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit):
+        cli.main(["verify", str(folder)])
+    assert "terminals.npy: it was altered" in capsys.readouterr().err
 
 
 def test_data_from_before_there_were_checksums_go_on(maze_data, tmp_path, capsys):

@@ -362,6 +362,12 @@ def test_the_newcomers_five_tasks(tmp_path):
     assert {json.loads(line)["method"] for line in played} == {"mimic"}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_go_on_in_the_next_line_as_a_shell_reads_it(page):
+    lines = page.read_text().splitlines()
+    assert not [line for line in lines if line.endswith("\\\\")]
+
+
 RUN_ELSEWHERE = {"README.md", "goals.md", "extending.md", "your_data.md"}
 
 

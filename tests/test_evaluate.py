@@ -16,14 +16,14 @@ from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.runs import loaded
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 
-QGF = Sampler("qgf", 1, ())
+QGF = Program("qgf", 1, ())
 
 
 @pytest.fixture
@@ -328,6 +328,16 @@ def test_environments_take_turns_where_that_helps(monkeypatch):
     assert worker_pool._turns(40, 40, 16) == worker_pool._turns(32, 4, 16) == 2
     assert worker_pool._turns(31, 31, 16) == 1  # a group would leave a worker idle
     assert worker_pool._turns(8, 1, 2) == 1  # a seed's environment cannot be divided
+
+
+def test_by_default_each_seed_has_as_many_environments_as_the_policy_acts_for(monkeypatch):
+    enough = worker_pool.WorkerPool.enough
+    assert (enough(1), enough(5), enough(10)) == (16, 80, 100)
+    jobs = [Job((Arm("qgf", 1.0, 1),), s, 1, i) for s in (0, 1) for i in range(2 + s)]
+    assert worker_pool._most_at_once(jobs) == 3  # no environment without anything to play
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert enough(5) == 0  # bits depend on it there: the platform's number alone
+    assert worker_pool._most_at_once(jobs) > 1000
 
 
 def test_actions_follow_identity_weight_and_seed_to_the_last_bit(run_folder):

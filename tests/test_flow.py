@@ -119,7 +119,8 @@ def test_guidance_of_a_row_does_not_depend_on_the_others(rule):
     noise = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
     weights = np.linspace(0, 5, 64, dtype=np.float32)
 
-    critic = (lambda a, t: q(a) * (1 + t)) if rule == "noise_aware" else q
+    timed = {"noise_aware": lambda a, t: q(a) * (1 + t), "learned_slope": lambda a, t: a * a * t}
+    critic = timed.get(rule, q)
 
     def act(x, w):
         field = guidance.guide(lambda a, t: jnp.sin(a) * t, critic, weight=w, rule=rule)
@@ -339,7 +340,8 @@ def test_critic_is_asked_inside_the_box_that_was_asked_for(kind, options, expect
 
 @pytest.mark.parametrize("rule", list(guidance.RULES))
 def test_a_batch_is_refused_in_one_line_by_every_rule(rule):
-    critic = (lambda a, t: wavy(a)) if rule == "noise_aware" else wavy
+    timed = {"noise_aware": lambda a, t: wavy(a), "learned_slope": lambda a, t: a * t}
+    critic = timed.get(rule, wavy)
     field = guidance.guide(lambda a, t: -a, critic, weight=1.0, rule=rule)
     for shape in ((5, 3), (3, 3), ()):
         with pytest.raises(UserError, match="vmap") as caught:
@@ -348,12 +350,19 @@ def test_a_batch_is_refused_in_one_line_by_every_rule(rule):
     assert jax.vmap(field, (0, None))(jnp.zeros((5, 3)), jnp.float32(0)).shape == (5, 3)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in guidance.RULES if rule != "unguided"])
+@pytest.mark.parametrize("rule", sorted(guidance.RULES.keys() - {"unguided", "learned_slope"}))
 def test_a_critic_that_returns_more_than_one_number_is_refused(rule):
     critic = lambda a, *t: jnp.stack([wavy(a)])
     field = guidance.guide(lambda a, t: -a, critic, weight=1.0, rule=rule)
     with pytest.raises(UserError, match=r"q returned shape \(1,\) .*one number"):
         flow.integrate(field, jnp.zeros(3), num_steps=2)
+
+
+def test_a_slope_that_is_no_direction_is_refused():
+    for slope in (lambda a, t: wavy(a), lambda a, t: a[:1]):  # both would be broadcast
+        field = guidance.guide(bent, slope, weight=1.0, rule="learned_slope")
+        with pytest.raises(UserError, match=r"slope returned shape .*\(3,\)"):
+            flow.integrate(field, ACTION, num_steps=2)
 
 
 def test_velocities_weights_and_steps_of_a_wrong_kind_are_refused():

@@ -7,17 +7,24 @@ import subprocess
 import sys
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 import recordings
-from conftest import ROOT, tiny
+from conftest import ROOT, command, tiny
 
+import qgf_jax
 from qgf_jax import cli
+from qgf_jax.data.converted import Manifest
 from qgf_jax.data.load import Loaded
+from qgf_jax.data.replay import replay
+from qgf_jax.data.shards import Source
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.summary import summarize
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import versions
 
 MODULE = '''
@@ -32,7 +39,10 @@ from gymnasium.wrappers import TimeLimit
 class Arm(gymnasium.Env):
     """A point that is pushed, seen as a dictionary."""
 
+    made = 0
+
     def __init__(self, actions=None, discrete=False):
+        Arm.made += 1
         box = Box(-10, 10, (2,), np.float32)
         self.observation_space = Dict({"z_goal": box, "at": Dict({"y": box, "x": box})})
         self.action_space = Discrete(3) if discrete else Box(
@@ -55,6 +65,27 @@ class Arm(gymnasium.Env):
 
     def _seen(self):
         return {"z_goal": np.zeros(2, np.float32), "at": {"x": self.x, "y": -self.x}}
+
+    def set_state(self, qpos, qvel):
+        self.x = qpos
+
+
+class Filmed(Arm):
+    """The same with a camera, whose picture is no row of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space["camera"] = Box(0, 255, (4, 4, 3), np.uint8)
+
+    def _seen(self):
+        return {"camera": self.render(), **super()._seen()}
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+def make_filmed(render_mode=None):
+    return TimeLimit(Filmed(), 50)
 
 
 def make_arm():
@@ -129,6 +160,7 @@ def test_the_explicit_name_is_the_plain_one_where_that_is_enough():
         ("gymnasion:Hopper-v5", "family of environments 'gymnasion'.*did you mean 'gymnasium'"),
         ("minary:a-v0", "did you mean 'minari'"),
         ("nowhere:Hopper", "no module nowhere"),
+        ("json:Arm.make", "after the module json comes a function, as make_arm"),
         ("gymnasium:Hopper", "neither an id of Gymnasium's"),
         ("minari:hopper", "no id of a Minari dataset"),
         ("minari:no/such-v0", "there is no such dataset"),
@@ -140,6 +172,7 @@ def test_the_explicit_name_is_the_plain_one_where_that_is_enough():
         ("arms_of_a_lab:make_nothing", "gives a int"),
         ("arms_of_a_lab:make_endless", "no limit of steps"),
         ("arms_of_a_lab:make_buttons", "actions are a space Discrete"),
+        ("arms_of_a_lab:make_filmed", "'camera': images of shape .* choose other parts"),
         ("Taxi-v4", "observations: a space Discrete"),
         ("CartPole-v1", "actions are a space Discrete"),
     ],
@@ -366,6 +399,138 @@ def test_actions_beyond_the_bounds_are_refused(lab):
         Loaded.of(config)
 
 
+def record_arm(folder, chosen="z_goal,at/x"):
+    """Episodes of the arm as a Minari dataset, of which some parts are converted; the folder."""
+    name = "arms_of_a_lab:make_arm"
+    made, rng = Family.of(name).make(EnvName.parse(name)), np.random.default_rng(0)
+    episodes = []
+    for seed in range(5):
+        actions = rng.uniform([0, -10], [2, 10], (4, 2)).astype(np.float32)
+        seen = [made.reset(seed)]
+        steps = [made.step(action) for action in actions]
+        observations = np.array(seen + [step[0] for step in steps])
+        rewards = np.array([step[1] for step in steps])
+        episodes.append(recordings.Played(observations, actions, rewards, terminated=True))
+
+    def observe(rows):
+        x, y, goal = np.split(rows, 3, axis=1)
+        return {"at": {"x": x, "y": y}, "z_goal": goal}
+
+    spaces = made.env.observation_space, made.env.action_space
+    dataset = {"observation_space": spaces[0], "action_space": spaces[1], "observe": observe}
+    recordings.write_minari("lab/arm-v0", episodes, **dataset)
+    words = [f"--observations={chosen}", f"--out={folder}", "--name=arm"]
+    cli.main(["convert", "minari:lab/arm-v0", *words])
+    return folder / "arm"
+
+
+@pytest.fixture
+def arm(lab, monkeypatch):
+    """The folder of data whose observations are z_goal and then at/x."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(lab / "minari"))
+    pytest.importorskip("minari")
+    return record_arm(lab)
+
+
+def test_parts_that_were_chosen_of_a_dictionary_are_what_is_seen_from_data_to_films(arm, capsys):
+    run, env = arm.parent / "run", "arms_of_a_lab:make_filmed"
+    words = [f"--config={ROOT}/tests/tiny_config.py", f"--config.env={env}"]
+    words += ["--config.data.name=arm", f"--config.data.dir={arm.parent}", "--config.data.chunk=1"]
+    cli.main(["train", *words, f"--workdir={run}"])
+    evaluation = ["--methods=reference", "--episodes=1", "--workers=1", "--videos=1"]
+    cli.main(["evaluate", f"--workdir={run}", *evaluation])
+    assert len([*(run / "report" / "videos").glob("*.gif")]) == 1
+    loaded = LoadedRun.open(run)
+    assert loaded.run.env.parts == (("z_goal", 2), ("at/x", 2))
+    lines = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+    (line,) = (line for line in lines if line["split"] == "report")
+    assert line["env"] == env
+    played, act = Family.of(env).make(loaded.run.env), loaded.actor("reference")
+    obs, total = played.reset(1_000_000 + line["episode"]), 0.0
+    raw = played.env.unwrapped
+    for t in range(line["length"]):
+        np.testing.assert_array_equal(obs, [0, 0, *raw.x])
+        identity = np.array([1, line["episode"], t], np.int32)
+        action = np.asarray(act(loaded.params_of(0), obs, identity, np.float32(0)))[0]
+        obs, reward, *_ = played.step(action)
+        total += reward
+    np.testing.assert_allclose(line["return"], total, atol=1e-5)
+    policy, key = qgf_jax.load_policy(run, method="reference"), jax.random.key(0)
+    seen = raw._seen()
+    np.testing.assert_array_equal(policy(seen, key), policy(obs, key))
+    several = {"at": {"x": np.tile(raw.x, (3, 1))}, "z_goal": np.zeros((3, 2))}
+    np.testing.assert_array_equal(policy(several, key), policy(np.tile(obs, (3, 1)), key))
+    for wrong, hint in [
+        ({"at": seen["at"]}, "observation 'z_goal' is missing"),
+        ({**seen, "at": {"x": raw.x[:1]}}, "observation 'at/x' of shape .1,.: the run wants .2."),
+        ({**seen, "z_goal": np.zeros((3, 2))}, "with the same B for all"),
+    ]:
+        with pytest.raises(UserError, match=hint):
+            policy(wrong, key)
+
+
+def test_an_environment_is_made_once_for_its_data(arm):
+    env = "arms_of_a_lab:make_arm"
+    module = sys.modules["arms_of_a_lab"]
+    before = module.Arm.made
+    config = tiny(env=env, **{"data.dir": str(arm.parent), "data.name": "arm", "data.chunk": 1})
+    loaded = Loaded.of(config)
+    assert module.Arm.made == before + 1
+    assert loaded.spec["state"] == (4,) and loaded.spec["action_scale"] == (1.0, 10.0)
+
+
+def test_parts_are_replayed_as_they_were_recorded(arm):
+    source, env = Source.open(arm), "arms_of_a_lab:make_arm"
+    rows = source.read(0, int(source.slices[-1]))
+    rows.info.update(qpos=rows.observations[:, 2:], qvel=rows.observations[:, :2])
+    Manifest.write(arm.parent / "states", [("all", rows)], about=source.about)
+    found = replay(arm.parent / "states", env)
+    assert found["sound"] and found["observations"]["largest"] < 1e-5
+
+
+BOX = gymnasium.spaces.Box(-1, 1, (4,))
+NESTED = gymnasium.spaces.Dict({"a": gymnasium.spaces.Dict({"b": BOX}), "c": BOX})
+
+
+@pytest.mark.parametrize(
+    ("space", "data", "widths"),
+    [
+        (NESTED, [], (("a/b", 4), ("c", 4))),
+        (NESTED, [["observations", 8]], (("a/b", 4), ("c", 4))),  # D4RL's one box
+        (NESTED, [["c", 4], ["a/b", 4]], (("c", 4), ("a/b", 4))),
+        (NESTED, [["c", 4]], (("c", 4),)),
+        (BOX, [["c", 2], ["object", 2]], (("", 4),)),  # there is nothing to choose from
+        (BOX, [["observations", 4]], (("", 4),)),
+        (BOX, "nonsense", (("", 4),)),
+    ],
+)
+def test_what_is_seen_of_a_space_is_what_the_data_name(space, data, widths):
+    assert spaces.Parts.as_in_data("here", space, spaces.named(data)).widths == widths
+
+
+@pytest.mark.parametrize(
+    ("part", "hint"),
+    [
+        (
+            ["object", 3],
+            "have 3 numbers in 'object', the environment's have no such part, but at/x,",
+        ),
+        (["at/x", 3], "have 3 numbers in 'at/x', the environment's have 2: these are another"),
+    ],
+)
+def test_parts_that_an_environment_lacks_are_named_before_training(arm, part, hint, capsys):
+    source, folder = Source.open(arm), arm.parent / "other"
+    rows = source.read(0, int(source.slices[-1]))
+    rows = rows._replace(observations=rows.observations[:, :3])
+    Manifest.write(folder, [("all", rows)], about={"observations": [part]})
+    words = [f"--config={ROOT}/experiments/configs/gymnasium.py:tiny", "--config.data.name=other"]
+    words += [f"--config.data.dir={arm.parent}", "--config.env=arms_of_a_lab:make_arm"]
+    capsys.readouterr()
+    assert command("train", *words, f"--workdir={arm.parent / 'run'}") == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and hint in said and not (arm.parent / "run").exists()
+
+
 WITHOUT = """
 import sys
 sys.modules["ogbench"] = None
@@ -388,11 +553,11 @@ def test_without_ogbench_the_rest_works_and_its_names_say_what_to_install(pendul
     code, said = run("evaluate", workdir, "--methods=reference", "--episodes=1")
     assert code == 0, said
     assert run("report", workdir)[0] == 0
-    for command in (
+    for words_of in (
         ["train", *words, "--config.env=cube-single-play-singletask-v0", f"{workdir}2"],
         ["collect", "--env=cube-single-play-v0", f"--out={pendulum_run / 'cubes'}"],
     ):
-        code, said = run(*command)
+        code, said = run(*words_of)
         assert code == 2 and "need ogbench" in said and "pip install" in said and "\n" not in said
 
 
@@ -404,9 +569,10 @@ def test_a_robot_with_dictionaries_and_goals_from_rows_to_a_report(tmp_path, id)
     try:
         made, rng = Family.of(name).make(EnvName.parse(name)), np.random.default_rng(0)
     except UserError as error:
-        pytest.skip(str(error))  # gymnasium-robotics 1.4.2 cannot make Fetch with MuJoCo 3.17
-    assert [key for key, _ in made.parts] == ["achieved_goal", "desired_goal", "observation"]
-    width = made.parts[0][1]
+        pytest.skip(f"gymnasium-robotics 1.4.2 makes Fetch with MuJoCo up to 3.11.0 alone: {error}")
+    keys, widths = zip(*made.parts.widths, strict=True)
+    assert keys == ("achieved_goal", "desired_goal", "observation")
+    width = widths[0]
     rows = []
     for episode in range(6):
         obs = made.reset(episode)

@@ -12,7 +12,7 @@ from qgf_jax.envs import ogbench
 from qgf_jax.envs.jax_pointmaze import SCENES, PointMaze
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, summary, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.episodes import SPLITS
 from qgf_jax.evaluation.sweep import Job
@@ -211,7 +211,7 @@ def test_evaluation_is_stepping_by_hand(played):
     by_key = {key_of(line): line for line in lines}
     assert len(by_key) == len(lines) == 13 * 2 * 2 * 3
     restored = LoadedRun.open(played)
-    act = worker_pool._compile_act(restored, Sampler("qgf", 1, ()), 1)
+    act = worker_pool._compile_act(restored, Program("qgf", 1, ()), 1)
     maze = PointMaze(restored.run.config["env"])
     step = jax.jit(maze.step)
     for task, episode, seed in ((1, 3, 0), (2, 0, 1)):

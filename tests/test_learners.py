@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import at, tiny
 
@@ -14,6 +15,8 @@ from qgf_jax.core.networks import Networks
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.parts import part
 from qgf_jax.training.global_batch import batch_loss
+from qgf_jax.training.state import TrainState
+from qgf_jax.training.step import train_step
 from qgf_jax.types import Actor, Batch, Learner, Loss, Obs, Spec
 
 SPEC = Spec(state=(3,), action=2, chunk=2)
@@ -163,3 +166,22 @@ def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
     params, target = {"critic": jnp.zeros(2)}, {"critic": jnp.ones(2)}
     loss = jax.jit(functools.partial(loss_of, learner, "critic"))(params, target, batch)
     np.testing.assert_allclose(loss, expected, rtol=0.06)
+
+
+def test_a_dual_variable_is_a_group_whose_loss_ascends():
+    """The most x with x ** 2 <= 1, by the Lagrangian: x is 1, and the multiplier 1/2."""
+
+    def primal(params, target_params, x, noise):
+        return -params["x"] + jnp.exp(params["log_dual"]) * (params["x"] ** 2 - 1.0), {}
+
+    def dual(params, target_params, x, noise):
+        return -jnp.exp(params["log_dual"]) * (params["x"] ** 2 - 1.0), {}
+
+    losses = {"x": Loss(primal), "log_dual": Loss(dual, weighted=False)}
+    params = {"x": jnp.float32(0.0), "log_dual": jnp.float32(0.0)}
+    tx, batch = optax.sgd(0.1), make_batch(weight=jnp.ones(N))
+    state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, tx.init(params))
+    step = lambda state, _: (train_step(state, batch, losses=losses, tx=tx, tau=0.1)[0], None)
+    end = jax.lax.scan(step, state, None, 300)[0].params
+    np.testing.assert_allclose(end["x"], 1.0, atol=1e-4)
+    np.testing.assert_allclose(jnp.exp(end["log_dual"]), 0.5, atol=1e-4)

@@ -125,6 +125,21 @@ def test_acting_is_lowered(method, platform):
     check(found.mlir_module(), platform)
 
 
+@pytest.mark.parametrize("critic", ["iql", "td"])
+def test_members_of_an_ensemble_are_one_batched_product(critic):
+    """Ten members have the products of two, each with ten matrices."""
+
+    def products(ensemble):
+        config = tiny(critic=critic, **{"networks.ensemble": ensemble})
+        text = exported(*training(config), "cuda").mlir_module()
+        lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+        return len(lines), sum(f"tensor<{ensemble}x" in line for line in lines)
+
+    assert products(10) == products(3)
+    total, batched = products(10)
+    assert batched == 7 and total > batched  # two layers: forward twice, and three of the gradient
+
+
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("form", parallel.FORMS)
 def test_training_on_several_devices_is_lowered(form, platform):

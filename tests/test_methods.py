@@ -21,7 +21,7 @@ from qgf_jax import load_policy
 from qgf_jax.bounds import Field
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.evaluation import evaluate, worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.files import Lines
@@ -140,7 +140,7 @@ def compiled():
 
 def acting(compile_act, restored, name, n=1):
     """weight -> the actions of method `name` at five observations, by the program of `evaluate`."""
-    act = compile_act(restored, Sampler(name, n, ()), FIVE)
+    act = compile_act(restored, Program(name, n, ()), FIVE)
     identity = np.stack([np.array([1, 7, i], np.int32) for i in range(FIVE)])[None]
 
     def actions(weight):
@@ -255,8 +255,8 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
 
 def test_choices_are_the_declared_parts():
+    from qgf_jax.core.aggregates import AGGREGATES
     from qgf_jax.core.layers import ACTIVATIONS
-    from qgf_jax.core.networks import AGGREGATES
 
     found = parts.part("sampler", "guided").fields
     options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}
@@ -285,6 +285,7 @@ ALL = {"iql", "td", "dqc", "contrastive"}
         ("qgf", ALL),
         ("qgf_distill", ALL),
         ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
+        ("agf", {"iql", "td", "dqc"}),  # so does this one
         ("cfgrl", {"iql"}),  # asks for a V in the units of Q
         ("iql", {"iql"}),
         ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
@@ -392,6 +393,7 @@ def test_what_a_checkpoint_lacks_is_named(trained):
     bare = dataclasses.replace(restored, params=params)
     with pytest.raises(UserError, match="no calibration for step 2"):
         bare.sampler("qgf_relative")
+    bare.sampler("qpilots_u")  # units without constants
     constants = {k: v for k, v in constants.items() if k != "logit_std"}
     old = dataclasses.replace(restored, params=params | {"calibration": constants})
     old.sampler("qgf_relative")  # a file of an earlier version serves what it holds

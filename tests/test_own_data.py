@@ -10,9 +10,11 @@ from conftest import ROOT, command, recorded, tiny
 
 import qgf_jax
 from qgf_jax import config as configs
+from qgf_jax.data.action_scale import ActionScale
 from qgf_jax.data.convert import convert
 from qgf_jax.data.load import Loaded
 from qgf_jax.data.readers.recording import Episode
+from qgf_jax.data.rewards import own_rewards
 from qgf_jax.errors import UserError
 
 PLAYED = recordings.episodes(count=6, length=8)
@@ -107,10 +109,46 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line():
         ("observations", {"a": 1}, "observations has type object"),
         ("next_observations", columns["observations"][:, :2], "next_observations has shape"),
         ("bounds", ([-1, -1, -1], [1, 1, 1]), r"2 wide, bounds have shape \(3,\)"),
+        ("bounds", 2, "bounds must be the least and the largest action"),
+        ("bounds", (-1,), "bounds must be the least and the largest action"),
+        ("bounds", (-1, 0, 1), "bounds must be the least and the largest action"),
+        ("bounds", (None, 1), "bounds must be the least and the largest action"),
+        ("bounds", (1, -1), "bounds must be the least and the largest action"),
+        ("bounds", (np.nan, 1), "bounds must be the least and the largest action"),
+        ("rewards", np.ma.masked_less(columns["rewards"], 0), "rewards has masked entries"),
+        ("rewards", np.full(len(columns["rewards"]), np.inf, np.float16), "NaN or infinite"),
+        ("rewards", np.full(len(columns["rewards"]), 2**62), "larger than 1e"),
         ("next_observations", columns["observations"], "not in the order of time"),
     ):
         with pytest.raises(UserError, match=words):
             qgf_jax.Dataset.from_arrays(**{**columns, key: value}).source()
+
+
+def test_bounds_may_be_an_array():
+    """As may be the lists of an episode."""
+    columns = recordings.steps_columns(PLAYED)
+    arrays = qgf_jax.Dataset.from_arrays(**columns, bounds=np.array([[-1, -2], [1, 2]]))
+    assert arrays.source().about["bounds"] == [[-1, -2], [1, 2]]
+    one = PLAYED[0]
+    lists = Episode(*(array.tolist() for array in one[:3]), one.terminated)
+    rows = qgf_jax.Dataset.from_episodes([lists]).source().read(0, 9)
+    np.testing.assert_array_equal(rows.observations, one.observations)
+
+
+def test_episodes_that_are_none_are_refused_in_one_line():
+    one = Episode(*PLAYED[0])
+    for given, words in (
+        ([tuple(one)], "episode 0 is a tuple"),
+        (one.observations, "episode 0 is a ndarray"),
+        (3, "are a int"),
+        ([one._replace(terminated=np.zeros(8, bool))], "terminated of episode 0 must be one"),
+        ([one._replace(terminated="False")], "terminated of episode 0 must be one"),
+        ([one._replace(terminated=float("nan"))], "terminated of episode 0 must be one"),
+        ([one._replace(actions=[[1], [1, 2]])], "actions is no array"),
+        ([one._replace(info={"qpos": 2.0})], "qpos has shape"),
+    ):
+        with pytest.raises(UserError, match=words):
+            qgf_jax.Dataset.from_episodes(given).source()
 
 
 REWARDS = """
@@ -124,6 +162,11 @@ def short(rows):
 
 def broken(rows):
     return rows.nothing
+
+
+def changing(rows):
+    rows.actions[:] = 0
+    return rows.actions[:, 0]
 
 
 def infinite(rows):
@@ -149,6 +192,7 @@ def test_rewards_by_a_function_of_the_users(tmp_path, monkeypatch):
         ("my_rewards:short", "gave an array of shape (1,) for"),
         ("my_rewards:broken", "failed on"),
         ("my_rewards:infinite", "for row 0 of"),
+        ("my_rewards:changing", "is read-only"),
         ("my_rewards:none", "cannot be imported (AttributeError"),
         ("my_rewards:NUMBER", "is no function"),
         ("my_rewards", "is not MODULE:FUNCTION"),
@@ -172,6 +216,19 @@ def test_a_function_of_rewards_sees_the_units_of_the_data(tmp_path, monkeypatch)
         expected = np.concatenate([p.actions[:, 0] for p in of])
         np.testing.assert_allclose(dataset.reward, expected, rtol=1e-6)
         assert np.abs(dataset.action).max() < 3
+
+
+def test_a_row_is_named_by_its_number_in_all_of_the_data(tmp_path, monkeypatch):
+    """Whatever piece of them is read."""
+    (tmp_path / "my_gaps.py").write_text("def last(rows):\n    return rows.actions[:, 0] / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = qgf_jax.Dataset.from_arrays(**recordings.steps_columns(PLAYED)).source()
+    with np.errstate(divide="ignore"), pytest.raises(UserError, match="for row 9 of"):
+        own_rewards("my_gaps:last")(source).read(9, 18)
+    options = {"action_scale": "bounds", "clip": "auto"}
+    scale = ActionScale.of(source, options, (np.full(2, 5.0), np.full(2, 6.0)))
+    with pytest.raises(UserError, match="the action in row 9 is"):
+        scale.applied(source).read(9, 18)
 
 
 def test_rewards_of_a_function_are_for_single_tasks():

@@ -16,8 +16,9 @@ from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import worker_pool
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.evaluation.device import DeviceSimulator
+from qgf_jax.evaluation.evaluate import evaluate
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.summary import summarize
 from qgf_jax.evaluation.sweep import Job
@@ -26,7 +27,7 @@ from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 
-WHOLE = Sampler("qgf", 1, ())
+WHOLE = Program("qgf", 1, ())
 
 
 def test_a_pace_is_what_its_options_and_the_chunk_allow():
@@ -52,6 +53,11 @@ def test_a_pace_is_part_of_the_arm():
     assert arm.options == (("delay", 1), ("execute", 2), ("rtc", 5.0))
     assert arm.sampler.label == "qgf:delay=1:execute=2:rtc=5.0"
     assert arm._replace(weight=0.0).acts_as == Arm("reference", 0.0, 1, arm.options)
+    assert arm.program == Program("qgf", 1, (("delay", 1), ("execute", 2)), ("rtc",))
+    assert arm.numbers == (5.0,)
+    (idle,) = Arm.sweep(["qgf:execute=2:rho=1:rtc=0"], [0.0])  # no critic is asked
+    assert idle.acts_as == Arm("reference", 0.0, 1, (("execute", 2), ("rtc", 0.0)))
+    assert idle.acts_as.program.arguments == ()
     with pytest.raises(UserError, match="option of fql"):
         Method.parse("fql:rtc=5")
     assert Method.parse("fql:delay=1")[1] == (("delay", 1),)
@@ -198,6 +204,58 @@ def test_real_time_chunking_goes_on_from_the_chunk_before_and_from_nothing_at_fi
     # Action 1 of the new chunk is action 2 of the one before; action 2 is beyond its end.
     gaps = [np.abs(plan[:, :, 1] - before[:, :, 2]).mean() for plan in (plain, found)]
     assert gaps[1] < 0.9 * gaps[0]
+
+
+def test_a_program_is_given_the_bound_and_composes_it_with_a_gate(run_folder):
+    """Each environment acts with its own numbers, as a program made for them does."""
+    restored, rng = LoadedRun.open(run_folder), np.random.default_rng(0)
+    pace, names = (("delay", 1), ("execute", 1)), ("gate", "rtc")
+    given = (
+        rng.normal(size=(2, 4, 2)).astype(np.float32),
+        np.ones((2, 4, 3), np.int32),
+        np.full((2, 4), 20.0, np.float32),
+    )
+    before = rng.uniform(-0.5, 0.5, (2, 4, 3, 2)).astype(np.float32)
+    act = worker_pool._compile_act(restored, Program("qgf_jacobian", 1, pace, names), 4)
+    gates, bounds = np.resize(np.float32([0, 9]), (2, 4)), np.float32([[0, 0, 3, 3]] * 2)
+    together, found = act(*given, gates, bounds, before), []
+    for gate, rtc in ((0.0, 0.0), (9.0, 0.0), (0.0, 3.0), (9.0, 3.0)):
+        own = Program("qgf_jacobian", 1, (*pace, ("gate", gate), ("rtc", rtc)))
+        found.append(worker_pool._compile_act(restored, own, 4)(*given, before))
+        mine = (gates == gate) & (bounds == rtc)
+        np.testing.assert_allclose(together[mine], found[-1][mine], atol=1e-4)
+    assert min(np.abs(a - b).max() for a in found for b in found if a is not b) > 1e-3
+
+
+def test_a_sweep_of_bounds_is_compiled_once(run_folder, tmp_path, monkeypatch):
+    made, real = [], LoadedRun.sampler
+
+    def counting(self, method, best_of, options):
+        made.append((method, [name for name, _ in options]))
+        return real(self, method, best_of, options)
+
+    monkeypatch.setattr(LoadedRun, "sampler", counting)
+    texts = [f"qgf:delay=1:execute=1:rtc={bound}" for bound in (1, 2, 5)]
+    options = {"episodes": 1, "selection_episodes": 0, "tasks": (1,), "envs": 4}
+    out = tmp_path / "out"
+    evaluate(run_folder, Arm.sweep(texts, [0.5]), simulator="jax", out=out, **options)
+    assert made == [("qgf", ["delay", "execute", "rtc"])]
+    lines = Lines.read(out / "episodes.jsonl").records
+    assert {line["options"]["rtc"] for line in lines} == {1.0, 2.0, 5.0} and len(lines) == 6
+    with pytest.raises(UserError, match="would not be there yet"):
+        evaluate(run_folder, Arm.sweep(["qgf:delay=2:execute=1:rtc=5"], [0.5]), out=out, **options)
+
+
+def test_a_trust_region_lies_about_the_action_that_goes_on_from_the_chunk_before(run_folder):
+    restored, obs, key = LoadedRun.open(run_folder), np.ones(2, np.float32), jax.random.key(0)
+    before = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 2)).astype(np.float32)
+    chunk = lambda *method, **options: np.asarray(
+        restored.policy(*method, execute=1, **options)(obs, key, previous=before)
+    )
+    ahead, free = chunk("reference", rtc=3.0), chunk("reference")
+    held = chunk("qgf", 20.0, rtc=3.0, trust_radius=1e-4)
+    np.testing.assert_allclose(held, ahead, atol=2e-4)
+    assert np.abs(ahead - free).max() > 0.01
 
 
 def test_a_policy_is_given_what_it_gave_before(run_folder):

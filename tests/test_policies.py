@@ -214,6 +214,31 @@ def test_distilled_endpoint_is_where_the_rest_of_the_flow_ends():
     check(parts.loss("endpoint"), parts.mean(losses))
 
 
+def test_agf_regresses_on_the_adjoint_at_all_points_of_the_flows_path():
+    """By explicit Jacobians, from the gradient at the clipped end, without a factor for the clip."""
+    parts = Parts("agf")
+    noise = np.asarray(jax.random.normal(KEY, (N, 4)))
+    field = functools.partial(parts.nets.policy.apply, parts.params["policy"])
+    jacobian = jax.jit(jax.jacobian(field, argnums=1))
+    least = lambda obs, a: parts.nets.apply_ensemble(parts.target["critic"], obs, a).min()
+    slope = jax.jit(jax.grad(least, argnums=1))
+    losses, ends = [], []
+    for i in range(N):
+        obs, points = at(parts.batch.obs, i), [noise[i]]
+        for k in range(STEPS):
+            points.append(points[k] + parts.velocity(i, points[k], k / STEPS) / STEPS)
+        ends.append(points.pop())
+        adjoint, errors = np.asarray(slope(obs, np.clip(ends[-1], -1, 1))), []
+        for k in reversed(range(STEPS)):
+            pull = np.eye(4) + np.asarray(jacobian(obs, points[k], jnp.float32(k / STEPS))) / STEPS
+            adjoint = pull.T @ adjoint
+            guess = parts.velocity(i, points[k], k / STEPS, "slope")
+            errors.append(np.mean((guess - adjoint) ** 2))
+        losses.append(np.mean(errors))
+    assert np.abs(ends).max() > 1.0  # some coordinates have run into the box
+    check(parts.loss("slope"), parts.mean(losses))
+
+
 @pytest.mark.parametrize("name", ["dac", "qsm_bc", "qsm"])
 def test_diffusion_losses(name):
     parts = Parts(name)

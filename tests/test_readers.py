@@ -1,5 +1,7 @@
 """Other people's formats: the episodes they hold, and what is refused."""
 
+import json
+
 import bad_recordings
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import recordings
 
 from qgf_jax.data import readers
 from qgf_jax.data.readers import d4rl, lerobot, minari, robomimic
-from qgf_jax.data.readers.recording import Choice
+from qgf_jax.data.readers.recording import Choice, Episode, Recording
 from qgf_jax.errors import UserError
 
 PLAYED = recordings.episodes()
@@ -52,6 +54,20 @@ def test_d4rl_with_next_observations_has_every_transition(tmp_path, capsys):
     assert "left out" not in capsys.readouterr().err
 
 
+def test_observations_that_float32_cannot_hold_are_named(tmp_path, capsys):
+    """Of all episodes together, whose constants may differ."""
+    columns = recordings.d4rl_columns(PLAYED, following=True)
+    for key in ("observations", "next_observations"):
+        columns[key] = columns[key].astype(float) * [1, 1e-4, 1] + [0, 1e5, 1e5]
+    path = recordings.write_hdf5(tmp_path / "hopper.hdf5", columns)
+    [*d4rl.open_recording(str(path)).checked()]
+    assert f"{path}: observation 1: too little spread" in capsys.readouterr().err
+    ones = [np.full((2, 1), x) for x in (1e5 + 0.1, 2e5 + 0.1)]
+    episodes = [Episode(x, x[:1], None, False) for x in ones]
+    [*Recording("x", "x", {}, "", None, lambda: iter(episodes)).checked()]
+    assert not capsys.readouterr().err
+
+
 def test_d4rl_keeps_what_was_running_when_the_file_ended(tmp_path):
     columns = recordings.d4rl_columns(PLAYED)
     columns["timeouts"][-1] = False
@@ -76,6 +92,22 @@ def test_minari_has_every_transition_and_its_references(data_format):
     assert recording.name == "lab-hop-v0" and recording.about["references"] == [1.0, 3.0]
     low, high = recording.bounds
     assert low.tolist() == [-1, -1] and high.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("scores", [(float("nan"), 1.0), (1.0, float("inf")), (2.0, 2.0), ("1", 3)])
+def test_minari_has_no_references_that_are_no_two_numbers(scores):
+    names = ("ref_min_score", "ref_max_score")
+    recordings.write_minari("hop-v0", PLAYED, metadata=dict(zip(names, scores, strict=True)))
+    assert "references" not in minari.open_recording("hop-v0").about
+
+
+def test_minari_says_which_states_have_no_row_for_each_observation(capsys):
+    """Those of the steps alone cannot be told to be before or after them."""
+    infos = {"qpos": np.zeros((len(PLAYED[0].actions), 2)), "qvel": np.zeros(7)}
+    recordings.write_minari("hop-v0", PLAYED[:1], infos=infos)
+    assert [e.info for e in minari.open_recording("hop-v0").checked()] == [{}]
+    said = capsys.readouterr().err
+    assert "7 observations are not read: qpos of shape (6, 2), qvel of shape (7,)" in said
 
 
 def test_minari_flattens_dictionaries_by_their_sorted_keys():
@@ -135,6 +167,17 @@ def test_lerobot_has_its_frames_and_tasks(version, tmp_path, capsys):
     assert recording.about["tasks"] == ["lift the cube"] and recording.about["version"] == version
     assert "videos and images are not read yet: observation.images.top" in capsys.readouterr().err
     check(lerobot.open_recording(str(folder), Choice(split="test")), PLAYED[-1:], lost=True)
+
+
+@pytest.mark.parametrize("split", ["0", "3:3", "-1:2", "0:9", [0, 2], None])
+def test_lerobot_has_splits_of_its_episodes_only(split, tmp_path):
+    folder = recordings.write_lerobot(tmp_path / "lift", PLAYED)
+    path = folder / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["splits"] = [1] if split is None else {"part": split}
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match="split"):
+        lerobot.open_recording(str(folder), Choice(split="part"))
 
 
 def test_lerobot_says_what_an_end_means_or_the_user_does(tmp_path):

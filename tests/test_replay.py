@@ -74,6 +74,32 @@ def test_actions_of_another_row_are_noticed(walks, tmp_path):
         replay(tmp_path / "late.npz", "Walker2d-v5")
 
 
+def test_what_no_format_records_is_not_compared(tmp_path):
+    """D4RL's rows after a fall repeat the last observation; elsewhere that is another observation."""
+    path = recorded(tmp_path / "hops.npz", "Hopper-v5", steps=200)
+    with np.load(path) as file:
+        columns = dict(file)
+    last = np.flatnonzero(columns["terminals"])
+    columns["observations"][last] = columns["observations"][last - 1]
+    masks = np.ones(len(columns["terminals"]), np.float32)
+    np.savez(path, **columns, masks=masks)
+    with pytest.raises(UserError, match="another next observation in Hopper-v5"):
+        replay(path, "Hopper-v5")
+    masks[last - 1] = 0
+    np.savez(path, **columns, masks=masks)
+    assert replay(path, "Hopper-v5")["observations"]["largest"] < 1e-3
+    with pytest.raises(UserError, match="another reward in Hopper-v4"):
+        replay(path, "Hopper-v4")
+
+
+def test_an_observation_that_is_no_number_is_another_one(walks, monkeypatch):
+    made = type(Family.of("Walker2d-v5").make(EnvName.parse("Walker2d-v5")))
+    step = made.step
+    monkeypatch.setattr(made, "step", lambda *given: (step(*given)[0] * np.nan, 0.0, True, {}))
+    with pytest.raises(UserError, match="another next observation"):
+        replay(walks, "Walker2d-v5")
+
+
 @pytest.mark.parametrize(
     ("env", "changes", "hint"),
     [

@@ -2,12 +2,15 @@
 
 import csv
 import shutil
+import types
 
 import pytest
 
 from qgf_jax import cli
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
+from qgf_jax.report import plots
+from qgf_jax.types import Spec
 
 
 def test_runs_are_compared_in_one_table(run_folder, tmp_path, capsys):
@@ -25,6 +28,23 @@ def test_runs_are_compared_in_one_table(run_folder, tmp_path, capsys):
         "qgf, iql (b)",
     }
     assert (tmp_path / "both.md").read_text().count("| pointmaze") == 4
+
+
+def test_losses_within_a_factor_of_ten_are_on_a_linear_axis(monkeypatch, tmp_path):
+    """A logarithmic one would label it 4.62 x 10^0 and so on."""
+    scales = {}
+
+    def keep(figure, *_, **__):
+        scales.update({ax.get_title(): ax.get_yscale() for ax in figure.axes})
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
+    run = types.SimpleNamespace(spec=Spec(state=(3,), action=1, chunk=1).record())
+    losses = [
+        {"step": 1, "near/loss": 4.8, "far/loss": 9.0, "signed/loss": 1.0},
+        {"step": 2, "near/loss": 4.6, "far/loss": 0.1, "signed/loss": -20.0},
+    ]
+    plots.draw(run, [], tmp_path, [], losses)
+    assert scales == {"near/loss": "linear", "far/loss": "log", "signed/loss": "linear"}
 
 
 def test_several_runs_need_a_place_for_their_table(tmp_path, capsys):

@@ -17,6 +17,7 @@ import qgf_jax
 from qgf_jax import cli
 from qgf_jax.data.collect import collect
 from qgf_jax.envs import ogbench
+from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import Stopped, UserError
 from qgf_jax.report import video
@@ -85,9 +86,18 @@ def test_renderer_heeds_mujoco_gl(given, used, monkeypatch, tmp_path):
         "pointmaze-medium-singletask-task1-v0"
     ).close()  # renders nothing, in this process
     monkeypatch.setattr(video.subprocess, "run", run)
-    video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
+    video._film(EnvName("w"), 1, np.zeros((1, 2)), tmp_path / "x.gif")
     assert seen["env"] == os.environ | {"MUJOCO_GL": used} and "-P" in seen["command"]
     assert (tmp_path / "x.gif").read_bytes() == b"film"
+
+
+def test_a_film_that_is_refused_says_why_and_no_other_remedy(monkeypatch, tmp_path):
+    said = b"Traceback\nqgf_jax.errors.UserError: w cannot be made: mend it\n"
+    done = types.SimpleNamespace(returncode=1, stderr=said)
+    monkeypatch.setattr(video.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(video.Family, "of", lambda _: types.SimpleNamespace(require=lambda: None))
+    with pytest.raises(UserError, match="^no film of w: w cannot be made: mend it$"):
+        video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
 
 
 @contextlib.contextmanager

@@ -302,6 +302,16 @@ def test_the_standard_error_is_of_paired_differences():
     assert selected(with_returns(1.0, [1] * 20, hard) + with_returns(3.0, [1] * 20, other)) == {1.0}
 
 
+def test_without_success_a_weight_whose_episodes_failed_is_not_chosen():
+    """One that breaks the simulator at once has lost no reward yet."""
+    lines = with_returns(1.0, [0] * 5, [-100.0] * 5) + with_returns(3.0, [0] * 5, [0.0] * 5)
+    for line in lines:
+        del line["success"]
+        if line["weight"] == 3.0:
+            line["failed"] = "died"
+    assert selected(lines) == {1.0}
+
+
 def test_seeds_that_disagree_are_noise_to_the_selection():
     """A seed gains 30 steps in each episode, the other loses 20: fifty agreeing episodes are no help."""
     lines = []

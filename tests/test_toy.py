@@ -60,7 +60,8 @@ def bandit(n=6000):
 SETTINGS = {
     "qgf": 0.3, "qgf_jacobian": 0.3, "qgf_chain": 0.3, "qgf_regularized": 0.3, "qgf_smooth": 0.3,
     "qgf_ortho": 0.3, "jacobian_schedule": 0.3, "qgf_relative": 2.0, "qfql": 0.3, "bptt": 0.3,
-    "grad_step": 0.03, "qgf_distill": 0.3, "qgf_jacobian_distill": 0.3, "robust_q": 0.3, "cfgrl": 2.0,
+    "grad_step": 0.03, "qgf_distill": 0.3, "qgf_jacobian_distill": 0.3, "robust_q": 0.3, "agf": 0.3,
+    "cfgrl": 2.0, "qpilots_u": 1.0,
 }  # fmt: skip
 TRAINING = {
     "edp": {"policy.bc_weight": 3.0},

@@ -115,13 +115,13 @@ def maze_rate(method: str, *, dry: bool) -> dict[str, Any]:
     simulator = DeviceSimulator(_restored(maze, dry), maze, envs)
     arm = Arm(method, 0.1, 1)
     jobs = [Job((arm,), 0, 1, i) for i in range(4 * envs)]  # what one call takes
-    best, sampler = float("inf"), jobs[0].acts_as.sampler
+    best, program = float("inf"), jobs[0].acts_as.program
     started = time.perf_counter()
     with simulator.ready_for(jobs):
         compile_seconds = time.perf_counter() - started
         for _ in range(1 if dry else 2):  # the second one is warm
             started = time.perf_counter()
-            steps = sum(result["length"] for _, result in simulator.play(sampler, jobs))
+            steps = sum(result["length"] for _, result in simulator.play(program, jobs))
             best = min(best, time.perf_counter() - started)
     return {
         "envs": envs,

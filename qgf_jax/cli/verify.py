@@ -1,12 +1,15 @@
 """qgf verify"""
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_jax.cli import Parser
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.replay import replay
+from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.runs.locks import TRAINING
@@ -43,11 +46,14 @@ def main(arguments: Sequence[str]) -> None:
     if flags.replay != (flags.env is not None):
         parser.error("--replay and --env go together: name the data's environment")
     if flags.replay:
-        print(json.dumps(replay(flags.workdir, flags.env)))
+        with contextlib.redirect_stdout(sys.stderr):  # what an environment prints is none of ours
+            found = replay(flags.workdir, flags.env)
+        print(json.dumps(found))
         return
     if Manifest.is_in(flags.workdir):
         if why := Manifest.read(flags.workdir).why_invalid():
             raise UserError(why)
+        Source.open(flags.workdir)
         print(json.dumps({"data": str(flags.workdir), "sound": True}))
         return
     _verify(flags.workdir, rescue=flags.rescue)

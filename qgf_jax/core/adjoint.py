@@ -1,4 +1,4 @@
-"""Adjoint matching on flows: a loss, the paths it is taken on, and what is pulled back along them."""
+"""Adjoints of flows: gradients at a path's end that are pulled back along it, and adjoint matching."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,29 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.types import Array, Velocity
+
+
+def flow_adjoint(
+    velocity: Velocity,
+    gradient: Callable[[Array], Array],
+    noise: Array,
+    *,
+    num_steps: int,
+) -> tuple[Array, Array, Array]:
+    """The times [T], the points [T, D] and the adjoint [T, D] of the flow's Euler path from `noise`.
+
+    T is `num_steps`, and times are 0, 1 / T, …, 1 - 1 / T. `gradient`, (end [D]) -> [D], is that of a
+    function of the end. The adjoint at a point is the function's gradient with respect to the point,
+    through the remaining steps: lambda_t = (I + J / T)^T lambda_(t + 1/T), with J = d velocity / d point
+    and lambda_1 the gradient.
+    """
+    times = jnp.arange(num_steps) / num_steps
+
+    def step(x: Array, t: Array) -> tuple[Array, Array]:
+        return x + velocity(x, t) / num_steps, x
+
+    end, path = jax.lax.scan(step, noise, times)
+    return times, path, _lean_adjoint(velocity, path, gradient(end), num_steps=num_steps)
 
 
 def matching_loss(
@@ -74,8 +97,8 @@ def _lean_adjoint(
 ) -> Array:
     """Pulls `final` [D] back along `path` [T, D] by the steps x + drift(x, t) / T: [T, D].
 
-    Domingo-Enrich et al., 2025: only the base drift is differentiated, which leaves the terms out
-    that vanish at the optimum.
+    Domingo-Enrich et al., 2025: for a path of the tilted flow only the base drift is differentiated,
+    which leaves the terms out that vanish at the optimum. For the drift's own path nothing is left out.
     """
 
     def step(adjoint: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:

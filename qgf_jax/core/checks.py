@@ -1,4 +1,4 @@
-"""Shapes at the seams between parts: what is wrong is one clear line, not a broadcast."""
+"""What goes from part to part: a wrong shape is one clear line, not a broadcast."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,14 @@ import jax
 
 from qgf_jax.errors import UserError
 from qgf_jax.types import Array
+
+
+def is_off(number: Any) -> bool:
+    """Whether a number that switches something off at 0 is 0 as the program is made.
+
+    One that the program is given as an argument is not.
+    """
+    return isinstance(number, (int, float)) and number == 0
 
 
 def shape(what: str, x: Array, wanted: Sequence[Any]) -> None:

@@ -6,15 +6,19 @@ A velocity u of a flow that runs the other way (openpi and LeRobot: t = 1 is noi
 
 import functools
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from qgf_jax.core import norms
 from qgf_jax.errors import UserError
 from qgf_jax.types import Array, Endpoint, Velocity
+
+_State = TypeVar("_State")
 
 
 def interpolate(noise: Array, action: Array, t: Array) -> tuple[Array, Array]:
@@ -89,19 +93,58 @@ def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool 
     def step(action: Array, t: Any) -> Array:
         return action + check_shape(velocity(action, t), action) / num_steps
 
+    return _repeat(step, noise, num_steps, noise.dtype, unroll)
+
+
+def integrate_within(
+    field: Velocity,
+    reference: Velocity,
+    noise: Array,
+    *,
+    radius: Array | float,
+    num_steps: int,
+    unroll: bool = False,
+) -> Array:
+    """`integrate` of `field`, kept within `radius` of what `reference` makes of the same `noise` [D].
+
+    With b_k the reference's flow of n steps, and P(x) = x min(1, radius / |x|), |x| the Euclidean length
+    of the whole action,
+
+        b_k+1 = b_k + reference(b_k, t_k) / n
+        a_k+1 = b_k+1 + P(a_k + field(a_k, t_k) / n - b_k+1)
+
+    so a_n [D], which is returned, is no further than `radius` > 0 from the reference's own action b_n: a
+    trust region on the whole displacement, whatever the number of steps. It costs one more velocity a
+    step, that of b. Raises `UserError` as `integrate` does.
+    """
+    num_steps = _count(num_steps)
+
+    def step(both: tuple[Array, Array], t: Any) -> tuple[Array, Array]:
+        ahead, behind = (
+            x + check_shape(velocity(x, t), x) / num_steps
+            for x, velocity in zip(both, (field, reference), strict=True)
+        )
+        return behind + norms.shorten(ahead - behind, radius), behind
+
+    return _repeat(step, (noise, noise), num_steps, noise.dtype, unroll)[0]
+
+
+def _repeat(
+    step: Callable[[_State, Any], _State], state: _State, num_steps: int, dtype: Any, unroll: bool
+) -> _State:
+    """`state` after step(state, t) at t = 0, 1 / num_steps, …; see `integrate`."""
     if unroll:
-        action = noise
         for k in range(num_steps):
             t: Any = np.float32(k) / np.float32(num_steps)
-            action = step(action, t)
-        return action
+            state = step(state, t)
+        return state
 
-    def euler(action, t):
-        return step(action, t), None
+    def euler(state, t):
+        return step(state, t), None
 
     # Dividing, not adding up steps: t = k / num_steps to the last bit, and fast time features see it.
-    times = jnp.arange(num_steps, dtype=noise.dtype) / num_steps
-    return jax.lax.scan(euler, noise, times)[0]
+    times = jnp.arange(num_steps, dtype=dtype) / num_steps
+    return jax.lax.scan(euler, state, times)[0]
 
 
 def _count(num_steps: Any) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from qgf_jax.bounds import Count, Counts, History, Index
+from qgf_jax.bounds import Count, Counts, History, Index, NonNegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,15 @@ class NetworkOptions:
     critic_output: Annotated[
         Literal["linear", "sigmoid"], "sigmoid: Q and V lie between 0 and 1"
     ] = "linear"
-    aggregate: Annotated[Literal["min", "mean"], "how one Q is made of the members'"] = "min"
+    aggregate: Annotated[
+        Literal["min", "mean", "pessimistic"],
+        "how one Q is made of the members'; pessimistic: mean - rho * standard deviation",
+    ] = "min"
+    rho: Annotated[
+        NonNegative,
+        "rho of aggregate=pessimistic; targets of critic td have critics.td.rho",
+        History(past=0.5),
+    ] = 0.5
     ranking: Annotated[
         Literal["target", "online"],
         "best-of-N ranks by the target critic's Q, or by the online critic's outputs",

@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from qgf_jax.core.aggregates import AGGREGATES
 from qgf_jax.core.encoders import network_input
 from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.core.reductions import in_training
 from qgf_jax.types import Array, Critic, Obs, Params, Spec, Velocity
-
-AGGREGATES: dict[str, Callable[..., Array]] = {"min": jnp.min, "mean": jnp.mean}
 
 
 class _Shape(NamedTuple):
@@ -225,6 +224,8 @@ class Networks:
     """Q and V of the critic's networks are logits of numbers between 0 and 1"""
     aggregation: str
     """How one Q is made of the members': a key of `AGGREGATES`"""
+    rho: Array | float
+    """The pessimism of aggregation "pessimistic"; may be traced"""
     ranking: str
     """Which critic ranks candidates: "target" or "online", see `rank_of`"""
     policy_goal: bool
@@ -255,6 +256,7 @@ class Networks:
             ensemble=given.ensemble,
             bounded=given.critic_output == "sigmoid",
             aggregation=given.aggregate,
+            rho=given.rho,
             ranking=given.ranking,
             policy_goal=given.policy_goal,
             time_feature=given.time_feature,
@@ -358,7 +360,11 @@ class Networks:
 
     def aggregate(self, q: Array) -> Array:
         """One Q [...] of the ensemble's [E, ...]: the least, unless the config says otherwise."""
-        return AGGREGATES[self.aggregation](q, axis=0)
+        return AGGREGATES[self.aggregation](q, self.rho)
+
+    def with_pessimism(self, rho: Array | float) -> "Networks":
+        """These, where one Q is the members' mean less `rho` standard deviations; 0: their mean."""
+        return dataclasses.replace(self, aggregation="pessimistic", rho=rho)
 
     def to_value(self, logit: Array) -> Array:
         """The value that a critic's network means by its output."""

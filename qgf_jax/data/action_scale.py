@@ -67,9 +67,16 @@ class ActionScale(NamedTuple):
         if bounds is None:
             return cls(none, none, -1.0, 1.0, clip)
         low, high = (np.asarray(bound, np.float64) for bound in bounds)
-        if not np.isfinite([low, high]).all() or not (low < high).all():
+        if not np.isfinite([low, high]).all():
             raise UserError(
                 f"{source.path}: its actions are not bounded on both sides: set "
+                "data.action_scale=std or quantile"
+            )
+        if not (low < high).all():
+            number = int(np.argmin(low < high))
+            raise UserError(
+                f"{source.path}: number {number} of the environment's action has the bounds "
+                f"{low[number]:.4g} and {high[number]:.4g}, with nothing between them: set "
                 "data.action_scale=std or quantile"
             )
         if (low == -1).all() and (high == 1).all():
@@ -79,16 +86,17 @@ class ActionScale(NamedTuple):
 
     def applied(self, source: Source) -> Source:
         """The source with the networks' actions. Reading raises `UserError` for one out of bounds."""
-        return source._replace(read=lambda a, b: self._scaled(source.path, source.read(a, b)))
+        return source._replace(read=lambda a, b: self._scaled(source.path, source.read(a, b), a))
 
-    def _scaled(self, path: Path, rows: Rows) -> Rows:
+    def _scaled(self, path: Path, rows: Rows, first: int) -> Rows:
         if np.isfinite(self.low).all():
-            self._check(path, rows)
+            self._check(path, rows, first)
         if not self.scale.size:
             return rows
         return rows._replace(actions=(rows.actions - self.shift) / self.scale)
 
-    def _check(self, path: Path, rows: Rows) -> None:
+    def _check(self, path: Path, rows: Rows, first: int) -> None:
+        """Raises `UserError` for an action out of bounds; `first` is the number of the first row."""
         if rows.actions.max() <= np.min(self.high) and rows.actions.min() >= np.max(self.low):
             return
         slack = _TOLERANCE * (np.asarray(self.high) - self.low) / 2
@@ -99,7 +107,7 @@ class ActionScale(NamedTuple):
         row, number = map(int, np.argwhere(far)[0])
         if not self.scale.size:
             raise UserError(
-                f"{path}: actions leave [-1, 1] in row {row}: scale them, or set "
+                f"{path}: actions leave [-1, 1] in row {first + row}: scale them, or set "
                 "data.action_scale=std or quantile"
             )
         low, high = (
@@ -107,7 +115,8 @@ class ActionScale(NamedTuple):
             np.broadcast_to(self.high, far.shape[1:]),
         )
         raise UserError(
-            f"{path}: number {number} of the action in row {row} is {rows.actions[row, number]:.4g}, "
+            f"{path}: number {number} of the action in row {first + row} is "
+            f"{rows.actions[row, number]:.4g}, "
             f"the environment takes {low[number]:.4g} to {high[number]:.4g}: these are another one's "
             "data, or set data.action_scale=std"
         )

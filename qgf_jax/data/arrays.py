@@ -62,7 +62,9 @@ class Dataset(NamedTuple):
         name: str = "episodes",
     ) -> "Dataset":
         """Of episodes, each with the observation after its last action; see `from_arrays`."""
-        kept = [*episodes]
+        if not isinstance(episodes, Iterable):
+            raise UserError(f"{name} are a {type(episodes).__name__}: give a list of `Episode`s")
+        kept = [_episode(name, number, episode) for number, episode in enumerate(episodes)]
         return cls._of(name, bounds, lambda: iter(kept))
 
     @classmethod
@@ -72,7 +74,7 @@ class Dataset(NamedTuple):
         bounds: tuple[Any, Any] | None,
         episodes: Callable[[], Iterator[Episode]],
     ) -> "Dataset":
-        box = bounds and (_array(name, "bounds", bounds[0]), _array(name, "bounds", bounds[1]))
+        box = None if bounds is None else _box(name, bounds)
         return cls(Recording(name, name, {"format": "arrays"}, "", box, episodes))
 
     def source(self) -> Source:
@@ -92,7 +94,41 @@ class Dataset(NamedTuple):
         )
 
 
+def _box(name: str, bounds: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        low, high = (np.asarray(bound) for bound in bounds)
+        sound = {low.dtype.kind, high.dtype.kind} <= {*"fiu"} and bool((low < high).all())
+    except (ValueError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            f"{name}: bounds must be the least and the largest action, two numbers or arrays of "
+            "numbers, the one below the other"
+        )
+    return low, high
+
+
+def _episode(name: str, number: int, given: Any) -> Episode:
+    """The episode with arrays, where it may have lists."""
+    if not isinstance(given, Episode):
+        raise UserError(
+            f"{name}: episode {number} is a {type(given).__name__}: make it an `Episode`"
+        )
+    if not np.isscalar(given.terminated) or given.terminated not in (False, True):
+        raise UserError(
+            f"{name}: terminated of episode {number} must be one truth value for all of it"
+        )
+    return given._replace(
+        observations=_array(name, "observations", given.observations),
+        actions=_array(name, "actions", given.actions),
+        rewards=None if given.rewards is None else _array(name, "rewards", given.rewards),
+        info={key: _array(name, key, column) for key, column in given.info.items()},
+    )
+
+
 def _array(name: str, key: str, given: Any) -> np.ndarray:
+    if np.ma.is_masked(given):
+        raise UserError(f"{name}: {key} has masked entries: fill them or take their episodes out")
     try:
         return np.asarray(given)
     except (ValueError, TypeError) as error:

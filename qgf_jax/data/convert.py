@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from qgf_jax.data import readers
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
-from qgf_jax.data.readers import npz
+from qgf_jax.data.readers import hdf5, npz
 from qgf_jax.data.readers.recording import ALL, Choice, Recording
 from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
@@ -131,6 +131,8 @@ def _contents(
     about = recording.described() | {"sha256": recording.sha256}
     if choice.ends:
         about["ends"] = choice.ends
+    if choice.split:
+        about["split"] = choice.split
     try:
         identity = fingerprint(about)
     except TypeError as error:
@@ -141,7 +143,10 @@ def _contents(
 
 
 def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
-    """Episodes as rows, as many at once as come to `_SLICE`."""
+    """Episodes as rows, as many at once as come to `_SLICE`.
+
+    Raises `UserError` at the end if a file is no longer what its SHA-256 is of.
+    """
     waiting: list[Rows] = []
     count = number = 0
     for episode in recording.checked():
@@ -152,6 +157,8 @@ def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
             waiting, count, number = [], 0, number + 1
     if waiting:
         yield f"{number:05d}", Rows.joined(waiting)
+    if recording.files and hdf5.sha256(*recording.files) != recording.sha256:
+        raise UserError(f"{recording.place}: it was altered while it was read: convert it again")
 
 
 def _npz_targets(source: Path, out: Path, title: str) -> list[_Target]:

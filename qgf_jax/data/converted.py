@@ -5,13 +5,15 @@ The manifest has a checksum of each piece of a file, which is compared whenever 
 SHA-256 of a whole file would cost more than reading it.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -53,7 +55,19 @@ class Manifest(NamedTuple):
             sizes = {name: size for name, (size, _) in record["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: it cannot be read: convert again") from None
-        if seal != fingerprint(record):
+        kinds = {
+            "fields": dict,
+            "slices": dict,
+            "summary": dict,
+            "source": str,
+            "trajectories": int,
+        }
+        whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+        if (
+            not whole
+            or not isinstance(record.get("about", {}), dict)
+            or seal != fingerprint(record)
+        ):
             raise UserError(f"{path}: it was altered: convert again")
         for name, size in sizes.items():
             file = folder / name
@@ -71,27 +85,23 @@ class Manifest(NamedTuple):
     ) -> "Manifest":
         """Writes the (name, rows) of slices one after another, and then the manifest.
 
-        All is written beside `folder`, as .NAME.partial, and renamed when it is complete; what a killed
-        call has left of that is removed. `source` is the SHA-256 that stands for the slices' source,
-        `about` what else is known of it.
+        All is written beside `folder`, as .NAME.partial, by one process at a time, and renamed when it
+        is complete; what a killed call has left of that is removed. `source` is the SHA-256 that stands
+        for the slices' source, `about` what else is known of it.
         Raises `SaveError` for a full disk, `UserError` if the slices are not of one dataset or `folder`
         exists; then nothing is left.
         """
         cls.refuse_existing(folder)
         partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            partial.mkdir(parents=True)
-            record = _write_fields(partial, slices, folder.name) | {"source": source}
-            record |= {"about": about} if about else {}
-            cls(partial, record)._seal()
-            partial.rename(folder)
+            with _emptied(partial):
+                record = _write_fields(partial, slices, folder.name) | {"source": source}
+                record |= {"about": about} if about else {}
+                cls(partial, record)._seal()
+                cls.refuse_existing(folder)
+                partial.rename(folder)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise SaveError.at(folder, error) from error
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
         return cls(folder, record)
 
     @staticmethod
@@ -129,6 +139,36 @@ class Manifest(NamedTuple):
         if shapes != self.record["fields"]:
             raise UserError(f"{self.folder}: its files are not as {MANIFEST} says: convert again")
         return fields
+
+
+@contextlib.contextmanager
+def _emptied(partial: Path) -> Generator[None]:
+    """A folder, made or emptied, in which no other process writes. If the block fails, it is removed.
+
+    Raises `UserError` if another process is at it. The lock is the operating system's, on the folder
+    itself, and ends with the process; a file system that has none goes without.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        busy = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy = True
+        except OSError:
+            pass
+        if busy or not os.path.samestat(os.fstat(descriptor), partial.stat()):
+            raise UserError(f"{partial}: another process is writing there: wait for it")
+        try:
+            for path in partial.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            yield
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _write_fields(folder: Path, slices: Iterable[tuple[str, Rows]], title: str) -> dict[str, Any]:

@@ -136,13 +136,14 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
 
 def check_numbers(place: object, key: str, array: np.ndarray) -> None:
     """Refuses numbers that are not finite, or so large that sums of squares are not."""
-    if array.dtype.kind != "f" or not array.size:
+    if array.dtype.kind not in "fiu" or not array.size:
         return
-    largest = max(abs(array.max()), abs(array.min()))  # NaN if any is
-    if largest <= _LARGEST:
+    # As Python's: float16 would round the bound to infinity, and integers have no -min.
+    ends = float(array.max()), float(array.min())
+    if all(abs(end) <= _LARGEST for end in ends):  # NaN if any is
         return
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+    wide = np.asarray(array, np.float64)
+    bad = ~(np.abs(wide) <= _LARGEST).reshape(len(array), -1).all(axis=1)
     row = int(np.argmax(bad))
     what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
     raise UserError(f"{place}: {key} is {what} in row {row}: collect it again")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.data.chunks import GoalDataset, rows_at
+from qgf_jax.data.following import NextChunk
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
@@ -77,6 +78,8 @@ class GoalSampler(NamedTuple):
     """How many steps on the subgoals lie; 0: there are none."""
     blocks: int = 1
     """How many of one shape a dataset is made of."""
+    with_next: bool = False
+    """Whether a batch has the data's next chunks."""
 
     @classmethod
     def of(
@@ -95,6 +98,7 @@ class GoalSampler(NamedTuple):
             negative_reward=how["negative_reward"],
             subgoal_steps=how["subgoal_steps"],
             blocks=blocks,
+            with_next=NextChunk.wanted(config),
         )
 
     def draw(self, dataset: GoalDataset, key: Array) -> _Draw:
@@ -155,6 +159,9 @@ class GoalSampler(NamedTuple):
             ),
             long_action=flat[:, : n_step * width_of_one],
         )
+        if self.with_next:
+            following = NextChunk(dataset.action, drawn.start, n_step, chunk, self.blocks)
+            batch = following.into(batch, left >= n_step + chunk)
         if not self.subgoal_steps:
             return batch
         on = jnp.minimum(row + self.subgoal_steps, end - 1)

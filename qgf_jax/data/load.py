@@ -36,7 +36,7 @@ class Loaded:
     spec: dict[str, Any]
     """The fields of `types.Spec`, as a run records them."""
     fingerprint: dict[str, Any]
-    """What the run was trained on: file name, SHA-256, rows."""
+    """What the run was trained on, see `runs.run.Run.dataset`."""
 
     @classmethod
     def of(
@@ -51,11 +51,12 @@ class Loaded:
         when the data were found to be sound, where that decides whether to stream. `given` stands in the
         place of what the config names, without validation data.
         """
-        options, name = config["data"], EnvName.parse(config["env"])
+        options = config["data"]
+        name = EnvName.parse(config["env"]) if given else Source.env_of(config)
         rewarded = own_rewards(options["rewards"])
         labels = _labels(name, own=bool(options["rewards"] or given))
         source = given.source() if given else Source.of_config(config)
-        scale = ActionScale.of(source, options, _bounds(name, source))
+        scale = ActionScale.of(source, options, _bounds(labels, source))
         source = scale.applied(rewarded(source))
         prepare = functools.partial(
             _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
@@ -79,7 +80,7 @@ class Loaded:
         validation = _validation(held_out, prepare, summary, options)
         if not streamed:
             labels.close()
-        fingerprint = _fingerprint(source, summary, options, streamed=streamed)
+        fingerprint = _fingerprint(source, summary, options, name, streamed=streamed)
         spec = scale.into(_spec(sample, summary, options)).record()
         return cls(dataset, validation, spec, fingerprint)
 
@@ -91,9 +92,9 @@ class Loaded:
         return dataset
 
 
-def _bounds(name: EnvName, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
+def _bounds(labels: Labels, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
     """Those of the environment's actions, or what converted data say; `null` stands for no bound."""
-    if (known := Family.of(name).bounds(name)) is not None:
+    if (known := labels.bounds) is not None:
         return known
     if (said := source.about.get("bounds")) is None:
         return None
@@ -106,9 +107,9 @@ def _labels(name: EnvName, *, own: bool) -> Labels:
     labels = Family.of(name).labels(name)
     if not own or name.goals:
         return labels
-    widths = labels.widths
+    widths, bounds = labels.widths, labels.bounds
     labels.close()
-    return Labels(name, widths)
+    return Labels(name, widths, bounds)
 
 
 def _is_streamed(
@@ -162,12 +163,19 @@ def _validation(
 
 
 def _fingerprint(
-    source: Source, summary: Summary | None, options: Mapping[str, Any], *, streamed: bool
+    source: Source,
+    summary: Summary | None,
+    options: Mapping[str, Any],
+    name: EnvName,
+    *,
+    streamed: bool,
 ) -> dict[str, Any]:
     record = source.fingerprint | (summary.describe() if summary else {})
     record["mode"] = "streamed" if streamed else "resident"
     if streamed and options["schedule"] != "slices":  # blocks of packed slices are others
         record["layout"] = "converted" if source.seekable else "packed"
+    if name.parts:
+        record["observations"] = [[*part] for part in name.parts]
     return record
 
 

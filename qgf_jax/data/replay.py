@@ -4,7 +4,8 @@ A file of another environment, or of another version of it, has the right widths
 next observations are others.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import Env, EnvName, Family
 from qgf_jax.errors import UserError
 
@@ -43,8 +45,9 @@ class _Played(NamedTuple):
     row: int
     moved: float
     """Distance from the recorded observation to the next one."""
-    off: float
-    """Distance from the recorded next observation to the one that was played."""
+    off: float | None
+    """Distance from the recorded next observation to the one that was played; `None` if there is none,
+    as after an action that ended the task in formats without final observations."""
     reward: float | None
     """The recorded one, if there is one."""
     reward_off: float
@@ -59,23 +62,40 @@ def replay(place: Path, env: str) -> dict[str, Any]:
     name = EnvName.parse(env)
     name = name.with_task(name.tasks[0])
     source = Source.open(place)
+    name = name.seen_as(spaces.named(source.about.get("observations")))
     world = Family.of(name).make(name)
     played = [
         one for start, rows in _episodes(source) for one in _play(world, name, place, start, rows)
     ]
-    moved = np.array([one.moved for one in played])
+    found = {"observations": _observations_off(place, name, played)}
+    if played[0].reward is not None:
+        found["rewards"] = _rewards_off(place, name, played)
+    return {
+        "data": str(place), "env": name.full, "transitions": len(played), **found, "sound": True
+    }  # fmt: skip
+
+
+def _observations_off(place: Path, name: EnvName, played: Sequence[_Played]) -> dict[str, float]:
+    """How far next observations are off, in parts of how far the transition went."""
+    seen = [one for one in played if one.off is not None]
+    if not seen:
+        raise UserError(
+            f"{place} cannot be checked: each of its episodes ends with its first action, and no "
+            "observation is recorded after that"
+        )
+    moved = np.array([one.moved for one in seen])
     least = max(_STILL * float(np.median(moved)), 1e-6)
-    off = np.array([one.off for one in played]) / np.maximum(moved, least)
-    _check(place, name, "next observation", played, off)
-    result = {"data": str(place), "env": name.full, "transitions": len(played)}
-    result["observations"] = _spread(off)
-    rewards = [one.reward for one in played if one.reward is not None]
-    if rewards:
-        spread = max(float(np.std(rewards)), 1e-3)
-        off = np.array([one.reward_off for one in played]) / spread
-        _check(place, name, "reward", played, off)
-        result["rewards"] = _spread(off)
-    return {**result, "sound": True}
+    off = np.array([one.off for one in seen]) / np.maximum(moved, least)
+    _check(place, name, "next observation", seen, off)
+    return _spread(off)
+
+
+def _rewards_off(place: Path, name: EnvName, played: Sequence[_Played]) -> dict[str, float]:
+    """How far rewards are off, in parts of their spread."""
+    spread = max(float(np.std([one.reward for one in played])), 1e-3)
+    off = np.array([one.reward_off for one in played]) / spread
+    _check(place, name, "reward", played, off)
+    return _spread(off)
 
 
 def _episodes(source: Source) -> Iterator[tuple[int, Rows]]:
@@ -94,19 +114,34 @@ def _play(world: Env, name: EnvName, place: Path, start: int, rows: Rows) -> Ite
     over = True
     for t in dict.fromkeys([*range(min(_FIRST, last + 1)), last] if last >= 0 else []):
         if over:
-            width = len(world.reset(0))
+            with _raising(place, name):
+                width = len(world.reset(0))
             _check_width(place, name, rows, width)
         _set_state(world, name, place, start + t, {key: column[t] for key, column in state.items()})
-        obs, reward, over, _ = world.step(rows.actions[t])
+        with _raising(place, name):
+            obs, reward, over, _ = world.step(rows.actions[t])
         before, after = rows.observations[t : t + 2]
         recorded = rows.info["rewards"][t] if "rewards" in rows.info else None
+        unknown = "masks" in rows.info and not rows.info["masks"][t] and (before == after).all()
         yield _Played(
             start + t,
             float(np.linalg.norm(after - before)),
-            float(np.linalg.norm(obs[: len(after)] - after)),
+            None if unknown else float(np.linalg.norm(obs[: len(after)] - after)),
             recorded,
             abs(reward - recorded) if recorded is not None else 0.0,
         )
+
+
+@contextlib.contextmanager
+def _raising(place: Path, name: EnvName) -> Generator[None]:
+    """What an environment raises is one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise UserError(f"{place} cannot be checked: {name.env_id} raised {cause}") from error
 
 
 def _states(place: Path, rows: Rows) -> dict[str, np.ndarray]:
@@ -136,7 +171,7 @@ def _set_state(
     try:
         done = hasattr(world, "set_state") and world.set_state(state)
     except (AssertionError, ValueError, TypeError, IndexError):
-        widths = ", ".join(f"{key} of {len(value)}" for key, value in state.items())
+        widths = ", ".join(f"{key} of {np.size(value)}" for key, value in state.items())
         raise UserError(
             f"{place}: the state in row {row} ({widths}) does not fit {name.env_id}: this is another "
             "environment's file, or another version's"
@@ -147,9 +182,11 @@ def _set_state(
         )
 
 
-def _check(place: Path, name: EnvName, what: str, played: list[_Played], off: np.ndarray) -> None:
+def _check(
+    place: Path, name: EnvName, what: str, played: Sequence[_Played], off: np.ndarray
+) -> None:
     """Raises `UserError` if too many transitions lead elsewhere."""
-    apart = off > _APART
+    apart = ~(off <= _APART)  # NaN too
     if apart.mean() > _SHARE:
         row = played[int(np.argmax(apart))].row
         raise UserError(

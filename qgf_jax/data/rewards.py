@@ -19,8 +19,9 @@ from qgf_jax.errors import UserError
 def own_rewards(name: str) -> Callable[[Source], Source]:
     """What gives a source its rewards by the function `name`; with "" what leaves it as it is.
 
-    The function sees actions in the data's own units. Raises `UserError` if there is none such, and on
-    reading if it fails or does not give a finite number for each row.
+    The function sees actions in the data's own units, and arrays that it cannot change. Raises
+    `UserError` if there is none such, and on reading if it fails or does not give a finite number for
+    each row.
     """
     if not name:
         return lambda source: source
@@ -28,7 +29,9 @@ def own_rewards(name: str) -> Callable[[Source], Source]:
 
     def applied(source: Source) -> Source:
         return source._replace(
-            read=lambda start, stop: _with(name, function, source.path, source.read(start, stop))
+            read=lambda start, stop: _with(
+                name, function, source.path, source.read(start, stop), start
+            )
         )
 
     return applied
@@ -50,10 +53,10 @@ def _function(name: str) -> Callable[[Rows], Any]:
     return found
 
 
-def _with(name: str, function: Callable[[Rows], Any], path: Path, rows: Rows) -> Rows:
-    """The rows with these rewards. That of a trajectory's last row is void."""
+def _with(name: str, function: Callable[[Rows], Any], path: Path, rows: Rows, first: int) -> Rows:
+    """The rows with these rewards; `first` is the first one's number. That of a last row is void."""
     try:
-        rewards = np.array(function(rows), np.float32)
+        rewards = np.array(function(_locked(rows)), np.float32)
     except Exception as error:  # whatever the function raises
         raise UserError(f"data.rewards={name} failed on {path} ({_cause(error)})") from error
     if rewards.shape != rows.ends.shape:
@@ -64,8 +67,20 @@ def _with(name: str, function: Callable[[Rows], Any], path: Path, rows: Rows) ->
     rewards[rows.ends] = 0.0
     if not np.isfinite(rewards).all():
         row = int(np.argmin(np.isfinite(rewards)))
-        raise UserError(f"data.rewards={name} gave {rewards[row]} for row {row} of {path}")
+        raise UserError(f"data.rewards={name} gave {rewards[row]} for row {first + row} of {path}")
     return rows._replace(info={**rows.info, "rewards": rewards})
+
+
+def _locked(rows: Rows) -> Rows:
+    """The same rows in views that cannot be written to: they may be the dataset itself."""
+
+    def view(array: np.ndarray) -> np.ndarray:
+        locked = array.view()
+        locked.flags.writeable = False
+        return locked
+
+    info = {key: view(array) for key, array in rows.info.items()}
+    return Rows(view(rows.observations), view(rows.actions), view(rows.ends), info)
 
 
 def _cause(error: Exception) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from qgf_jax.data.chunks import Dataset, rows_at
+from qgf_jax.data.following import NextChunk
 from qgf_jax.data.goals import GoalSampler
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
@@ -33,7 +34,8 @@ class BatchSampler(NamedTuple):
         """
         size = batch_size or config["train"]["batch_size"]
         if spec.goal is None:
-            sampler = _ChunkSampler(size, spec.chunk, spec.return_steps, blocks)
+            asked = NextChunk.wanted(config)
+            sampler = _ChunkSampler(size, spec.chunk, spec.return_steps, blocks, asked)
         else:
             sampler = GoalSampler.of(config, spec, size, blocks)
         return cls(sampler.draw, sampler.gather)
@@ -55,6 +57,8 @@ class _ChunkSampler(NamedTuple):
     n_step: int
     """Steps of a return."""
     blocks: int = 1
+    with_next: bool = False
+    """Whether a batch has the data's next chunks."""
 
     def draw(self, dataset: Dataset, key: Array) -> _Starts:
         """Where the chunks of a batch begin: uniform, with replacement, over all starts."""
@@ -79,7 +83,7 @@ class _ChunkSampler(NamedTuple):
         obs, next_obs = (Obs(rows_at(dataset.obs, row)) for row in (drawn.row, drawn.next_row))
         weight = rows_at(dataset.weight, start)
         late = weight if dataset.actor_weight is None else rows_at(dataset.actor_weight, start)
-        return Batch(
+        batch = Batch(
             obs=obs,
             action=actions[:, : self.chunk].reshape(len(start), -1),
             reward=rows_at(dataset.reward, start),
@@ -89,3 +93,11 @@ class _ChunkSampler(NamedTuple):
             actor=Actor(obs, next_obs, late),
             long_action=actions[:, : self.n_step].reshape(len(start), -1),
         )
+        if not self.with_next:
+            return batch
+        following = NextChunk(dataset.action, start, self.n_step, self.chunk, self.blocks)
+        # A return that ends before its trajectory does ends where the transition after it begins.
+        goes_on = rows_at(dataset.row, following.start) == drawn.next_row
+        chunk_weight = dataset.weight if dataset.actor_weight is None else dataset.actor_weight
+        whole = goes_on & (rows_at(chunk_weight, following.start) > 0)
+        return following.into(batch, whole)

@@ -13,6 +13,7 @@ import numpy as np
 from qgf_jax.data.converted import MANIFEST, Manifest
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.summary import Summary
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint, sha256
@@ -113,6 +114,20 @@ class Source(NamedTuple):
         if own is not None:
             return own
         return cls.find(options["name"] or name.dataset, options["dir"], family)
+
+    @staticmethod
+    def env_of(config: Mapping[str, Any]) -> EnvName:
+        """The environment that a config names, seen as its data have it where these name their parts.
+
+        Only their manifest is read; data that are not there, or wrong, are said to be so by `of_config`.
+        """
+        name, options = EnvName.parse(config["env"]), config["data"]
+        try:
+            path = _find(options["name"] or name.dataset, options["dir"], Family.of(name))
+            record = Manifest.read(path).record if Manifest.is_in(path) else {}
+        except UserError:
+            return name
+        return name.seen_as(spaces.named(record.get("about", {}).get("observations")))
 
     def validation(self) -> "Source | None":
         """The validation data that belong to it; to a folder of slices, those of the first slice."""

@@ -125,11 +125,7 @@ class Summary(NamedTuple):
             little = low < high and column.std() < _resolution(low, high)
             if little and (column != column.astype(np.float32)).any():
                 lost.append(i)
-        if lost:
-            log_once(
-                f"qgf: warning: {path}: {_listed('observation', lost)}: too little spread beside the "
-                "size for float32, to which they are rounded: subtract a constant in the file"
-            )
+        _say_rounded(path, lost)
 
     def check_alike(self, observations: np.ndarray, path: Path) -> None:
         """Raises `UserError` if `observations` [R, O] lie, on average, far from all of these.
@@ -147,6 +143,40 @@ class Summary(NamedTuple):
                 f"{path}: the mean of observation {i} is {mean[i]:.4g}, training data have "
                 f"{low[i]:.4g} to {high[i]:.4g}: this is another dataset's file"
             )
+
+
+class Rounding:
+    """Which dimensions of observations float32 cannot hold, where they come an episode at a time."""
+
+    def __init__(self) -> None:
+        self._low = self._high = np.zeros(0)
+        self._moved = np.zeros(0, bool)
+        """[D], whether rounding changes anything"""
+
+    def add(self, observations: np.ndarray, rounded: np.ndarray) -> None:
+        """Takes [R, D] and what becomes of it as float32."""
+        if observations.dtype.itemsize <= 4 or observations.dtype.kind != "f":
+            return
+        low, high = observations.min(axis=0), observations.max(axis=0)
+        moved = (observations != rounded).any(axis=0)
+        first = not self._low.size
+        self._low = low if first else np.minimum(self._low, low)
+        self._high = high if first else np.maximum(self._high, high)
+        self._moved = moved if first else self._moved | moved
+
+    def log(self, place: object) -> None:
+        """Says in one line which, if any: a spread is at most half of the range."""
+        little = (self._low < self._high) & self._moved
+        little &= (self._high - self._low) / 2 < _resolution(self._low, self._high)
+        _say_rounded(place, np.flatnonzero(little).tolist())
+
+
+def _say_rounded(place: object, lost: Sequence[int]) -> None:
+    if lost:
+        log_once(
+            f"qgf: warning: {place}: {_listed('observation', lost)}: too little spread beside the "
+            "size for float32, to which they are rounded: subtract a constant in the file"
+        )
 
 
 _STEPS = 128

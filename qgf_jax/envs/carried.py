@@ -5,6 +5,7 @@ It is kept by its Gymnasium id and options: metadata also name a function to cal
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,11 +58,11 @@ class Carried(NamedTuple):
                     "max_episode_steps": spec.get("max_episode_steps"),
                 }
                 break
-        scores = [
-            metadata[key] for key in _REFERENCES if isinstance(metadata.get(key), int | float)
-        ]
-        if len({*scores}) == 2:
-            found["references"] = [float(score) for score in scores]
+        scores = [metadata.get(key) for key in _REFERENCES]
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            low, high = (float(x) for x in scores if isinstance(x, int | float))
+            if low != high and math.isfinite(low) and math.isfinite(high):
+                found["references"] = [low, high]
         return found
 
 

@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from qgf_jax.envs.spaces import Widths
 from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import load_entry
 
@@ -72,6 +73,9 @@ class EnvName:
     """The prefix of the name; "" for the default family."""
     every_task: tuple[int, ...] = (1,)
     """All tasks of the environment."""
+    parts: Widths = ()
+    """Key and width of each part of an observation, in order, where the run's data name them. What has
+    dictionaries for observations is seen as these parts; they are not in `full`."""
 
     @staticmethod
     def parse(name: str) -> "EnvName":
@@ -91,7 +95,7 @@ class EnvName:
 
     @property
     def full(self) -> str:
-        """The whole name with its task; `parse` gives this object back, but for the simulator."""
+        """The whole name with its task; `parse` gives this object back, but for simulator and parts."""
         return self.env_id + (f"-task{self.task}" if self.task else "")
 
     @property
@@ -110,6 +114,10 @@ class EnvName:
         """The same environment in one of `SIMULATORS`."""
         return dataclasses.replace(self, simulator="" if simulator == SIMULATORS[0] else simulator)
 
+    def seen_as(self: _Name, parts: Widths) -> _Name:
+        """The same environment with other `parts`."""
+        return dataclasses.replace(self, parts=parts)
+
     @property
     def _prefix(self) -> str:
         return f"{self.family}:" if self.family else ""
@@ -122,10 +130,11 @@ class EnvName:
 class Env(Protocol):
     """One environment, for one task.
 
-    Three methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
-    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`, and
+    Four methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
+    keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`,
     `set_state(columns) -> bool`, which after a reset puts the simulator into a recorded state: numbers
-    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could.
+    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could. And
+    `close()`, which ends processes and files of the environment's own.
     """
 
     action_dim: int
@@ -154,14 +163,21 @@ class Labels:
     reads: Collection[str] = ("rewards", "masks")
     """Columns with labels that are heeded; in a file that has others, they are refused."""
 
-    def __init__(self, name: EnvName, widths: tuple[int, int] | None = None):
+    def __init__(
+        self, name: EnvName, widths: tuple[int, int] | None = None, bounds: Bounds | None = None
+    ):
         self.name = name
-        self._widths = widths
+        self._widths, self._bounds = widths, bounds
 
     @property
     def widths(self) -> tuple[int, int] | None:
         """(O, A): widths of an observation without its goal, and of an action. `None`: not checked."""
         return self._widths
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Those of actions, which the family is asked for where they are not known yet."""
+        return self._bounds or Family.of(self.name).bounds(self.name)
 
     def rewards(
         self, columns: Mapping[str, np.ndarray], path: Path
@@ -370,6 +386,11 @@ def _resolve(name: str) -> tuple[Family, str]:
         for family in map(_family, _FAMILIES):
             if family.claims(name):
                 return family, name
+    if colon and is_module(prefix):
+        raise UserError(
+            f"environment {name!r}: after the module {prefix} comes a function, as make_arm, or "
+            "an id, as Arm-v1"
+        )
     if colon:
         raise UserError.unknown("family of environments", prefix, known)
     return _family(""), name

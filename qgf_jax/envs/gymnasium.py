@@ -8,17 +8,21 @@
 `gymnasium:NAME` says of the first three that they are meant, as of an id with the form of another
 family's names. A package or module must be installed, or in a folder that PYTHONPATH names.
 
-Observations are boxes, or dictionaries of boxes, flattened in the order of their sorted keys. Actions
-are boxes with any bounds. Such an environment has one task, and its data say what rows are worth. No
-JAX, and Gymnasium is imported on first use.
+Observations are boxes, or dictionaries of boxes, flattened in the order of their sorted keys, or by the
+parts that the data name (`EnvName.parts`). Actions are boxes with any bounds. Such an environment has
+one task, and its data say what rows are worth. No JAX, and Gymnasium is imported on first use.
 """
 
 import contextlib
 import dataclasses
 import difflib
 import importlib
+import inspect
+import math
 import random
 import re
+import sys
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,8 @@ _ID = re.compile(r"(?:[\w.]+:)?[\w/.-]+-v\d+")
 """[PACKAGE:][NAMESPACE/]NAME-vN"""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """MODULE:FUNCTION"""
+_LEARNING = ("NormalizeObservation", "NormalizeReward")
+"""Wrappers of Gymnasium's that go by the mean and spread of what they have seen so far."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +96,14 @@ class _Gymnasium(Family):
 
     def make(self, name: EnvName) -> "_GymnasiumEnv":
         """The environment. Raises `UserError` if there is none, or if it is not made of boxes."""
-        return _GymnasiumEnv(name.env_id, self.gym(name))
+        return _GymnasiumEnv(name, self.gym(name))
 
     def gym(self, name: EnvName, **options: Any) -> Any:
         """The environment as Gymnasium has it; `options` are those of `gymnasium.make`."""
         self.require()
         with contextlib.nullcontext() if "render_mode" in options else _unseen():
             made = self._open(name, options)
-        if not _has_limit(made):
-            raise UserError(
-                f"{name.env_id} has no limit of steps, so an episode may never end: wrap it in "
-                "gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
-            )
+        _check_episodes(name.env_id, made)
         return made
 
     def _open(self, name: EnvName, options: Mapping[str, Any]) -> Any:
@@ -123,20 +125,20 @@ class _Gymnasium(Family):
         if self.missing():
             return None
         made = self.make(name)
-        made.env.close()
+        made.close()
         return made.bounds
 
     def labels(self, name: EnvName) -> Labels:
-        """The data's own, with the widths of the environment where it can be made."""
+        """The data's own, with widths and bounds of the environment where it can be made."""
         if self.missing():
             return Labels(name)
         made = self.make(name)
-        made.env.close()
-        return Labels(name, (made.parts.width, made.action_dim))
+        made.close()
+        return Labels(name, (made.parts.width, made.action_dim), made.bounds)
 
     def rendered(self, name: EnvName, size: int) -> "_GymnasiumEnv":
         """The environment with `render`; pictures are as large as the environment makes them."""
-        return _GymnasiumEnv(name.env_id, self.gym(name, render_mode="rgb_array"))
+        return _GymnasiumEnv(name, self.gym(name, render_mode="rgb_array"))
 
     def advice(self, dataset: str, folder: Path) -> str:
         """How data come here."""
@@ -191,14 +193,15 @@ def _make(name: str, options: Mapping[str, Any]) -> Any:
         advice = f"did you mean {near[0]!r}?" if near else "name its package too, as PACKAGE:Id-v0"
         raise UserError(f"Gymnasium knows no environment {name!r}: {advice}")
     try:
-        if _ID.fullmatch(name):
-            return gymnasium.make(name, disable_env_checker=True, **options)
-        made = getattr(importlib.import_module(module), rest)(**options)
+        # What they print must not look like our output.
+        with contextlib.redirect_stdout(sys.stderr):
+            if _ID.fullmatch(name):
+                return gymnasium.make(name, disable_env_checker=True, **options)
+            made = _call(getattr(importlib.import_module(module), rest), options)
     except UserError:
         raise
-    except Exception as error:  # whatever a package or a user's function raises
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"environment {name} cannot be made ({cause})") from error
+    except (Exception, SystemExit) as error:  # whatever a package or a user's function raises
+        raise UserError(f"environment {name} cannot be made ({_cause(error)})") from error
     if not isinstance(made, gymnasium.Env):
         raise UserError(
             f"{name} gives a {type(made).__name__}: it must give an environment of Gymnasium's"
@@ -206,15 +209,48 @@ def _make(name: str, options: Mapping[str, Any]) -> Any:
     return made
 
 
-def _has_limit(env: Any) -> bool:
-    """Whether the environment, or one of its wrappers, ends episodes after some steps."""
-    if getattr(env, "spec", None) is not None and env.spec.max_episode_steps:
-        return True
+def _cause(error: BaseException) -> str:
+    """What was raised, in one line; where, if it says nothing, as an assertion does."""
+    kind, text = type(error).__name__, " ".join(str(error).split())[:200]
+    if text:
+        return f"{kind}: {text}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{kind} in {Path(last.filename).name}, line {last.lineno}"
+
+
+def _call(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """What a user's function makes; it gets those of the options that it takes."""
+    if not options:
+        return function()
+    taken = inspect.signature(function).parameters
+    every = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    return function(**{key: option for key, option in options.items() if every or key in taken})
+
+
+def _check_episodes(name: str, env: Any) -> None:
+    """Raises `UserError` if episodes may never end, or depend on those before them."""
+    wrappers = list(_layers(env))
+    for one in wrappers:
+        kind = type(one).__name__
+        if kind in _LEARNING and getattr(one, "update_running_mean", True):
+            raise UserError(
+                f"{name}: its wrapper {kind} changes with all that it has seen, so an episode would "
+                "depend on those before it: leave it out (data.standardize does the same for "
+                "observations, data.reward_scale for rewards), or set update_running_mean=False"
+            )
+    limited = getattr(env, "spec", None) is not None and env.spec.max_episode_steps
+    if not limited and "TimeLimit" not in {type(one).__name__ for one in wrappers}:
+        raise UserError(
+            f"{name} has no limit of steps, so an episode may never end: wrap it in "
+            "gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
+        )
+
+
+def _layers(env: Any) -> Generator[Any]:
+    """The environment's wrappers from the outermost to itself."""
     while env is not None:
-        if type(env).__name__ == "TimeLimit":
-            return True
+        yield env
         env = getattr(env, "env", None)
-    return False
 
 
 @contextlib.contextmanager
@@ -227,11 +263,12 @@ def _unseen() -> Generator[None]:
 class _GymnasiumEnv:
     """An environment of Gymnasium as rows of numbers, its first state a function of the seed."""
 
-    def __init__(self, name: str, env: Any):
+    def __init__(self, name: EnvName, env: Any):
         self.env = env
-        self.parts = spaces.Parts.of(name, env.observation_space)
+        self._name = name.env_id
+        self.parts = spaces.Parts.as_in_data(name.env_id, env.observation_space, name.parts)
         """Keys and widths of an observation's parts, in order."""
-        self.bounds = spaces.bounds(name, env.action_space)
+        self.bounds = spaces.bounds(name.env_id, env.action_space)
         """The least and the largest action [A] each."""
         self.action_dim = len(self.bounds[0])
         self._low, self._high = self.bounds
@@ -245,25 +282,42 @@ class _GymnasiumEnv:
         random.seed(seed)
         np.random.seed(seed)
         self.env.action_space.seed(seed)
-        return self.parts.row(self.env.reset(seed=seed)[0])
+        return self.parts.row(self._name, self.env.reset(seed=seed)[0])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Mapping[str, Any]]:
         """(observation [O], reward, whether the episode is over, info) after `action` [A].
 
-        `info["success"]` is the environment's `success` or `is_success`, if it says either.
+        `info["success"]` is the environment's `success` or `is_success`, if it says either. Raises
+        `UserError` for a success or reward that is not one number.
         """
         # Half the time of numpy.clip, which counts beside a simulator of 20 microseconds a step.
         inside = np.minimum(np.maximum(action, self._low), self._high)
         action = inside.astype(self._dtype, copy=False).reshape(self._shape)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        said = info.get("success", info.get("is_success"))
-        found = {} if said is None else {"success": float(np.clip(said, 0.0, 1.0).reshape(()))}
-        return (
-            self.parts.row(observation),
-            float(reward),
-            bool(terminated or truncated),
-            found,
-        )
+        if (said := info.get("success")) is None:
+            said = info.get("is_success")
+        if not isinstance(reward, float):
+            reward = self._number("reward", reward, finite=False)
+        over = bool(terminated or truncated)
+        obs = self.parts.row(self._name, observation)
+        if said is None:
+            return obs, float(reward), over, {}
+        success = min(max(self._number("success", said), 0.0), 1.0)
+        return obs, float(reward), over, {"success": success}
+
+    def _number(self, what: str, said: Any, *, finite: bool = True) -> float:
+        """What the environment says as one number; an array of one is one."""
+        try:
+            number = float(np.asarray(said, np.float64).reshape(()))
+        except (TypeError, ValueError):
+            number = None
+        if number is None or (finite and math.isnan(number)):
+            raise UserError(f"{self._name}: its {what} is {said!r:.60}, which is not one number")
+        return number
+
+    def close(self) -> None:
+        """Ends what the environment has started."""
+        self.env.close()
 
     def set_state(self, columns: Mapping[str, np.ndarray]) -> bool:
         """Puts MuJoCo into the state `qpos`, `qvel`; false without it, or in another simulator."""
@@ -274,5 +328,13 @@ class _GymnasiumEnv:
         return True
 
     def render(self) -> np.ndarray:
-        """A picture [h, w, 3], if the environment was made with a `render_mode`."""
-        return self.env.render()
+        """A picture [h, w, 3]. Raises `UserError` if the environment draws none."""
+        picture = np.zeros(0)
+        with contextlib.suppress(NotImplementedError):  # Gymnasium's own, of one that draws nothing
+            picture = np.asarray(self.env.render())
+        if picture.ndim != 3:
+            raise UserError(
+                f"{self._name}: its render() gives no picture [h, w, 3]: give the function that "
+                "makes it an argument render_mode, and heed render_mode='rgb_array'"
+            )
+        return picture

@@ -190,8 +190,8 @@ class _OGBench(Family):
             )
         words = " ".join(f"'{requirement}'" for requirement in self.requirements())
         raise UserError(
-            f"OGBench's environments need {' and '.join(lacking)}, which pip does not install by "
-            f"itself on Python 3.13 and later: run `pip install --no-deps {words}`"
+            f"OGBench's environments need {' and '.join(lacking)}, not installed here (pip leaves that "
+            f"out on Python 3.13 and later): run `pip install --no-deps {words}`"
         )
 
     @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import json
+import math
 import os
 import socket
 import subprocess
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.envs.families import Family
+from qgf_jax.envs.spaces import Widths
 from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import children
@@ -61,6 +64,8 @@ class Move:
 class EnvPool:
     """`slots` environments of one name over `workers` processes; a context manager.
 
+    `parts` are those of `EnvName`.
+
     Environment i lives in process i % workers. What an episode does depends on its seed and its
     actions alone: not on the slot, the process, or what was played before. So a worker that dies, is
     silent for `timeout` seconds or says what is no observation is replaced, and its episodes are played
@@ -76,12 +81,14 @@ class EnvPool:
         slots: int,
         workers: int | None = None,
         *,
+        parts: Widths = (),
         timeout: float = 60.0,
         start_timeout: float = 300.0,
         module: str = "qgf_jax.envs.worker",
     ):
         count = max(1, min(slots, workers or os.cpu_count() or 1))
         self.name, self.slots, self.workers, self.module = name, slots, count, module
+        self._parts = json.dumps(parts)
         self.timeout, self.start_timeout = timeout, start_timeout
         self.goal: list[float] | None = None
         self.cpu_seconds = 0.0
@@ -271,10 +278,12 @@ class EnvPool:
         self.goal = header.get("goal", self.goal)
         results = [Played(**result) for result in header.get("played", ())] or [None] * len(slots)
         answers: dict[int, _Answer] = {}
+        all_finite = bool(np.isfinite(arrays["obs"]).all())
         for slot, obs, played in zip(slots, arrays["obs"], results, strict=True):
             if obs.shape != self._obs_shape:
                 raise _Broken(f"gave observations of shape {obs.shape}", slot)
-            if not (np.isfinite(obs).all() and (played is None or np.isfinite(played.reward))):
+            finite = all_finite or np.isfinite(obs).all()
+            if not (finite and (played is None or math.isfinite(played.reward))):
                 raise _Broken("gave an observation or reward that is not finite", slot)
             answers[slot] = (obs, played)
         return answers
@@ -289,7 +298,8 @@ class EnvPool:
         ours.settimeout(self.timeout)
         environment = {"OMP_NUM_THREADS": "1"} | os.environ
         places = len(range(worker, self.slots, count))
-        command = children.command(self.module, str(theirs.fileno()), self.name, str(places))
+        words = (str(theirs.fileno()), self.name, str(places), self._parts)
+        command = children.command(self.module, *words)
         with theirs:
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(),), env=environment, stdin=subprocess.DEVNULL

@@ -1,10 +1,12 @@
 """A process that owns some environments and steps them, whole chunks at a time.
 
-Run as `python -m qgf_jax.envs.worker FD NAME SLOTS`; speaks `wire.Message` over the socket FD. A fresh
-interpreter, not a fork: its parent runs JAX, whose threads do not survive forking.
+Run as `python -m qgf_jax.envs.worker FD NAME SLOTS PARTS`, where PARTS is `EnvName.parts` as JSON;
+speaks `wire.Message` over the socket FD. A fresh interpreter, not a fork: its parent runs JAX, whose
+threads do not survive forking.
 """
 
 import contextlib
+import json
 import os
 import queue
 import socket
@@ -18,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.random.mtrand import set_bit_generator  # stubs before NumPy 2.5 have it here alone
 
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.spaces import Widths
 from qgf_jax.envs.wire import Message
 from qgf_jax.errors import UserError
 
@@ -26,9 +30,9 @@ from qgf_jax.errors import UserError
 class _Slot:
     """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
 
-    def __init__(self, name: str, made: Callable[[Any], None]):
+    def __init__(self, name: str, parts: Widths, made: Callable[[Any], None]):
         family = Family.of(name)
-        self.env = family.make(EnvName.parse(name))
+        self.env = family.make(EnvName.parse(name).seen_as(parts))
         self._unsaid = {"success": 0.0} if family.says_success else {}
         self.bits = np.random.MT19937()
         # The first reset may compile a model, which must not look like stepping.
@@ -73,13 +77,10 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[Message | None])
         requests.put(None)
 
 
-def _serve(channel: socket.socket, name: str, count: int) -> None:
+def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
-        family = Family.of(name)
-        family.require()
-        with family.headless() as made:
-            slots = [_Slot(name, made) for _ in range(count)]
+        slots = _begin(name, count, parts)
     except UserError as error:
         Message({"refused": str(error)}).send(channel)
         return
@@ -88,29 +89,52 @@ def _serve(channel: socket.socket, name: str, count: int) -> None:
     requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, requests), daemon=True).start()
     while (request := requests.get()) is not None:
-        header, arrays = request
-        started = time.process_time()
-        reply: dict[str, Any]
         obs: list[np.ndarray] = []
         try:
-            if header["op"] == "reset":
-                for i, seed in zip(*header["slots"], strict=True):
-                    obs.append(slots[i].reset(seed))
-                reply = {}
-            else:
-                reply = {"played": []}
-                for i, chunk in zip(header["slots"], arrays["actions"], strict=True):
-                    after, played = slots[i].act(chunk)
-                    obs.append(after)
-                    reply["played"].append(played)
+            reply = _answer(slots, request, obs)
         except Exception as error:
-            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            Message({"error": cause, "place": len(obs)}).send(channel)
-            continue
-        if header["op"] == "reset":
-            reply["goal"] = slots[0].goal_position()
-        reply["cpu_seconds"] = time.process_time() - started
-        Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
+            Message({"error": _cause(error), "place": len(obs)}).send(channel)
+        else:
+            Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
+    for slot in slots:  # may have started a simulator in a process of its own
+        with contextlib.suppress(Exception):
+            getattr(slot.env, "close", bool)()
+
+
+def _begin(name: str, count: int, parts: Widths) -> list[_Slot]:
+    """The environments. Raises `UserError` if there can be none."""
+    try:
+        family = Family.of(name)
+        family.require()
+        with family.headless() as made:
+            return [_Slot(name, parts, made) for _ in range(count)]
+    except UserError:
+        raise
+    except Exception as error:  # whatever the simulator, or a user's environment, raises
+        raise UserError(f"environment {name} does not begin ({_cause(error)})") from error
+
+
+def _answer(slots: list[_Slot], request: Message, obs: list[np.ndarray]) -> dict[str, Any]:
+    """Does what is asked. Observations go into `obs`, so that it is seen whose turn failed."""
+    header, arrays = request
+    started = time.process_time()
+    reply: dict[str, Any]
+    if header["op"] == "reset":
+        for i, seed in zip(*header["slots"], strict=True):
+            obs.append(slots[i].reset(seed))
+        reply = {"goal": slots[0].goal_position()}
+    else:
+        reply = {"played": []}
+        for i, chunk in zip(header["slots"], arrays["actions"], strict=True):
+            after, played = slots[i].act(chunk)
+            obs.append(after)
+            reply["played"].append(played)
+    return {**reply, "cpu_seconds": time.process_time() - started}
+
+
+def _cause(error: Exception) -> str:
+    """What was raised, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def leave_with(parent: int) -> None:
@@ -128,7 +152,7 @@ def _main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     # The parent is gone or closing: that is how this ends.
     with contextlib.suppress(ConnectionError, KeyboardInterrupt):
-        _serve(channel, sys.argv[2], int(sys.argv[3]))
+        _serve(channel, sys.argv[2], int(sys.argv[3]), spaces.named(json.loads(sys.argv[4])))
 
 
 if __name__ == "__main__":

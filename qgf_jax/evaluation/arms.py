@@ -7,7 +7,7 @@ from qgf_jax.methods import table
 
 
 class Sampler(NamedTuple):
-    """What one compiled program acts with, whatever the guidance weight."""
+    """An arm without its weight: rivals, of which one weight is selected, agree in it."""
 
     method: str
     best_of: int
@@ -21,6 +21,22 @@ class Sampler(NamedTuple):
             return method
         name = "" if method == "best_of" else f"{method} + "
         return f"{name}best of {self.best_of}"
+
+
+class Program(NamedTuple):
+    """What is compiled once for all arms that differ in weight and numbers alone."""
+
+    method: str
+    best_of: int
+    options: table.Options
+    """Those that are part of the program."""
+    arguments: tuple[str, ...] = ()
+    """The names of those whose values it is given, beside the weight."""
+
+    @property
+    def label(self) -> str:
+        """As of a sampler; of what it is given, the names."""
+        return ":".join([Sampler(self.method, self.best_of, self.options).label, *self.arguments])
 
 
 class Arm(NamedTuple):
@@ -67,7 +83,7 @@ class Arm(NamedTuple):
 
     @property
     def sampler(self) -> Sampler:
-        """The arm without its weight: arms that agree in it are rivals, of which one is selected."""
+        """Arms that agree in it are rivals, of which one is selected."""
         return Sampler(self.method, self.best_of, self.options)
 
     @property
@@ -75,10 +91,26 @@ class Arm(NamedTuple):
         """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
         arm, row = self, table.Method.named(self.method)
         if row.weighted and arm.weight == 0.0 and row.at_zero:
-            free = table.Method.named(row.at_zero).acting_options
+            free = table.Method.named(row.at_zero).acting_options | row.critic_options
             shared = tuple((k, v) for k, v in arm.options if k in free)
             arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
-        return arm._replace(method=table.Method.named(arm.method).canonical)
+        acting = table.Method.named(arm.method)
+        return arm._replace(
+            method=acting.canonical, options=acting.without_idle(arm.options, arm.best_of)
+        )
+
+    @property
+    def program(self) -> Program:
+        """What it acts with; arms that agree in it act in one batch."""
+        given = table.Method.named(self.method).arguments(self.options)
+        fixed = tuple((k, v) for k, v in self.options if k not in given)
+        return Program(self.method, self.best_of, fixed, given)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The values of the program's `arguments`."""
+        given = table.Method.named(self.method).arguments(self.options)
+        return tuple(float(v) for k, v in self.options if k in given)
 
 
 def _candidates(

@@ -12,7 +12,7 @@ import numpy as np
 
 from qgf_jax.envs.jax_pointmaze import PointMaze, Start, State
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Program
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods.pace import Pace
@@ -31,6 +31,8 @@ class _Queue(NamedTuple):
     identity: Any
     """[P, 2] task and number"""
     weight: Any
+    numbers: tuple[Any, ...]
+    """[P] for each of a program's arguments"""
     count: Any
     """[]"""
 
@@ -79,7 +81,7 @@ class DeviceSimulator(Simulator):
         super().__init__()
         self._loaded, self._maze, self._envs = loaded, maze, envs
         self._places = _ROUNDS * envs
-        self._programs: dict[Sampler, Callable[[_Queue], _Outcome]] = {}
+        self._programs: dict[Program, Callable[[_Queue], _Outcome]] = {}
 
     def parts(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
         """All jobs at once."""
@@ -88,22 +90,22 @@ class DeviceSimulator(Simulator):
     @contextlib.contextmanager
     def ready_for(self, jobs: Sequence[Job]) -> Generator[None]:
         """Compiles what the jobs need and was not compiled before."""
-        for sampler in dict.fromkeys(job.acts_as.sampler for job in jobs):
-            if sampler not in self._programs:
-                self._programs[sampler] = self._compile(sampler)
+        for program in dict.fromkeys(job.acts_as.program for job in jobs):
+            if program not in self._programs:
+                self._programs[program] = self._compile(program)
         yield
 
-    def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+    def play(self, program: Program, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs, as many in one call as a queue holds.
 
         `seconds` of a result is an episode's share of the wall time of its call.
         """
-        program, left = self._programs[sampler], list(jobs)
-        execute = self._loaded.pace(sampler.options).execute
+        call, left = self._programs[program], list(jobs)
+        execute = self._loaded.pace(program.options).execute
         while left:
-            queue, taken, left = self._queue(left)
+            queue, taken, left = self._queue(left, program)
             started = time.perf_counter()
-            outcome = program(queue)
+            outcome = call(queue)
             count = sum(map(len, taken))
             seconds = round((time.perf_counter() - started) / count, 3)
             for seed, column in enumerate(taken):
@@ -123,7 +125,9 @@ class DeviceSimulator(Simulator):
             result["path"] = [[round(float(x), 2) for x in point] for point in path]
         return {**result, "success": float(ended.success), "seconds": seconds}
 
-    def _queue(self, jobs: Sequence[Job]) -> tuple[_Queue, list[list[Job]], list[Job]]:
+    def _queue(
+        self, jobs: Sequence[Job], program: Program
+    ) -> tuple[_Queue, list[list[Job]], list[Job]]:
         """The first jobs of each seed that a queue holds, which they are, and the jobs that are left."""
         taken: list[list[Job]] = [[] for _ in range(self._loaded.seeds)]
         left = []
@@ -134,6 +138,7 @@ class DeviceSimulator(Simulator):
         nowhere = self._maze.start(self._maze.name.tasks[0], 0)
         starts = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), nowhere)
         identity, weight = np.zeros((*shape, 2), np.int32), np.zeros(shape, np.float32)
+        numbers = tuple(np.zeros(shape, np.float32) for _ in program.arguments)
         known: dict[tuple[int, int], Start] = {}
         for seed, column in enumerate(taken):
             for place, job in enumerate(column):
@@ -143,15 +148,17 @@ class DeviceSimulator(Simulator):
                     into[seed, place] = value
                 identity[seed, place] = (job.task, job.episode)
                 weight[seed, place] = job.acts_as.weight
+                for into, number in zip(numbers, job.acts_as.numbers, strict=True):
+                    into[seed, place] = number
         count = np.array([len(column) for column in taken], np.int32)
-        return _Queue(starts, identity, weight, count), taken, left
+        return _Queue(starts, identity, weight, numbers, count), taken, left
 
-    def _compile(self, sampler: Sampler) -> Callable[[_Queue], _Outcome]:
-        """The one program that plays a whole sweep of weights, tasks and seeds, to the last step.
+    def _compile(self, program: Program) -> Callable[[_Queue], _Outcome]:
+        """The one program for a whole sweep of weights, numbers, tasks and seeds, to the last step.
 
         Leaves have a leading axis of seeds.
         """
-        actor, pace = self._loaded.actor(*sampler), self._loaded.pace(sampler.options)
+        actor, pace = self._loaded.actor(*program), self._loaded.pace(program.options)
 
         def advance(args: tuple[Any, ...]) -> tuple[_Slots, _Outcome, Array]:
             return self._advance(actor, pace, *args)
@@ -171,10 +178,10 @@ class DeviceSimulator(Simulator):
         params = jax.device_put(self._loaded.params, sharding)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(lambda: self._queue([])[0]),
+            jax.eval_shape(lambda: self._queue([], program)[0]),
         )
-        program = jax.jit(play).lower(params, shapes).compile()
-        return lambda queue: jax.tree.map(np.asarray, program(params, queue))
+        compiled = jax.jit(play).lower(params, shapes).compile()
+        return lambda queue: jax.tree.map(np.asarray, compiled(params, queue))
 
     def _first(self, pace: Pace, queue: _Queue) -> tuple[_Slots, _Outcome, Array]:
         """The first episodes of a queue, no outcomes, and which episode follows."""
@@ -197,8 +204,9 @@ class DeviceSimulator(Simulator):
         slots, outcome, following = carry
         at, live = slots.episode, slots.episode < self._places
         identity = jnp.concatenate([queue.identity[at], slots.chunks[:, None]], axis=1)
-        chunk = jax.vmap(actor, in_axes=(None, 0, 0, 0, 0))(
-            params, slots.obs, identity, queue.weight[at], slots.decided
+        numbers = (x[at] for x in queue.numbers)
+        chunk = jax.vmap(functools.partial(actor, params))(
+            slots.obs, identity, queue.weight[at], *numbers, slots.decided
         )
         played = chunk[:, : pace.execute]
         state, obs, reward, over, success = jax.vmap(self._chunk)(slots.state, slots.obs, played)

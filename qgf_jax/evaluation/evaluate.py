@@ -51,7 +51,7 @@ def evaluate(
     run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
-    name = EnvName.parse(run.config["env"])
+    name = run.env
     if simulator == ON_DEVICE:
         name = name.played_in(ON_DEVICE)
         Family.of(name).device_simulator(name)  # or one line that there is none
@@ -89,4 +89,5 @@ def _simulator(loaded: LoadedRun, name: EnvName, envs: int, workers: int | None)
     if name.simulator == ON_DEVICE:
         maze = Family.of(name).device_simulator(name)
         return DeviceSimulator(loaded, maze, backend.choose("--envs=jax", envs))
-    return WorkerPool(loaded, name, backend.choose("eval.envs", envs), workers)
+    given = envs or max(backend.choose("eval.envs", 0, quiet=True), WorkerPool.enough(loaded.seeds))
+    return WorkerPool(loaded, name, backend.choose("eval.envs", given), workers)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Program
 from qgf_jax.evaluation.sweep import Job
 
 Result = dict[str, Any]
@@ -51,16 +51,16 @@ class Simulator(abc.ABC):
 
     @abc.abstractmethod
     def ready_for(self, jobs: Sequence[Job]) -> AbstractContextManager[None]:
-        """Starts the environments of one part and compiles its samplers; they stay for the block."""
+        """Starts the environments of one part and compiles its programs; they stay for the block."""
 
     @abc.abstractmethod
-    def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
-        """Plays jobs of the part that share a sampler, each yielded when its episode is over."""
+    def play(self, program: Program, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """Plays jobs of the part that share a program, each yielded when its episode is over."""
 
     def rollout(self, jobs: Sequence[Job], record: Callable[[Job, Result], None]) -> None:
-        """Plays `jobs`, sampler by sampler, and gives each result to `record`.
+        """Plays `jobs`, program by program, and gives each result to `record`.
 
-        What differs in weight alone shares a batch. Adds to `usage`.
+        What differs in weight and in an option's number alone shares a batch. Adds to `usage`.
         """
         for part in self.parts(jobs):
             with (
@@ -68,19 +68,19 @@ class Simulator(abc.ABC):
                 _timed(self.usage),
                 tqdm(total=len(part), unit="episode", disable=None, file=sys.stderr) as bar,
             ):
-                for sampler, group in _by_sampler(part).items():
-                    bar.set_description(sampler.label)
-                    for job, result in self.play(sampler, group):
+                for program, group in _by_program(part).items():
+                    bar.set_description(program.label)
+                    for job, result in self.play(program, group):
                         self.usage.episodes += 1
                         self.usage.env_steps += result["length"]
                         record(job, result)
                         bar.update()
 
 
-def _by_sampler(jobs: Sequence[Job]) -> dict[Sampler, list[Job]]:
-    groups: dict[Sampler, list[Job]] = {}
+def _by_program(jobs: Sequence[Job]) -> dict[Program, list[Job]]:
+    groups: dict[Program, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.acts_as.sampler, []).append(job)
+        groups.setdefault(job.acts_as.program, []).append(job)
     return groups
 
 

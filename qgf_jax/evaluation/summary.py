@@ -241,18 +241,30 @@ def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
     Success first, where there is such: kept are the weights whose success is within one standard error
     of the highest. Of these, kept are the weights whose return is within one standard error of the
     highest; the smallest of them is chosen (the one-standard-error rule of Breiman et al., 1984). The
-    standard error is that of the paired difference over the pairs that all weights have played.
+    standard error is that of the paired difference over the pairs that all weights have played. Without
+    a success, only weights with the fewest failed episodes are ranked: the return of one that the
+    simulator could not play to its end says nothing.
     """
     pairs, ranked = _common(
         {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}
     )
-    weights = ranked
     line = next(iter(next(iter(candidates[ranked[0]].values())).values()))
-    for name in ("success", "return") if "success" in line else ("return",):
+    says = "success" in line
+    weights = ranked if says else _least_failed(ranked, candidates, pairs)
+    for name in ("success", "return") if says else ("return",):
         tables = {w: _tables(candidates[w], pairs, name) for w in weights}
         best = max(weights, key=lambda w: Interval.mean_and_error(tables[w])[0])
         weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
     return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
+
+
+def _least_failed(
+    weights: Sequence[float], candidates: Mapping[float, _Tasks], shared: Mapping[int, Set]
+) -> list[float]:
+    """The weights of which the simulator failed to play the fewest of the shared episodes."""
+    pairs = [(task, pair) for task, some in shared.items() for pair in some]
+    failed = {w: sum(bool(candidates[w][t][p].get("failed")) for t, p in pairs) for w in weights}
+    return [w for w in weights if failed[w] == min(failed.values())]
 
 
 def _common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set], list[Any]]:

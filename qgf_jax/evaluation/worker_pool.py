@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import functools
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ import numpy as np
 from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Program
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods.pace import Pace
@@ -29,7 +31,8 @@ its place: a processor takes 8 numbers at a time and rounds otherwise in what is
 """
 
 Act = Callable[..., np.ndarray]
-"""(obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A]
+"""(obs [S, B, O], identity [S, B, 3], weight [S, B], a program's arguments [S, B] …) -> chunks
+[S, B, H, A]
 
 The chunks before, [S, B, H, A], come last where `Pace.overlaps`."""
 
@@ -52,11 +55,20 @@ class WorkerPool(Simulator):
     ):
         super().__init__()
         self._loaded, self._name, self._workers = loaded, name, workers
-        self._per_seed = max(1, envs // loaded.seeds)
+        self._most = max(1, envs // loaded.seeds)
         self._keep_actions = keep_actions
-        self._programs: dict[Sampler, Act] = {}
-        self._turns = 1
+        self._programs: dict[tuple[Program, int], Act] = {}
+        self._per_seed = self._turns = 1
         self._pool: EnvPool
+
+    @staticmethod
+    def enough(seeds: int) -> int:
+        """How many environments a run of so many seeds should have at least; 0 on an accelerator.
+
+        On a CPU the policy acts for `_ROWS` of each seed whether there are as many or not: ten
+        environments of five seeds cost it as much as eighty. Up to 100, in 25 MB each.
+        """
+        return min(_ROWS * seeds, 100) if jax.default_backend() == "cpu" else 0
 
     def parts(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """The jobs of each task."""
@@ -71,34 +83,58 @@ class WorkerPool(Simulator):
 
         Raises `UserError` if the environment is not as the run's data.
         """
-        name, loaded = self._name.with_task(jobs[0].task).full, self._loaded
-        with EnvPool(name, loaded.seeds * self._per_seed, self._workers) as pool:
+        name, loaded = self._name.with_task(jobs[0].task), self._loaded
+        self._per_seed = min(self._most, _most_at_once(jobs))
+        slots = loaded.seeds * self._per_seed
+        with EnvPool(name.full, slots, self._workers, parts=name.parts) as pool:
             _check_widths(pool, loaded)
             self._pool = pool
             self._turns = _turns(pool.slots, self._per_seed, pool.workers)
-            for sampler in dict.fromkeys(job.acts_as.sampler for job in jobs):
-                if sampler not in self._programs:
-                    size = -(-self._per_seed // self._turns)
-                    self._programs[sampler] = _compile_act(loaded, sampler, size)
+            for program in dict.fromkeys(job.acts_as.program for job in jobs):
+                if (program, self._group_size) not in self._programs:
+                    act = _compile_act(loaded, program, self._group_size)
+                    self._programs[program, self._group_size] = act
             yield
             self.usage.simulator_cpu_seconds += pool.cpu_seconds
             self.usage.cpu_seconds += pool.cpu_seconds
 
-    def play(self, sampler: Sampler, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+    def play(self, program: Program, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
         groups = list(_groups(self._loaded.seeds, self._per_seed, self._turns))
-        act = self._programs[sampler]
-        pace = self._loaded.pace(sampler.options)
+        act = self._programs[program, self._group_size]
+        pace = self._loaded.pace(program.options)
         batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions, pace)
         return batch.play(jobs)
+
+    @property
+    def _group_size(self) -> int:
+        """B, the environments of one seed that act together."""
+        return -(-self._per_seed // self._turns)
+
+
+def _most_at_once(jobs: Sequence[Job]) -> int:
+    """The most environments of one seed that have something to play at once.
+
+    On an accelerator without bound: the last bits of an action depend on how many act together, so
+    there the jobs that are left may have no say.
+    """
+    if jax.default_backend() != "cpu":
+        return sys.maxsize
+    return max(collections.Counter((job.acts_as.program, job.seed) for job in jobs).values())
 
 
 def _check_widths(pool: EnvPool, loaded: LoadedRun) -> None:
     spec = loaded.spec
     if pool.action_dim != spec.action:
-        raise UserError(f"{pool.name} takes actions {pool.action_dim} wide, not as the run's data")
+        raise UserError(
+            f"{pool.name} takes actions {pool.action_dim} wide, the run gives {spec.action}: this is "
+            "another environment than the run's, or another version"
+        )
     if pool.obs_width != spec.width:
-        raise UserError(f"{pool.name} is seen as {pool.obs_width} numbers, the run {spec.width}")
+        raise UserError(
+            f"{pool.name} gives observations {pool.obs_width} wide, the run takes {spec.width}: this is "
+            "another environment than the run's, or another version"
+        )
 
 
 def _turns(envs: int, per_seed: int, workers: int) -> int:
@@ -126,23 +162,23 @@ def _groups(seeds: int, per_seed: int, count: int) -> Iterator[np.ndarray]:
         yield np.arange(seeds)[:, None] * per_seed + places
 
 
-def _compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
-    """The one program that acts for a whole sweep of weights.
+def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
+    """The one program that acts for a whole sweep of weights, and of numbers of options.
 
-    (obs [S, B, O], identity [S, B, 3], weight [S, B]) -> chunks [S, B, H, A], where identity is
-    (task, episode, how many chunks came before) and is what the noise is made of. S seeds and
+    (obs [S, B, O], identity [S, B, 3], weight [S, B], arguments [S, B] …) -> chunks [S, B, H, A], where
+    identity is (task, episode, how many chunks came before), of which the noise is made. S seeds and
     B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
     the seeds are divided among them. On a CPU an action is the same to the last bit whatever B is and
     whoever acts beside it. Where `Pace.overlaps`, it takes the chunks before too, [S, B, H, A].
     """
-    actor, spec, pace = loaded.actor(*sampler), loaded.spec, loaded.pace(sampler.options)
+    actor, spec, pace = loaded.actor(*program), loaded.spec, loaded.pace(program.options)
     rows = _ROWS if jax.default_backend() == "cpu" else per_seed
 
     def batch(args: tuple[Any, ...]) -> Array:
         params, *rest = args
 
         def block(some: Any) -> Array:
-            return jax.vmap(actor, in_axes=(None, *(0 for _ in some)))(params, *some)
+            return jax.vmap(functools.partial(actor, params))(*some)
 
         def blocks(x: Array) -> Array:
             filled = jnp.pad(x, [(0, -per_seed % rows), *((0, 0) for _ in x.shape[1:])])
@@ -156,14 +192,15 @@ def _compile_act(loaded: LoadedRun, sampler: Sampler, per_seed: int) -> Act:
     shapes = [
         jax.ShapeDtypeStruct((*shape, spec.width), np.float32, sharding=sharding),
         jax.ShapeDtypeStruct((*shape, 3), np.int32, sharding=sharding),
-        jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding),
+        *[jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)]
+        * (1 + len(program.arguments)),
     ]
     if pace.overlaps:
         chunks = (*shape, spec.chunk, spec.action)
         shapes.append(jax.ShapeDtypeStruct(chunks, np.float32, sharding=sharding))
     act = jax.jit(lambda *args: seeds.over_seeds(batch, args))
-    program = act.lower(params, *shapes).compile()
-    return lambda *given: np.asarray(program(params, *given))
+    compiled = act.lower(params, *shapes).compile()
+    return lambda *asked: np.asarray(compiled(params, *asked))
 
 
 class _Asked(NamedTuple):
@@ -200,6 +237,7 @@ class _Batch:
         self._obs = np.zeros((slots, loaded.spec.width), np.float32)
         self._identity = np.zeros((slots, 3), np.int32)
         self._weight = np.zeros(slots, np.float32)
+        self._numbers = np.zeros((0, slots), np.float32)
         pace = pace or loaded.pace(())
         self._execute = pace.execute
         decided = (slots, self._spec.chunk, self._spec.action)
@@ -212,8 +250,11 @@ class _Batch:
     def play(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
         """Each job, with its result, when its episode is over."""
         self._queues = [collections.deque() for _ in range(self._seeds)]
+        jobs = list(jobs)
         for job in jobs:
             self._queues[job.seed].append(job)
+        arguments = len(jobs[0].acts_as.numbers) if jobs else 0
+        self._numbers = np.zeros((arguments, len(self._weight)), np.float32)
         asked = collections.deque([(group, self._ask(group)) for group in self._groups])
         while asked:
             group, (begun, gone_on) = asked.popleft()
@@ -250,6 +291,7 @@ class _Batch:
             self._live[slot] = (job, {"return": 0.0, "length": 0, "started": time.perf_counter()})
             self._identity[slot] = (job.task, job.episode, 0)
             self._weight[slot] = job.acts_as.weight
+            self._numbers[:, slot] = job.acts_as.numbers
         return self._pool.ask_reset(list(ready), list(ready.values())) if ready else None
 
     def _go_on(self, slots: list[int], group: np.ndarray) -> Move | None:
@@ -257,8 +299,9 @@ class _Batch:
         if not slots:
             return None
         started = time.perf_counter()
-        before = () if self._decided is None else (self._decided[group],)
-        chunks = self._act(self._obs[group], self._identity[group], self._weight[group], *before)
+        before = () if self._decided is None else (self._decided,)
+        arrays = (self._obs, self._identity, self._weight, *self._numbers, *before)
+        chunks = self._act(*(array[group] for array in arrays))
         self._usage.waited_for_policy += time.perf_counter() - started
         by_slot = dict(
             zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True)

@@ -6,15 +6,15 @@ are the files of `methods/rules`; each is an attribute of this module too.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import flow, inpainting, jnp
+from qgf_jax.methods.lazy import aggregates, flow, inpainting, jax, jnp, norms
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Endpoint, Velocity
+from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 if TYPE_CHECKING:
     from qgf_jax.core.inpainting import Overlap
@@ -41,72 +41,196 @@ def guide(
     schedule: str = "constant",
     cap: float = 3.0,
     endpoint: Endpoint = one_straight_step,
-    clip: Literal["box", "none"] = "box",
+    clip: Literal["box", "straight_through", "none"] = "box",
+    units: str = "raw",
+    calibration: Mapping[str, Array] | None = None,
     precondition: Callable[[Array, Array], Array] | None = None,
+    slope_clip: Array | float | None = None,
+    gate: Callable[[Array], Array] | None = None,
+    skip_first: bool = False,
     overlap: "Overlap | None" = None,
     **options: Any,
 ) -> Velocity:
     """The guided velocity, `velocity + weight * direction`, as a function of (action [D], t []).
 
     `velocity` and `q` are any JAX callables, for one action; `weight` may be traced, so a sweep
-    over weights is one compilation and one `vmap`. It multiplies the raw gradient and so carries
-    the units of 1 / Q, unless `precondition`, (direction [D], t) -> direction [D], gives it others.
+    over weights is one compilation and one `vmap`. It multiplies the raw gradient and so carries the
+    units of 1 / Q, unless `units`, or `precondition`, (direction [D], t) -> direction [D], gives others.
 
         field = guide(velocity, q, weight=3.0)
         act = lambda noise: jnp.clip(integrate(field, noise, num_steps=10), -1.0, 1.0)
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
-    `rule` and `schedule` are names of parts, those of other packages among them; `cap` bounds the
-    schedule that needs it, and `options` belong to the rule. The endpoint is clipped to [-1, 1], or not
-    at all with `clip="none"`, as z-scored actions need; for another box give
-    `endpoint=functools.partial(flow.endpoint, low=…, high=…)`. Where t = 1 is noise, as in openpi and
-    LeRobot, give `lambda a, t: -velocity(a, 1 - t)`.
+    In place of `q`, `rule="noise_aware"` takes (action, t) -> Q [], and `rule="learned_slope"`
+    (action, t) -> slope of Q [D].
 
-    `overlap`, as `qgf_jax.overlap` makes it of the chunk that is being played, adds real-time chunking,
-    see `inpainting.inpainted`. Q and this term share one backward pass of the velocity where the rule's
-    direction is Jᵀ ∇Q and there is no `precondition`.
+    `rule`, `schedule` and `units` are names of parts; `cap` bounds the schedule that needs it, `options`
+    belong to the rule, and `calibration` has the constants of units that need some. The endpoint is
+    clipped to [-1, 1]; for another box give `endpoint=functools.partial(flow.endpoint, low=…, high=…)`.
+    With `clip="straight_through"` its derivative is as if it were not clipped; with "none" it is not, as
+    z-scored actions need. Where t = 1 is noise, as in openpi and LeRobot, give
+    `lambda a, t: -velocity(a, 1 - t)`.
 
-    Raises `UserError` for a rule, an option or a schedule that does not exist. What it returns raises
-    it for a batch of actions, a weight or a value of `q` that is not one number, and a velocity or an
-    endpoint of another shape than the action's.
+    `slope_clip` is the most that the rule's direction is long, before units; `gate`, endpoint [D] ->
+    factor [], multiplies the weight, see `disagreement_gate`; `skip_first` leaves t = 0 unguided. What
+    bounds the whole displacement is `flow.integrate_within`. `overlap`, as `qgf_jax.overlap` makes it of
+    the chunk that is being played, adds real-time chunking, see `inpainting.inpainted`.
+
+    Raises `UserError` for a part or an option that does not exist. What it returns raises it for a batch
+    of actions, a `q` that is not one number, and a velocity or an endpoint of another shape.
     """
-    found, factor = part("rule", rule), part("schedule", schedule).make
+    end = _of_shape(_clipped(endpoint, clip))
+    velocity, q, make = _of_one(velocity), _asked(rule, q), _rule(rule, options)
+    weigh = _weighting(weight, schedule, cap, skip_first)
+    convert = _conversion(units, calibration, precondition, slope_clip)
+    as_it_is = units == "raw" and precondition is None and slope_clip is None and gate is None
+    if overlap is not None and as_it_is and "jacobian" in part("rule", rule).provides:
+        return _in_one_pass(make, velocity, q, end, weigh, overlap)
+    guided = _guided(make(velocity, q, end), convert, weigh, gate, end)
+    return guided if overlap is None else inpainting.inpainted(guided, velocity, overlap)
+
+
+def _guided(
+    direct: Direction,
+    convert: Callable[[Array, Array, Array], Array],
+    weigh: Callable[[Array], Array],
+    gate: Callable[[Array], Array] | None,
+    end: Endpoint,
+) -> Velocity:
+    """velocity + weight · direction."""
+
+    def guided(action: Array, t: Array) -> Array:
+        v, direction = direct(action, t)
+        direction = convert(direction, t, v)
+        weight_now = weigh(jnp.asarray(t, action.dtype))
+        if gate is not None:
+            weight_now = weight_now * gate(end(action, t, v))
+        return v + weight_now * direction
+
+    return guided
+
+
+def _in_one_pass(
+    make: Callable[..., Direction],
+    velocity: Velocity,
+    q: Critic,
+    end: Endpoint,
+    weigh: Callable[[Array], Array],
+    overlap: "Overlap",
+) -> Velocity:
+    """velocity + weight · Jᵀ ∇Q + real-time chunking, in one backward pass of the velocity for both."""
+
+    def guided(action: Array, t: Array) -> Array:
+        weight_now = weigh(jnp.asarray(t, action.dtype))
+        live = weight_now != 0
+        divisor = jnp.where(live, weight_now, 1.0)  # of inpainting: multiplied by it below
+        ends = inpainting.pulled(end, overlap, divisor)
+        v, direction = make(velocity, inpainting.climbed_if(live, q), ends)(action, t)
+        return v + divisor * direction
+
+    return guided
+
+
+def disagreement_gate(
+    members: Callable[[Array], Array], rate: Array | float
+) -> Callable[[Array], Array]:
+    """exp(-rate * std(members(endpoint))), in (0, 1]: where a critic's members disagree, guide less.
+
+    `members` is action [D] -> Q [E], the population's standard deviation is taken, and `rate` has the
+    units of 1 / Q. For `guide(gate=…)`. After Tang et al., 2026, arXiv 2607.02092.
+    """
+
+    def gate(end: Array) -> Array:
+        q = members(end)
+        if jnp.ndim(q) != 1:
+            raise UserError(
+                f"members returned shape {jnp.shape(q)} for one action: they must return [E], a "
+                "number for each member of the ensemble"
+            )
+        return jnp.exp(-rate * aggregates.spread(q))
+
+    return gate
+
+
+def _rule(name: str, options: Mapping[str, Any]) -> Callable[..., Direction]:
+    """The rule with its options, else a `UserError`."""
+    found = part("rule", name)
     for option in options:
         if option not in found.fields:
-            raise UserError.unknown(f"option of rule {rule}", option, found.fields)
+            raise UserError.unknown(f"option of rule {name}", option, found.fields)
+    return functools.partial(found.make, **options)
+
+
+def _asked(rule: str, q: Callable[..., Array]) -> Callable[..., Array]:
+    """What the rule asks in place of a critic, with its shape checked."""
+    return _of_slope(q) if "slope" in part("rule", rule).needs else _scalar(q)
+
+
+def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
+    """The endpoint as `clip` of `guide` says."""
+
+    def straight_through(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
+        free = endpoint(action, t, velocity, clip=False)
+        if not clip:
+            return free
+        # Twice, but the program has it once: XLA merges them, unless the endpoint is a loop of its own.
+        kept = endpoint(action, t, velocity)
+        return jax.lax.stop_gradient(kept) + (free - jax.lax.stop_gradient(free))
+
+    kinds = {
+        "box": endpoint,
+        "straight_through": straight_through,
+        "none": functools.partial(endpoint, clip=False),
+    }
+    if clip not in kinds:
+        raise UserError(f"clip is {clip!r}: give 'box', 'straight_through' or 'none'")
+    return kinds[clip]
+
+
+def _conversion(
+    units: str,
+    calibration: Mapping[str, Array] | None,
+    precondition: Callable[[Array, Array], Array] | None,
+    slope_clip: Array | float | None,
+) -> Callable[[Array, Array, Array], Array]:
+    """(direction [D], t [], velocity [D]) -> what the weight multiplies [D]."""
+    _check_slope_clip(slope_clip)
+    unit = part("unit", units)
+    if "calibration" in unit.needs and calibration is None:
+        raise UserError(f"units={units} has constants: give calibration=…, as rules/units.py says")
+
+    def convert(direction: Array, t: Array, velocity: Array) -> Array:
+        if slope_clip is not None:
+            direction = norms.shorten(direction, slope_clip)
+        more = (velocity,) if "velocity" in unit.needs else ()
+        direction = unit.make(calibration or {}, direction, t, *more)
+        return direction if precondition is None else precondition(direction, t)
+
+    return convert
+
+
+def _weighting(
+    weight: Array | float, schedule: str, cap: float, skip_first: bool
+) -> Callable[[Array], Array]:
+    """t [] -> the weight there []."""
+    factor = part("schedule", schedule).make
     if jnp.ndim(weight):
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
         )
-    if clip not in ("box", "none"):
-        raise UserError(f"clip is {clip!r}: give 'box' or 'none'")
-    end = endpoint if clip == "box" else functools.partial(endpoint, clip=False)
-    velocity, q, end = _of_one(velocity), _scalar(q), _of_shape(end)
 
-    def weight_at(t: Array, action: Array) -> Array:
-        return weight * factor(jnp.asarray(t, action.dtype), cap)
+    def weigh(t: Array) -> Array:
+        now = weight * factor(t, cap)
+        return jnp.where(t > 0, now, 0.0) if skip_first else now
 
-    if overlap is not None and precondition is None and "jacobian" in found.provides:
+    return weigh
 
-        def both(action: Array, t: Array) -> Array:
-            weight_now = weight_at(t, action)
-            live = weight_now != 0
-            divisor = jnp.where(live, weight_now, 1.0)  # of inpainting: multiplied by it below
-            ends = inpainting.pulled(end, overlap, divisor)
-            climbed = inpainting.climbed_if(live, q)
-            v, direction = found.make(velocity, climbed, ends, **options)(action, t)
-            return v + divisor * direction
 
-        return both
-    direct = found.make(velocity, q, end, **options)
-
-    def guided(action: Array, t: Array) -> Array:
-        v, direction = direct(action, t)
-        if precondition is not None:
-            direction = precondition(direction, t)
-        return v + weight_at(t, action) * direction
-
-    return guided if overlap is None else inpainting.inpainted(guided, velocity, overlap)
+def _check_slope_clip(most: Any) -> None:
+    if most is None:
+        return
+    if jnp.ndim(most) or (isinstance(most, (int, float)) and not most > 0):
+        raise UserError(f"slope_clip is {most}: give one number above 0, or None for no bound")
 
 
 def _of_one(velocity: Velocity) -> Velocity:
@@ -130,6 +254,11 @@ def _of_shape(endpoint: Endpoint) -> Endpoint:
         return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
 
     return checked
+
+
+def _of_slope(slope: Callable[..., Array]) -> Callable[..., Array]:
+    """The slope, of the action's shape, else a `UserError`."""
+    return lambda action, t: flow.check_shape(slope(action, t), action, "slope")
 
 
 def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:

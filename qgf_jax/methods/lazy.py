@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, checks, diffusion, flow, inpainting, losses, networks
+    from qgf_jax.core import (
+        adjoint,
+        aggregates,
+        checks,
+        diffusion,
+        flow,
+        inpainting,
+        losses,
+        networks,
+        norms,
+    )
 else:
 
     class _Module:
@@ -30,13 +40,16 @@ else:
     adjoint = _Module("qgf_jax.core.adjoint")
     checks = _Module("qgf_jax.core.checks")
     diffusion = _Module("qgf_jax.core.diffusion")
+    aggregates = _Module("qgf_jax.core.aggregates")
     flow = _Module("qgf_jax.core.flow")
     inpainting = _Module("qgf_jax.core.inpainting")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
+    norms = _Module("qgf_jax.core.norms")
 
 __all__ = [
     "adjoint",
+    "aggregates",
     "checks",
     "diffusion",
     "flow",
@@ -45,5 +58,6 @@ __all__ = [
     "jnp",
     "losses",
     "networks",
+    "norms",
     "optax",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from qgf_jax.bounds import Bound, Count, Field, Index, NonNegative
 from qgf_jax.errors import UserError
-from qgf_jax.methods.lazy import inpainting, jnp
+from qgf_jax.methods.lazy import checks, inpainting, jnp
 from qgf_jax.types import Array
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class Pace(NamedTuple):
     """H"""
     execute: int
     delay: int = 0
-    rtc: float = 0.0
-    """Bound β of real-time chunking, 5 in its paper; 0: a chunk knows nothing of the one before."""
+    rtc: Array | float = 0.0
+    """Bound β of real-time chunking, 5 in its paper, may be traced; 0: a chunk knows nothing of the one
+    before."""
 
     @staticmethod
     def options(inpaints: bool = True) -> dict[str, Field]:
@@ -61,7 +62,7 @@ class Pace(NamedTuple):
                 + (f"execute at most {most}" if most > 0 else f"delay by at most {chunk - 1}")
             )
         pace = cls(chunk, execute or chunk - delay, delay, rtc)
-        if rtc and delay > pace.execute:
+        if delay > pace.execute and pace.inpaints:
             raise UserError(
                 f"rtc with execute={pace.execute} and delay={delay}: the chunk before would not be "
                 "there yet: delay by no more than is executed"
@@ -72,6 +73,11 @@ class Pace(NamedTuple):
     def overlaps(self) -> bool:
         """Whether a chunk begins before the one before is over."""
         return self.execute < self.chunk
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether a chunk goes on from the one before."""
+        return not checks.is_off(self.rtc)
 
     def followed(self, previous: Array, chunk: Array) -> Array:
         """What is played from `chunk`'s observation on [H, A]: first `delay` actions of `previous`."""

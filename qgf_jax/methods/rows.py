@@ -7,6 +7,7 @@ its parts declare, see `table.Method`.
 from qgf_jax.methods.table import row
 
 _QGF = "Zhou et al., 2026, arXiv 2606.11087"
+_AGF = "AGF, 2026, arXiv 2609.34944"
 _LI = "Li and Levine, 2026, arXiv 2601.14234"
 _BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
 _PLAIN_FLOW = {
@@ -95,6 +96,20 @@ row(
     weights=(0.3, 1.0, 3.0, 10.0),
 )
 row(
+    "qpilots_u",
+    "as qgf_jacobian, the weight a part of the velocity, the clip passed straight through, the first "
+    "step unguided",
+    # Without its pessimistic slope. Sources disagree on the Jacobian, see docs/guidance.md.
+    "Ruan et al., 2026, arXiv 2606.14801, QPILOTS-U",
+    options={
+        "rule": "one_step_jacobian",
+        "units": "velocity",
+        "straight_through": True,
+        "skip_first": True,
+    },
+    weights=(0.1, 0.2, 0.3, 0.5),
+)
+row(
     "qfql",
     "critic gradient at the noisy action",
     f"{_QGF}, Eq. 19",
@@ -134,6 +149,13 @@ row(
     f"{_QGF}, Eq. 20",
     options={"rule": "noise_aware"},
     policies=("flow_bc", "robust_q"),
+)
+row(
+    "agf",
+    "critic gradient through the whole remaining flow, as bptt's, that a network has learned",
+    _AGF,
+    options={"rule": "learned_slope"},
+    policies=("flow_bc", "agf"),
 )
 # Methods with a policy of their own.
 row(

@@ -8,7 +8,7 @@ mistyped option answer at once; the builders at the end import it when they are 
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from qgf_jax.bounds import Field
+from qgf_jax.bounds import Bound, Field, NonNegative
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods.pace import Pace
@@ -19,6 +19,15 @@ Options = tuple[tuple[str, Any], ...]
 """What a user sets of a sampler, sorted by name."""
 _FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration"})
 """Needs that the environment or the run provides, and no part."""
+_OF_CRITIC = {
+    "rho": Field(
+        None,
+        Bound.of(NonNegative),
+        "the critic acts by its members' mean - rho * standard deviation, 0 being their mean; unless "
+        "given, as the run's networks.aggregate says",
+    )
+}
+"""Options of whatever asks a critic in acting: a rule that guides by it, or the best of N."""
 
 
 class Method(NamedTuple):
@@ -153,9 +162,47 @@ class Method(NamedTuple):
 
     @property
     def acting_options(self) -> dict[str, Field]:
-        """As `free_options`, with those of `Pace`, which no training has."""
+        """What a user may set for acting: `free_options`, the critic's, and those of `Pace`.
+
+        No training has the last.
+        """
         inpaints = "inpainting" in part("sampler", self.sampler).provides
-        return self.free_options | Pace.options(inpaints)
+        return self.free_options | self.critic_options | Pace.options(inpaints)
+
+    @property
+    def critic_options(self) -> dict[str, Field]:
+        """What a user may set of the critic, if guidance or the best of N can ask it.
+
+        An option of the sampler's own that has such a name goes before.
+        """
+        asked = self.acting_needs({}, max(self.best_of) if self.fixed_best_of else 2)
+        own = self.all_options
+        return {k: v for k, v in _OF_CRITIC.items() if "q" in asked and k not in own}
+
+    def split_options(self, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`options` of the sampler, and those of the critic; without those of `Pace`."""
+        own, of_pace = self.all_options, Pace.options()
+        of_critic = {k: v for k, v in options if k in _OF_CRITIC and k not in own}
+        settings = {k: v for k, v in options if k not in of_critic and k not in of_pace}
+        return settings, of_critic
+
+    def without_idle(self, options: Options, best_of: int) -> Options:
+        """`options` less those of a critic that acting with `best_of` candidates does not ask."""
+        settings, of_critic = self.split_options(options) if options else ({}, {})
+        if not of_critic or "q" in self.acting_needs(settings, best_of):
+            return options
+        return tuple((k, v) for k, v in options if k not in of_critic)
+
+    def arguments(self, options: Options) -> tuple[str, ...]:
+        """Which of `options` a compiled program takes as arguments, so that it serves all values.
+
+        Numbers other than their defaults. A number at its default is part of the program, where what it
+        switches off costs nothing; so are words, switches and whole numbers.
+        """
+        if not options:
+            return ()
+        known = Pace.options() | _OF_CRITIC | self.all_options
+        return tuple(k for k, v in options if known[k].bound.is_real and v != known[k].default)
 
     def check_option(self, option: str, value: Any) -> None:
         """Raises `UserError` if `value` is none that `option` can have."""
@@ -303,10 +350,11 @@ class Builder(NamedTuple):
         """The `Learner` that trains the config's algorithm."""
         config = self.config
         nets, row = self.networks(), Method.named(config["algorithm"])
-        # What a critic bootstraps on is the policy that is trained, before any guidance.
-        sample = self.sample(row.at_zero or row.name)
         critic = config["critic"]
-        learners = [part("critic", critic).make(nets, sample, **config["critics"][critic])]
+        own = config["critics"][critic]
+        # What a critic bootstraps on is the policy that is trained, before any guidance.
+        acts_next = "reference" if own.get("next") == "reference" else row.at_zero or row.name
+        learners = [part("critic", critic).make(nets, self.sample(acts_next), **own)]
         given = config["policy"] | config["sampler"]
         for name in row.policies:
             learner = part("policy", name)
@@ -321,6 +369,9 @@ class Builder(NamedTuple):
         from qgf_jax.core import checks
 
         nets, row = self.networks(), Method.named(name)
+        _, of_critic = row.split_options(options)
+        if "rho" in of_critic:
+            nets = nets.with_pessimism(of_critic["rho"])
         sample = part("sampler", row.sampler).make(nets, **self.settings(name, options))
         if best_of > 1:
             sample = part("selector", row.selector).make(nets, sample, best_of)
@@ -345,8 +396,7 @@ class Builder(NamedTuple):
             for k, v in self.config["sampler"].items()
             if k in known and (mine or k == "num_steps")
         }
-        own = {k: v for k, v in options if k not in Pace.options()}
-        return {**of_run, **row.options, **own}
+        return {**of_run, **row.options, **row.split_options(options)[0]}
 
     def lacking(self, name: str, settings: Mapping[str, Any], best_of: int) -> str:
         """What method `name` with `settings` needs and the run has not, in words; "" if nothing.

@@ -274,13 +274,18 @@ def _training(subject: _Subject) -> Any:
 
 
 def _loss_panel(ax: Axes, lines: Sequence[Line], name: str) -> None:
-    """A loss in training and on validation data, on a logarithmic axis if it is positive."""
+    """A loss in training and on validation data, on a logarithmic axis if it is positive.
+
+    Within less than a factor of ten such an axis has no round number, so it is linear.
+    """
+    seen = []
     for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
             ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
-    positive = all(line[name] > 0 for line in lines if name in line)
-    ax.set(title=name, xlabel="step", yscale="log" if positive else "linear")
+            seen += [loss for _, loss in points]
+    wide = min(seen) > 0 and max(seen) >= 10 * min(seen)
+    ax.set(title=name, xlabel="step", yscale="log" if wide else "linear")
     ax.grid(alpha=0.3)
 
 

@@ -4,6 +4,7 @@ Same initial state, same noise; but one episode at a time is another batch shape
 whose rounding may differ in the last bits, and a long episode may end differently for it.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qgf_jax.envs import spaces
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
@@ -42,7 +44,7 @@ def film(
     In `workdir`, or in `out` as `evaluate` does. Raises `SaveError` if that cannot be done.
     """
     loaded = LoadedRun.open(workdir, step)
-    name = EnvName.parse(loaded.run.config["env"])
+    name = loaded.run.env
     folder = Path(workdir if out is None else out) / "report" / "videos"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,7 @@ def film(
 
     def record(job: Job, result: Result) -> None:
         path = folder / f"{_title(job)}.gif"
-        _film(name.with_task(job.task).full, job.reset_seed, result["actions"], path)
+        _film(name.with_task(job.task), job.reset_seed, result["actions"], path)
         written.append(path)
 
     player.rollout(jobs, record)
@@ -71,7 +73,7 @@ def _title(job: Job) -> str:
     return f"task{job.task}_{arm.method}{chosen}{n}{weight}_episode{job.episode}"
 
 
-def _film(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
+def _film(world: EnvName, seed: int, actions: np.ndarray, path: Path) -> None:
     """Plays `actions` [N, A] from the episode `seed` and writes the GIF `path`, in its own process.
 
     Raises `UserError` if nothing can be drawn, `SaveError` if the file cannot be written.
@@ -82,9 +84,10 @@ def _film(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
         write_atomically(path, film.read_bytes())
 
 
-def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
+def _render(world: EnvName, seed: int, actions: np.ndarray, path: Path) -> None:
     Family.of(world).require()
-    command = children.command("qgf_jax.report.video", world, str(seed), str(path))
+    words = (world.full, json.dumps(world.parts), str(seed), str(path))
+    command = children.command("qgf_jax.report.video", *words)
     environment = {"MUJOCO_GL": "egl"} | {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
     if os.environ.get("MUJOCO_GL") not in (None, "disable"):
         environment["MUJOCO_GL"] = os.environ["MUJOCO_GL"]
@@ -92,18 +95,22 @@ def _render(world: str, seed: int, actions: np.ndarray, path: Path) -> None:
     result = subprocess.run(command, input=data, capture_output=True, env=environment)
     if result.returncode:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        _, refused, why = last[0].partition(f"{UserError.__name__}: ")
+        if refused:
+            raise UserError(f"no film of {world}: {why}")
         remedy = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa or glfw"
         if (chosen := environment["MUJOCO_GL"]) != "egl":
             remedy = f"MUJOCO_GL={chosen} does not draw here: unset it"
         if "pip install" in last[0]:
             remedy = "install it"
-        raise UserError(f"no film of {world}: {last[0][:120]}: {remedy}")
+        raise UserError(f"no film of {world.full}: {last[0][:120]}: {remedy}")
 
 
-def _main(name: str, seed: str, path: str) -> None:
+def _main(text: str, parts: str, seed: str, path: str) -> None:
     from PIL import Image
 
-    world = Family.of(name).rendered(EnvName.parse(name), _SIZE)
+    name = EnvName.parse(text).seen_as(spaces.named(json.loads(parts)))
+    world = Family.of(name).rendered(name, _SIZE)
     actions = np.frombuffer(sys.stdin.buffer.read(), "<f4").reshape(-1, world.action_dim)
     world.reset(int(seed))
     every = max(1, -(-len(actions) // _FRAMES))

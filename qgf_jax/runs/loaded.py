@@ -5,9 +5,10 @@ Nothing here trains: no optimiser, no data and no simulator is imported or built
 
 import contextlib
 import dataclasses
+import functools
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from qgf_jax import config as configs
 from qgf_jax.bounds import Bound, Count, Finite, Index
+from qgf_jax.envs import spaces
 from qgf_jax.errors import UserError
+from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -28,7 +31,7 @@ from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Sample, Spec
 
 Act = Callable[..., Array]
-"""(params of one seed, obs [O], identity [3], weight [], previous=None) -> chunk [H, A]."""
+"""(params of one seed, obs [O], identity [3], weight [], numbers [] …, previous=None) -> [H, A]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,7 @@ class LoadedRun:
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
-        if settings.get("units", "raw") != "raw":
+        if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
         if lacking := builder.lacking(method, settings, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
@@ -144,30 +147,47 @@ class LoadedRun:
                 "of logits: remove it and give the same `qgf train` again, which measures it"
             )
 
-    def actor(self, method: str, best_of: int = 1, options: algorithms.Options = ()) -> Act:
-        """(params of one seed, obs [O], identity [3], weight [], previous=None) -> [H, A]; not compiled.
+    def actor(
+        self,
+        method: str,
+        best_of: int = 1,
+        options: algorithms.Options = (),
+        arguments: Sequence[str] = (),
+    ) -> Act:
+        """(params of one seed, obs [O], identity [3], weight [], numbers [] …, previous=None) -> [H, A].
 
-        For evaluation, in the environment's units: the actions that are played from the observation on.
+        For evaluation, in the environment's units: what is played from the observation on; not compiled.
         identity is (task, episode, how many chunks came before), of which the noise is made.
-        `previous` [H, A] is what it gave before in the episode, where `Pace.overlaps`; for an episode's
-        first chunk it is not read. Raises `UserError` as `sampler` and `pace` do.
+        `arguments` are further options, whose numbers come with each call and may be traced. `previous`
+        [H, A] is what it gave before in the episode, where `Pace.overlaps`; for an episode's first chunk
+        it is not read. Raises `UserError` as `sampler` and `pace` do, and, when called, for a part that
+        asks for the value of a traced number.
         """
-        follow = _Follower(self.spec, self.pace(options), self.sampler(method, best_of, options))
-        root = jax.random.key(0)
+        root, count = jax.random.key(0), len(arguments)
+        make = functools.partial(self._follower, method, best_of)
+        fixed = None if arguments else make(options)
 
-        def act(
-            params: Params, obs: Array, identity: Array, weight: Array, previous: Any = None
-        ) -> Array:
+        def act(params: Params, obs: Array, identity: Array, weight: Array, *more: Any) -> Array:
+            numbers, previous = more[:count], more[count:]
             key = root
             for part in identity:
                 key = jax.random.fold_in(key, part)
-            return follow(params, obs, key, weight, previous, identity[2] > 0)
+            try:
+                follow = fixed or make((*options, *zip(arguments, numbers, strict=True)))
+                return follow(params, obs, key, weight, *previous, begun=identity[2] > 0)
+            except jax.errors.ConcretizationTypeError as error:
+                if not arguments:
+                    raise
+                raise UserError(_untraceable(method, arguments)) from error
 
         return act
 
     def pace(self, options: algorithms.Options) -> Pace:
         """How chunks follow one another. Raises `UserError` for what their length does not allow."""
         return Pace.of(dict(options), self.spec.chunk)
+
+    def _follower(self, method: str, best_of: int, options: algorithms.Options) -> "_Follower":
+        return _Follower(self.spec, self.pace(options), self.sampler(method, best_of, options))
 
     def policy(
         self,
@@ -183,11 +203,17 @@ class LoadedRun:
         for name, value in options.items():
             row.check_option(name, value)
         n = row.best_of[0] if best_of is None else best_of
-        chosen = tuple(sorted(options.items()))
-        follow = _Follower(self.spec, self.pace(chosen), self.sampler(method, n, chosen))
+        follow = self._follower(method, n, tuple(sorted(options.items())))
         if seed is not None and not 0 <= seed < self.seeds:
             raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
         return _Policy(self, follow, weight, seed)
+
+
+def _untraceable(method: str, arguments: Sequence[str]) -> str:
+    return (
+        f"{method}: a part asks for the value of {' or '.join(arguments)} while the program "
+        "is made: compute with it by jax.numpy, jnp.where in place of if"
+    )
 
 
 def _check_networks(run: Run, spec: Spec, params: Params, step: int) -> None:
@@ -232,7 +258,7 @@ class _Follower:
     ) -> Array:
         """What is played from the observation [O] on, [H, A]; the first of an episode if not `begun`."""
         spec, pace = self.spec, self.pace
-        if previous is not None and pace.rtc:
+        if previous is not None and pace.inpaints:
             params = {**params, "overlap": pace.overlap(spec.to_networks(previous), begun)}
         action = self.sample(params, spec.observation(obs), key, weight)
         chunk = spec.to_environment(action.reshape(spec.chunk, spec.action))
@@ -246,6 +272,7 @@ class _Policy:
 
     def __init__(self, loaded: LoadedRun, follow: _Follower, weight: float, seed: int | None):
         self._spec, self._pace = loaded.spec, follow.pace
+        self._parts = loaded.run.parts
         self._weight = np.float32(weight)
         self._params = loaded.params if seed is None else loaded.params_of(seed)
         self._seeds = () if seed is not None else (loaded.seeds,)
@@ -264,7 +291,7 @@ class _Policy:
 
     @backend.standardized
     def __call__(self, obs: Any, key: Array, goal: Any = None, previous: Any = None) -> Array:
-        obs = jnp.asarray(obs, jnp.float32)
+        obs = self._row(obs) if isinstance(obs, Mapping) else jnp.asarray(obs, jnp.float32)
         if goal is not None:
             obs = self._with_goal(obs, jnp.asarray(goal, jnp.float32))
         spec = self._spec
@@ -288,6 +315,24 @@ class _Policy:
         if previous.shape != wanted:
             raise UserError(f"previous chunk of shape {previous.shape}: give {wanted}")
         return previous
+
+    def _row(self, observation: Mapping[str, Any]) -> Array:
+        """[O] or [B, O] of a dictionary of the parts that the run's data name."""
+        if not self._parts:
+            raise UserError(
+                "observation of parts: the run's data name none, so give it as one row of "
+                f"{self._spec.width} numbers"
+            )
+        arrays = []
+        for key, width in self._parts:
+            found = spaces.part("the policy", observation, key)
+            arrays.append(jnp.atleast_1d(jnp.asarray(found, jnp.float32)))
+            if arrays[-1].shape[-1] != width or arrays[-1].shape[:-1] != arrays[0].shape[:-1]:
+                raise UserError(
+                    f"observation {key!r} of shape {arrays[-1].shape}: the run wants [{width}], or "
+                    f"[B, {width}] with the same B for all"
+                )
+        return jnp.concatenate(arrays, axis=-1)
 
     def _with_goal(self, obs: Array, goal: Array) -> Array:
         if goal.shape[-1:] != (self._spec.goal_width,):
@@ -315,10 +360,11 @@ def load_policy(
         policy = qgf_jax.load_policy("runs/x", method="qgf", weight=3.0)
         chunk = policy(obs, jax.random.key(0))     # obs [O] -> [chunk, A]; obs [B, O] -> [B, chunk, A]
 
-    Where the run has goals, give one with each call: `policy(obs, key, goal=…)`, [G] or [B, G], or at
-    the end of the observations. Actions are in the environment's units, as those of the data were, and
-    are meant to be played open loop. `seed` is
-    the place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
+    Where the run's data name the parts of an observation, it may be a dictionary of them, each [width]
+    or [B, width]; others in it are left out. Where the run has goals, give one with each call:
+    `policy(obs, key, goal=…)`, [G] or [B, G], or at the end of the observations. Actions are in the
+    environment's units, as those of the data were, and are meant to be played open loop. `seed` is the
+    place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
     axis. `best_of` is the method's own number unless given, and `options` are those of the method's
     sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.
 

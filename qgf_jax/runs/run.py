@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
 from qgf_jax.config import RunConfig
-from qgf_jax.envs.families import Family
+from qgf_jax.envs import spaces
+from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.spaces import Widths
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.files import fingerprint, write_atomically
 from qgf_jax.types import Spec
@@ -38,7 +40,8 @@ class Run(NamedTuple):
     spec: dict[str, Any]
     """The record of its `Spec`, which reads it by `Spec.of`."""
     dataset: dict[str, Any]
-    """The data that it was trained on: file name, SHA-256, rows."""
+    """The data that it was trained on: file name, SHA-256, rows, and as `observations` the parts of one
+    where the data name them."""
     former: tuple[str, ...] = ()
     """Fingerprints of its config with which older versions sealed checkpoints."""
     checkpoints_of: Path | None = None
@@ -163,6 +166,16 @@ class Run(NamedTuple):
             "normalisation": (fingerprint(spec),),
             "dataset": (self.dataset["sha256"],),
         }
+
+    @property
+    def parts(self) -> Widths:
+        """Key and width of each part of an observation, in order; empty where the data name none."""
+        return spaces.named(self.dataset.get("observations"))
+
+    @property
+    def env(self) -> EnvName:
+        """The environment that it acts in, seen as its data have it."""
+        return EnvName.parse(self.config["env"]).seen_as(self.parts)
 
     @property
     def episodes(self) -> Path:
@@ -290,7 +303,7 @@ def _why_invalid(record: Any) -> str:
             return f"{part!r} is missing"
         if missing := [name for name in names if name not in record[part]]:
             return f"{missing[0]!r} is missing in {part!r}"
-    if why := _why_no_spec(record["spec"]):
+    if why := _why_no_spec(record["spec"]) or _why_no_dataset(record["dataset"]):
         return why
     if not isinstance(record.get("checkpoints_of"), str | None):
         return "'checkpoints_of' is no folder"
@@ -298,6 +311,12 @@ def _why_invalid(record: Any) -> str:
         _former(record)
     except (KeyError, TypeError):
         return "'data.dir' or 'former_fingerprints' is none"
+    return ""
+
+
+def _why_no_dataset(record: Mapping[str, Any]) -> str:
+    if "observations" in record and not spaces.named(record["observations"]):
+        return "'observations' in 'dataset' names no parts"
     return ""
 
 

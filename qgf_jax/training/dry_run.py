@@ -8,7 +8,7 @@ import numpy as np
 
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.shards import Source
-from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.families import Family
 from qgf_jax.methods import table as algorithms
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend, flops
@@ -65,7 +65,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec_of(config: Mapping[str, Any]) -> Spec:
     """The widths that the environment, or else the data, give; observations are not standardised."""
-    name, data = EnvName.parse(config["env"]), config["data"]
+    name, data = Source.env_of(config), config["data"]
     if Family.of(name).plays:
         state, goal, action = Family.of(name).widths(name)
     else:

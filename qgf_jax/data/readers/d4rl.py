@@ -34,7 +34,13 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "actions": actions,
     }
     return Recording(
-        f"d4rl:{place}", path.stem, about, sha256(path), None, lambda: _episodes(path, actions)
+        f"d4rl:{place}",
+        path.stem,
+        about,
+        sha256(path),
+        None,
+        lambda: _episodes(path, actions),
+        files=(path,),
     )
 
 

@@ -66,6 +66,8 @@ class Hdf5File(NamedTuple):
         if isinstance(link, h5py.ExternalLink):
             raise UserError(f"{self.path}: {name} is a link to another file: {remedy}")
         found = group[key]
+        if found.file.filename != self.root.filename:  # by a link on the way, or the group's own
+            raise UserError(f"{self.path}: {name} is a link to another file: {remedy}")
         if not isinstance(found, h5py.Dataset):
             raise UserError(f"{self.path}: {name} is a group, where an array should be")
         if found.is_virtual or found.external:
@@ -101,7 +103,7 @@ def sha256(*paths: Path) -> str:
     return sums[0] if len(sums) == 1 else hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
 
 
-@functools.lru_cache(maxsize=1000)
+@functools.lru_cache(maxsize=2**20)
 def _sha256(path: Path, size: int, changed: int) -> str:
     """Read once as long as the file's size and time of change stay, however many parts it has."""
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ whose action is therefore left out unless the episode terminated there. Videos a
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,15 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "tasks": _tasks(where, path),
     }
     name = path.resolve().name
-    return Recording(where, name, about, sha256(*files), None, lambda: _episodes(folder, means))
+    return Recording(
+        where,
+        name,
+        about,
+        sha256(*files),
+        None,
+        lambda: _episodes(folder, means),
+        files=tuple(files),
+    )
 
 
 def _library(where: str) -> Any:
@@ -90,6 +99,7 @@ def _info(where: str, path: Path) -> Mapping[str, Any]:
         info = json.loads((path / "meta" / "info.json").read_bytes())
         version, features = info["codebase_version"], info["features"]
         shapes = {key: tuple(map(int, feature["shape"])) for key, feature in features.items()}
+        widths = {key: math.prod(shape) for key, shape in shapes.items()}
         kinds = {key: str(feature["dtype"]) for key, feature in features.items()}
         frames, episodes = int(info["total_frames"]), int(info["total_episodes"])
     except FileNotFoundError:
@@ -105,7 +115,8 @@ def _info(where: str, path: Path) -> Mapping[str, Any]:
         )
     if frames < 1 or episodes < 1:
         raise UserError(f"{where}: it has {episodes} episodes of {frames} frames")
-    return {**info, "shapes": shapes, "kinds": kinds}
+    counts = {"total_frames": frames, "total_episodes": episodes}
+    return {**info, **counts, "widths": widths, "kinds": kinds}
 
 
 def _observations(
@@ -114,7 +125,7 @@ def _observations(
     """The states, or the chosen columns. Videos and images are named and left out."""
     kinds = info["kinds"]
     numbers = {
-        key: int(np.prod(info["shapes"][key]))
+        key: info["widths"][key]
         for key in sorted(kinds)
         if key.startswith("observation") and kinds[key].startswith(("float", "int"))
     }
@@ -164,7 +175,9 @@ def _lengths(where: str, path: Path, info: Mapping[str, Any], split: str) -> dic
             f"{where}: the episodes have {sum(lengths.values())} frames, info.json says "
             f"{info['total_frames']}: fetch it again"
         )
-    first, last = _range(where, info.get("splits") or {}, split) if split else (0, len(lengths))
+    first, last = 0, len(lengths)
+    if split:
+        first, last = _range(where, info.get("splits") or {}, split, len(lengths))
     return {number: n for number, n in lengths.items() if first <= number < last}
 
 
@@ -180,21 +193,27 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def _range(where: str, splits: Mapping[str, Any], split: str) -> tuple[int, int]:
-    """The first episode of a split, and the one after its last."""
+def _range(where: str, splits: Any, split: str, count: int) -> tuple[int, int]:
+    """The first episode of a split, and the one after its last; `count`: of all episodes."""
+    if not isinstance(splits, dict):
+        raise UserError(f"{where}: splits are {str(splits)[:80]}, not NAME: FIRST:LAST")
     if split not in splits:
         raise UserError.unknown(f"split of {where}", split, splits)
     try:
         first, last = (int(x) for x in str(splits[split]).split(":"))
     except ValueError:
         raise UserError(f"{where}: split {split} is {splits[split]!r}, not FIRST:LAST") from None
+    if not 0 <= first < last <= count:
+        raise UserError(
+            f"{where}: split {split} is {splits[split]!r}, but there are episodes 0 to {count - 1}"
+        )
     return first, last
 
 
 def _tasks(where: str, path: Path) -> list[str]:
     """What the episodes' tasks are called, by number."""
     old, new = path / "meta" / "tasks.jsonl", path / "meta" / "tasks.parquet"
-    with reading(where, "pyarrow"):
+    with reading(where, "pyarrow", StopIteration):
         if old.is_file():
             records = sorted(_json_lines(old), key=lambda x: int(x["task_index"]))
             return [str(x["task"]) for x in records]
@@ -268,20 +287,44 @@ def _column(path: Path, table: Any, key: str, *, wide: bool) -> np.ndarray:
     """A column as an array; `wide`: [frames, width], of lists of one length."""
     import pyarrow
 
-    column = table.column(key).combine_chunks()
+    types, column = pyarrow.types, table.column(key).combine_chunks()
     if column.null_count:
         raise UserError(f"{path}: {key} has {column.null_count} frames without a value")
-    if not pyarrow.types.is_nested(column.type):
-        array = column.to_numpy(zero_copy_only=False)
-        return array[:, None] if wide else array
-    values = column.flatten()
-    if values.null_count or pyarrow.types.is_nested(values.type):
+    if not types.is_nested(column.type):
+        values, width = column, 1
+    else:
+        width = _length(path, key, column)
+        values = column.flatten()
+    if values.null_count or not _is_plain(values.type):
         raise UserError(f"{path}: {key} has values that are no numbers")
-    lengths = np.diff(column.offsets.to_numpy()) if pyarrow.types.is_list(column.type) else ()
-    if len({*lengths}) > 1:
-        raise UserError(f"{path}: {key} has lists of different lengths")
-    array = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    array = values.to_numpy(zero_copy_only=False).reshape(len(column), width)
+    if width > 1 and not wide:
+        raise UserError(f"{path}: {key} has {width} numbers a frame; it must have one")
     return array if wide else array[:, 0]
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether an Arrow type is of plain numbers."""
+    from pyarrow import types
+
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+
+
+def _length(path: Path, key: str, column: Any) -> int:
+    """Of each of the lists of a column. Raises `UserError` if they differ, or if they are no lists."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_fixed_size_list(column.type):
+        return column.type.list_size
+    if not (types.is_list(column.type) or types.is_large_list(column.type)):
+        raise UserError(
+            f"{path}: {key} has type {column.type}: it must be numbers or lists of them"
+        )
+    lengths = column.value_lengths().unique().to_pylist()
+    if len(lengths) > 1:
+        raise UserError(f"{path}: {key} has lists of different lengths")
+    return lengths[0] if lengths else 1
 
 
 def _episode(folder: _Folder, number: int, frames: Mapping[str, np.ndarray], means: str) -> Episode:
@@ -291,11 +334,17 @@ def _episode(folder: _Folder, number: int, frames: Mapping[str, np.ndarray], mea
         raise UserError(f"{where} has {length} frames, meta/episodes says {said}")
     if (frames["frame_index"] != np.arange(length)).any():
         raise UserError(f"{where}: its frames are not numbered 0, 1, 2 …: fetch it again")
-    for key, width in folder.observations:
+    for key, width in (
+        *folder.observations,
+        (folder.actions, folder.info["widths"][folder.actions]),
+    ):
         if frames[key].shape[1] != width:
             raise UserError(
                 f"{where}: {key} is {frames[key].shape[1]} wide, info.json says {width}"
             )
+    for key in {_DONE, _SUCCESS} & frames.keys():
+        if not np.isin(frames[key], (0, 1)).all():
+            raise UserError(f"{where}: {key} must be 0 or 1")
     if _DONE in frames and np.asarray(frames[_DONE]).astype(bool)[:-1].any():
         raise UserError(f"{where}: {_DONE} is true before its last frame")
     ended = {"success": lambda: bool(frames[_SUCCESS][-1]), "terminated": lambda: True}

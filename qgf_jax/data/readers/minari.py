@@ -1,7 +1,7 @@
 """Datasets of Minari (Younis et al., 2024), read with the library itself, and never downloaded.
 
 An episode has one observation more than actions, and says whether it terminated or was truncated.
-Observations of dictionaries are flattened in the order of their sorted keys.
+Observations of dictionaries are flattened in the order of their sorted keys, or of the chosen ones.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, read
 from qgf_jax.envs import spaces
 from qgf_jax.envs.carried import Carried
 from qgf_jax.envs.spaces import Parts
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, log_once
 
 _INFO = ("qpos", "qvel")
 
@@ -42,7 +42,13 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
     name = metadata["dataset_id"].replace("/", "-")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Recording(
-        where, name, about, sha256(*files), bounds, lambda: _episodes(where, dataset, parts)
+        where,
+        name,
+        about,
+        sha256(*files),
+        bounds,
+        lambda: _episodes(where, dataset, parts),
+        files=tuple(files),
     )
 
 
@@ -61,19 +67,31 @@ def _dataset(where: str, carried: Carried) -> Any:
 
 def _episodes(where: str, dataset: Any, parts: Parts) -> Iterator[Episode]:
     if dataset.storage.FORMAT == "hdf5":
-        _check_declared(where, Path(dataset.storage.data_path))
+        _check_declared(where, Path(dataset.storage.data_path), dataset.total_episodes)
     with reading(where, "minari", AssertionError, NotImplementedError):
         for episode in dataset.iterate_episodes():
             yield _episode(f"{where}: episode {episode.id}", episode, parts)
 
 
-def _check_declared(where: str, folder: Path) -> None:
-    """Raises `UserError` if an episode's arrays lie in another file, or take more than there is."""
+def _check_declared(where: str, folder: Path, episodes: int) -> None:
+    """Raises `UserError` if an episode's arrays lie in another file, or take more than there is.
+
+    `episodes`: how many there are by the metadata.
+    """
     with Hdf5File.open(folder / "main_data.hdf5") as file:
-        for name in file.groups(file.root):
+        names = file.groups(file.root)
+        if len(names) != episodes:
+            raise UserError(
+                f"{where}: main_data.hdf5 cannot be all of it: it has {len(names)} episodes, "
+                f"metadata.json says {episodes}: fetch it again"
+            )
+        for name in names:
             group = file.root[name]
             for key in ("actions", "rewards", "terminations", "truncations", "observations"):
                 _check_array(where, file, group, key)
+            for key in group.get("infos", {}):
+                if key in _INFO:
+                    _check_array(where, file, group["infos"], key)
 
 
 def _check_array(where: str, file: Hdf5File, group: Any, key: str) -> None:
@@ -92,11 +110,18 @@ def _episode(where: str, episode: Any, parts: Parts) -> Episode:
     length = len(episode.rewards)
     observations = parts.rows(where, episode.observations)
     infos = episode.infos or {}
+    found = {key: np.asarray(infos[key]) for key in _INFO if key in infos}
     info = {
-        key: np.asarray(infos[key])
-        for key in _INFO
-        if key in infos and len(infos[key]) == len(observations)
+        key: array
+        for key, array in found.items()
+        if array.ndim == 2 and len(array) == len(observations)
     }
+    if left_out := sorted(found.keys() - info.keys()):
+        shapes = ", ".join(f"{key} of shape {found[key].shape}" for key in left_out)
+        log_once(
+            f"data: {where.partition(': ')[0]}: infos without a row for each of the episode's "
+            f"{len(observations)} observations are not read: {shapes}"
+        )
     return Episode(
         observations,
         np.asarray(episode.actions).reshape(length, -1),

@@ -8,11 +8,13 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.data.formats import check_numbers
+from qgf_jax.data.summary import Rounding
 from qgf_jax.errors import UserError, log
 
 
@@ -92,6 +94,8 @@ class Recording(NamedTuple):
     """Reads all, one after another."""
     splits: tuple[str, ...] = ()
     """The source's own words for its training and its validation data, where it says both."""
+    files: tuple[Path, ...] = ()
+    """Those that `sha256` is of, where they are read later than it."""
 
     def described(self) -> dict[str, Any]:
         """What a manifest keeps: `about`, and the bounds of actions, `None` where there is none."""
@@ -105,25 +109,29 @@ class Recording(NamedTuple):
     def checked(self) -> Iterator[Episode]:
         """The episodes, as float32 of one width. Raises `UserError` that names episode and fault.
 
-        Says at the end in one line how many transitions were left out.
+        Says at the end in a line each how many transitions were left out, and which observations
+        float32 cannot hold.
         """
         first: dict[str, tuple[int, ...]] | None = None
-        lost, moved = 0, False
+        lost, moved, rounding = 0, False, Rounding()
         for number, episode in enumerate(self.episodes()):
             lost += episode.lost
             if episode.lost and not len(episode.actions):
                 continue
             where = f"{self.place}: episode {number}"
-            episode = _checked(where, episode)
+            given, episode = episode, _checked(where, episode)
+            rounding.add(given.observations, episode.observations)
             self._check_bounds(where, episode.actions.shape[1])
             here = _columns(episode)
             _check_like(where, here, first := first or here)
             moved = moved or bool(episode.actions.any())
             yield episode
         if first is None:
-            raise UserError(f"{self.place}: there is no episode")
+            short = ", but such as have one transition and no observation after it" * bool(lost)
+            raise UserError(f"{self.place}: there is no episode{short}")
         if not moved:
             raise UserError(f"{self.place}: actions are all 0: nothing can be learned from them")
+        rounding.log(self.place)
         if lost:
             log(
                 f"data: {self.place}: {lost} transitions are left out, each the last of its episode, as "
@@ -172,6 +180,8 @@ def _check_shapes(where: str, episode: Episode) -> None:
     if episode.rewards is not None and episode.rewards.shape != (length,):
         raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
     for key, array in episode.info.items():
+        if not array.ndim:
+            raise UserError(f"{where}: {key} has shape (): it must have a row for each observation")
         if len(array) != length + 1:
             raise UserError(f"{where}: {key} has {len(array)} rows, observations have {length + 1}")
 

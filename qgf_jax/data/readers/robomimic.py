@@ -28,10 +28,9 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         names = _names(file, choice.split)
         first = data[names[0]]
         keys = _keys(file, first, choice.observations)
-        widths = [int(np.prod(file.numbers(first["obs"], key).shape[1:])) for key in keys]
-        with_next = "next_obs" in first
+        widths = tuple(_width(file, first["obs"], key) for key in keys)
         environment = _environment(path, data)
-        masks = {*file.root.get("mask", {})}
+        splits = _splits(file) if not choice.split else ()
         file.numbers(first, actions, axes=2)
     about = {
         "format": "robomimic",
@@ -48,9 +47,35 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         about,
         sha256(path),
         None,
-        lambda: _episodes(path, names, keys, actions, ends, with_next=with_next),
-        _SPLITS if masks.issuperset(_SPLITS) else (),
+        lambda: _episodes(path, names, tuple(zip(keys, widths, strict=True)), actions, ends),
+        splits,
+        (path,),
     )
+
+
+def _splits(file: Hdf5File) -> tuple[str, ...]:
+    """The masks of training and validation data, or none.
+
+    Raises `UserError` if they share an episode, as robomimic's own training does.
+    """
+    if not {*file.root.get("mask", {})}.issuperset(_SPLITS):
+        return ()
+    train, valid = (_names(file, split) for split in _SPLITS)
+    if both := sorted({*train} & {*valid}):
+        raise UserError(
+            f"{file.path}: {both[0]} is in both masks {' and '.join(_SPLITS)}: choose one by --split"
+        )
+    return _SPLITS
+
+
+def _width(file: Hdf5File, group: Any, key: str) -> int:
+    """The numbers in a row of an observation. Raises `UserError` for images."""
+    found = file.numbers(group, key)
+    if found.ndim > 2 and found.dtype.kind in "iu":
+        raise UserError(
+            f"{file.path}: {group.name}/{key} has shape {found.shape}: images are not supported"
+        )
+    return int(np.prod(found.shape[1:]))
 
 
 def _data(file: Hdf5File) -> Any:
@@ -117,7 +142,7 @@ def _keys(file: Hdf5File, episode: Any, chosen: tuple[str, ...]) -> list[str]:
 
 
 def _episodes(
-    path: Path, names: list[str], keys: list[str], actions: str, ends: str, *, with_next: bool
+    path: Path, names: list[str], parts: tuple[tuple[str, int], ...], actions: str, ends: str
 ) -> Iterator[Episode]:
     left_out = 0
     with Hdf5File.open(path) as file:
@@ -128,7 +153,7 @@ def _episodes(
             if (first := np.flatnonzero(dones)).size:
                 left_out += length - (length := int(first[0]) + 1)
             terminated = bool(first.size) if not ends else ends == "terminated"
-            demo = _Demo(file, group, keys, actions, with_next=with_next)
+            demo = _Demo(file, group, parts, actions)
             yield demo.episode(length, len(dones), terminated=terminated)
     if left_out:
         log(f"data: {path}: {left_out} transitions after an episode's first `dones` are left out")
@@ -148,10 +173,9 @@ class _Demo(NamedTuple):
 
     file: Hdf5File
     group: Any
-    keys: list[str]
-    """Of the observations."""
+    parts: tuple[tuple[str, int], ...]
+    """Key and width of each part of the observations."""
     actions: str
-    with_next: bool
 
     def episode(self, length: int, rows: int, *, terminated: bool) -> Episode:
         """The first `length` transitions of `rows`."""
@@ -161,15 +185,23 @@ class _Demo(NamedTuple):
         observed = self._observed("obs", 0, min(length + 1, rows), rows)
         if len(observed) == length + 1:  # the episode goes on in the file
             return Episode(observed, taken, rewards, terminated)
-        if self.with_next:
+        if "next_obs" in self.group:
             final = self._observed("next_obs", rows - 1, rows, rows)
             return Episode(np.concatenate([observed, final]), taken, rewards, terminated)
         return Episode.without_final(observed, taken, rewards, terminated=terminated)
 
     def _observed(self, name: str, start: int, stop: int, rows: int) -> np.ndarray:
         """[stop - start, O] of the parts, one beside another."""
-        parts = [self._read(self.group[name], key, start, stop, rows) for key in self.keys]
-        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        found = []
+        for key, width in self.parts:
+            part = self._read(self.group[name], key, start, stop, rows)
+            found.append(part.reshape(len(part), -1))
+            if found[-1].shape[1] != width:
+                raise UserError(
+                    f"{self.file.path}: {self.group.name}/{name}/{key} is {found[-1].shape[1]} wide, in "
+                    f"the first episode {width}"
+                )
+        return np.concatenate(found, axis=1)
 
     def _read(self, group: Any, key: str, start: int, stop: int, rows: int) -> np.ndarray:
         found = self.file.numbers(group, key)

@@ -4,9 +4,11 @@ Each sees one action, with observation and parameters already bound into `veloci
 
 Rule: `(velocity, q, endpoint, *, options) -> ((action [D], t []) -> (velocity [D], direction [D]))`.
     Rules differ in how the gradient of Q at the endpoint comes back to the action on its way. A rule
-    needs "q", q(action) -> [], or "noisy_q", q(action, t) -> [], or neither.
+    needs "q", q(action) -> [], or "noisy_q", q(action, t) -> [], or "slope", in place of `q` a
+    slope(action, t) -> [D], or nothing.
 Unit: `(calibration, direction [D], t []) -> direction [D]`, what the guidance weight multiplies.
-    One that reads the run's `Calibration` needs "calibration".
+    One that reads the run's `Calibration` needs "calibration". One that needs "velocity" is called with
+    a fourth argument, the velocity [D] that is guided.
 Schedule: `(t [], cap) -> factor []` of the weight. `cap` bounds a factor that has no other bound.
 Endpoint: `(nets, params, obs, velocity, num_steps) -> Endpoint`, where the critic looks. One that
     must know t when the program is traced needs "concrete_t".

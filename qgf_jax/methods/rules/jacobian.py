@@ -56,7 +56,11 @@ def _smooth(
     return direct
 
 
-@rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
+@rule(
+    needs=("q",),
+    ignores=("straight_through",),  # as it is already
+    source="Zhou et al., 2026, arXiv 2606.11087, appendix C",
+)
 def _ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """The orthogonal factor of J, transposed, times the gradient: J turns it and stretches nothing.
 

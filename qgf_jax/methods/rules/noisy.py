@@ -8,7 +8,11 @@ from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Critic, Direction, Endpoint, Velocity
 
 
-@rule(needs=("q",), ignores=("endpoint",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 19")
+@rule(
+    needs=("q",),
+    ignores=("endpoint", "straight_through"),
+    source="Zhou et al., 2026, arXiv 2606.11087, Eq. 19",
+)
 def _noisy(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """QFQL: the critic's gradient at the noisy action, where the critic was never trained."""
     del endpoint
@@ -17,7 +21,7 @@ def _noisy(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step
 
 @rule(
     needs=("noisy_q",),
-    ignores=("endpoint", "scale"),
+    ignores=("endpoint", "scale", "straight_through"),
     source="Zhou et al., 2026, arXiv 2606.11087, Eq. 20",
 )
 def _noise_aware(velocity: Velocity, q: Any, endpoint: Endpoint = one_straight_step) -> Direction:

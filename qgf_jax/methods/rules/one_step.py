@@ -9,7 +9,11 @@ from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
-@rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 9")
+@rule(
+    needs=("q",),
+    ignores=("straight_through",),  # as it is already
+    source="Zhou et al., 2026, arXiv 2606.11087, Eq. 9",
+)
 def _one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:
     """QGF: the critic's gradient at the endpoint, taking J as I.
 

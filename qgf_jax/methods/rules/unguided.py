@@ -7,7 +7,10 @@ from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(
-    ignores=("weight", "endpoint", "schedule", "cap", "units", "scale"),
+    ignores=(
+        *("weight", "endpoint", "schedule", "cap", "units", "scale", "straight_through"),
+        *("slope_clip", "gate", "trust_radius", "skip_first"),
+    ),
     source="Zhou et al., 2026, arXiv 2606.11087",
 )
 def _unguided(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step) -> Direction:

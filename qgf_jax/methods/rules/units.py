@@ -6,7 +6,7 @@ what is climbed, of Q or of its logit, among them.
 
 from collections.abc import Mapping
 
-from qgf_jax.methods.lazy import jnp
+from qgf_jax.methods.lazy import jnp, norms
 from qgf_jax.methods.parts import unit
 from qgf_jax.types import Array
 
@@ -52,6 +52,18 @@ def _posterior(calibration: Calibration, gradient: Array, t: Array) -> Array:
     """
     variances, left = calibration["values"], 1.0 - t
     return _along_axes(calibration, gradient, variances * left / (left**2 + t**2 * variances))
+
+
+@unit(needs=("velocity",), source="Ruan et al., 2026, arXiv 2606.14801")
+def _velocity(calibration: Calibration, gradient: Array, t: Array, velocity: Array) -> Array:
+    """|v| / |gradient| times the gradient: the weight is what guidance adds, as a part of the velocity.
+
+    Lengths are of the whole action. How large Q and its gradient are no longer counts, so neither does
+    a gradient that is almost zero; one that is zero stays so.
+    """
+    del calibration, t
+    steepness = norms.length(gradient)
+    return norms.length(velocity) * (gradient / jnp.where(steepness > 0, steepness, 1.0))
 
 
 def _along_axes(calibration: Calibration, gradient: Array, factors: Array) -> Array:

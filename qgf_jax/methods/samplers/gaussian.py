@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.lazy import checks, jax, jnp
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -27,7 +27,7 @@ def _gaussian(
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
         mean, log_std = nets.gaussian.apply(params["actor"], obs)
-        if temperature:
+        if not checks.is_off(temperature):
             noise = jax.random.normal(key, mean.shape)
             mean = mean + temperature * jnp.exp(log_std) * noise
         return jnp.tanh(mean) if squash else nets.clip(mean)

@@ -1,22 +1,25 @@
 """The flow policy under a guidance rule."""
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from qgf_jax.bounds import Count, Positive
+from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
-from qgf_jax.methods.lazy import flow, jax, jnp, networks
+from qgf_jax.methods.lazy import checks, flow, inpainting, jax, jnp, networks
 from qgf_jax.methods.parts import Names, Part, part, sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
+# Younger than runs that there are, in which none of these was on.
+_Switch = Annotated[bool, History(past=False)]
+_Number = Annotated[NonNegative, History(past=0.0)]
+
 
 @sampler(
-    provides=("concrete_t", "inpainting"),
+    provides=("concrete_t", "velocity", "inpainting"),
     needs=("flow",),
     source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 1",
 )
@@ -33,6 +36,11 @@ def _guided(
     scale: Annotated[
         Literal["value", "logit"], "what is climbed of a critic between 0 and 1"
     ] = "value",
+    straight_through: Annotated[_Switch, "whether slopes pass the endpoint's clip"] = False,
+    slope_clip: Annotated[_Number, "largest length of the direction, before units; 0: any"] = 0.0,
+    gate: Annotated[_Number, "c of exp(-c * std of the critic's members) times the weight"] = 0.0,
+    trust_radius: Annotated[_Number, "most that guidance moves an action; 0: any"] = 0.0,
+    skip_first: Annotated[_Switch, "whether the first step is unguided"] = False,
     num_steps: Annotated[Count, "steps of the flow"] = 10,
     **options: Any,
 ) -> Sample:
@@ -42,9 +50,13 @@ def _guided(
     """
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
+    clip = ("straight_through" if straight_through else "box") if nets.spec.clip else "none"
+    if not checks.is_off(gate) and nets.ensemble < 2:
+        raise UserError("gate needs members that can disagree, and networks.ensemble is 1")
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         velocity = nets.velocity(params["policy"], obs)
+        overlap = params.get("overlap")
         field = guidance.guide(
             velocity,
             _critic(nets, params, obs, needs, scale),
@@ -53,16 +65,24 @@ def _guided(
             schedule=schedule,
             cap=cap,
             endpoint=end.make(nets, params, obs, velocity, num_steps),
-            clip="box" if nets.spec.clip else "none",
-            precondition=None
-            if units == "raw"
-            else functools.partial(unit.make, _constants(params, unit, scale)),
-            overlap=params.get("overlap"),
+            clip=clip,
+            units=units,
+            calibration=_constants(params, unit, scale),
+            slope_clip=None if checks.is_off(slope_clip) else slope_clip,
+            gate=_gate(nets, params, obs, gate, scale),
+            skip_first=skip_first,
+            overlap=overlap,
             **options,
         )
         noise = jax.random.normal(key, (nets.chunk_dim,))
-        unroll = "concrete_t" in end.needs
-        action = flow.integrate(field, noise, num_steps=num_steps, unroll=unroll)
+        steps = {"num_steps": num_steps, "unroll": "concrete_t" in end.needs}
+        if checks.is_off(trust_radius):
+            action = flow.integrate(field, noise, **steps)
+        else:
+            # The action that Q may not move far from goes on from the chunk before too.
+            if overlap is not None:
+                velocity = inpainting.inpainted(velocity, velocity, overlap)
+            action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
         return nets.clip(action)
 
     return sample
@@ -76,9 +96,21 @@ def _critic(
         return lambda action, t: nets.noisy_critic.apply(
             params["noisy_critic"], obs, action, networks.sinusoidal(jnp.asarray(t))
         )
+    if "slope" in needs:
+        return nets.velocity(params["slope"], obs)
     if "q" in needs:
         return (nets.q_of if scale == "value" else nets.q_logit_of)(params["critic"], obs)
     return _undeclared
+
+
+def _gate(
+    nets: "Networks", params: Params, obs: Obs, rate: Array | float, scale: str
+) -> Callable[[Array], Array] | None:
+    """That of the critic's members, in the units of what is climbed; `None` at rate 0."""
+    if checks.is_off(rate):
+        return None
+    members = nets.apply_ensemble if scale == "value" else nets.ensemble_logits
+    return guidance.disagreement_gate(lambda end: members(params["critic"], obs, end), rate)
 
 
 def _undeclared(*_: Any) -> Array:
