@@ -1,0 +1,95 @@
+"""Densities of what a flow makes of noise, by the change of variables along its Euler steps.
+
+A step is x -> x + velocity(x, t) / n, and log |det| of its Jacobian I + J / n is exact, so the density is
+that of the actions which `flow.integrate` gives, before any clip, and no approximation of an ODE's.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qgf_jax.types import Array, Velocity
+
+_ITERATIONS = 8
+_STRIDES = (1.0, 0.5, 0.25, 0.0625)
+_TOLERANCE = 1e-3
+
+
+class Path(NamedTuple):
+    """A way of the flow, from noise to action."""
+
+    points: Array
+    """[n, D], before each step; the first is the noise."""
+    action: Array
+    """[D], unclipped."""
+    log_density: Array
+    """[], of the action; -inf where no noise was found that leads to it."""
+
+
+def normal(noise: Array) -> Array:
+    """log N(noise; 0, I) [] of `noise` [D]."""
+    return -0.5 * (noise @ noise + noise.size * jnp.log(2.0 * jnp.pi))
+
+
+def forward(velocity: Velocity, noise: Array, *, num_steps: int) -> Path:
+    """Where `noise` [D] goes, with log p(action) = log N(noise) - sum log |det(I + J_k / n)|."""
+
+    def step(point: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
+        euler = _euler(velocity, t, num_steps)
+        return euler(point), (point, _log_det(jax.jacfwd(euler)(point)))
+
+    action, (points, log_dets) = jax.lax.scan(step, noise, _times(num_steps, noise))
+    return Path(points, action, normal(noise) - log_dets.sum())
+
+
+def backward(velocity: Velocity, action: Array, near: Array, *, num_steps: int) -> Path:
+    """The way of the flow that ends in `action` [D], each step inverted by Newton's method.
+
+    `near` [n, D] is a way to begin the search at: that of a nearby action. Where a step has no inverse
+    within reach the density is -inf, and the points are those of `near`.
+    """
+
+    def step(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple, tuple]:
+        (end, found), (t, start) = carry, x
+        euler = _euler(velocity, t, num_steps)
+        point = _solve(euler, end, start)
+        found &= _distance(euler(point), end) <= _TOLERANCE * (1.0 + jnp.abs(end).max())
+        return (point, found), (point, _log_det(jax.jacfwd(euler)(point)))
+
+    # `&` with what may vary over a batch: the carry's type must not change.
+    found = jnp.isfinite(action).all()
+    ways = (_times(num_steps, action), near)
+    (noise, found), (points, log_dets) = jax.lax.scan(step, (action, found), ways, reverse=True)
+    density = normal(noise) - log_dets.sum()
+    found &= jnp.isfinite(density)
+    return Path(jnp.where(found, points, near), action, jnp.where(found, density, -jnp.inf))
+
+
+def _euler(velocity: Velocity, t: Array, num_steps: int) -> Callable[[Array], Array]:
+    return lambda x: x + velocity(x, t) / num_steps
+
+
+def _times(num_steps: int, like: Array) -> Array:
+    return jnp.arange(num_steps, dtype=like.dtype) / num_steps
+
+
+def _log_det(matrix: Array) -> Array:
+    return jnp.linalg.slogdet(matrix)[1]
+
+
+def _distance(a: Array, b: Array) -> Array:
+    return jnp.abs(a - b).max()
+
+
+def _solve(f: Callable[[Array], Array], y: Array, x: Array) -> Array:
+    """x with f(x) = y, all [D], by Newton's method from `x`, each stride the best of several."""
+
+    def newton(_: int, x: Array) -> Array:
+        full = jnp.linalg.solve(jax.jacfwd(f)(x), f(x) - y)
+        tries = jnp.stack([x, *(x - stride * full for stride in _STRIDES)])
+        errors = jax.vmap(lambda x: _distance(f(x), y))(tries)
+        return tries[jnp.argmin(jnp.where(jnp.isnan(errors), jnp.inf, errors))]
+
+    return jax.lax.fori_loop(0, _ITERATIONS, newton, x)
