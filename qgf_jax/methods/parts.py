@@ -9,7 +9,7 @@ it provides, what it needs, and whose it is:
         ...
 
 What each kind of function takes and returns stands in the package of its kind: `policies`,
-`critics`, `samplers` (samplers and selectors) and `rules` (rules, units, schedules, endpoints, criteria).
+`critics`, `samplers` (samplers, selectors) and `rules` (rules, units, schedules, endpoints, criteria).
 Other packages name their modules in the entry-point group `qgf_jax.parts`; these may declare
 methods too, by `qgf_jax.methods.table.row`. No JAX here, nor while the package's own parts are declared.
 """

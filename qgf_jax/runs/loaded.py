@@ -128,14 +128,14 @@ class LoadedRun:
         Raises `UserError` if the method needs other learners, or constants that the run does not have.
         """
         trained, builder = self.run.config["algorithm"], self._builder
-        algorithms.Method.named(method)
+        row = algorithms.Method.named(method)
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
-        if "weights" in parts.part("sampler", algorithms.Method.named(method).sampler).needs:
-            self._check_weights(method, settings["by"])
+        if "weights" in parts.part("sampler", row.sampler).needs:
+            self._check_weights(method, settings.get("by", row.all_options["by"].default))
         if lacking := builder.lacking(method, settings, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)

@@ -1,4 +1,4 @@
-"""The guidance weights that `qgf calibrate` has chosen, beside the checkpoint that they belong to. No JAX.
+"""The guidance weights that `qgf calibrate` has chosen, beside the checkpoint they belong to. No JAX.
 
 weights.json has them, with what was bounded, and is sealed by its own fingerprint; weights.npz has all
 that was measured, and its SHA-256 stands in weights.json.
@@ -36,7 +36,7 @@ class ChosenWeights(NamedTuple):
         chosen = {name: found["weights"] for name, found in self.criteria.items()}
         return {k: np.array(v, np.float32) for k, v in chosen.items() if None not in v}
 
-    def write(self, folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    def write(self, folder: Path, arrays: Mapping[str, Any]) -> None:
         """Writes both files; killed in between, they are refused. Raises `SaveError`."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)

@@ -34,9 +34,14 @@ class Effort(NamedTuple):
     """Of the reference in each dense state, for the quantile of its density."""
     bank: int = 8192
     """Chunks of the data, among which a state's neighbours are looked for."""
-    neighbours: int = 32
+    neighbours: int = 128
+    """Chunks of these that a distance is from the nearest of. The weight by distance depends on it."""
     factors: tuple[float, ...] = tuple(np.geomspace(1e-2, 1e2, 25).tolist())
     """The grid, in units of the weight `relative`."""
+
+
+FULL = Effort()
+"""What `qgf calibrate` takes."""
 
 
 class _Nearby(NamedTuple):
@@ -66,7 +71,7 @@ def act(direct: Direction, noise: Array, weight: Array, num_steps: int) -> tuple
 
 def nearest(action: Array, actions: Array) -> Array:
     """The Euclidean distance [] from `action` [D] to the nearest of `actions` [K, D]."""
-    return jnp.sqrt(((actions - action) ** 2).sum(axis=1).min())
+    return jnp.sqrt(((actions - action[None]) ** 2).sum(axis=1).min())
 
 
 def relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
@@ -84,7 +89,7 @@ def measure(
     params: Params,
     dataset: Any,
     blocks: int = 1,
-    effort: Effort = Effort(),
+    effort: Effort = FULL,
 ) -> dict[str, Array]:
     """The fields of `criteria.Measured`, each with a leading axis of the seeds.
 
@@ -122,11 +127,13 @@ def _draw(
     scale = jnp.where(spread > 0, spread, 1.0)
 
     def neighbours(state: Array) -> Array:
-        gap = (((there - state) / scale) ** 2).sum(axis=1)
+        gap = (((there - state[None]) / scale[None]) ** 2).sum(axis=1)
         whole = bank.actor.weight > 0  # a chunk that runs over the end of its trajectory is none
         return jax.lax.top_k(-jnp.where(whole, gap, jnp.inf), effort.neighbours)[1]
 
-    return _Nearby(states, bank.action[jax.lax.map(neighbours, here, batch_size=32)])
+    return _Nearby(
+        states, bank.action[jax.lax.map(neighbours, here, batch_size=min(32, effort.states))]
+    )
 
 
 def _one_seed(
@@ -137,9 +144,12 @@ def _one_seed(
 
     def over_states(f: Callable[..., Any], states: int, batch: int) -> Any:
         every = jax.tree.map(lambda x: x[:states], (near.obs, near.actions, keys))
-        return jax.lax.map(
-            lambda x: f(_State(nets, params, num_steps, *x)), every, batch_size=batch
-        )
+        batch = min(batch, states)  # a rest of another size would be compiled once more
+
+        def one(x: Any) -> Any:
+            return f(_State(nets, params, num_steps, *x))
+
+        return jax.lax.map(one, every, batch_size=batch)
 
     stds, covariances, slopes = over_states(lambda s: s.spread(effort.actions), effort.states, 32)
     q_std, slopes = jnp.median(stds), slopes.reshape(-1, nets.chunk_dim)
@@ -197,15 +207,16 @@ class _State(NamedTuple):
             actions, promised = jax.vmap(lambda w: one(weight=w))(weights)
             return clip(actions), promised
 
-        actions, _ = under(everyone)
+        actions, promised = under(everyone)
         found = {
             "gain": jax.vmap(everyone)(actions) - everyone(own),
+            "promised": promised,
             "distance": jax.vmap(lambda a: nearest(a, self.data))(actions),
             "own_distance": nearest(own, self.data),
         }
         if self.nets.ensemble > 1:
             other = self._q(slice(-1, None))
-            actions, found["predicted"] = under(self._q(slice(-1)))
+            actions, found["other_promised"] = under(self._q(slice(-1)))
             found["other_gain"] = jax.vmap(other)(actions) - other(own)
         return found
 

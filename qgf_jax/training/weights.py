@@ -18,12 +18,12 @@ from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import backend
-from qgf_jax.training.weighing import Effort, measure
+from qgf_jax.training.weighing import FULL, Effort, measure
 
 
 @backend.standardized
 def choose_weights(
-    workdir: str | os.PathLike, data: Loaded | None = None, effort: Effort = Effort()
+    workdir: str | os.PathLike, data: Loaded | None = None, effort: Effort = FULL
 ) -> dict[str, Any]:
     """Writes weights.json and weights.npz beside the newest checkpoint, for `qgf_auto`.
 

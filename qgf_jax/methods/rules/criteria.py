@@ -24,6 +24,8 @@ class Measured(NamedTuple):
     """[], the weight nearest to 1 of `qgf_relative`, by least squares over the slopes."""
     gain: np.ndarray
     """[W, N], Q of the guided action less Q of the reference's, by the critic that guides."""
+    promised: np.ndarray
+    """[W, N], w Σ dt |g|², what `gain` would be if Q were as steep all along the way."""
     distance: np.ndarray
     """[W, N], from the guided action to the nearest one that the data have near the state."""
     own_distance: np.ndarray
@@ -36,8 +38,8 @@ class Measured(NamedTuple):
     """[W, M], log p_w - log p_0 of the guided action, whose mean is their KL divergence."""
     other_gain: np.ndarray | None = None
     """[W, N], as `gain`, by a critic that did not guide, of actions that it did not guide."""
-    predicted: np.ndarray | None = None
-    """[W, N], w Σ dt |g|², what `other_gain` would be if Q were as steep all along the way."""
+    other_promised: np.ndarray | None = None
+    """[W, N], as `promised`, of the actions of `other_gain` and by the critic that guided them."""
 
 
 class Choice(NamedTuple):
@@ -59,7 +61,7 @@ def _relative(m: Measured) -> Choice:
 
 @criterion()
 def _distance(m: Measured) -> Choice:
-    """S1: the largest weight at which actions are no further from the data's than the reference's are."""
+    """S1: the largest weight at which actions are as near to the data's as the reference's own."""
     return _within(m.weights, (m.distance - m.own_distance).mean(axis=1), 0.0)
 
 
@@ -71,18 +73,31 @@ def _typical(m: Measured) -> Choice:
 
 @criterion()
 def _trust(m: Measured) -> Choice:
-    """S4: the largest weight at which, in half of the states, Q rises by half of what its slope says."""
-    if m.other_gain is None or m.predicted is None:
+    """S4: the largest weight at which, in half of the states, Q rises by half of what its slope says.
+
+    Q of a critic that did not guide. Members of an ensemble, which share their data, are a poor one.
+    """
+    if m.other_gain is None or m.other_promised is None:
         return Choice(np.nan)
-    # Not the quotient: where the slope is 0 nothing was promised, and nothing is broken.
-    fails = (m.other_gain < 0.5 * m.predicted).mean(axis=1)
-    return _within(m.weights, fails, 0.5)
+    return _within(m.weights, _broken(m.other_gain, m.other_promised), 0.5)
+
+
+@criterion()
+def _trust_own(m: Measured) -> Choice:
+    """S4 as `trust`, Q of the critic that guides: what its curvature allows, not its errors."""
+    return _within(m.weights, _broken(m.gain, m.promised), 0.5)
 
 
 @criterion()
 def _divergence(m: Measured) -> Choice:
     """S6: the largest weight whose KL from the reference is at most that of best-of-16."""
     return _within(m.weights, m.log_ratio.mean(axis=1), np.log(16) - 15 / 16)
+
+
+def _broken(gain: np.ndarray, promised: np.ndarray) -> np.ndarray:
+    """[W], the share of states in which less than half of what was promised, both [W, N], is gained."""
+    # Not the quotient: where the slope is 0 nothing was promised.
+    return (gain < 0.5 * promised).mean(axis=1)
 
 
 def _within(weights: np.ndarray, curve: np.ndarray, limit: float) -> Choice:
