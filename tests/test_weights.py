@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import command
+from conftest import command, tiny
 
 from qgf_jax.core import density, flow
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
 from qgf_jax.methods.parts import part, parts
 from qgf_jax.methods.rules.criteria import Measured
+from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun, load_policy
 from qgf_jax.runs.weights import ChosenWeights
-from qgf_jax.training.weighing import Effort, act, nearest, relative_weight
+from qgf_jax.training.loop import pretrain
+from qgf_jax.training.weighing import Effort, State, act, nearest, relative_weight
 from qgf_jax.training.weights import choose_weights
 
 STEPS = 5
@@ -205,6 +207,23 @@ def test_what_is_measured_is_of_the_actions_that_qgf_takes(calibrated):
     np.testing.assert_allclose(nets.clip(action), expected, atol=1e-5)
 
 
+def test_a_member_that_judges_does_not_guide(run_folder):
+    """A member that is flat gains nothing where the others guide, and where it guides nothing moves."""
+    loaded = LoadedRun.open(run_folder)
+    params, weights = loaded.params_of(0), jnp.array([0.5, 2.0])
+
+    def found(flat):
+        critic = jax.tree.map(lambda x: x.at[flat].set(0.0), params["critic"])
+        groups = {"policy": params["policy"], "critic": critic}
+        data = jnp.zeros((1, loaded.spec.chunk_dim))
+        obs = loaded.spec.example()
+        return State(loaded.networks(), groups, 3, obs, data, jax.random.key(0)).guided(weights)
+
+    last, first = found(-1), found(0)
+    assert (last["other_gain"] == 0).all() and (last["other_promised"] > 0).all()
+    assert (first["other_gain"] == 0).all() and (first["other_promised"] == 0).all()
+
+
 def test_qgf_auto_is_qgf_under_the_weight_of_its_seed(calibrated):
     folder, said = calibrated
     obs, key = np.array([1.0, 2.0], np.float32), jax.random.key(0)
@@ -272,3 +291,21 @@ def test_other_data_are_refused(calibrated, tmp_path, monkeypatch):
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="was trained on other data"):
         Loaded.of_run(LoadedRun.open(calibrated[0]).run._replace(workdir=folder))
+
+
+def test_training_chooses_at_its_end_if_asked_and_once(maze_data, tmp_path, monkeypatch, capsys):
+    config = tiny(**{"data.dir": str(maze_data), "train.steps": 2, "train.calibrate": True})
+    calls = []
+
+    def choose(workdir, data):
+        calls.append(data.take())  # not taken by training
+        if len(calls) == 1:
+            raise UserError("the critic is flat")
+        ChosenWeights(2, Checkpoints(workdir).digest(2), {}, [[1.0]]).write(workdir, {})
+
+    monkeypatch.setattr("qgf_jax.training.weights.choose_weights", choose)
+    for expected in (1, 2, 2):
+        pretrain(config, tmp_path / "run")
+        assert len(calls) == expected
+    error = capsys.readouterr().err
+    assert error.count("warning: train.calibrate: no weight was chosen: the critic is flat\n") == 1

@@ -147,7 +147,7 @@ def _one_seed(
         batch = min(batch, states)  # a rest of another size would be compiled once more
 
         def one(x: Any) -> Any:
-            return f(_State(nets, params, num_steps, *x))
+            return f(State(nets, params, num_steps, *x))
 
         return jax.lax.map(one, every, batch_size=batch)
 
@@ -161,7 +161,7 @@ def _one_seed(
     return {"weights": weights, "relative": relative, **by_weight}
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """What is measured in one state, with the networks bound."""
 
     nets: Networks

@@ -1,21 +1,25 @@
 """Chooses the guidance weight of a trained run from its data, by every criterion there is."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, log
 from qgf_jax.methods import parts
 from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
+from qgf_jax.runs.run import Run
 from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import backend
 from qgf_jax.training.weighing import FULL, Effort, measure
@@ -55,6 +59,24 @@ def choose_weights(
     weights = {name: found["weights"] for name, found in criteria.items()}
     seconds = round(time.perf_counter() - start, 1)
     return {"step": loaded.step, "weights": weights, "seconds": seconds}
+
+
+def weights_after_training(workdir: Path, dataset: Dataset | Loaded | None) -> None:
+    """`choose_weights` for a run that was just trained on `dataset`, unless that was done before.
+
+    A run that cannot have a weight says so in a line, and is as good as it was.
+    """
+    run = Run.open(workdir)
+    try:
+        step = run.config["train"]["steps"]
+        with contextlib.suppress(UserError):
+            ChosenWeights.of_checkpoint(workdir, step, Checkpoints(workdir).digest(step))
+            return
+        # What was loaded for training has been taken by now.
+        given = dataset if isinstance(dataset, Dataset) else None
+        choose_weights(workdir, Loaded.of_run(run, given))
+    except UserError as error:
+        log(f"qgf: warning: train.calibrate: no weight was chosen: {error}")
 
 
 def _of_seed(found: Mapping[str, np.ndarray], seed: int) -> Measured:
