@@ -212,6 +212,7 @@ def test_a_member_that_judges_does_not_guide(run_folder):
     loaded = LoadedRun.open(run_folder)
     params, weights = loaded.params_of(0), jnp.array([0.5, 2.0])
 
+    @jax.jit
     def found(flat):
         critic = jax.tree.map(lambda x: x.at[flat].set(0.0), params["critic"])
         groups = {"policy": params["policy"], "critic": critic}
@@ -219,9 +220,11 @@ def test_a_member_that_judges_does_not_guide(run_folder):
         obs = loaded.spec.example()
         return State(loaded.networks(), groups, 3, obs, data, jax.random.key(0)).guided(weights)
 
-    last, first = found(-1), found(0)
-    assert (last["other_gain"] == 0).all() and (last["other_promised"] > 0).all()
-    assert (first["other_gain"] == 0).all() and (first["other_promised"] == 0).all()
+    last, first = found(1), found(0)
+    np.testing.assert_allclose(last["other_gain"], 0, atol=1e-6)
+    assert (last["other_promised"] > 1e-4).all()
+    np.testing.assert_allclose(first["other_gain"], 0, atol=1e-6)
+    np.testing.assert_array_equal(first["other_promised"], 0)
 
 
 def test_qgf_auto_is_qgf_under_the_weight_of_its_seed(calibrated):

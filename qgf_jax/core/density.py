@@ -37,8 +37,8 @@ def forward(velocity: Velocity, noise: Array, *, num_steps: int) -> Path:
     """Where `noise` [D] goes, with log p(action) = log N(noise) - sum log |det(I + J_k / n)|."""
 
     def step(point: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
-        euler = _euler(velocity, t, num_steps)
-        return euler(point), (point, _log_det(jax.jacfwd(euler)(point)))
+        end, jacobian = _with_jacobian(_euler(velocity, t, num_steps), point)
+        return end, (point, _log_det(jacobian))
 
     action, (points, log_dets) = jax.lax.scan(step, noise, _times(num_steps, noise))
     return Path(points, action, normal(noise) - log_dets.sum())
@@ -55,8 +55,9 @@ def backward(velocity: Velocity, action: Array, near: Array, *, num_steps: int) 
         (end, found), (t, start) = carry, x
         euler = _euler(velocity, t, num_steps)
         point = _solve(euler, end, start)
-        found &= _distance(euler(point), end) <= _tolerance(end)
-        return (point, found), (point, _log_det(jax.jacfwd(euler)(point)))
+        reached, jacobian = _with_jacobian(euler, point)
+        found &= _distance(reached, end) <= _tolerance(end)
+        return (point, found), (point, _log_det(jacobian))
 
     # `&` with what may vary over a batch: the carry's type must not change.
     found = jnp.isfinite(action).all()
@@ -69,6 +70,12 @@ def backward(velocity: Velocity, action: Array, near: Array, *, num_steps: int) 
 
 def _euler(velocity: Velocity, t: Array, num_steps: int) -> Callable[[Array], Array]:
     return lambda x: x + velocity(x, t) / num_steps
+
+
+def _with_jacobian(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """f(x) [D] and its Jacobian [D, D], the network traced once."""
+    jacobian, value = jax.jacfwd(lambda x: (f(x),) * 2, has_aux=True)(x)
+    return value, jacobian
 
 
 def _times(num_steps: int, like: Array) -> Array:
@@ -96,7 +103,8 @@ def _solve(f: Callable[[Array], Array], y: Array, x: Array) -> Array:
 
     def newton(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         count, x, _ = state
-        full = jnp.linalg.solve(jax.jacfwd(f)(x), f(x) - y)
+        reached, jacobian = _with_jacobian(f, x)
+        full = jnp.linalg.solve(jacobian, reached - y)
         tries = jnp.stack([x, *(x - stride * full for stride in _STRIDES)])
         errors = jax.vmap(error)(tries)
         best = jnp.argmin(errors)

@@ -179,6 +179,7 @@ class State(NamedTuple):
 
     @property
     def velocity(self) -> Velocity:
+        """Of the reference."""
         return self.nets.velocity(self.params["policy"], self.obs)
 
     def _q(self, members: slice = slice(None)) -> Critic:
@@ -225,7 +226,8 @@ class State(NamedTuple):
         direct = self._direct(self._q())
         forward = functools.partial(density.forward, num_steps=self.num_steps)
         drawn = jax.random.normal(jax.random.fold_in(self.key, 2), (noises, self.nets.chunk_dim))
-        usual = jax.vmap(lambda z: forward(self.velocity, z).log_density)(drawn)
+        every = jnp.concatenate([self.noise[None], drawn])
+        reference = jax.vmap(functools.partial(forward, self.velocity))(every)
 
         def guided(weight: Array) -> density.Path:
             def field(action: Array, t: Array) -> Array:
@@ -240,9 +242,9 @@ class State(NamedTuple):
             return found.points, found.log_density
 
         paths = jax.vmap(guided)(weights)
-        _, log_density = jax.lax.scan(search, forward(self.velocity, self.noise).points, paths)
+        _, log_density = jax.lax.scan(search, reference.points[0], paths)
         return {
             "log_density": log_density,
             "log_ratio": paths.log_density - log_density,
-            "rare": jnp.quantile(usual, 0.01),
+            "rare": jnp.quantile(reference.log_density[1:], 0.01),
         }
