@@ -69,6 +69,12 @@ ROWS = (
     Row("BPTT, of QGF", _ACT, ("cost_relative_to_qgf", "bptt"), "3.5"),
     Row("environment steps a CPU-second, of a bare loop's", "rollout.py", ("ratio",)),
     Row("the same of a sweep of 9 weights on cube-single", _SWEEP, ("ratio",), "0.71 or more"),
+    Row(
+        "the same of QGF in Gymnasium's HalfCheetah",
+        "gymnasium_rollout.py",
+        ("ratio",),
+        "0.7 or more",
+    ),
     Row("second start of a config, of the first", "start.py", ("ratio",), "0.33"),
     Row("point maze on the device: steps, of the real one's", "jax_pointmaze.py", ("ratio",)),
     Row(

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, aggregates, checks, diffusion, flow, losses, networks, norms
+    from qgf_jax.core import (
+        adjoint,
+        aggregates,
+        checks,
+        diffusion,
+        flow,
+        inpainting,
+        losses,
+        networks,
+        norms,
+    )
 else:
 
     class _Module:
@@ -32,6 +42,7 @@ else:
     diffusion = _Module("qgf_jax.core.diffusion")
     aggregates = _Module("qgf_jax.core.aggregates")
     flow = _Module("qgf_jax.core.flow")
+    inpainting = _Module("qgf_jax.core.inpainting")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
     norms = _Module("qgf_jax.core.norms")
@@ -42,6 +53,7 @@ __all__ = [
     "checks",
     "diffusion",
     "flow",
+    "inpainting",
     "jax",
     "jnp",
     "losses",

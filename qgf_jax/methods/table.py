@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from qgf_jax.bounds import Bound, Field, NonNegative
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
+from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
 from qgf_jax.types import Learner
 
@@ -160,6 +161,15 @@ class Method(NamedTuple):
         return {k: v for k, v in self.all_options.items() if k not in self.options}
 
     @property
+    def acting_options(self) -> dict[str, Field]:
+        """What a user may set for acting: `free_options`, the critic's, and those of `Pace`.
+
+        No training has the last.
+        """
+        inpaints = "inpainting" in part("sampler", self.sampler).provides
+        return self.free_options | self.critic_options | Pace.options(inpaints)
+
+    @property
     def critic_options(self) -> dict[str, Field]:
         """What a user may set of the critic, if guidance or the best of N can ask it.
 
@@ -170,17 +180,18 @@ class Method(NamedTuple):
         return {k: v for k, v in _OF_CRITIC.items() if "q" in asked and k not in own}
 
     def split_options(self, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-        """`options` of the sampler, and those of the critic."""
-        own = self.all_options
+        """`options` of the sampler, and those of the critic; without those of `Pace`."""
+        own, of_pace = self.all_options, Pace.options()
         of_critic = {k: v for k, v in options if k in _OF_CRITIC and k not in own}
-        return {k: v for k, v in options if k not in of_critic}, of_critic
+        settings = {k: v for k, v in options if k not in of_critic and k not in of_pace}
+        return settings, of_critic
 
     def without_idle(self, options: Options, best_of: int) -> Options:
         """`options` less those of a critic that acting with `best_of` candidates does not ask."""
         settings, of_critic = self.split_options(options) if options else ({}, {})
         if not of_critic or "q" in self.acting_needs(settings, best_of):
             return options
-        return tuple(settings.items())
+        return tuple((k, v) for k, v in options if k not in of_critic)
 
     def arguments(self, options: Options) -> tuple[str, ...]:
         """Which of `options` a compiled program takes as arguments, so that it serves all values.
@@ -190,7 +201,7 @@ class Method(NamedTuple):
         """
         if not options:
             return ()
-        known = _OF_CRITIC | self.all_options
+        known = Pace.options() | _OF_CRITIC | self.all_options
         return tuple(k for k, v in options if known[k].bound.is_real and v != known[k].default)
 
     def check_option(self, option: str, value: Any) -> None:
@@ -198,7 +209,7 @@ class Method(NamedTuple):
         self._option(option).bound.check(f"option {option} of {self.name}", value)
 
     def _option(self, option: str) -> Field:
-        free = self.free_options | self.critic_options
+        free = self.acting_options
         if option not in free:
             raise UserError.unknown(f"option of {self.name}", option, free)
         return free[option]
@@ -211,6 +222,8 @@ class Method(NamedTuple):
         for option in self.options:
             if option not in known:
                 raise UserError.unknown("option", option, known)
+        if taken := sorted(self.all_options.keys() & Pace.options().keys()):
+            raise UserError(f"option {taken[0]!r} says how chunks are played, whatever the method")
 
     def needs(self, settings: Mapping[str, Any] = {}) -> frozenset[str]:
         """What acting with `settings`, and training, ask of the critic and of further learners."""
