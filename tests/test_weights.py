@@ -66,9 +66,10 @@ def test_density_of_a_curved_flow_is_found_again_and_integrates_to_one():
 
 def test_an_action_that_the_flow_cannot_reach_has_no_density():
     square = lambda a, t: a**2 - a  # x -> x ** 2 in one step
-    at = lambda a: density.backward(square, jnp.array([a]), jnp.ones((1, 1)), num_steps=1)
+    near = jnp.full((1, 1), 0.9)  # from here the search ends beside 0, where the Jacobian is not 0
+    at = lambda a: density.backward(square, jnp.array([a]), near, num_steps=1)
     assert at(-1.0).log_density == -np.inf
-    np.testing.assert_array_equal(at(-1.0).points, [[1.0]])
+    np.testing.assert_array_equal(at(-1.0).points, near)
     expected = -0.5 * 4.0 - 0.5 * np.log(2 * np.pi) - np.log(4.0)
     np.testing.assert_allclose(at(4.0).log_density, expected, rtol=1e-5)
 
