@@ -193,6 +193,9 @@ class _Train:
     check_replicas: Annotated[
         Index, "updates between two checks that all devices agree; 0: no checks", MAY_CHANGE
     ] = 0
+    calibrate: Annotated[
+        bool, "whether `qgf calibrate` follows, for qgf_auto", MAY_CHANGE, History(past=False)
+    ] = False
 
 
 @dataclass(frozen=True)

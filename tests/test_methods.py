@@ -24,8 +24,10 @@ from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.state import TrainState
@@ -105,7 +107,11 @@ def trained(maze_data, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "_calibrate", keeping)
-            return pretrain(config, folder / name), states[name]
+            made = pretrain(config, folder / name)
+        state = Checkpoints(made).digest(2)
+        chosen = {"distance": {"weights": [1.0], "limit": 0.0, "curves": [[0.0]]}}
+        ChosenWeights(2, state, chosen, [[1.0]]).write(made, {})
+        return made, states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
 

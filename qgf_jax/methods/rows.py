@@ -96,6 +96,13 @@ row(
     weights=(0.3, 1.0, 3.0, 10.0),
 )
 row(
+    "qgf_auto",
+    "as qgf, the weight a factor of the one that `qgf calibrate` has chosen from the data",
+    "this project, see docs/guidance.md",
+    sampler="weighed",
+    weights=(1.0,),
+)
+row(
     "qpilots_u",
     "as qgf_jacobian, the weight a part of the velocity, the clip passed straight through, the first "
     "step unguided",

@@ -17,7 +17,7 @@ from qgf_jax.types import Learner
 
 Options = tuple[tuple[str, Any], ...]
 """What a user sets of a sampler, sorted by name."""
-_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration"})
+_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights"})
 """Needs that the environment or the run provides, and no part."""
 _OF_CRITIC = {
     "rho": Field(
