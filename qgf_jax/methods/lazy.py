@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, aggregates, checks, diffusion, flow, losses, networks, norms
+    from qgf_jax.core import (
+        adjoint,
+        aggregates,
+        checks,
+        diffusion,
+        flow,
+        losses,
+        networks,
+        norms,
+        particles,
+    )
 else:
 
     class _Module:
@@ -35,6 +45,7 @@ else:
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
     norms = _Module("qgf_jax.core.norms")
+    particles = _Module("qgf_jax.core.particles")
 
 __all__ = [
     "adjoint",
@@ -48,4 +59,5 @@ __all__ = [
     "networks",
     "norms",
     "optax",
+    "particles",
 ]

@@ -129,7 +129,7 @@ class LoadedRun:
         settings = builder.settings(method, options)
         if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
-        if lacking := builder.lacking(method, settings, best_of):
+        if lacking := builder.lacking(method, options, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)
 
