@@ -160,6 +160,15 @@ class Spec(NamedTuple):
         )
         return shift + scale * action
 
+    def to_networks(self, action: Any) -> Any:
+        """Actions [..., A] of the environment's in the networks' units, not clipped."""
+        if not self.action_scale:
+            return action
+        shift, scale = (np.array(x, np.float32) for x in (self.action_shift, self.action_scale))
+        return (action - np.broadcast_to(shift, action.shape)) / np.broadcast_to(
+            scale, action.shape
+        )
+
     @property
     def chunk_dim(self) -> int:
         """D, the width of a flattened chunk; its first `action` numbers are acted out first."""

@@ -80,9 +80,7 @@ class Loaded:
         validation = _validation(held_out, prepare, summary, options)
         if not streamed:
             labels.close()
-        fingerprint = _fingerprint(source, summary, options, streamed=streamed)
-        if name.parts:
-            fingerprint["observations"] = [[*part] for part in name.parts]
+        fingerprint = _fingerprint(source, summary, options, name, streamed=streamed)
         spec = scale.into(_spec(sample, summary, options)).record()
         return cls(dataset, validation, spec, fingerprint)
 
@@ -165,12 +163,19 @@ def _validation(
 
 
 def _fingerprint(
-    source: Source, summary: Summary | None, options: Mapping[str, Any], *, streamed: bool
+    source: Source,
+    summary: Summary | None,
+    options: Mapping[str, Any],
+    name: EnvName,
+    *,
+    streamed: bool,
 ) -> dict[str, Any]:
     record = source.fingerprint | (summary.describe() if summary else {})
     record["mode"] = "streamed" if streamed else "resident"
     if streamed and options["schedule"] != "slices":  # blocks of packed slices are others
         record["layout"] = "converted" if source.seekable else "packed"
+    if name.parts:
+        record["observations"] = [[*part] for part in name.parts]
     return record
 
 

@@ -95,7 +95,7 @@ class Arm(NamedTuple):
         """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
         arm, row = self, table.Method.named(self.method)
         if row.weighted and arm.weight == 0.0 and row.at_zero:
-            free = table.Method.named(row.at_zero).free_options
+            free = table.Method.named(row.at_zero).acting_options
             free |= row.critic_options | row.selector_options
             shared = tuple((k, v) for k, v in arm.options if k in free)
             arm = Arm(row.at_zero, 0.0, arm.best_of, shared)

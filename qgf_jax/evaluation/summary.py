@@ -248,22 +248,23 @@ def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
     pairs, ranked = _common(
         {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}
     )
-    weights = ranked
     line = next(iter(next(iter(candidates[ranked[0]].values())).values()))
-    if "success" not in line:
-        failed = {w: _failures(candidates[w], pairs) for w in weights}
-        weights = [w for w in weights if failed[w] == min(failed.values())]
-    for name in ("success", "return") if "success" in line else ("return",):
+    says = "success" in line
+    weights = ranked if says else _least_failed(ranked, candidates, pairs)
+    for name in ("success", "return") if says else ("return",):
         tables = {w: _tables(candidates[w], pairs, name) for w in weights}
         best = max(weights, key=lambda w: Interval.mean_and_error(tables[w])[0])
         weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
     return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
 
 
-def _failures(played: _Tasks, shared: Mapping[int, Set]) -> int:
-    return sum(
-        bool(played[task][pair].get("failed")) for task, pairs in shared.items() for pair in pairs
-    )
+def _least_failed(
+    weights: Sequence[float], candidates: Mapping[float, _Tasks], shared: Mapping[int, Set]
+) -> list[float]:
+    """The weights of which the simulator failed to play the fewest of the shared episodes."""
+    pairs = [(task, pair) for task, some in shared.items() for pair in some]
+    failed = {w: sum(bool(candidates[w][t][p].get("failed")) for t, p in pairs) for w in weights}
+    return [w for w in weights if failed[w] == min(failed.values())]
 
 
 def _common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set], list[Any]]:

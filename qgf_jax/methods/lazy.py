@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         checks,
         diffusion,
         flow,
+        inpainting,
         losses,
         networks,
         norms,
@@ -42,6 +43,7 @@ else:
     diffusion = _Module("qgf_jax.core.diffusion")
     aggregates = _Module("qgf_jax.core.aggregates")
     flow = _Module("qgf_jax.core.flow")
+    inpainting = _Module("qgf_jax.core.inpainting")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
     norms = _Module("qgf_jax.core.norms")
@@ -53,6 +55,7 @@ __all__ = [
     "checks",
     "diffusion",
     "flow",
+    "inpainting",
     "jax",
     "jnp",
     "losses",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from qgf_jax.bounds import Bound, Field, NonNegative
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
+from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
 
 Options = tuple[tuple[str, Any], ...]
@@ -33,7 +34,7 @@ def of_selectors(default: str) -> dict[str, Field]:
 
 
 class Split(NamedTuple):
-    """Options by whose they are."""
+    """Options by whose they are, but for those of `Pace`."""
 
     sampler: dict[str, Any]
     critic: dict[str, Any]
@@ -43,8 +44,10 @@ class Split(NamedTuple):
     def of(cls, options: Options, own: Mapping[str, Field]) -> "Split":
         """`options` of a method whose sampler has the options `own`, which go before."""
         split = cls({}, {}, {})
-        of_selector = of_selectors("")
+        of_selector, of_pace = of_selectors(""), Pace.options()
         for option, value in options:
+            if option in of_pace:
+                continue
             whose = split.sampler
             if option not in own:
                 of_any = split.selector if option in of_selector else whose

@@ -12,6 +12,7 @@ from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods.options import OF_CRITIC, Options, Split, of_selectors
+from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
 from qgf_jax.types import Learner
 
@@ -152,6 +153,16 @@ class Method(NamedTuple):
         return {k: v for k, v in self.all_options.items() if k not in self.options}
 
     @property
+    def acting_options(self) -> dict[str, Field]:
+        """What a user may set for acting: `free_options`, the critic's, the selector's, those of `Pace`.
+
+        No training has the last two.
+        """
+        inpaints = "inpainting" in part("sampler", self.sampler).provides
+        free = self.free_options | self.critic_options | self.selector_options
+        return free | Pace.options(inpaints)
+
+    @property
     def critic_options(self) -> dict[str, Field]:
         """What a user may set of the critic, if guidance or the best of N can ask it.
 
@@ -196,7 +207,7 @@ class Method(NamedTuple):
         """
         if not options:
             return ()
-        known = of_selectors(self.selector) | OF_CRITIC | self.all_options
+        known = Pace.options() | of_selectors(self.selector) | OF_CRITIC | self.all_options
         return tuple(k for k, v in options if known[k].bound.is_real and v != known[k].default)
 
     def check_option(self, option: str, value: Any) -> None:
@@ -204,7 +215,7 @@ class Method(NamedTuple):
         self._option(option).bound.check(f"option {option} of {self.name}", value)
 
     def _option(self, option: str) -> Field:
-        free = self.free_options | self.critic_options | self.selector_options
+        free = self.acting_options
         if option not in free:
             raise UserError.unknown(f"option of {self.name}", option, free)
         return free[option]
@@ -217,6 +228,8 @@ class Method(NamedTuple):
         for option in self.options:
             if option not in known:
                 raise UserError.unknown("option", option, known)
+        if taken := sorted(self.all_options.keys() & Pace.options().keys()):
+            raise UserError(f"option {taken[0]!r} says how chunks are played, whatever the method")
 
     def needs(self, settings: Mapping[str, Any] = {}) -> frozenset[str]:
         """What acting with `settings`, and training, ask of the critic and of further learners."""

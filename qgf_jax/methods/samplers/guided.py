@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
-from qgf_jax.methods.lazy import checks, flow, jax, jnp, networks
+from qgf_jax.methods.lazy import checks, flow, inpainting, jax, jnp, networks
 from qgf_jax.methods.parts import Names, Part, part, sampler
 from qgf_jax.types import Array, Obs, Params, Sample, Staged, Velocity
 
@@ -19,7 +19,7 @@ _Number = Annotated[NonNegative, History(past=0.0)]
 
 
 @sampler(
-    provides=("concrete_t", "velocity", "stages"),
+    provides=("concrete_t", "velocity", "inpainting", "stages"),
     needs=("flow",),
     source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 1",
 )
@@ -44,7 +44,10 @@ def _guided(
     num_steps: Annotated[Count, "steps of the flow"] = 10,
     **options: Any,
 ) -> Sample:
-    """A flow under a guidance rule, which takes `options`."""
+    """A flow under a guidance rule, which takes `options`.
+
+    `params` may have an `Overlap` with the chunk before, "overlap", which the new one goes on from.
+    """
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
     clip = ("straight_through" if straight_through else "box") if nets.spec.clip else "none"
@@ -67,6 +70,7 @@ def _guided(
             slope_clip=None if checks.is_off(slope_clip) else slope_clip,
             gate=_gate(nets, params, obs, gate, scale),
             skip_first=skip_first,
+            overlap=params.get("overlap"),
             **options,
         )
 
@@ -78,6 +82,9 @@ def _guided(
         if checks.is_off(trust_radius):
             action = flow.integrate(field, noise, **steps)
         else:
+            # The action that Q may not move far from goes on from the chunk before too.
+            if (overlap := params.get("overlap")) is not None:
+                velocity = inpainting.inpainted(velocity, velocity, overlap)
             action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
         return nets.clip(action)
 
