@@ -13,7 +13,7 @@ No noise is left at t = 1.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,16 +94,7 @@ def steer(
     arXiv 2306.17775). The slope goes through the velocity: taken as if the Jacobian were I, which any
     slope may be, it made weights less even than no twist on a Gaussian.
     """
-    n = len(noise)
-
-    def at_point(action: Array, t: Array) -> tuple[Array, Array]:
-        v = velocity(action, t)
-        return potential(action, t, v), v
-
-    def look(action: Array, t: Array) -> tuple[tuple[Array, Array], Array]:
-        if twist:
-            return jax.value_and_grad(at_point, has_aux=True)(action, t)
-        return at_point(action, t), jnp.zeros_like(action)
+    n, look = len(noise), _looking(velocity, potential, twist)
 
     def step(state: tuple[Particles, Array], at: tuple[Array, Array, Array]):
         (actions, log_weights, evidence), before = state
@@ -133,6 +124,18 @@ def steer(
     (ends, before), _ = jax.lax.scan(step, (start, jnp.zeros(n, noise.dtype)), xs)
     log_weights = ends.log_weights + jax.vmap(final)(ends.actions) - before
     return Particles(ends.actions, log_weights, ends.log_evidence + _log_mean(log_weights))
+
+
+def _looking(velocity: Velocity, potential: Potential, twist: bool) -> Callable[..., Any]:
+    """(action [D], t []) -> ((G_t [], velocity [D]), dG_t/da [D], or zeros without `twist`)."""
+
+    def value(action: Array, t: Array) -> tuple[Array, Array]:
+        v = velocity(action, t)
+        return potential(action, t, v), v
+
+    if twist:
+        return jax.value_and_grad(value, has_aux=True)
+    return lambda action, t: (value(action, t), jnp.zeros_like(action))
 
 
 def _log_mean(log_weights: Array) -> Array:

@@ -76,6 +76,19 @@ def _guided(
 
     steps: dict[str, Any] = {"num_steps": num_steps, "unroll": "concrete_t" in end.needs}
 
+    return _flowing(nets, bind, trust_radius, steps)
+
+
+def _flowing(
+    nets: "Networks",
+    bind: Callable[[Params, Obs, Array], tuple[Velocity, Velocity]],
+    trust_radius: Array | float,
+    steps: Mapping[str, Any],
+) -> Sample:
+    """From noise to an action; `bind` gives the reference's velocity and the guided one."""
+    num_steps = steps["num_steps"]
+    half = num_steps // 2
+
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         velocity, field = bind(params, obs, weight)
         noise = jax.random.normal(key, (nets.chunk_dim,))
@@ -88,20 +101,6 @@ def _guided(
             action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
         return nets.clip(action)
 
-    # Under a trust region the flow is two flows, of which half-way there is no record.
-    return _staged(nets, sample, bind, steps) if checks.is_off(trust_radius) else sample
-
-
-def _staged(
-    nets: "Networks",
-    sample: Sample,
-    bind: Callable[[Params, Obs, Array], tuple[Velocity, Velocity]],
-    steps: Mapping[str, Any],
-) -> Staged:
-    """`sample` with its two halves; `bind` gives the reference's velocity and the guided one."""
-    num_steps = steps["num_steps"]
-    half = num_steps // 2
-
     def begin(params: Params, obs: Obs, key: Array, weight: Array) -> tuple[Array, Array]:
         velocity, field = bind(params, obs, weight)
         noise = jax.random.normal(key, (nets.chunk_dim,))
@@ -113,7 +112,8 @@ def _staged(
         field = bind(params, obs, weight)[1]
         return nets.clip(flow.integrate(field, action, start=half, **steps))
 
-    return Staged(sample, begin, finish)
+    # Under a trust region the flow is two flows, of which half-way there is no record.
+    return Staged(sample, begin, finish) if checks.is_off(trust_radius) else sample
 
 
 def _critic(
