@@ -131,7 +131,6 @@ row(
 row(
     "particles",
     "flows with noise, resampled by what Q at their endpoints gains; the weight w tilts by exp(w Q)",
-    # The flow with noise after 2503.19385, the noise's form after Song et al., 2021.
     "Singhal et al., 2025, arXiv 2501.06848",
     sampler="particles",
     fixed_best_of=True,  # one of its particles is drawn already

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-# After JITI, 2026, which asks its verifier only when Q jumps.
-@selector(needs=("q",), source="after JITI, 2026")
+@selector(needs=("q",), source="docs/selection.md; near VLA-ATTC, arXiv 2605.01194")
 def _jump(
     nets: "Networks",
     sample: Sample,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-@selector(needs=("q",), source="Q-Planning, 2026, arXiv 2608.21204")
+@selector(needs=("q",), source="after Q-Planning, arXiv 2608.21204")
 def _softmax(
     nets: "Networks",
     sample: Sample,
