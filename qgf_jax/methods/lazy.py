@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         losses,
         networks,
         norms,
+        particles,
     )
 else:
 
@@ -46,6 +47,7 @@ else:
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
     norms = _Module("qgf_jax.core.norms")
+    particles = _Module("qgf_jax.core.particles")
 
 __all__ = [
     "adjoint",
@@ -60,4 +62,5 @@ __all__ = [
     "networks",
     "norms",
     "optax",
+    "particles",
 ]

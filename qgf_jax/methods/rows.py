@@ -135,6 +135,13 @@ row(
     sampler="ascended",
     weights=(0.003, 0.01, 0.03, 0.1),
 )
+row(
+    "particles",
+    "flows with noise, resampled by what Q at their endpoints gains; the weight w tilts by exp(w Q)",
+    "Singhal et al., 2025, arXiv 2501.06848",
+    sampler="particles",
+    fixed_best_of=True,  # one of its particles is drawn already
+)
 # Test-time methods that need one more network.
 row(
     "qgf_distill",

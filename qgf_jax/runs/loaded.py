@@ -137,7 +137,7 @@ class LoadedRun:
             self._check_calibration(method, settings.get("scale", "value"))
         if "weights" in parts.part("sampler", row.sampler).needs:
             self._check_weights(method, settings.get("by", row.all_options["by"].default))
-        if lacking := builder.lacking(method, settings, best_of):
+        if lacking := builder.lacking(method, options, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)
 
