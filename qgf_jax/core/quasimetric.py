@@ -56,9 +56,7 @@ class QuasimetricCritic(nn.Module):
     """(obs, action [D]) -> -d(state after the action, goal) [], minus the steps that are left.
 
     Of codes of states, d being an interval quasimetric; a second network gives the code of the state
-    after the action. A goal is a state. Given the `next_state`, it returns the three numbers of the
-    loss in place of Q: d(state, goal), d(state, next_state), and the error of the second network,
-    the mean of the distances from the code that it gives to the right one and back.
+    after the action. A goal is a state.
     """
 
     spec: Spec
@@ -67,6 +65,11 @@ class QuasimetricCritic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Obs, action: Array, next_state: Array | None = None) -> Any:
+        """Q; or with the `next_state` the three numbers of the loss, [] each.
+
+        These are d(state, goal), d(state, next_state), and the error of the second network, the mean of
+        the distances from the code that it gives to the right one and back.
+        """
         width = max(_INTERVALS, self.shape.hidden[-1] // _INTERVALS * _INTERVALS)
         code = _Code(self.spec, self.shape, width, name="code")
         share = jax.nn.sigmoid(self.param("share", nn.initializers.zeros, ()))

@@ -30,12 +30,12 @@ def _qrl(
 ) -> Learner:
     """A quasimetric d, as large as it can be between random states, at most a step long for each step.
 
-    Q is -d(state after the action, goal), in steps, without a discount. A multiplier for each member, the
-    group "dual", keeps the mean of excess ** 2 at `slack`, the excess being that of d along a chunk over
-    the chunk's steps: the critic descends push + multiplier * excess ** 2, and the dual ascends
-    multiplier * (excess ** 2 - slack). The push of a pair is the softplus of far - d, flattened over far / 5
-    steps: 100 * softplus(5 - d / 100) for 500, as in the benchmark. A third part of the critic's loss is
-    the error of the codes' dynamics; it moves the codes too.
+    Q is -d(state after the action, goal), in steps, without a discount. A multiplier for each member,
+    the group "dual", keeps the mean of excess ** 2 at `slack`, the excess being that of d along a chunk
+    over the chunk's steps: the critic descends push + multiplier * excess ** 2, and the dual ascends
+    multiplier * (excess ** 2 - slack). The push of a pair is the softplus of far - d, flattened over
+    far / 5 steps: 100 * softplus(5 - d / 100) for 500, as in the benchmark. A third part of the critic's
+    loss is the error of the codes' dynamics; it moves the codes too.
     """
 
     cost = float(nets.spec.chunk)
