@@ -281,7 +281,7 @@ def test_every_option_of_a_part_says_what_it_is():
     assert all(field.help for field in Field.declared_in(NetworkOptions).values())
 
 
-ALL = {"iql", "td", "dqc", "contrastive"}
+ALL = {"iql", "td", "dqc", "contrastive", "qrl"}
 
 
 @pytest.mark.parametrize(
@@ -292,6 +292,7 @@ ALL = {"iql", "td", "dqc", "contrastive"}
         ("qgf_distill", ALL),
         ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
         ("agf", {"iql", "td", "dqc"}),  # so does this one
+        ("cgql_linex", {"iql", "td", "dqc"}),
         ("cfgrl", {"iql"}),  # asks for a V in the units of Q
         ("iql", {"iql"}),
         ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
@@ -301,6 +302,7 @@ ALL = {"iql", "td", "dqc", "contrastive"}
         ("gcbc", {"none"}),
         ("gciql", {"iql"}),
         ("crl", {"contrastive"}),
+        ("qrl", {"qrl"}),
         ("gcivl", {"ivl"}),
         ("hiql", {"ivl"}),
     ],
@@ -316,7 +318,7 @@ def test_needs_follow_from_the_parts_that_are_chosen():
     assert METHODS["qgf_distill"].needs() == {"q"}
     assert "noisy_q" not in METHODS["robust_q"].needs()  # its own learner provides it
     assert {name for name, row in METHODS.items() if row.goals} == {
-        "gcbc", "gciql", "gcivl", "crl", "hiql",
+        "gcbc", "gciql", "gcivl", "crl", "qrl", "hiql",
     }  # fmt: skip
     weighted = {name for name, row in METHODS.items() if row.weighted}
     assert {n for n in weighted if not METHODS[n].at_zero} == {"cfgrl"}
