@@ -16,7 +16,7 @@ from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
 from qgf_jax.types import Learner
 
-_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration"})
+_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights"})
 """Needs that the environment or the run provides, and no part."""
 
 

@@ -27,6 +27,7 @@ from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
+from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Sample, Spec
 
@@ -73,6 +74,10 @@ class LoadedRun:
             )
         _check_networks(run, spec, restored.state["params"], restored.step)
         constants = cls.calibration(run.trained_in, restored.step)
+        with contextlib.suppress(UserError):  # said when they are asked for
+            state = checkpoints.digest(restored.step)
+            chosen = ChosenWeights.of_checkpoint(run.trained_in, restored.step, state).of_seeds()
+            constants |= {"weights": jax.tree.map(jnp.asarray, chosen)}
         params = algorithms.acting_params(
             restored.state["params"], restored.state["target_params"], constants or None
         )
@@ -124,19 +129,21 @@ class LoadedRun:
         Raises `UserError` if the method needs other learners, or constants that the run does not have.
         """
         trained, builder = self.run.config["algorithm"], self._builder
-        algorithms.Method.named(method)
+        row = algorithms.Method.named(method)
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
+        if "weights" in parts.part("sampler", row.sampler).needs:
+            self._check_weights(method, settings.get("by", row.all_options["by"].default))
         if lacking := builder.lacking(method, options, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)
 
     def _check_calibration(self, method: str, scale: str) -> None:
-        constants = self.params.get("calibration")
-        if constants is None:
+        constants = self.params.get("calibration", {})
+        if "q_std" not in constants:
             raise UserError(
                 f"{self.run.trained_in} has no calibration for step {self.step}, which {method} "
                 "needs: it is measured when `qgf train` reaches its last step"
@@ -146,6 +153,17 @@ class LoadedRun:
                 f"{self.run.trained_in / 'calibration.npz'} is of an earlier version and has no spread "
                 "of logits: remove it and give the same `qgf train` again, which measures it"
             )
+
+    def _check_weights(self, method: str, by: str) -> None:
+        if by in self.params.get("calibration", {}).get("weights", {}):
+            return
+        folder = self.run.trained_in
+        state = Checkpoints(folder).digest(self.step)
+        chosen = ChosenWeights.of_checkpoint(folder, self.step, state).of_seeds()
+        raise UserError(
+            f"{folder}: `qgf calibrate` has chosen no weight by {by}, which {method} needs: "
+            f"{UserError.nearest(by, chosen)}"
+        )
 
     def actor(
         self,
