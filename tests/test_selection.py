@@ -92,12 +92,14 @@ def test_options_choose_among_the_candidates_of_any_method(run, candidates, meth
     actions, q = candidates["reference" if method == "best_of" else method]
     assert int(q.argmax()) != 0
     gap = float(q.max() - q[0])
-    both = q + 0.3 * density.log_density(actions)
+    log_density = density.log_density(actions)
+    both = q + 3.0 * log_density
+    assert int(both.argmax()) != int((q - 3.0 * log_density).argmax())
     cases = [
         ((), actions[q.argmax()]),
         ((("select", "best_of"),), actions[q.argmax()]),
         ((("q_temperature", 0.1), ("select", "softmax")), softmax.average(actions, q, 0.1)),
-        ((("density_weight", 0.3), ("select", "density")), actions[both.argmax()]),
+        ((("density_weight", 3.0), ("select", "density")), actions[both.argmax()]),
         ((("margin", 0.9 * gap), ("select", "jump")), actions[q.argmax()]),
         ((("margin", 1.1 * gap), ("select", "jump")), actions[0]),
     ]
