@@ -96,6 +96,19 @@ def test_all_in_play_meet_the_same_selection_episodes_and_the_chosen_one_is_repo
     assert {job.episode for job in report} == {1, 3}
 
 
+def test_where_nothing_tells_weights_apart_small_and_large_ones_stay():
+    """On the first two episodes all fail; on the others weight 6 alone does not."""
+
+    def outcome(job):
+        reached = float(job.acts_as.weight == 6.0 and job.episode > 2)
+        return {"success": reached, "return": reached - 1, "length": 9}
+
+    stages, lines = play(plan_of(), outcome)
+    met = [sorted({job.acts_as.weight for job in jobs}) for jobs in stages]
+    assert met == [[*WEIGHTS], [1.0, 3.0, 6.0], [1.0, 6.0], [0.0, 6.0]]
+    assert selected(lines) == {6.0}
+
+
 def test_a_report_ranks_the_last_rounds_weights_on_all_that_they_share():
     """And no other: weight 1 is the smallest, and as good as the best on what it has played."""
 
@@ -227,7 +240,7 @@ def test_what_leads_by_hand():
     order = [leading(played, count) for count in range(1, 6)]
     assert order == [[2.0], [1.0, 2.0], [1.0, 2.0, 4.0], [1.0, 2.0, 3.0, 4.0], [*played]]
     alike = {w: cells([1, 1], [-9, -9]) for w in (3.0, 1.0, 2.0)}
-    assert leading(alike, 2) == [1.0, 2.0]
+    assert [leading(alike, count) for count in (1, 2)] == [[1.0], [1.0, 3.0]]
     single = {1.0: cells([1], [-9]), 2.0: cells([0], [-3])}
     assert leading(single, 1) == [2.0]  # a single success is no evidence, so the return has it
 

@@ -51,20 +51,33 @@ def leading(candidates: Mapping[float, Tasks], count: int) -> list[float]:
     As `choose` compares, but nothing is final here, so where noise may be all that parts weights, their
     mean return does: the weights whose success is within one standard error of the highest come first,
     by their return, then those near the highest of what is left. Without a success, fewer failed
-    episodes come first, then higher returns. Of equals the smaller weight comes first.
+    episodes come first, then higher returns. Of exact equals, as of weights that have all failed, those
+    stay that are spread the most, so that neither small nor large ones are given up unseen.
     """
     pairs, left = _comparable(candidates)
     returns = {w: _mean(_tables(candidates[w], pairs, "return")) for w in left}
     if "success" not in _measures(candidates[left[0]]):
         failed = {w: _failures(candidates[w], pairs) for w in left}
-        return sorted(sorted(left, key=lambda w: (failed[w], -returns[w]))[:count])
+        return _first({w: (failed[w], -returns[w]) for w in left}, count)
     successes = {w: _tables(candidates[w], pairs, "success") for w in left}
-    found: list[float] = []
-    while left and len(found) < count:
+    ranks: dict[float, tuple[float, float]] = {}
+    while left:
         near = _near_best({w: successes[w] for w in left})
-        found += sorted(near, key=lambda w: -returns[w])
+        ranks |= {w: (len(ranks), -returns[w]) for w in near}
         left = [w for w in left if w not in near]
-    return sorted(found[:count])
+    return _first(ranks, count)
+
+
+def _first(ranks: Mapping[float, tuple[float, float]], count: int) -> list[float]:
+    """The `count` weights of the lowest ranks; of equals that are not all among them, evenly spread ones."""
+    found: list[float] = []
+    for rank in sorted(set(ranks.values())):
+        equals, places = sorted(w for w in ranks if ranks[w] == rank), count - len(found)
+        if len(equals) > places:
+            gap = (len(equals) - 1) / max(places - 1, 1)
+            equals = [equals[round(i * gap)] for i in range(places)]
+        found += equals
+    return sorted(found)
 
 
 def _comparable(candidates: Mapping[float, Tasks]) -> tuple[dict[int, set], list[float]]:
