@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     config = Run.open(flags.workdir).config
     options = _options(flags, config["eval"])
     names = (flags.methods or _default(config["algorithm"])).split(",")
+    names = [_paced(name, execute=flags.execute, delay=flags.delay) for name in names]
     for name in names:
         Method.parse(name)
     name = EnvName.parse(config["env"])
@@ -109,6 +110,18 @@ def _parser() -> Parser:
     parser.add_argument(
         "--best_of", type=Counts, help="candidates; else each method's own, and 32 with goals"
     )
+    parser.add_argument(
+        "--execute",
+        type=Count,
+        metavar="K",
+        help="actions of a chunk until a new one is asked for; else all",
+    )
+    parser.add_argument(
+        "--delay",
+        type=Index,
+        metavar="D",
+        help="actions of the old chunk that are played until the new one comes; else none",
+    )
     parser.add_argument("--tasks", type=Counts, help="1 to 5; else the run's own")
     parser.add_argument(
         "--episodes", type=EpisodesIfAny, help="report episodes an arm; else the config's"
@@ -182,6 +195,13 @@ def _envs(text: str) -> tuple[str | None, int | None]:
         raise UserError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
     envs = Bound.of(Index).read("the value", count) if count else None
     return simulator or None, envs
+
+
+def _paced(method: str, **flags: int | None) -> str:
+    """A method as --methods has it, with the options of `Pace` that flags set for all."""
+    own = {setting.partition("=")[0] for setting in method.split(":")[1:]}
+    more = (f"{name}={value}" for name, value in flags.items() if value and name not in own)
+    return ":".join([method, *more])
 
 
 def _default(algorithm: str) -> str:

@@ -9,11 +9,6 @@ import jax.numpy as jnp
 from qgf_jax.types import Array, Batch
 
 
-def wants_next(config: Mapping[str, Any]) -> bool:
-    """Whether a critic of a resolved config bootstraps on the data's next chunk."""
-    return any(own.get("next") == "data" for own in config.get("critics", {}).values())
-
-
 class NextChunk(NamedTuple):
     """The chunks that follow the returns of some transitions `at` [B]."""
 
@@ -25,6 +20,11 @@ class NextChunk(NamedTuple):
     chunk: int
     blocks: int
     """How many of one shape the dataset is made of; the next chunk lies in the same one"""
+
+    @staticmethod
+    def wanted(config: Mapping[str, Any]) -> bool:
+        """Whether a critic of a resolved config bootstraps on the data's next chunk."""
+        return any(own.get("next") == "data" for own in config.get("critics", {}).values())
 
     @property
     def start(self) -> Array:

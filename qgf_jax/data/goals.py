@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax.data.chunks import GoalDataset, rows_at
-from qgf_jax.data.following import NextChunk, wants_next
+from qgf_jax.data.following import NextChunk
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
@@ -98,7 +98,7 @@ class GoalSampler(NamedTuple):
             negative_reward=how["negative_reward"],
             subgoal_steps=how["subgoal_steps"],
             blocks=blocks,
-            with_next=wants_next(config),
+            with_next=NextChunk.wanted(config),
         )
 
     def draw(self, dataset: GoalDataset, key: Array) -> _Draw:

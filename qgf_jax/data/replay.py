@@ -5,7 +5,7 @@ next observations are others.
 """
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,16 @@ def replay(place: Path, env: str) -> dict[str, Any]:
     played = [
         one for start, rows in _episodes(source) for one in _play(world, name, place, start, rows)
     ]
+    found = {"observations": _observations_off(place, name, played)}
+    if played[0].reward is not None:
+        found["rewards"] = _rewards_off(place, name, played)
+    return {
+        "data": str(place), "env": name.full, "transitions": len(played), **found, "sound": True
+    }  # fmt: skip
+
+
+def _observations_off(place: Path, name: EnvName, played: Sequence[_Played]) -> dict[str, float]:
+    """How far next observations are off, in parts of how far the transition went."""
     seen = [one for one in played if one.off is not None]
     if not seen:
         raise UserError(
@@ -77,15 +87,15 @@ def replay(place: Path, env: str) -> dict[str, Any]:
     least = max(_STILL * float(np.median(moved)), 1e-6)
     off = np.array([one.off for one in seen]) / np.maximum(moved, least)
     _check(place, name, "next observation", seen, off)
-    result = {"data": str(place), "env": name.full, "transitions": len(played)}
-    result["observations"] = _spread(off)
-    rewards = [one.reward for one in played if one.reward is not None]
-    if rewards:
-        spread = max(float(np.std(rewards)), 1e-3)
-        off = np.array([one.reward_off for one in played]) / spread
-        _check(place, name, "reward", played, off)
-        result["rewards"] = _spread(off)
-    return {**result, "sound": True}
+    return _spread(off)
+
+
+def _rewards_off(place: Path, name: EnvName, played: Sequence[_Played]) -> dict[str, float]:
+    """How far rewards are off, in parts of their spread."""
+    spread = max(float(np.std([one.reward for one in played])), 1e-3)
+    off = np.array([one.reward_off for one in played]) / spread
+    _check(place, name, "reward", played, off)
+    return _spread(off)
 
 
 def _episodes(source: Source) -> Iterator[tuple[int, Rows]]:
@@ -172,7 +182,9 @@ def _set_state(
         )
 
 
-def _check(place: Path, name: EnvName, what: str, played: list[_Played], off: np.ndarray) -> None:
+def _check(
+    place: Path, name: EnvName, what: str, played: Sequence[_Played], off: np.ndarray
+) -> None:
     """Raises `UserError` if too many transitions lead elsewhere."""
     apart = ~(off <= _APART)  # NaN too
     if apart.mean() > _SHARE:

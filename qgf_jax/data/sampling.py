@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from qgf_jax.data.chunks import Dataset, rows_at
-from qgf_jax.data.following import NextChunk, wants_next
+from qgf_jax.data.following import NextChunk
 from qgf_jax.data.goals import GoalSampler
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
 
@@ -34,7 +34,7 @@ class BatchSampler(NamedTuple):
         """
         size = batch_size or config["train"]["batch_size"]
         if spec.goal is None:
-            asked = wants_next(config)
+            asked = NextChunk.wanted(config)
             sampler = _ChunkSampler(size, spec.chunk, spec.return_steps, blocks, asked)
         else:
             sampler = GoalSampler.of(config, spec, size, blocks)

@@ -80,46 +80,56 @@ def _listen(channel: socket.socket, requests: queue.SimpleQueue[Message | None])
 def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) -> None:
     """Answers requests one after the other until the channel closes."""
     try:
-        family = Family.of(name)
-        family.require()
-        with family.headless() as made:
-            slots = [_Slot(name, parts, made) for _ in range(count)]
+        slots = _begin(name, count, parts)
     except UserError as error:
         Message({"refused": str(error)}).send(channel)
-        return
-    except Exception as error:  # whatever the simulator, or a user's environment, raises
-        Message({"refused": f"environment {name} does not begin ({_cause(error)})"}).send(channel)
         return
     greeting = {"action_dim": slots[0].env.action_dim, "obs_width": slots[0].obs_width}
     Message(greeting).send(channel)
     requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, requests), daemon=True).start()
     while (request := requests.get()) is not None:
-        header, arrays = request
-        started = time.process_time()
-        reply: dict[str, Any]
         obs: list[np.ndarray] = []
         try:
-            if header["op"] == "reset":
-                for i, seed in zip(*header["slots"], strict=True):
-                    obs.append(slots[i].reset(seed))
-                reply = {}
-            else:
-                reply = {"played": []}
-                for i, chunk in zip(header["slots"], arrays["actions"], strict=True):
-                    after, played = slots[i].act(chunk)
-                    obs.append(after)
-                    reply["played"].append(played)
+            reply = _answer(slots, request, obs)
         except Exception as error:
             Message({"error": _cause(error), "place": len(obs)}).send(channel)
-            continue
-        if header["op"] == "reset":
-            reply["goal"] = slots[0].goal_position()
-        reply["cpu_seconds"] = time.process_time() - started
-        Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
+        else:
+            Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
     for slot in slots:  # may have started a simulator in a process of its own
         with contextlib.suppress(Exception):
             getattr(slot.env, "close", bool)()
+
+
+def _begin(name: str, count: int, parts: Widths) -> list[_Slot]:
+    """The environments. Raises `UserError` if there can be none."""
+    try:
+        family = Family.of(name)
+        family.require()
+        with family.headless() as made:
+            return [_Slot(name, parts, made) for _ in range(count)]
+    except UserError:
+        raise
+    except Exception as error:  # whatever the simulator, or a user's environment, raises
+        raise UserError(f"environment {name} does not begin ({_cause(error)})") from error
+
+
+def _answer(slots: list[_Slot], request: Message, obs: list[np.ndarray]) -> dict[str, Any]:
+    """Does what is asked. Observations go into `obs`, so that it is seen whose turn failed."""
+    header, arrays = request
+    started = time.process_time()
+    reply: dict[str, Any]
+    if header["op"] == "reset":
+        for i, seed in zip(*header["slots"], strict=True):
+            obs.append(slots[i].reset(seed))
+        reply = {"goal": slots[0].goal_position()}
+    else:
+        reply = {"played": []}
+        for i, chunk in zip(header["slots"], arrays["actions"], strict=True):
+            after, played = slots[i].act(chunk)
+            obs.append(after)
+            reply["played"].append(played)
+    return {**reply, "cpu_seconds": time.process_time() - started}
 
 
 def _cause(error: Exception) -> str:

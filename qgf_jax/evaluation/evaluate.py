@@ -11,9 +11,11 @@ from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
+from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
+from qgf_jax.types import Spec
 
 
 @backend.standardized
@@ -60,6 +62,10 @@ def evaluate(
         Family.of(name).device_simulator(name)  # or one line that there is none
     if not Family.of(name).plays:
         Family.of(name).make(name)  # says what to do instead
+    for arm in sweep:
+        Pace.of(
+            dict(arm.options), Spec.of(run.spec).chunk
+        )  # or one line, before anything is played
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],

@@ -303,16 +303,20 @@ def _why_invalid(record: Any) -> str:
             return f"{part!r} is missing"
         if missing := [name for name in names if name not in record[part]]:
             return f"{missing[0]!r} is missing in {part!r}"
-    if why := _why_no_spec(record["spec"]):
+    if why := _why_no_spec(record["spec"]) or _why_no_dataset(record["dataset"]):
         return why
-    if "observations" in (data := record["dataset"]) and not spaces.named(data["observations"]):
-        return "'observations' in 'dataset' names no parts"
     if not isinstance(record.get("checkpoints_of"), str | None):
         return "'checkpoints_of' is no folder"
     try:
         _former(record)
     except (KeyError, TypeError):
         return "'data.dir' or 'former_fingerprints' is none"
+    return ""
+
+
+def _why_no_dataset(record: Mapping[str, Any]) -> str:
+    if "observations" in record and not spaces.named(record["observations"]):
+        return "'observations' in 'dataset' names no parts"
     return ""
 
 
