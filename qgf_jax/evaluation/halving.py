@@ -1,6 +1,6 @@
 """Selection with few episodes: successive halving over a method's weights. No JAX.
 
-After Karnin, Koren and Somekh (2013) and Jamieson and Talwalkar (2016): weights play a few episodes, the
+After Karnin et al. (2013) and Jamieson and Talwalkar (2016): weights play a few episodes, the
 trailing ones are dropped, the others play more. All that are in play have met the same episodes, those
 of earlier rounds among them, so comparisons are paired.
 """
