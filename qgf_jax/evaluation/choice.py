@@ -69,7 +69,7 @@ def leading(candidates: Mapping[float, Tasks], count: int) -> list[float]:
 
 
 def _first(ranks: Mapping[float, tuple[float, float]], count: int) -> list[float]:
-    """The `count` weights of the lowest ranks; of equals that have too few places, evenly spread ones."""
+    """The `count` weights of the lowest ranks; of equals with too few places, evenly spread ones."""
     found: list[float] = []
     for rank in sorted(set(ranks.values())):
         equals, places = sorted(w for w in ranks if ranks[w] == rank), count - len(found)
