@@ -19,6 +19,9 @@ from qgf_jax.runtime import paths
 if TYPE_CHECKING:
     from qgf_jax.evaluation.simulators import Usage
 
+_BUDGET = 25
+"""Episodes of --select=bandit."""
+
 
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
@@ -72,8 +75,20 @@ def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, 
         "workers": flags.workers,
         "step": flags.step,
         "report_selected": flags.report_selected,
+        "budget": _budget(flags),
         "out": flags.out,
     }
+
+
+def _budget(flags: argparse.Namespace) -> int | None:
+    """Selection episodes of a method and task where not all weights play all; else None."""
+    if flags.select == "all":
+        if flags.budget is not None:
+            raise UserError("--budget is for --select=bandit: give both, or --selection_episodes")
+        return None
+    if flags.selection_episodes is not None:
+        raise UserError("--select=bandit plays --budget episodes: leave --selection_episodes out")
+    return _BUDGET if flags.budget is None else flags.budget
 
 
 def _parser() -> Parser:
@@ -120,6 +135,19 @@ def _parser() -> Parser:
         "--report_selected",
         action="store_true",
         help="report episodes for the selected weight of each method alone",
+    )
+    parser.add_argument(
+        "--select",
+        choices=("all", "bandit"),
+        default="all",
+        help="all: every weight plays all selection episodes; bandit: those that trail are dropped on "
+        "the way, and the selected weight alone is reported",
+    )
+    parser.add_argument(
+        "--budget",
+        type=EpisodesIfAny,
+        help="selection episodes of a bandit, for a method and task, of all weights and seeds together; "
+        f"else {_BUDGET}",
     )
     parser.add_argument(
         "--envs",

@@ -30,6 +30,7 @@ def evaluate(
     workers: int | None = None,
     step: int | None = None,
     report_selected: bool = False,
+    budget: int | None = None,
     simulator: str = "mujoco",
     out: str | os.PathLike | None = None,
 ) -> Usage:
@@ -41,11 +42,15 @@ def evaluate(
     the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
+    `budget` does so with that many selection episodes in all, for each method with several weights and
+    each task, see `halving`: weights that trail are dropped on the way. Not with `selection_episodes`.
     `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
     beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
     `out` is another folder for the lines, see `Run.beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
+    if budget is not None and selection_episodes is not None:
+        raise UserError("selection episodes are given by a budget or by their number, not by both")
     if simulator not in SIMULATORS:
         raise UserError.unknown("simulator", simulator, SIMULATORS)
     run = Run.open(workdir)
@@ -69,6 +74,7 @@ def evaluate(
         episodes,
         episodes if selection_episodes is None else selection_episodes,
         report_selected,
+        budget,
     )
     with EpisodeLog.only_writer(run) as log:
         loaded = LoadedRun.open(workdir, step)
