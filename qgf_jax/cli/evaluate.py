@@ -91,6 +91,37 @@ def _budget(flags: argparse.Namespace) -> int | None:
     return _BUDGET if flags.budget is None else flags.budget
 
 
+def _add_episodes(parser: Parser) -> None:
+    """Which episodes are played, and how a weight is selected."""
+    parser.add_argument("--tasks", type=Counts, help="1 to 5; else the run's own")
+    parser.add_argument(
+        "--episodes", type=EpisodesIfAny, help="report episodes an arm; else the config's"
+    )
+    parser.add_argument(
+        "--selection_episodes",
+        type=EpisodesIfAny,
+        help="for choosing a weight; else as many as --episodes",
+    )
+    parser.add_argument(
+        "--report_selected",
+        action="store_true",
+        help="report episodes for the selected weight of each method alone",
+    )
+    parser.add_argument(
+        "--select",
+        choices=("all", "bandit"),
+        default="all",
+        help="all: every weight plays all selection episodes; bandit: those that trail are dropped on "
+        "the way, and the selected weight alone is reported",
+    )
+    parser.add_argument(
+        "--budget",
+        type=EpisodesIfAny,
+        help="selection episodes of a bandit, for a method and task, of all weights and seeds together; "
+        f"else {_BUDGET}",
+    )
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="qgf evaluate",
@@ -122,33 +153,7 @@ def _parser() -> Parser:
         metavar="D",
         help="actions of the old chunk that are played until the new one comes; else none",
     )
-    parser.add_argument("--tasks", type=Counts, help="1 to 5; else the run's own")
-    parser.add_argument(
-        "--episodes", type=EpisodesIfAny, help="report episodes an arm; else the config's"
-    )
-    parser.add_argument(
-        "--selection_episodes",
-        type=EpisodesIfAny,
-        help="for choosing a weight; else as many as --episodes",
-    )
-    parser.add_argument(
-        "--report_selected",
-        action="store_true",
-        help="report episodes for the selected weight of each method alone",
-    )
-    parser.add_argument(
-        "--select",
-        choices=("all", "bandit"),
-        default="all",
-        help="all: every weight plays all selection episodes; bandit: those that trail are dropped on "
-        "the way, and the selected weight alone is reported",
-    )
-    parser.add_argument(
-        "--budget",
-        type=EpisodesIfAny,
-        help="selection episodes of a bandit, for a method and task, of all weights and seeds together; "
-        f"else {_BUDGET}",
-    )
+    _add_episodes(parser)
     parser.add_argument(
         "--envs",
         type=_envs,

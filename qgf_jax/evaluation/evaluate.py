@@ -51,21 +51,12 @@ def evaluate(
     """
     if budget is not None and selection_episodes is not None:
         raise UserError("selection episodes are given by a budget or by their number, not by both")
-    if simulator not in SIMULATORS:
-        raise UserError.unknown("simulator", simulator, SIMULATORS)
     run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
-    name = run.env
-    if simulator == ON_DEVICE:
-        name = name.played_in(ON_DEVICE)
-        Family.of(name).device_simulator(name)  # or one line that there is none
-    if not Family.of(name).plays:
-        Family.of(name).make(name)  # says what to do instead
-    for arm in sweep:
-        Pace.of(
-            dict(arm.options), Spec.of(run.spec).chunk
-        )  # or one line, before anything is played
+    name = _playable(run, simulator)
+    for arm in sweep:  # or one line, before anything is played
+        Pace.of(dict(arm.options), Spec.of(run.spec).chunk)
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],
@@ -88,6 +79,19 @@ def evaluate(
         for jobs in plan.stages(loaded.step, log.lines):
             player.rollout(jobs, record)
     return player.usage
+
+
+def _playable(run: Run, simulator: str) -> EnvName:
+    """The run's environment in `simulator`. Raises `UserError` if it cannot be played there."""
+    if simulator not in SIMULATORS:
+        raise UserError.unknown("simulator", simulator, SIMULATORS)
+    name = run.env
+    if simulator == ON_DEVICE:
+        name = name.played_in(ON_DEVICE)
+        Family.of(name).device_simulator(name)  # or one line that there is none
+    if not Family.of(name).plays:
+        Family.of(name).make(name)  # says what to do instead
+    return name
 
 
 def _simulator(loaded: LoadedRun, name: EnvName, envs: int, workers: int | None) -> Simulator:
