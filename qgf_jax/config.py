@@ -205,9 +205,19 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
         config = module.get_config(*([variant] if variant else []), **choice)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned no config: start from qgf_jax.config.make")
+    return override(config, texts)
+
+
+def override(
+    config: ConfigDict, texts: Mapping[str, str], chosen: Collection[str] = ()
+) -> ConfigDict:
+    """`config` with `{"a.b": "text"}` applied, and what a method's authors chose by environment.
+
+    Those choices leave the keys of `texts` and `chosen` as they are.
+    """
     overridden = {_override(config, key, text) for key, text in texts.items()}
     if config.env:
-        _follow_env(config, overridden)
+        _follow_env(config, overridden.union(chosen))
     check(config)
     return config
 

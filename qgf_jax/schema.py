@@ -222,6 +222,22 @@ class _Tracking:
 
 
 @dataclass(frozen=True)
+class _Frozen:
+    """The section `frozen`: another run's checkpoint, whose parts this run has and does not learn."""
+
+    run: Annotated[
+        str, "folder of the run whose parts stand still; empty: none", _PLACE, History(past="")
+    ] = ""
+    add: Annotated[str, "the part that is learned beside them", History(past="")] = ""
+    step: Annotated[
+        Index, "updates that the parts had learned from; 0: the newest", History(past=0)
+    ] = 0
+    state: Annotated[
+        str, "SHA-256 of that checkpoint's numbers, as `qgf verify` says it", History(past="")
+    ] = ""
+
+
+@dataclass(frozen=True)
 class Sampler:
     """The section `sampler`: how actions are drawn, beside the options of the method's sampler."""
 
@@ -235,6 +251,7 @@ _SECTIONS = {
     "train": _Train,
     "eval": _Eval,
     "wandb": _Tracking,
+    "frozen": _Frozen,
 }
 
 
@@ -287,6 +304,21 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_next_action(flat)
     _check_two_levels(flat)
     _check_rewards(flat, name)
+    _check_frozen(flat)
+
+
+def _check_frozen(flat: Mapping[str, Any]) -> None:
+    """A part is added to a run, and the method has it."""
+    run, added = flat["frozen.run"], flat["frozen.add"]
+    if bool(run) != bool(added):
+        lacking, given = ("frozen.add", "frozen.run") if run else ("frozen.run", "frozen.add")
+        raise UserError(f"config key {lacking} is empty; {given} needs it: give both or none")
+    learned = METHODS[flat["algorithm"]].policies
+    if added and added not in learned:
+        raise UserError(
+            f"config key frozen.add is {added!r}; algorithm {flat['algorithm']!r} learns "
+            f"{', '.join(learned)}: name one of these"
+        )
 
 
 def _check_seeds(flat: Mapping[str, Any]) -> None:

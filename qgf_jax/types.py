@@ -311,6 +311,12 @@ class Learner(NamedTuple):
     """Groups that move only in every n-th update. Others move in each."""
     target_every: Mapping[str, int] = {}
     """Target copies, of any learner's groups, that move only in every n-th update."""
+    still: tuple[str, ...] = ()
+    """Groups that nothing moves, nor their target copies."""
+
+    def stilled(self) -> "Learner":
+        """The learner with the same groups, none of which is learned."""
+        return Learner(self.init, {}, self.targets, still=tuple(self.losses))
 
     def as_actor(self) -> "Learner":
         """The learner of a policy: its losses see a batch with the policy's goals."""
@@ -338,6 +344,7 @@ class Learner(NamedTuple):
             tuple(name for learner in learners for name in learner.targets),
             _union("periods", (learner.every for learner in learners)),
             _union("periods of the target copy", (learner.target_every for learner in learners)),
+            tuple(name for learner in learners for name in learner.still),
         )
 
 

@@ -96,6 +96,15 @@ class Method(NamedTuple):
             or (set(row.policies) <= set(self.policies) and not self._is_another_training(row))
         ]
 
+    def further(self, critic: str) -> dict[str, str]:
+        """What its checkpoints can have added: policy learner -> the method that has it beside them."""
+        found: dict[str, str] = {}
+        for name, row in METHODS.items():
+            more = set(row.policies) - set(self.policies)
+            if len(more) == 1 and len(row.policies) > len(self.policies) and critic in row.critics:
+                found.setdefault(more.pop(), name)
+        return found
+
     def _is_another_training(self, row: "Method") -> bool:
         """Equal learners with other settings, as of qsm and qsm_bc: two trainings, one sampler."""
         return row.policies == self.policies and row.settings != self.settings
@@ -347,6 +356,10 @@ class Builder(NamedTuple):
             learner = part("policy", name)
             made = learner.make(nets, **{k: given[k] for k in learner.fields})
             learners.append(made.as_actor())
+        if added := config.get("frozen", {}).get("add"):
+            names = (critic, *row.policies)
+            pairs = zip(names, learners, strict=True)
+            learners = [made if name == added else made.stilled() for name, made in pairs]
         return Learner.merge(*learners)
 
     def sample(self, name: str, best_of: int = 1, options: Options = ()) -> Any:
