@@ -96,22 +96,22 @@ class _Section(ConfigDict):
 def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> ConfigDict:
     """The whole config of `algorithm` under a preset. A config file starts here and sets its own.
 
-    `critic` is one that the method can be trained with; empty: its own.
+    `critic` is one that the method can be trained with, or several, "iql,td"; empty: its own.
     """
     row = Method.named(algorithm)
     if preset not in PRESETS:
         raise UserError.unknown("preset", preset, PRESETS)
     critic = critic or row.critics[0]
-    if critic not in row.critics:
-        raise UserError.unknown(f"critic of {algorithm}", critic, row.critics)
+    names = row.check_critics(critic)
     fields = schema.fields(algorithm, critic)
-    values: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
+    values: dict[str, Any] = {"critics": {name: {} for name in names}, "policy": {}}
     for key, field in fields.items():
         section, name = _place(values, key)
         section[name] = field.default
     config = _Section.of(values, fields)
     config.preset = preset
-    update(config, part("critic", critic).sets)
+    for name in names:
+        update(config, part("critic", name).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})
@@ -302,8 +302,7 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     """
     flat = flatten(config)
     row = Method.named(flat["algorithm"])
-    if flat["critic"] not in row.critics:
-        raise UserError.unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
+    row.check_critics(flat["critic"])
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
         _check_value(key, value, fields)

@@ -21,6 +21,7 @@ from qgf_jax.bounds import (
     Finite,
     History,
     Index,
+    Lists,
     Margin,
     MayChange,
     NonNegative,
@@ -48,7 +49,11 @@ class Root:
     """The keys that belong to no section."""
 
     algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = "qgf"
-    critic: Annotated[str, "critic that is trained; each method has its own choices"] = ""
+    critic: Annotated[
+        str,
+        "critic that is trained; each method has its own choices. Several, as iql,td, side by side: the "
+        "first serves the policy, and acting chooses",
+    ] = ""
     preset: Annotated[
         Literal["default", "paper"], "defaults: this project's, or the public code's mathematics"
     ] = "default"
@@ -265,13 +270,13 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     sections = {
         **{name: Field.declared_in(section) for name, section in _SECTIONS.items()},
         "networks": Field.declared_in(NetworkOptions),
-        f"critics.{critic}": part("critic", critic).fields,
+        **{f"critics.{name}": part("critic", name).fields for name in critic.split(",")},
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
     root = Field.declared_in(Root)
     root["algorithm"] = root["algorithm"]._replace(default=algorithm)
-    root["critic"] = root["critic"]._replace(default=critic, bound=Words(row.critics))
+    root["critic"] = root["critic"]._replace(default=critic, bound=Lists(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
 
 
@@ -301,7 +306,8 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_needs(flat, name)
     _check_critic_output(flat)
     _check_critic_form(flat)
-    _check_next_action(flat)
+    for critic in flat["critic"].split(","):
+        _check_next_action(flat, critic)
     _check_two_levels(flat)
     _check_rewards(flat, name)
     _check_frozen(flat)
@@ -313,7 +319,7 @@ def _check_frozen(flat: Mapping[str, Any]) -> None:
     if bool(run) != bool(added):
         lacking, given = ("frozen.add", "frozen.run") if run else ("frozen.run", "frozen.add")
         raise UserError(f"config key {lacking} is empty; {given} needs it: give both or none")
-    learned = METHODS[flat["algorithm"]].policies
+    learned = (*METHODS[flat["algorithm"]].policies, *flat["critic"].split(","))
     if added and added not in learned:
         raise UserError(
             f"config key frozen.add is {added!r}; algorithm {flat['algorithm']!r} learns "
@@ -354,7 +360,8 @@ def _needs(flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     critic = f"critic {flat['critic']!r}"
     if row.goals:
         yield algorithm, "goals"
-    yield from ((critic, need) for need in part("critic", flat["critic"]).needs)
+    for one in flat["critic"].split(","):
+        yield from ((f"critic {one!r}", need) for need in part("critic", one).needs)
     if flat["networks.critic_output"] == "sigmoid":
         yield f"{critic} with sigmoid outputs", "goals"
     for name in row.policies:
@@ -384,9 +391,9 @@ def _check_critic_form(flat: Mapping[str, Any]) -> None:
         )
 
 
-def _check_next_action(flat: Mapping[str, Any]) -> None:
+def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
     """What a critic bootstraps on must be there, and be drawn where the best of several is asked."""
-    key = f"critics.{flat['critic']}"
+    key = f"critics.{critic}"
     whose, algorithm = flat.get(f"{key}.next"), flat["algorithm"]
     if whose == "data" and flat[f"{key}.best_of"] > 1:
         raise UserError(

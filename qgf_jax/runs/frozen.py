@@ -34,8 +34,9 @@ def further(source: Path, name: str, texts: Mapping[str, str]) -> ConfigDict:
     """
     run = Run.open(source)
     old = configs.flatten(run.config)
-    row = Method.named(_method_with(run, name))
-    config = configs.make(row.name, old["preset"], old["critic"])
+    method, critics = _method_with(run, name)
+    row = Method.named(method)
+    config = configs.make(method, old["preset"], critics)
     known = configs.flatten(config)
     kept = {
         key: value
@@ -112,11 +113,11 @@ def _is_shared(key: str) -> bool:
     return not own or key in _SHARED_KEYS
 
 
-def _method_with(run: Run, name: str) -> str:
-    """The method that learns what the run has and the part `name`."""
+def _method_with(run: Run, name: str) -> tuple[str, str]:
+    """Method and critics that are what the run has and the part `name`."""
     algorithm, critic = run.config["algorithm"], run.config["critic"]
     row = Method.named(algorithm)
-    if name in (*row.policies, critic):
+    if name in (*row.policies, *critic.split(",")):
         raise UserError(f"{run.workdir} has {name!r} already: add another part")
     known = row.further(critic)
     if name not in known:
@@ -133,12 +134,12 @@ def _recorded(workdir: Path) -> Mapping[str, Any]:
 def _check(run: Run, config: Mapping[str, Any]) -> None:
     """Raises `UserError` unless a config is of the run's parts and the one that is added."""
     added = config["frozen"]["add"]
-    method = Method.named(_method_with(run, added))
+    method, critics = _method_with(run, added)
     mine = Method.named(config["algorithm"])
-    if set(mine.policies) != set(method.policies) or config["critic"] != run.config["critic"]:
+    if {*mine.policies} != {*Method.named(method).policies} or config["critic"] != critics:
         raise UserError(
-            f"config keys algorithm and critic are {config['algorithm']} and {config['critic']}; "
-            f"{added} beside the parts of {run.workdir} is {method.name} and {run.config['critic']}"
+            f"config keys algorithm and critic are {mine.name} and {config['critic']}; {added} beside "
+            f"the parts of {run.workdir} is {method} and {critics}"
         )
     for key, old, new in _differences(run.config, config):
         raise UserError(

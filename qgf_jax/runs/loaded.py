@@ -127,9 +127,15 @@ class LoadedRun:
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
+        critic = dict(options).get("critic", "")
         if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
-        if lacking := builder.lacking(method, settings, best_of):
+            if critic not in ("", first := self.run.config["critic"].split(",")[0]):
+                raise UserError(
+                    f"{method}:critic={critic} has units that are measured with {first} alone: leave "
+                    "critic out, or set units to raw"
+                )
+        if lacking := builder.lacking(method, settings, best_of, critic):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)
 
