@@ -279,6 +279,28 @@ class Words(Bound):
 
 
 @dataclasses.dataclass(frozen=True)
+class Lists(Words):
+    """One of some words, or several, all different: "a,b"."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is such a list."""
+        if not isinstance(value, str):
+            return False
+        given = value.split(",")
+        return len({*given}) == len(given) and all(word in self.words for word in given)
+
+    def check(self, what: str, value: Any) -> None:
+        """As of words; the message is about the word that is none of them."""
+        if self.holds(value):
+            return
+        given = _short(value).split(",")
+        wrong = next((word for word in given if word not in self.words), None)
+        if wrong is None:
+            raise UserError(f"{what} is {_short(value)!r}: name each once")
+        raise UserError(f"{what} is {wrong!r}: {UserError.nearest(wrong, self.words)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class _Text(Bound):
     """Any text, or, with a `least`, "all" or a whole number of at least that."""
 

@@ -96,22 +96,22 @@ class _Section(ConfigDict):
 def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> ConfigDict:
     """The whole config of `algorithm` under a preset. A config file starts here and sets its own.
 
-    `critic` is one that the method can be trained with; empty: its own.
+    `critic` is one that the method can be trained with, or several, "iql,td"; empty: its own.
     """
     row = Method.named(algorithm)
     if preset not in PRESETS:
         raise UserError.unknown("preset", preset, PRESETS)
     critic = critic or row.critics[0]
-    if critic not in row.critics:
-        raise UserError.unknown(f"critic of {algorithm}", critic, row.critics)
+    names = row.check_critics(critic)
     fields = schema.fields(algorithm, critic)
-    values: dict[str, Any] = {"critics": {critic: {}}, "policy": {}}
+    values: dict[str, Any] = {"critics": {name: {} for name in names}, "policy": {}}
     for key, field in fields.items():
         section, name = _place(values, key)
         section[name] = field.default
     config = _Section.of(values, fields)
     config.preset = preset
-    update(config, part("critic", critic).sets)
+    for name in names:
+        update(config, part("critic", name).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})
@@ -205,9 +205,19 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
         config = module.get_config(*([variant] if variant else []), **choice)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned no config: start from qgf_jax.config.make")
+    return override(config, texts)
+
+
+def override(
+    config: ConfigDict, texts: Mapping[str, str], chosen: Collection[str] = ()
+) -> ConfigDict:
+    """`config` with `{"a.b": "text"}` applied, and what a method's authors chose by environment.
+
+    Those choices leave the keys of `texts` and `chosen` as they are.
+    """
     overridden = {_override(config, key, text) for key, text in texts.items()}
     if config.env:
-        _follow_env(config, overridden)
+        _follow_env(config, overridden.union(chosen))
     check(config)
     return config
 
@@ -292,8 +302,7 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     """
     flat = flatten(config)
     row = Method.named(flat["algorithm"])
-    if flat["critic"] not in row.critics:
-        raise UserError.unknown(f"critic of {flat['algorithm']}", flat["critic"], row.critics)
+    row.check_critics(flat["critic"])
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
         _check_value(key, value, fields)

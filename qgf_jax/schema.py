@@ -21,6 +21,7 @@ from qgf_jax.bounds import (
     Finite,
     History,
     Index,
+    Lists,
     Margin,
     MayChange,
     NonNegative,
@@ -48,7 +49,11 @@ class Root:
     """The keys that belong to no section."""
 
     algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = "qgf"
-    critic: Annotated[str, "critic that is trained; each method has its own choices"] = ""
+    critic: Annotated[
+        str,
+        "critic that is trained; each method has its own choices. Several, as iql,td, side by side: the "
+        "first serves the policy, and acting chooses",
+    ] = ""
     preset: Annotated[
         Literal["default", "paper"], "defaults: this project's, or the public code's mathematics"
     ] = "default"
@@ -225,6 +230,22 @@ class _Tracking:
 
 
 @dataclass(frozen=True)
+class _Frozen:
+    """The section `frozen`: another run's checkpoint, whose parts this run has and does not learn."""
+
+    run: Annotated[
+        str, "folder of the run whose parts stand still; empty: none", _PLACE, History(past="")
+    ] = ""
+    add: Annotated[str, "the part that is learned beside them", History(past="")] = ""
+    step: Annotated[
+        Index, "updates that the parts had learned from; 0: the newest", History(past=0)
+    ] = 0
+    state: Annotated[
+        str, "SHA-256 of that checkpoint's numbers, as `qgf verify` says it", History(past="")
+    ] = ""
+
+
+@dataclass(frozen=True)
 class Sampler:
     """The section `sampler`: how actions are drawn, beside the options of the method's sampler."""
 
@@ -238,6 +259,7 @@ _SECTIONS = {
     "train": _Train,
     "eval": _Eval,
     "wandb": _Tracking,
+    "frozen": _Frozen,
 }
 
 
@@ -251,13 +273,13 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     sections = {
         **{name: Field.declared_in(section) for name, section in _SECTIONS.items()},
         "networks": Field.declared_in(NetworkOptions),
-        f"critics.{critic}": part("critic", critic).fields,
+        **{f"critics.{name}": part("critic", name).fields for name in critic.split(",")},
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
     root = Field.declared_in(Root)
     root["algorithm"] = root["algorithm"]._replace(default=algorithm)
-    root["critic"] = root["critic"]._replace(default=critic, bound=Words(row.critics))
+    root["critic"] = root["critic"]._replace(default=critic, bound=Lists(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
 
 
@@ -287,9 +309,25 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_needs(flat, name)
     _check_critic_output(flat)
     _check_critic_form(flat)
-    _check_next_action(flat)
+    for critic in flat["critic"].split(","):
+        _check_next_action(flat, critic)
     _check_two_levels(flat)
     _check_rewards(flat, name)
+    _check_frozen(flat)
+
+
+def _check_frozen(flat: Mapping[str, Any]) -> None:
+    """A part is added to a run, and the method has it."""
+    run, added = flat["frozen.run"], flat["frozen.add"]
+    if bool(run) != bool(added):
+        lacking, given = ("frozen.add", "frozen.run") if run else ("frozen.run", "frozen.add")
+        raise UserError(f"config key {lacking} is empty; {given} needs it: give both or none")
+    learned = (*METHODS[flat["algorithm"]].policies, *flat["critic"].split(","))
+    if added and added not in learned:
+        raise UserError(
+            f"config key frozen.add is {added!r}; algorithm {flat['algorithm']!r} learns "
+            f"{', '.join(learned)}: name one of these"
+        )
 
 
 def _check_seeds(flat: Mapping[str, Any]) -> None:
@@ -325,7 +363,8 @@ def _needs(flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     critic = f"critic {flat['critic']!r}"
     if row.goals:
         yield algorithm, "goals"
-    yield from ((critic, need) for need in part("critic", flat["critic"]).needs)
+    for one in flat["critic"].split(","):
+        yield from ((f"critic {one!r}", need) for need in part("critic", one).needs)
     if flat["networks.critic_output"] == "sigmoid":
         yield f"{critic} with sigmoid outputs", "goals"
     for name in row.policies:
@@ -356,9 +395,9 @@ def _check_critic_form(flat: Mapping[str, Any]) -> None:
             )
 
 
-def _check_next_action(flat: Mapping[str, Any]) -> None:
+def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
     """What a critic bootstraps on must be there, and be drawn where the best of several is asked."""
-    key = f"critics.{flat['critic']}"
+    key = f"critics.{critic}"
     whose, algorithm = flat.get(f"{key}.next"), flat["algorithm"]
     if whose == "data" and flat[f"{key}.best_of"] > 1:
         raise UserError(

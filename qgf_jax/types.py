@@ -336,6 +336,39 @@ class Learner(NamedTuple):
     """Groups that move only in every n-th update. Others move in each."""
     target_every: Mapping[str, int] = {}
     """Target copies, of any learner's groups, that move only in every n-th update."""
+    still: tuple[str, ...] = ()
+    """Groups that nothing moves, nor their target copies."""
+
+    def stilled(self) -> "Learner":
+        """The learner with the same groups, none of which is learned."""
+        return Learner(self.init, {}, self.targets, still=tuple(self.losses))
+
+    def renamed(self, suffix: str) -> "Learner":
+        """The learner with its groups under other names, "critic" as "critic" + `suffix`.
+
+        Its losses see them under the names that they know, in the place of others of these names.
+        """
+
+        def init(key: Array, obs: Obs, action: Array) -> Params:
+            return {f"{name}{suffix}": x for name, x in self.init(key, obs, action).items()}
+
+        def moved(loss: Loss) -> Loss:
+            def example(params: Params, target_params: Params, x: Batch, noise: Any) -> Any:
+                groups = own_groups(params, suffix), own_groups(target_params, suffix)
+                return loss.example(*groups, x, noise)
+
+            return loss._replace(example=example)
+
+        def named(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {f"{name}{suffix}": value for name, value in values.items()}
+
+        return Learner(
+            init,
+            named({name: moved(loss) for name, loss in self.losses.items()}),
+            tuple(named(dict.fromkeys(self.targets))),
+            named(self.every),
+            named(self.target_every),
+        )
 
     def as_actor(self) -> "Learner":
         """The learner of a policy: its losses see a batch with the policy's goals."""
@@ -363,7 +396,14 @@ class Learner(NamedTuple):
             tuple(name for learner in learners for name in learner.targets),
             _union("periods", (learner.every for learner in learners)),
             _union("periods of the target copy", (learner.target_every for learner in learners)),
+            tuple(name for learner in learners for name in learner.still),
         )
+
+
+def own_groups(groups: Params, suffix: str) -> Params:
+    """`groups` in which those whose names end in `suffix` stand under their names without it."""
+    own = {name.removesuffix(suffix): x for name, x in groups.items() if name.endswith(suffix)}
+    return {**groups, **own}
 
 
 def _union(what: str, parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -106,6 +106,8 @@ MISTAKES = {
         ("train", f"--config={SMOKE}", "--workdir=runs/x", "--config.data.chunk=4"),
         "data.chunk: 5 -> 4",
     ),
+    "nothing to add": (("train", "--from=runs/x", "--workdir=n"), "--from=RUN --add=PART"),
+    "no such part": (("train", "--from=runs/x", "--add=agff", "--workdir=n"), "did you mean 'agf'"),
     "unknown method": (("evaluate", "--workdir=runs/x", "--methods=qgff"), "did you mean 'qgf'"),
     "unknown environment": (
         ("train", f"--config={SMOKE}", "--workdir=n", "--config.env=cube-singletask"),

@@ -1,14 +1,18 @@
 """qgf train"""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from qgf_jax import config as configs
 from qgf_jax.cli import Parser, keys
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
+from qgf_jax.runs import frozen
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend, paths
@@ -17,7 +21,7 @@ from qgf_jax.runtime import backend, paths
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `pretrain`."""
     flags, rest = _parser().parse_known_args(arguments)
-    config = configs.load(flags.config, configs.parse_overrides(rest))
+    config = _config(flags, configs.parse_overrides(rest))
     widths = (*config.networks.policy_hidden, *config.networks.critic_hidden)
     backend.tune(widest=max(widths, default=0))
     if flags.show:
@@ -34,6 +38,19 @@ def main(arguments: Sequence[str]) -> None:
         _train(resolved, flags.workdir)
 
 
+def _config(flags: argparse.Namespace, texts: Mapping[str, str]) -> ConfigDict:
+    """That of the file, or, with --from, of the run that --add is added to."""
+    if (flags.source is None) != (flags.add is None):
+        raise UserError("--from and --add go together: --from=RUN --add=PART")
+    if flags.source is None and flags.config is None:
+        raise UserError("--config is missing: see `qgf train --help`")
+    if flags.source is None:
+        return configs.load(flags.config, texts)
+    if flags.config is not None:
+        raise UserError("--from has the config of its run: leave --config out")
+    return frozen.further(flags.source, flags.add, texts)
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="qgf train",
@@ -44,7 +61,17 @@ def _parser() -> Parser:
         "--workdir=runs/quickstart",
         help_on=keys.describe,
     )
-    parser.add_argument("--config", required=True, help="PATH.py[:variant]")
+    parser.add_argument("--config", help="PATH.py[:variant]")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN",
+        type=paths.expand,
+        help="a trained run, in the place of --config: its parts are taken over and stand still",
+    )
+    parser.add_argument(
+        "--add", metavar="PART", help="with --from: what is learned beside them, as distill"
+    )
     parser.add_argument("--workdir", type=paths.expand, help="run folder")
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
     parser.add_argument(
@@ -70,6 +97,7 @@ def _describe(config: Mapping[str, Any], hosts: str | None) -> None:
 
 def _train(config: Mapping[str, Any], workdir: Path) -> None:
     # All that can be wrong with folder, config and data is found before JAX is imported.
+    config = frozen.resolved(config, workdir)
     _check(config, workdir)
     loaded = Loaded.of(config, lambda: _free_bytes(config))
     from qgf_jax.training.loop import pretrain

@@ -20,7 +20,10 @@ OF_CRITIC = {
         Bound.of(NonNegative),
         "the critic acts by its members' mean - rho * standard deviation, 0 being their mean; unless "
         "given, as the run's networks.aggregate says",
-    )
+    ),
+    "critic": Field(
+        None, Names("critic"), "which of the run's critics acts; the first unless given"
+    ),
 }
 """Options of whatever asks a critic in acting: a rule that guides by it, or the best of N."""
 

@@ -14,7 +14,7 @@ from qgf_jax.methods import parts
 from qgf_jax.methods.options import OF_CRITIC, Options, Split, of_selectors
 from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
-from qgf_jax.types import Learner
+from qgf_jax.types import Learner, own_groups
 
 _FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights"})
 """Needs that the environment or the run provides, and no part."""
@@ -89,6 +89,19 @@ class Method(NamedTuple):
             or (set(row.policies) <= set(self.policies) and not self._is_another_training(row))
         ]
 
+    def further(self, critics: str) -> dict[str, tuple[str, str]]:
+        """What checkpoints with these critics can have added: part -> method and critics with it."""
+        first, *others = critics.split(",")
+        found: dict[str, tuple[str, str]] = {}
+        for name, row in METHODS.items():
+            more = set(row.policies) - set(self.policies)
+            if len(more) == 1 and len(row.policies) > len(self.policies) and first in row.critics:
+                found.setdefault(more.pop(), (name, critics))
+        if any(part("critic", name).sets for name in (first, *others)):
+            return found
+        new = [n for n in self.critics if n not in (first, *others) and not part("critic", n).sets]
+        return found | {name: (self.name, f"{critics},{name}") for name in new}
+
     def _is_another_training(self, row: "Method") -> bool:
         """Equal learners with other settings, as of qsm and qsm_bc: two trainings, one sampler."""
         return row.policies == self.policies and row.settings != self.settings
@@ -114,6 +127,23 @@ class Method(NamedTuple):
             if needs <= found.provides and name != self.critic
         ]
         return (self.critic, *others)
+
+    def check_critics(self, names: str) -> list[str]:
+        """The critics that `names` lists, "iql" or "iql,td".
+
+        Raises `UserError` unless it can be trained with all of them, side by side.
+        """
+        given = names.split(",")
+        for name in given:
+            if name not in self.critics:
+                raise UserError.unknown(f"critic of {self.name}", name, self.critics)
+            if len(given) > 1 and (sets := part("critic", name).sets):
+                raise UserError(
+                    f"critic {name!r} is trained by itself: it sets {min(sets)} for the whole run"
+                )
+        if len({*given}) < len(given):
+            raise UserError(f"critics {names}: name each once")
+        return given
 
     @property
     def goals(self) -> bool:
@@ -334,12 +364,13 @@ def acting_params(
 ) -> dict[str, Any]:
     """What a `Sample` reads: each group's target copy where there is one, else the group itself.
 
-    The entry "online_critic" is the critic without its copy, for networks.ranking=online; "calibration"
-    holds the run's constants, if they are given or stand among `target_params`.
+    The entry "online_critic" is the critic without its copy, for networks.ranking=online, and so of
+    further critics; "calibration" holds the run's constants, if they are given or stand among
+    `target_params`.
     """
     merged = {**params, **target_params}
-    if "critic" in params:
-        merged["online_critic"] = params["critic"]
+    online = [name for name in params if name.partition("@")[0] == "critic"]
+    merged |= {f"online_{name}": params[name] for name in online}
     return merged | ({"calibration": calibration} if calibration else {})
 
 
@@ -361,17 +392,25 @@ class Builder(NamedTuple):
         """The `Learner` that trains the config's algorithm."""
         config = self.config
         nets, row = self.networks(), Method.named(config["algorithm"])
-        critic = config["critic"]
-        own = config["critics"][critic]
-        # What a critic bootstraps on is the policy that is trained, before any guidance.
-        acts_next = "reference" if own.get("next") == "reference" else row.at_zero or row.name
-        learners = [part("critic", critic).make(nets, self.sample(acts_next), **own)]
+        critic, *more = config["critic"].split(",")
+        learners = {critic: self._critic(critic)}
         given = config["policy"] | config["sampler"]
         for name in row.policies:
             learner = part("policy", name)
             made = learner.make(nets, **{k: given[k] for k in learner.fields})
-            learners.append(made.as_actor())
-        return Learner.merge(*learners)
+            learners[name] = made.as_actor()
+        # After all others, whose random numbers stay what they are without them.
+        learners |= {name: self._critic(name).renamed(f"@{name}") for name in more}
+        if added := config.get("frozen", {}).get("add"):
+            learners = {k: x if k == added else x.stilled() for k, x in learners.items()}
+        return Learner.merge(*learners.values())
+
+    def _critic(self, name: str) -> Learner:
+        """The learner of one of the run's critics."""
+        row, own = Method.named(self.config["algorithm"]), self.config["critics"][name]
+        # What a critic bootstraps on is the policy that is trained, before any guidance.
+        acts_next = "reference" if own.get("next") == "reference" else row.at_zero or row.name
+        return part("critic", name).make(self.networks(), self.sample(acts_next), **own)
 
     def sample(self, name: str, best_of: int = 1, options: Options = ()) -> Any:
         """The `Sample` of method `name` over the run's checkpoints; `UserError` if `best_of` < 1."""
@@ -388,7 +427,14 @@ class Builder(NamedTuple):
             chosen, own = row.selection(options)
             sample = chosen.make(nets, sample, best_of, **own)
 
+        trained = self.config["critic"].split(",")
+        critic = of_critic.get("critic", trained[0])
+        if critic not in trained:
+            raise UserError.unknown("critic of the run", critic, trained)
+
         def checked(params: Any, obs: Any, key: Any, weight: Any) -> Any:
+            if critic != trained[0]:
+                params = own_groups(params, f"@{critic}")
             action = sample(params, obs, key, weight)
             checks.shape(f"an action of {name}", action, (nets.chunk_dim,))
             return action
@@ -422,7 +468,8 @@ class Builder(NamedTuple):
 
         settings = self.settings(name, options)
         needs = Method.named(name).acting_needs(settings, best_of, options)
-        missing = needs - learned(Method.named(self.config["algorithm"]), self.config["critic"])
+        acting = dict(options).get("critic", self.config["critic"].split(",")[0])
+        missing = needs - learned(Method.named(self.config["algorithm"]), acting)
         if not missing:
             return ""
         trains = [n for n, row in METHODS.items() if needs <= learned(row, row.critic)]

@@ -133,13 +133,24 @@ class LoadedRun:
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
+        critic = dict(options).get("critic", "")
         if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
+            self._check_first_critic(method, critic, "units")
         if "weights" in parts.part("sampler", row.sampler).needs:
             self._check_weights(method, settings.get("by", row.all_options["by"].default))
+            self._check_first_critic(method, critic, "a weight")
         if lacking := builder.lacking(method, options, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)
+
+    def _check_first_critic(self, method: str, critic: str, what: str) -> None:
+        first = self.run.config["critic"].split(",")[0]
+        if critic not in ("", first):
+            raise UserError(
+                f"{method}:critic={critic} has {what} that {first} alone was measured with: leave "
+                "critic out, or take a method with raw units"
+            )
 
     def _check_calibration(self, method: str, scale: str) -> None:
         constants = self.params.get("calibration", {})

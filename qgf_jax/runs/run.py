@@ -107,7 +107,8 @@ class Run(NamedTuple):
         cls.check_same(workdir, config, data)
         path = workdir / "config.json"
         if not path.exists():
-            return dict(spec)
+            frozen = config.get("frozen", {}).get("run")
+            return cls.open(frozen)._spec_on(spec, data) if frozen else dict(spec)
         old = configs.read(path).get("spec", {})
         if not _is_alike(old, spec):
             raise UserError(
@@ -115,6 +116,20 @@ class Run(NamedTuple):
                 "trained: config.json was altered, or use the package versions that it names"
             )
         return dict(old)
+
+    def _spec_on(self, spec: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        """This run's spec, for another run that has its parts and learns from `data`."""
+        if self.dataset["sha256"] != data["sha256"]:
+            raise UserError(
+                f"{self.workdir} was trained on other data than {data['file']} is now, and what is "
+                "added to it needs the same: give it those by --config.data.dir"
+            )
+        if not _is_alike(self.spec, spec):
+            raise UserError(
+                f"{self.workdir}: the data have other widths or another normalisation than when it was "
+                "trained: use the package versions that its config.json names"
+            )
+        return dict(self.spec)
 
     @staticmethod
     def check_same(

@@ -28,6 +28,7 @@ from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, UserError, log
 from qgf_jax.methods.table import Builder
+from qgf_jax.runs import frozen
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
 from qgf_jax.runs.files import write_atomically
@@ -66,6 +67,7 @@ def pretrain(
     if isinstance(config, ConfigDict):
         config = configs.plain(config)
     configs.check(config)
+    config = frozen.resolved(config, Path(workdir))
     backend.devices()  # fails in one line, before anything asks which process this is
     workdir, clock = Path(workdir), Clock()
     with contextlib.ExitStack() as stack:
@@ -76,7 +78,7 @@ def pretrain(
         trainer = host.layout.make_trainer(learner, config, spec, blocks=host.feed.blocks)
         with Hosts.setup_phase():
             outputs = _Outputs.open(stack, host, config, clock)
-            checkpoint = outputs.restore(trainer) if outputs else None
+            checkpoint = outputs.restore(trainer, config) if outputs else None
         # Before training's own exchanges between devices, which do not wait long.
         Hosts.barrier({})
         start = _start(host.layout, trainer, checkpoint)
@@ -196,13 +198,20 @@ class _Outputs(NamedTuple):
         calibrated = bool(LoadedRun.calibration(host.workdir, options["steps"]))
         return cls(stack.enter_context(checkpoints), writer, clock, calibrated)
 
-    def restore(self, trainer: Trainer) -> RestoredState | None:
-        """The newest sound checkpoint, if there is one. Raises `SaveError` if the disk is too full."""
+    def restore(self, trainer: Trainer, config: Mapping[str, Any]) -> RestoredState | None:
+        """The newest sound checkpoint, if there is one, or the start beside another run's parts.
+
+        Raises `SaveError` if the disk is too full.
+        """
         template = jax.eval_shape(trainer.init, trainer.seeds)
         self.checkpoints.clean()
         self.checkpoints.check_space(template, states=2)
         self.clock.lap("start")
         checkpoint = self.checkpoints.restore(template)
+        if checkpoint is None and config["frozen"]["add"]:
+            parts = frozen.read(config, template)
+            state = trainer.init(jnp.asarray(trainer.seeds)).joined(parts)
+            checkpoint = RestoredState(0, state, [])
         self.clock.lap("checkpoint")
         return checkpoint
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +83,9 @@ class Trainer(NamedTuple):
         batches = _Batches(feed, shards, axis_name, constrain)
         pack = _launches() if packed is None else packed
         pack_with = functools.partial(Packed.of, tx=tx) if pack else Packed.as_it_is
-        run = functools.partial(_run, step=step, batches=batches, pack=pack_with)
+        run = functools.partial(
+            _run, step=step, batches=batches, pack=pack_with, still=learner.still
+        )
         validate = functools.partial(_validate, learner, BatchSampler.of(config, spec))
         return cls(
             init=jax.vmap(lambda seed: TrainState.init(seed, learner, tx, spec)),
@@ -139,6 +141,7 @@ def _run(
     step: Any,
     batches: _Batches,
     pack: Callable[[TrainState], Packed],
+    still: Collection[str],
 ) -> tuple[TrainState, Metrics]:
     """`num_steps` updates of one seed, and the means of their metrics."""
     # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
@@ -146,18 +149,21 @@ def _run(
     steps = state.step + jnp.arange(num_steps)
     drawn = jax.vmap(lambda i: batches.draw(dataset, _stream_key(state, i, _BATCH)))(steps)
     keys = jax.vmap(lambda i: state.loss_keys(i, len(step.keywords["losses"])))(steps)
-    state, trees, unpack = pack(state)
+    # What stands still is no part of what the steps carry on: no gradient, moment or average is made.
+    moving, rest = state.split(still)
+    packed, trees, unpack = pack(moving)
     names: list[str] = []
 
     def update(state: TrainState, inputs: Any) -> tuple[TrainState, Array]:
         drawn, keys = inputs
-        state, metrics = step(state, batches.gather(dataset, drawn), keys=keys, trees=trees)
+        batch = batches.gather(dataset, drawn)
+        state, metrics = step(state, batch, keys=keys, trees=trees, still=rest)
         names[:] = metrics
         return state, jnp.stack([*metrics.values()])
 
-    state, metrics = jax.lax.scan(update, state, (drawn, keys))
+    packed, metrics = jax.lax.scan(update, packed, (drawn, keys))
     means = jnp.nanmean(metrics, axis=0)
-    return unpack(state), dict(zip(names, means, strict=True))
+    return unpack(packed).joined(rest), dict(zip(names, means, strict=True))
 
 
 def _validate(learner: Learner, feed: BatchSampler, state: TrainState, dataset: Any) -> Metrics:

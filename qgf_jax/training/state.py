@@ -1,5 +1,7 @@
 """The training state: all that a run is, besides its config and data."""
 
+import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import flax.struct
@@ -69,7 +71,25 @@ class TrainState:
         params = learner.init(init_key, spec.example(), jnp.zeros(spec.chunk_dim))
         # Copies, not the same buffers twice: the state is donated as a whole.
         target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in learner.targets}
-        return cls(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(params))
+        moving = {name: group for name, group in params.items() if name not in learner.still}
+        return cls(jnp.zeros((), jnp.int32), train_key, params, target_params, tx.init(moving))
+
+    def split(self, still: Collection[str]) -> tuple["TrainState", tuple[Params, Params]]:
+        """The state of the groups that move, and groups and target copies that stand `still`."""
+
+        def part(groups: Params, *, moving: bool) -> Params:
+            return {name: x for name, x in groups.items() if (name not in still) == moving}
+
+        mine = part(self.params, moving=True), part(self.target_params, moving=True)
+        rest = part(self.params, moving=False), part(self.target_params, moving=False)
+        return dataclasses.replace(self, params=mine[0], target_params=mine[1]), rest
+
+    def joined(self, rest: tuple[Params, Params]) -> "TrainState":
+        """The whole state again, with what `split` took away."""
+        params, target_params = rest
+        return dataclasses.replace(
+            self, params=self.params | params, target_params=self.target_params | target_params
+        )
 
     def step_key(self, step: Array) -> Array:
         """What the randomness of update number `step` is made of."""

@@ -25,6 +25,7 @@ def train_step(
     axis_name: str | None = None,
     keys: Array | None = None,
     trees: Callable[[Params], Params] = lambda groups: groups,
+    still: tuple[Params, Params] = ({}, {}),
 ) -> tuple[TrainState, Metrics]:
     """One gradient step: each loss moves its own parameter group and no other.
 
@@ -36,6 +37,7 @@ def train_step(
     QGF code and its ancestors do, instead of after. `target_every`: target copies that move only in
     every n-th update. Which groups do is up to `tx`, see `make_optimizer`. `keys` are the state's
     `loss_keys`, unless they were made before. `trees` gives parameter groups the form that losses take.
+    `still`: further groups and target copies, which losses see and nothing moves.
 
     Where a loss or a gradient is not finite the state stays as it was but for `step` and `guard`, and
     the metrics are NaN. Raises `UserError` for a batch whose fields differ in length.
@@ -47,8 +49,11 @@ def train_step(
         frozen = jax.lax.stop_gradient(params)
         total, metrics = jnp.zeros(()), {}
         for i, (group, loss) in enumerate(losses.items()):
-            groups = trees(frozen | {group: params[group]}), trees(state.target_params)
-            value, info = batch_loss(loss, *groups, batch, keys[i], axis_name=axis_name, name=group)
+            seen = still[0] | trees(frozen | {group: params[group]})
+            targets = still[1] | trees(state.target_params)
+            value, info = batch_loss(
+                loss, seen, targets, batch, keys[i], axis_name=axis_name, name=group
+            )
             total += value
             metrics |= {f"{group}/{name}": x for name, x in ({"loss": value} | info).items()}
         return total, metrics
