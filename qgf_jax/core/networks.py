@@ -235,7 +235,7 @@ class Networks:
     goal_code: int
     """C, the width of a goal's code; 0: none"""
     critic_form: str
-    """How the critic is made: "mlp", "bilinear", phi(state, action) . psi(goal), or "quasimetric", - d"""
+    """How the critic is made: "mlp", "bilinear", phi(state, action) . psi(goal), "quasimetric", - d"""
     fourier: bool
     """The noise of diffusion policies is predicted by the public code's network"""
 
