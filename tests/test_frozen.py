@@ -142,6 +142,7 @@ def test_resumed_run_keeps_its_checkpoint_and_needs_the_source_no_more(
 MISTAKES = {
     "unknown part": (("distil", {}), "did you mean 'distill'"),
     "part already there": (("flow_bc", {}), "has 'flow_bc' already"),
+    "another critic": (("td", {"critic": "td"}), "critic follows from"),
     "other seeds": (("distill", {"seeds": "3"}), "seeds is 3, .* were trained with 2"),
     "other networks": (("distill", {"networks.critic_hidden": "9"}), "critic_hidden"),
     "other returns": (("distill", {"data.discount": "0.5"}), "data.discount is 0.5"),

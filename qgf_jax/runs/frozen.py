@@ -33,6 +33,11 @@ def further(source: Path, name: str, texts: Mapping[str, str]) -> ConfigDict:
     Raises `UserError` for a part that is there already or cannot be added.
     """
     run = Run.open(source)
+    if given := {"algorithm", "critic", "preset"} & texts.keys():
+        raise UserError(
+            f"config key {min(given)} follows from {source} and {name}: leave it out, or give another "
+            "part to add"
+        )
     old = configs.flatten(run.config)
     method, critics = _method_with(run, name)
     row = Method.named(method)
