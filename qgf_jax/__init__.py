@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qgf_jax.data.arrays import Dataset
     from qgf_jax.errors import UserError
     from qgf_jax.methods.guidance import RULES, guide
+    from qgf_jax.methods.pace import overlap
     from qgf_jax.methods.table import METHODS
     from qgf_jax.runs.loaded import load_policy
     from qgf_jax.training.loop import pretrain
@@ -29,6 +30,7 @@ _HOMES = {
     "guide": "methods.guidance",
     "integrate": "core.flow",
     "load_policy": "runs.loaded",
+    "overlap": "methods.pace",
     "pretrain": "training.loop",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "guide",
     "integrate",
     "load_policy",
+    "overlap",
     "pretrain",
 ]
 

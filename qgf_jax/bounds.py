@@ -357,6 +357,8 @@ Positive = Annotated[float, _Interval(0, above=True)]
 NonNegative = Annotated[float, _Interval(0)]
 OpenFraction = Annotated[float, _Interval(0, 1, above=True, below=True)]
 """(0, 1)"""
+Fraction = Annotated[float, _FRACTION]
+"""[0, 1]"""
 Share = Annotated[float, _Interval(0, 1, above=True)]
 """(0, 1]"""
 Margin = Annotated[float, _Interval(0, 1, below=True)]

@@ -198,6 +198,9 @@ class _Train:
     check_replicas: Annotated[
         Index, "updates between two checks that all devices agree; 0: no checks", MAY_CHANGE
     ] = 0
+    calibrate: Annotated[
+        bool, "whether `qgf calibrate` follows, for qgf_auto", MAY_CHANGE, History(past=False)
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -384,11 +387,12 @@ def _check_critic_output(flat: Mapping[str, Any]) -> None:
 
 
 def _check_critic_form(flat: Mapping[str, Any]) -> None:
-    critics = _setters("networks.critic_form", "bilinear")
-    if (flat["networks.critic_form"] == "bilinear") != (flat["critic"] in critics):
-        raise UserError(
-            f"networks.critic_form=bilinear belongs to critic={' or '.join(critics)}, and it alone"
-        )
+    for form in ("bilinear", "quasimetric"):
+        critics = _setters("networks.critic_form", form)
+        if (flat["networks.critic_form"] == form) != (flat["critic"] in critics):
+            raise UserError(
+                f"networks.critic_form={form} belongs to critic={' or '.join(critics)}, and it alone"
+            )
 
 
 def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:

@@ -4,6 +4,7 @@ A type describes one example unless its name or docstring says otherwise. Import
 not import JAX.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +41,21 @@ Endpoint = Callable[..., Array]
 """(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
 Sample = Callable[[Params, Obs, Array, Array], Array]
 """(params, obs, key, weight []) -> action [D]; params as of `table.acting_params`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    """A `Sample` that can be left half-way and gone on with: what a sampler with "stages" gives."""
+
+    whole: Sample
+    begin: Callable[[Params, Obs, Array, Array], tuple[Array, Array]]
+    """(params, obs, key, weight []) -> (where the flow is half-way [D], the action it leads to [D])."""
+    finish: Callable[[Params, Obs, Array, Array], Array]
+    """(params, obs, where it is half-way [D], weight []) -> action [D]; as `whole` after `begin`."""
+
+    def __call__(self, params: Params, obs: Obs, key: Array, weight: Array) -> Array:
+        """The action of `whole`."""
+        return self.whole(params, obs, key, weight)
 
 
 class Spec(NamedTuple):
@@ -143,6 +159,15 @@ class Spec(NamedTuple):
             for x in (self.action_shift, self.action_scale)
         )
         return shift + scale * action
+
+    def to_networks(self, action: Any) -> Any:
+        """Actions [..., A] of the environment's in the networks' units, not clipped."""
+        if not self.action_scale:
+            return action
+        shift, scale = (np.array(x, np.float32) for x in (self.action_shift, self.action_scale))
+        return (action - np.broadcast_to(shift, action.shape)) / np.broadcast_to(
+            scale, action.shape
+        )
 
     @property
     def chunk_dim(self) -> int:

@@ -126,6 +126,18 @@ MISTAKES = {
     "not evaluated": (("report", "--workdir=runs/y"), "run `qgf evaluate` first"),
     "task out of range": (("evaluate", "--workdir=runs/x", "--tasks=7"), "tasks 1 to 5"),
     "weights that are none": (("evaluate", "--workdir=runs/x", "--weights=a"), "--weights"),
+    "too few episodes for a bandit": (
+        ("evaluate", "--workdir=runs/x", "--weights=1,2,3", "--select=bandit", "--budget=4"),
+        "give --budget=5 or more, or fewer --weights",
+    ),
+    "a budget without a bandit": (
+        ("evaluate", "--workdir=runs/x", "--budget=9"),
+        "--select=bandit",
+    ),
+    "a bandit with two budgets": (
+        ("evaluate", "--workdir=runs/x", "--select=bandit", "--selection_episodes=9"),
+        "leave --selection_episodes out",
+    ),
     "cannot be collected": (("collect", "--env=antmaze-medium-navigate-v0"), "low-level policy"),
 }
 

@@ -342,7 +342,7 @@ def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_t
     may_change = {key for key in flat if key.startswith(("eval.", "wandb."))} | {
         "data.dir", "data.name", "data.mode", "train.steps", "train.steps_per_dispatch", "frozen.run",
         "train.log_every", "train.save_every", "train.keep", "train.check_replicas", "devices",
-        "parallel",
+        "parallel", "train.calibrate",
     }  # fmt: skip
     fields = schema.fields("qgf", "iql")
     assert {key for key, field in fields.items() if field.may_change} == may_change

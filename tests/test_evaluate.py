@@ -416,6 +416,22 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
         evaluate.evaluate(folder, sweep, selection_episodes=0, report_selected=True)
 
 
+def test_a_bandit_plays_its_budget_and_reports_what_it_chose(run_folder, tmp_path):
+    from qgf_jax.evaluation import summary
+
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    sweep = Arm.sweep(["reference", "qgf"], [0.5, 1.0, 2.0])
+    options = {"episodes": 1, "budget": 5, "envs": 4, "workers": 1}
+    evaluate.evaluate(folder, sweep, **options)
+    lines = lines_of(folder)
+    assert sum(line["split"] == "selection" for line in lines) == 5  # of both seeds together
+    rows = [row for row in summary.summarize(lines) if row["split"] == "report"]
+    assert len(rows) == 2 and all(row["selected"] and row["seeds"] == 2 for row in rows)
+    assert evaluate.evaluate(folder, sweep, **options).episodes == 0
+    with pytest.raises(UserError, match="not by both"):
+        evaluate.evaluate(folder, sweep, selection_episodes=1, budget=5)
+
+
 def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
     restored = LoadedRun.open(run_folder)
     width, rng = restored.spec.width, np.random.default_rng(0)

@@ -182,7 +182,7 @@ def test_what_others_add_is_listed_with_what_it_costs_and_may_be_trained_with(si
         "print(json.dumps([row.critics, found, sorted(qgf_jax.RULES), row.at_zero]))",
     )
     critics, found, rules, at_zero = json.loads(done.stdout)
-    assert set(critics) == {"iql", "td", "dqc", "contrastive", "monte_carlo"}
+    assert set(critics) == {"iql", "td", "dqc", "contrastive", "qrl", "monte_carlo"}
     assert found["needs"] == ["critic", "policy"] and found["cost"] == pytest.approx(1.0, abs=0.01)
     assert "signed" in rules and at_zero == "reference"
 

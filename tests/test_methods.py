@@ -24,8 +24,10 @@ from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.state import TrainState
@@ -105,7 +107,11 @@ def trained(maze_data, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "_calibrate", keeping)
-            return pretrain(config, folder / name), states[name]
+            made = pretrain(config, folder / name)
+        state = Checkpoints(made).digest(2)
+        chosen = {"distance": {"weights": [1.0], "limit": 0.0, "curves": [[0.0]]}}
+        ChosenWeights(2, state, chosen, [[1.0]]).write(made, {})
+        return made, states[name]
 
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
 
@@ -275,7 +281,7 @@ def test_every_option_of_a_part_says_what_it_is():
     assert all(field.help for field in Field.declared_in(NetworkOptions).values())
 
 
-ALL = {"iql", "td", "dqc", "contrastive"}
+ALL = {"iql", "td", "dqc", "contrastive", "qrl"}
 
 
 @pytest.mark.parametrize(
@@ -286,6 +292,7 @@ ALL = {"iql", "td", "dqc", "contrastive"}
         ("qgf_distill", ALL),
         ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
         ("agf", {"iql", "td", "dqc"}),  # so does this one
+        ("cgql_linex", {"iql", "td", "dqc"}),
         ("cfgrl", {"iql"}),  # asks for a V in the units of Q
         ("iql", {"iql"}),
         ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
@@ -295,6 +302,7 @@ ALL = {"iql", "td", "dqc", "contrastive"}
         ("gcbc", {"none"}),
         ("gciql", {"iql"}),
         ("crl", {"contrastive"}),
+        ("qrl", {"qrl"}),
         ("gcivl", {"ivl"}),
         ("hiql", {"ivl"}),
     ],
@@ -310,7 +318,7 @@ def test_needs_follow_from_the_parts_that_are_chosen():
     assert METHODS["qgf_distill"].needs() == {"q"}
     assert "noisy_q" not in METHODS["robust_q"].needs()  # its own learner provides it
     assert {name for name, row in METHODS.items() if row.goals} == {
-        "gcbc", "gciql", "gcivl", "crl", "hiql",
+        "gcbc", "gciql", "gcivl", "crl", "qrl", "hiql",
     }  # fmt: skip
     weighted = {name for name, row in METHODS.items() if row.weighted}
     assert {n for n in weighted if not METHODS[n].at_zero} == {"cfgrl"}

@@ -186,17 +186,30 @@ def test_fawac():
     check(parts.loss("baseline"), parts.mean(regressions))
 
 
-def test_robust_q():
-    parts = Parts("robust_q")
+def noisy_errors(parts):
+    """Target's Q at the clean action - the noisy critic's at the noisy one: [N]."""
     noise, t = draws()
-    losses = []
+    errors = []
     for i in range(N):
         a_t, _ = parts.path(i, noise[i], t[i])
         q = parts.nets.noisy_critic.apply(
             parts.params["noisy_critic"], at(parts.batch.obs, i), a_t, sinusoidal(jnp.float32(t[i]))
         )
-        losses.append((float(q) - parts.q(i, parts.batch.action[i], slow=True).min()) ** 2)
-    check(parts.loss("noisy_critic"), parts.mean(losses))
+        errors.append(parts.q(i, parts.batch.action[i], slow=True).min() - float(q))
+    return np.asarray(errors)
+
+
+def test_robust_q():
+    parts = Parts("robust_q")
+    check(parts.loss("noisy_critic"), parts.mean(noisy_errors(parts) ** 2))
+
+
+def test_linex_q():
+    parts = Parts("cgql_linex", **{"sampler.inverse_temperature": 3.0, "policy.bound": 0.6})
+    error = 3.0 * noisy_errors(parts)
+    assert error.min() < 0.6 < error.max()  # both sides of the bound are met
+    loss = np.where(error > 0.6, error, np.exp(error) - error - 1)
+    check(parts.loss("noisy_critic"), parts.mean(loss))
 
 
 def test_distilled_endpoint_is_where_the_rest_of_the_flow_ends():

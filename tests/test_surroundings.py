@@ -97,7 +97,7 @@ def test_a_film_that_is_refused_says_why_and_no_other_remedy(monkeypatch, tmp_pa
     monkeypatch.setattr(video.subprocess, "run", lambda *_, **__: done)
     monkeypatch.setattr(video.Family, "of", lambda _: types.SimpleNamespace(require=lambda: None))
     with pytest.raises(UserError, match="^no film of w: w cannot be made: mend it$"):
-        video._film("w", 1, np.zeros((1, 2)), tmp_path / "x.gif")
+        video._film(EnvName("w"), 1, np.zeros((1, 2)), tmp_path / "x.gif")
 
 
 @contextlib.contextmanager

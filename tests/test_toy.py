@@ -61,7 +61,7 @@ SETTINGS = {
     "qgf": 0.3, "qgf_jacobian": 0.3, "qgf_chain": 0.3, "qgf_regularized": 0.3, "qgf_smooth": 0.3,
     "qgf_ortho": 0.3, "jacobian_schedule": 0.3, "qgf_relative": 2.0, "qfql": 0.3, "bptt": 0.3,
     "grad_step": 0.03, "qgf_distill": 0.3, "qgf_jacobian_distill": 0.3, "robust_q": 0.3, "agf": 0.3,
-    "cfgrl": 2.0, "qpilots_u": 1.0,
+    "cfgrl": 2.0, "qpilots_u": 1.0, "cgql": 0.01, "cgql_mse": 0.1, "cgql_linex": 0.1,
 }  # fmt: skip
 TRAINING = {
     "edp": {"policy.bc_weight": 3.0},
@@ -74,6 +74,7 @@ TRAINING = {
     "fbrac": {"policy.alpha": 3.0},
     "iql": {"policy.inverse_temperature": 1.0},
     "rebrac": {"policy.alpha": 0.3},
+    "cgql_linex": {"optimizer.learning_rate": 1e-2, "train.batch_size": 256},
 }
 
 
@@ -110,6 +111,7 @@ def trained():
             from qgf_jax.training import calibration as calibrate
 
             constants = {"calibration": calibrate.measure(config, SPEC, state, bandit())}
+            constants["calibration"]["weights"] = {"distance": jnp.full(SEEDS, 0.5)}
         return config, state.params, state.target_params | constants
 
     return train

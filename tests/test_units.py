@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.core import flow
+from qgf_jax.core import flow, losses
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
@@ -60,6 +60,44 @@ def test_gaussian_policy_moves_by_its_covariance_times_the_slope(options):
     expected = BETA * VARIANCE * SLOPE
     np.testing.assert_allclose((found - plain).mean(axis=0), expected, rtol=0.03)
     np.testing.assert_allclose(found.std(axis=0), np.sqrt(VARIANCE), rtol=0.05)
+
+
+def test_classifier_guidance_is_the_exact_tilt_and_the_action_over_t_besides():
+    """By the exact critic of noisy actions, log E[exp(beta q(a)) | a_t] / beta, whose slope is known."""
+    t, action, b = jnp.float32(0.4), jnp.array([0.5, -1.5]), BETA * VARIANCE * SLOPE
+    slope = 0.4 * VARIANCE / (0.6**2 + 0.4**2 * VARIANCE) * SLOPE
+    field = functools.partial(
+        guidance.guide, velocity, lambda a, t: slope @ a, rule="classifier_noise_aware"
+    )
+    guided = field(weight=1.0, inverse_temperature=BETA)(action, t)
+    exact = velocity(action - t * b, t) + b  # the field to N(MEAN + b, VARIANCE)
+    np.testing.assert_allclose(guided - action / t, exact, rtol=1e-5)
+    # With beta = 0 what is added is the velocity of a density that is the same everywhere.
+    outward = field(weight=0.1, inverse_temperature=0.0)(action, t)
+    np.testing.assert_allclose(outward, velocity(action, t) + 0.1 * action / t, rtol=1e-6)
+
+
+def test_classifier_guidance_as_the_public_code_writes_it():
+    """v + weight * ((1 - t) * beta * slope + a) / t, and v alone at t = 0."""
+    field = guidance.guide(velocity, q, weight=0.3, rule="classifier", inverse_temperature=2.0)
+    action = jnp.array([0.5, -1.5])
+    for t in (0.1, 0.75):
+        expected = velocity(action, t) + 0.3 * ((1 - t) * 2.0 * SLOPE + action) / t
+        np.testing.assert_allclose(field(action, jnp.float32(t)), expected, rtol=1e-5)
+    np.testing.assert_allclose(field(action, jnp.float32(0)), velocity(action, 0.0), rtol=1e-6)
+    moved = jax.grad(lambda a: field(a, jnp.float32(0)).sum())(action)
+    assert np.isfinite(moved).all()
+
+
+def test_linex_loss_is_least_at_the_log_of_the_mean_exponential():
+    targets = jnp.array([-1.0, 0.5, 1.2])
+    slope = jax.grad(lambda guess, bound: losses.linex(targets - guess, bound).sum())
+    best = jnp.log(jnp.exp(targets).mean())
+    np.testing.assert_allclose(slope(best, 5.0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(slope(best - 0.1, 5.0), 3 * (1 - np.exp(0.1)), rtol=1e-5)
+    # Beyond the bound an error pulls with slope 1, however large it is.
+    np.testing.assert_allclose(losses.linex(jnp.array([200.0, -2.0]), 5.0), [200, np.exp(-2) + 1])
+    np.testing.assert_allclose(slope(jnp.float32(-200.0), 5.0), -3.0)
 
 
 def test_units_are_what_they_say():

@@ -8,7 +8,7 @@ from qgf_jax.methods.table import METHODS
 
 def get_config(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> ConfigDict:
     config = configs.make(algorithm, preset, critic)
-    goals = METHODS[algorithm].goals or critic in ("dqc", "contrastive")
+    goals = METHODS[algorithm].goals or critic in ("dqc", "contrastive", "qrl")
     config.env = f"pointmaze-medium-stitch-{'' if goals else 'singletask-task1-'}v0"
     config.devices = "1"
     config.data.update(chunk=3, standardize=True)

@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": "make a dataset with the benchmark's own scripted experts",
     "convert": "unpack a dataset once into plain files, from which training starts at once",
     "train": "pretrain a reference flow policy and a critic, once",
+    "calibrate": "choose a guidance weight from a run's data alone, for the method qgf_auto",
     "evaluate": "roll one checkpoint out under any test-time method, weight and seed",
     "report": "tables with confidence intervals, plots and one HTML page",
     "methods": "list the methods, and which of them one checkpoint serves",

@@ -19,6 +19,9 @@ from qgf_jax.runtime import paths
 if TYPE_CHECKING:
     from qgf_jax.evaluation.simulators import Usage
 
+_BUDGET = 25
+"""Episodes of --select=bandit."""
+
 
 def main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
@@ -26,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     config = Run.open(flags.workdir).config
     options = _options(flags, config["eval"])
     names = (flags.methods or _default(config["algorithm"])).split(",")
+    names = [_paced(name, execute=flags.execute, delay=flags.delay) for name in names]
     for name in names:
         Method.parse(name)
     name = EnvName.parse(config["env"])
@@ -71,8 +75,51 @@ def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, 
         "workers": flags.workers,
         "step": flags.step,
         "report_selected": flags.report_selected,
+        "budget": _budget(flags),
         "out": flags.out,
     }
+
+
+def _budget(flags: argparse.Namespace) -> int | None:
+    """Selection episodes of a method and task where not all weights play all; else None."""
+    if flags.select == "all":
+        if flags.budget is not None:
+            raise UserError("--budget is for --select=bandit: give both, or --selection_episodes")
+        return None
+    if flags.selection_episodes is not None:
+        raise UserError("--select=bandit plays --budget episodes: leave --selection_episodes out")
+    return _BUDGET if flags.budget is None else flags.budget
+
+
+def _add_episodes(parser: Parser) -> None:
+    """Which episodes are played, and how a weight is selected."""
+    parser.add_argument("--tasks", type=Counts, help="1 to 5; else the run's own")
+    parser.add_argument(
+        "--episodes", type=EpisodesIfAny, help="report episodes an arm; else the config's"
+    )
+    parser.add_argument(
+        "--selection_episodes",
+        type=EpisodesIfAny,
+        help="for choosing a weight; else as many as --episodes",
+    )
+    parser.add_argument(
+        "--report_selected",
+        action="store_true",
+        help="report episodes for the selected weight of each method alone",
+    )
+    parser.add_argument(
+        "--select",
+        choices=("all", "bandit"),
+        default="all",
+        help="all: every weight plays all selection episodes; bandit: those that trail are dropped on "
+        "the way, and the selected weight alone is reported",
+    )
+    parser.add_argument(
+        "--budget",
+        type=EpisodesIfAny,
+        help="selection episodes of a bandit, for a method and task, of all weights and seeds together; "
+        f"else {_BUDGET}",
+    )
 
 
 def _parser() -> Parser:
@@ -94,20 +141,19 @@ def _parser() -> Parser:
     parser.add_argument(
         "--best_of", type=Counts, help="candidates; else each method's own, and 32 with goals"
     )
-    parser.add_argument("--tasks", type=Counts, help="1 to 5; else the run's own")
     parser.add_argument(
-        "--episodes", type=EpisodesIfAny, help="report episodes an arm; else the config's"
+        "--execute",
+        type=Count,
+        metavar="K",
+        help="actions of a chunk until a new one is asked for; else all",
     )
     parser.add_argument(
-        "--selection_episodes",
-        type=EpisodesIfAny,
-        help="for choosing a weight; else as many as --episodes",
+        "--delay",
+        type=Index,
+        metavar="D",
+        help="actions of the old chunk that are played until the new one comes; else none",
     )
-    parser.add_argument(
-        "--report_selected",
-        action="store_true",
-        help="report episodes for the selected weight of each method alone",
-    )
+    _add_episodes(parser)
     parser.add_argument(
         "--envs",
         type=_envs,
@@ -154,6 +200,13 @@ def _envs(text: str) -> tuple[str | None, int | None]:
         raise UserError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
     envs = Bound.of(Index).read("the value", count) if count else None
     return simulator or None, envs
+
+
+def _paced(method: str, **flags: int | None) -> str:
+    """A method as --methods has it, with the options of `Pace` that flags set for all."""
+    own = {setting.partition("=")[0] for setting in method.split(":")[1:]}
+    more = (f"{name}={value}" for name, value in flags.items() if value and name not in own)
+    return ":".join([method, *more])
 
 
 def _default(algorithm: str) -> str:

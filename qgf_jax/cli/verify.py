@@ -14,6 +14,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.runs.checkpoint import UNMERGED, Checkpoints
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
+from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import paths
 
 
@@ -72,6 +73,9 @@ def _verify(workdir: Path, *, rescue: bool) -> None:
     for step in steps:
         about = {"fault": invalid[step]} if step in invalid else {"state": checkpoints.digest(step)}
         print(json.dumps({"step": step, "sound": step not in invalid, **about}))
+    if chosen := ChosenWeights.read(run.trained_in):
+        current = chosen.step in steps and checkpoints.digest(chosen.step) == chosen.state
+        print(json.dumps({"weights of": chosen.step, "sound": True, "current": current}))
     for step, why in invalid.items():
         if why != UNMERGED:
             raise UserError(f"{workdir}: checkpoint {step}: {why}: remove it")

@@ -79,12 +79,21 @@ def flow_endpoint(
     return end
 
 
-def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool = False) -> Array:
+def integrate(
+    velocity: Velocity,
+    noise: Array,
+    *,
+    num_steps: int,
+    unroll: bool = False,
+    start: int = 0,
+    stop: int | None = None,
+) -> Array:
     """Euler-integrates da/dt = velocity(a, t) from `noise` [D] at t = 0 to an action [D] at t = 1.
 
     The result is not clipped. One `lax.scan`: whatever `velocity` holds (a network, a critic's
     gradient) is one body for XLA to fuse, and compile time does not grow with `num_steps`.
     `unroll` writes the steps out one by one, each with a t that is known at compile time.
+    A part of the way is that from t = `start` / num_steps, where `noise` then is, to `stop` / num_steps.
     Raises `UserError` if `num_steps` is traced or no whole number from 1, or if `velocity` returns
     another shape than that of `noise`.
     """
@@ -93,7 +102,7 @@ def integrate(velocity: Velocity, noise: Array, *, num_steps: int, unroll: bool 
     def step(action: Array, t: Any) -> Array:
         return action + check_shape(velocity(action, t), action) / num_steps
 
-    return _repeat(step, noise, num_steps, noise.dtype, unroll)
+    return _repeat(step, noise, num_steps, noise.dtype, unroll, start, stop)
 
 
 def integrate_within(
@@ -130,11 +139,18 @@ def integrate_within(
 
 
 def _repeat(
-    step: Callable[[_State, Any], _State], state: _State, num_steps: int, dtype: Any, unroll: bool
+    step: Callable[[_State, Any], _State],
+    state: _State,
+    num_steps: int,
+    dtype: Any,
+    unroll: bool,
+    start: int = 0,
+    stop: int | None = None,
 ) -> _State:
-    """`state` after step(state, t) at t = 0, 1 / num_steps, …; see `integrate`."""
+    """`state` after step(state, t) at t = start / num_steps, …; see `integrate`."""
+    stop = num_steps if stop is None else stop
     if unroll:
-        for k in range(num_steps):
+        for k in range(start, stop):
             t: Any = np.float32(k) / np.float32(num_steps)
             state = step(state, t)
         return state
@@ -143,7 +159,7 @@ def _repeat(
         return step(state, t), None
 
     # Dividing, not adding up steps: t = k / num_steps to the last bit, and fast time features see it.
-    times = jnp.arange(num_steps, dtype=dtype) / num_steps
+    times = jnp.arange(start, stop, dtype=dtype) / num_steps
     return jax.lax.scan(euler, state, times)[0]
 
 

@@ -19,6 +19,17 @@ def expectile_weight(error: Array, level: float) -> Array:
     return jnp.where(error < 0, 1.0 - level, level)
 
 
+def linex(error: Array, bound: Array | float) -> Array:
+    """exp(error) - error - 1, and `error` itself above `bound`, as the public code of CGQL has it.
+
+    With error = target - prediction its minimum over predictions is log E[exp(target)], where nothing
+    reaches the bound. Beyond it an example pulls with slope 1 in place of exp(error) - 1, so that it
+    cannot make the update alone. (Li and Levine, 2026, CGQL-L)
+    """
+    near = jnp.minimum(error, bound)
+    return jnp.where(error > bound, error, jnp.exp(near) - near - 1.0)
+
+
 def flow_matching(velocity: Velocity, action: Array, noise: Array, t: Array) -> Array:
     """Mean over D of (velocity - (action - noise)) ** 2 at the path's point at time t.
 

@@ -25,7 +25,8 @@ class NetworkOptions:
         "network of diffusion policies: that of the flow policies, or the public code's",
     ] = "shared"
     critic_form: Annotated[
-        Literal["mlp", "bilinear"], "bilinear: phi(state, action) . psi(goal), for goals alone"
+        Literal["mlp", "bilinear", "quasimetric"],
+        "for goals alone: bilinear, phi(state, action) . psi(goal); quasimetric, - a distance",
     ] = "mlp"
     critic_output: Annotated[
         Literal["linear", "sigmoid"], "sigmoid: Q and V lie between 0 and 1"

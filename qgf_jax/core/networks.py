@@ -19,6 +19,7 @@ from qgf_jax.core.aggregates import AGGREGATES
 from qgf_jax.core.encoders import network_input
 from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
 from qgf_jax.core.network_options import NetworkOptions
+from qgf_jax.core.quasimetric import QuasimetricCritic
 from qgf_jax.core.reductions import in_training
 from qgf_jax.types import Array, Critic, Obs, Params, Spec, Velocity
 
@@ -233,8 +234,8 @@ class Networks:
     time_feature: str
     goal_code: int
     """C, the width of a goal's code; 0: none"""
-    bilinear: bool
-    """The critic is phi(state, action) . psi(goal)"""
+    critic_form: str
+    """How the critic is made: "mlp", "bilinear", phi(state, action) . psi(goal), "quasimetric", -d"""
     fourier: bool
     """The noise of diffusion policies is predicted by the public code's network"""
 
@@ -261,7 +262,7 @@ class Networks:
             policy_goal=given.policy_goal,
             time_feature=given.time_feature,
             goal_code=given.goal_code,
-            bilinear=given.critic_form == "bilinear",
+            critic_form=given.critic_form,
             fourier=given.diffusion_field == "fourier",
         )
 
@@ -291,7 +292,8 @@ class Networks:
     @property
     def critic(self) -> Any:
         """(obs, action) -> Q [], one member of the ensemble"""
-        return _Bilinear(self.spec, self.critic_shape) if self.bilinear else self.scalar_head()
+        forms = {"bilinear": _Bilinear, "quasimetric": QuasimetricCritic, "mlp": _ScalarHead}
+        return forms[self.critic_form](self.spec, self.critic_shape)
 
     @property
     def value(self) -> Any:
@@ -427,3 +429,9 @@ class Networks:
             obs,
             action,
         )
+
+    def ensemble_distances(
+        self, members: Any, obs: Obs, action: Array, next_state: Array
+    ) -> tuple[Array, Array, Array]:
+        """The three numbers of quasimetric critics' loss, [E] each, see `QuasimetricCritic`."""
+        return _over_members(self.critic.apply, members, obs, action, next_state)

@@ -19,6 +19,7 @@ from qgf_jax.data.stream import Stream
 from qgf_jax.data.summary import Summary
 from qgf_jax.envs.families import EnvName, Family, Labels
 from qgf_jax.errors import UserError, log
+from qgf_jax.runs.run import Run
 from qgf_jax.runtime.memory import available_bytes
 from qgf_jax.types import Spec
 
@@ -83,6 +84,18 @@ class Loaded:
         fingerprint = _fingerprint(source, summary, options, name, streamed=streamed)
         spec = scale.into(_spec(sample, summary, options)).record()
         return cls(dataset, validation, spec, fingerprint)
+
+    @classmethod
+    def of_run(cls, run: Run, given: arrays.Dataset | None = None) -> "Loaded":
+        """The data that `run` was trained on, `given` in place of what its config names.
+
+        Raises `UserError` if they are others now.
+        """
+        mode = run.dataset.get("mode", "resident")
+        config = {**run.config, "data": {**run.config["data"], "mode": mode}}
+        loaded = cls.of(config, given=given)
+        loaded.spec = Run.first_spec(run.trained_in, run.config, loaded.spec, loaded.fingerprint)
+        return loaded
 
     def take(self) -> Dataset | GoalDataset | Stream:
         """The dataset, of which nothing is kept here: two copies may not fit."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from qgf_jax.errors import UserError
 from qgf_jax.methods import table
 
 
@@ -76,7 +77,10 @@ class Arm(NamedTuple):
             name, options = table.Method.parse(text)
             row = table.Method.named(name)
             values = row.weights if own_weights and row.weights else weights
-            for n in _candidates(row, best_of, more):
+            candidates = _candidates(row, best_of, more)
+            if "select" in dict(options) and max(candidates) == 1:
+                raise UserError(f"method {text!r} chooses among 1 candidate: give --best_of=N")
+            for n in candidates:
                 for weight in values if row.weighted else (0.0,):
                     found[cls(name, float(weight), n, options)] = None
         return list(found)
@@ -91,7 +95,8 @@ class Arm(NamedTuple):
         """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
         arm, row = self, table.Method.named(self.method)
         if row.weighted and arm.weight == 0.0 and row.at_zero:
-            free = table.Method.named(row.at_zero).free_options | row.critic_options
+            free = table.Method.named(row.at_zero).acting_options
+            free |= row.critic_options | row.selector_options
             shared = tuple((k, v) for k, v in arm.options if k in free)
             arm = Arm(row.at_zero, 0.0, arm.best_of, shared)
         acting = table.Method.named(arm.method)

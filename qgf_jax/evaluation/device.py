@@ -15,6 +15,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Program
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator
 from qgf_jax.evaluation.sweep import Job
+from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import seeds
 from qgf_jax.types import Array, Params
@@ -45,7 +46,7 @@ class _Outcome(NamedTuple):
     success: Any
     """At the last step."""
     path: Any
-    """[P, C, 2], where each chunk ended."""
+    """[P, C, 2], where the next chunk was asked for."""
 
 
 class _Slots(NamedTuple):
@@ -56,15 +57,18 @@ class _Slots(NamedTuple):
     state: State
     obs: Array
     chunks: Array
-    """Played so far."""
+    """Asked for so far."""
     total: Array
+    decided: Any
+    """[B, H, A], what was last decided, where `Pace.overlaps`; else nothing."""
 
 
 class DeviceSimulator(Simulator):
     """The simulator on the device; it plays all tasks at once.
 
-    `envs` episodes of each seed are under way at once, chunks run open loop, and a place whose episode
-    is over takes the queue's next one. Raises `UserError` if the maze is not as the run's data.
+    `envs` episodes of each seed are under way at once, chunks run open loop, at the sampler's `Pace`,
+    and a place whose episode is over takes the queue's next one. Raises `UserError` if the maze is not
+    as the run's data.
     """
 
     def __init__(self, loaded: LoadedRun, maze: PointMaze, envs: int):
@@ -97,6 +101,7 @@ class DeviceSimulator(Simulator):
         `seconds` of a result is an episode's share of the wall time of its call.
         """
         call, left = self._programs[program], list(jobs)
+        execute = self._loaded.pace(program.options).execute
         while left:
             queue, taken, left = self._queue(left, program)
             started = time.perf_counter()
@@ -107,12 +112,14 @@ class DeviceSimulator(Simulator):
                 for place, job in enumerate(column):
                     start = Start(*(x[seed, place] for x in queue.start))
                     ended = _Outcome(*(x[seed, place] for x in outcome))
-                    yield job, self._result(job, start, ended, seconds)
+                    yield job, self._result(job, start, ended, seconds, execute)
 
-    def _result(self, job: Job, start: Start, ended: _Outcome, seconds: float) -> Result:
+    def _result(
+        self, job: Job, start: Start, ended: _Outcome, seconds: float, execute: int
+    ) -> Result:
         result: Result = {"return": float(ended.total), "length": int(ended.steps)}
         if job.episode // 2 < PATHS:
-            chunks = -(-int(ended.steps) // self._loaded.spec.chunk)
+            chunks = -(-int(ended.steps) // execute)
             path = np.concatenate([start.xy[None], ended.path[:chunks]])
             result["goal"] = [float(x) for x in start.goal]
             result["path"] = [[round(float(x), 2) for x in point] for point in path]
@@ -151,13 +158,13 @@ class DeviceSimulator(Simulator):
 
         Leaves have a leading axis of seeds.
         """
-        actor = self._loaded.actor(*program)
+        actor, pace = self._loaded.actor(*program), self._loaded.pace(program.options)
 
         def advance(args: tuple[Any, ...]) -> tuple[_Slots, _Outcome, Array]:
-            return self._advance(actor, *args)
+            return self._advance(actor, pace, *args)
 
         def play(params: Params, queue: _Queue) -> _Outcome:
-            carry = jax.vmap(self._first)(queue)
+            carry = jax.vmap(functools.partial(self._first, pace))(queue)
 
             def body(carry: Any) -> Any:
                 return seeds.over_seeds(advance, (params, queue, carry))
@@ -176,28 +183,35 @@ class DeviceSimulator(Simulator):
         compiled = jax.jit(play).lower(params, shapes).compile()
         return lambda queue: jax.tree.map(np.asarray, compiled(params, queue))
 
-    def _first(self, queue: _Queue) -> tuple[_Slots, _Outcome, Array]:
+    def _first(self, pace: Pace, queue: _Queue) -> tuple[_Slots, _Outcome, Array]:
         """The first episodes of a queue, no outcomes, and which episode follows."""
         nothing = jnp.zeros(self._places)
-        path = jnp.zeros((self._places, -(-self._maze.limit // self._loaded.spec.chunk), 2))
+        path = jnp.zeros((self._places, -(-self._maze.limit // pace.execute), 2))
         outcome = _Outcome(nothing, jnp.zeros(self._places, jnp.int32), nothing, path)
         first = jnp.arange(self._envs)
         episode = jnp.where(first < queue.count, first, self._places)
-        return self._begin(queue, episode), outcome, jnp.int32(self._envs)
+        return self._begin(pace, queue, episode), outcome, jnp.int32(self._envs)
 
     def _advance(
-        self, actor: Callable[..., Array], params: Params, queue: _Queue, carry: tuple[Any, ...]
+        self,
+        actor: Callable[..., Array],
+        pace: Pace,
+        params: Params,
+        queue: _Queue,
+        carry: tuple[Any, ...],
     ) -> tuple[_Slots, _Outcome, Array]:
-        """Plays one chunk in each place."""
+        """Asks for a chunk in each place, and plays until the next one is asked for."""
         slots, outcome, following = carry
         at, live = slots.episode, slots.episode < self._places
         identity = jnp.concatenate([queue.identity[at], slots.chunks[:, None]], axis=1)
         numbers = (x[at] for x in queue.numbers)
         chunk = jax.vmap(functools.partial(actor, params))(
-            slots.obs, identity, queue.weight[at], *numbers
+            slots.obs, identity, queue.weight[at], *numbers, slots.decided
         )
-        state, obs, reward, over, success = jax.vmap(self._chunk)(slots.state, slots.obs, chunk)
-        slots = _Slots(at, state, obs, slots.chunks + 1, slots.total + reward)
+        played = chunk[:, : pace.execute]
+        state, obs, reward, over, success = jax.vmap(self._chunk)(slots.state, slots.obs, played)
+        decided = chunk if pace.overlaps else None
+        slots = _Slots(at, state, obs, slots.chunks + 1, slots.total + reward, decided)
         ended = over & live
         to = jnp.where(ended, at, self._places)  # what is written past the end is dropped
         outcome = _Outcome(
@@ -207,7 +221,7 @@ class DeviceSimulator(Simulator):
             outcome.path.at[at, slots.chunks - 1].set(obs[:, :2], mode="drop"),
         )
         place = following + jnp.cumsum(ended) - 1
-        fresh = self._begin(queue, jnp.where(place < queue.count, place, self._places))
+        fresh = self._begin(pace, queue, jnp.where(place < queue.count, place, self._places))
 
         def take(new: Array, old: Array) -> Array:
             return jnp.where(jnp.expand_dims(ended, tuple(range(1, old.ndim))), new, old)
@@ -215,14 +229,17 @@ class DeviceSimulator(Simulator):
         slots = jax.tree.map(take, fresh, slots)
         return slots, outcome, following + ended.sum()
 
-    def _begin(self, queue: _Queue, episode: Array) -> _Slots:
+    def _begin(self, pace: Pace, queue: _Queue, episode: Array) -> _Slots:
         """The places [B] at the start of the episodes [B]."""
         start = jax.tree.map(lambda x: jnp.asarray(x)[episode], queue.start)
         state, obs = jax.vmap(self._maze.reset)(start)
-        return _Slots(episode, state, obs, jnp.zeros_like(episode), jnp.zeros(len(episode)))
+        shape = (len(episode), pace.chunk, self._loaded.spec.action)
+        decided = jnp.zeros(shape) if pace.overlaps else None
+        nothing = jnp.zeros_like(episode), jnp.zeros(len(episode))
+        return _Slots(episode, state, obs, *nothing, decided)
 
     def _chunk(self, state: State, obs: Array, chunk: Array) -> tuple[Any, ...]:
-        """(state, obs [O], sum of rewards, whether it is over, success) after a chunk [H, A]."""
+        """(state, obs [O], sum of rewards, whether it is over, success) after actions [K, A]."""
 
         def step(carry: tuple[Any, ...], action: Array) -> tuple[Any, None]:
             state, _, total, over, _ = carry

@@ -11,9 +11,11 @@ from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
+from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend
+from qgf_jax.types import Spec
 
 
 @backend.standardized
@@ -28,6 +30,7 @@ def evaluate(
     workers: int | None = None,
     step: int | None = None,
     report_selected: bool = False,
+    budget: int | None = None,
     simulator: str = "mujoco",
     out: str | os.PathLike | None = None,
 ) -> Usage:
@@ -39,22 +42,21 @@ def evaluate(
     the file already has are not played again.
     `report_selected` plays the selection episodes of all arms first, and then the report episodes of
     each method's selected weight alone; where there is one weight there is nothing to select.
+    `budget` does so with that many selection episodes in all, for each method with several weights and
+    each task, see `halving`: weights that trail are dropped on the way. Not with `selection_episodes`.
     `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
     beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
     `out` is another folder for the lines, see `Run.beside`; that of the run stays untouched.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
-    if simulator not in SIMULATORS:
-        raise UserError.unknown("simulator", simulator, SIMULATORS)
+    if budget is not None and selection_episodes is not None:
+        raise UserError("selection episodes are given by a budget or by their number, not by both")
     run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
-    name = run.env
-    if simulator == ON_DEVICE:
-        name = name.played_in(ON_DEVICE)
-        Family.of(name).device_simulator(name)  # or one line that there is none
-    if not Family.of(name).plays:
-        Family.of(name).make(name)  # says what to do instead
+    name = _playable(run, simulator)
+    for arm in sweep:  # or one line, before anything is played
+        Pace.of(dict(arm.options), Spec.of(run.spec).chunk)
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],
@@ -63,6 +65,7 @@ def evaluate(
         episodes,
         episodes if selection_episodes is None else selection_episodes,
         report_selected,
+        budget,
     )
     with EpisodeLog.only_writer(run) as log:
         loaded = LoadedRun.open(workdir, step)
@@ -76,6 +79,19 @@ def evaluate(
         for jobs in plan.stages(loaded.step, log.lines):
             player.rollout(jobs, record)
     return player.usage
+
+
+def _playable(run: Run, simulator: str) -> EnvName:
+    """The run's environment in `simulator`. Raises `UserError` if it cannot be played there."""
+    if simulator not in SIMULATORS:
+        raise UserError.unknown("simulator", simulator, SIMULATORS)
+    name = run.env
+    if simulator == ON_DEVICE:
+        name = name.played_in(ON_DEVICE)
+        Family.of(name).device_simulator(name)  # or one line that there is none
+    if not Family.of(name).plays:
+        Family.of(name).make(name)  # says what to do instead
+    return name
 
 
 def _simulator(loaded: LoadedRun, name: EnvName, envs: int, workers: int | None) -> Simulator:

@@ -1,11 +1,12 @@
 """Rows of a table from lines of episodes: means, intervals and the selected weight. No JAX."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.choice import Cell, Tasks, choose, common, leading
 from qgf_jax.evaluation.statistics import Interval
 
 Row = dict[str, Any]
@@ -13,9 +14,6 @@ ALL_TASKS = 0
 """The task of a row that is the mean over all tasks."""
 
 Line = Mapping[str, Any]
-_Cell = dict[tuple[int, int], Line]
-"""(seed, episode) -> line: what one arm played of one task and split."""
-_Tasks = Mapping[int, _Cell]
 
 
 class _Group(NamedTuple):
@@ -43,7 +41,7 @@ class _Key(NamedTuple):
     split: str
 
 
-_Rivals = Mapping[_Group, Mapping[str, Mapping[float, _Tasks]]]
+_Rivals = Mapping[_Group, Mapping[str, Mapping[float, Tasks]]]
 """group -> split -> weight -> what was played."""
 
 
@@ -61,28 +59,37 @@ def summarize(lines: Iterable[Line], references: Sequence[float] | None = None) 
     that count as 0 and 1, give rows a `score` too, (return - low) / (high - low) (Fu et al., 2020).
 
     Where there are several tasks, an arm that has played them all has a row for their mean too, of
-    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes, see `_choose`, for
+    task `ALL_TASKS`. Per group one weight is selected on the *selection* episodes, see `choose`, for
     all tasks together if they have such a row. Report rows of that weight carry the mark.
     """
     lines = unique(lines)
     newest: dict[str, int] = {}
     for line in lines:
         newest[line["env"]] = max(line["step"], newest.get(line["env"], 0))
-    cells: dict[_Key, _Cell] = {}
+    cells: dict[_Key, Cell] = {}
     for line in _with_success(lines):
         if line["step"] == newest[line["env"]]:
             key = _Key(_Group.of(line), line["weight"], line["split"])
             cells.setdefault(key, {})[line["seed"], line["episode"]] = line
-    parts: dict[_Key, _Tasks] = {key: {key.group.task: cell} for key, cell in cells.items()}
+    parts: dict[_Key, Tasks] = {key: {key.group.task: cell} for key, cell in cells.items()}
     parts |= _over_tasks(cells)
     made = (_row(key, tasks, newest[key.group.env], references) for key, tasks in parts.items())
     rows = [row for row in made if row is not None]
-    rivals: dict[_Group, dict[str, dict[float, _Tasks]]] = {}
+    rivals: dict[_Group, dict[str, dict[float, Tasks]]] = {}
     for (group, weight, split), tasks in parts.items():
         rivals.setdefault(group, {}).setdefault(split, {})[weight] = tasks
     _mark_missing(rows, rivals)
     _mark_selected(rows, rivals)
     return rows
+
+
+def leading_weights(lines: Iterable[Line], count: int) -> list[float]:
+    """The `count` weights that lead in lines of one sampler, over all tasks; see `choice.leading`."""
+    played: dict[float, dict[int, Cell]] = {}
+    for line in _with_success(unique(lines)):
+        cell = played.setdefault(line["weight"], {}).setdefault(line["task"], {})
+        cell[line["seed"], line["episode"]] = line
+    return leading(played, count)
 
 
 def _with_success(lines: Sequence[Line]) -> list[Line]:
@@ -105,10 +112,10 @@ def unique(lines: Iterable[Line]) -> list[Line]:
     return list(kept.values())
 
 
-def _over_tasks(cells: Mapping[_Key, _Cell]) -> dict[_Key, _Tasks]:
+def _over_tasks(cells: Mapping[_Key, Cell]) -> dict[_Key, Tasks]:
     """The cells of the arms that have played all tasks of an environment, if it has several."""
     tasks: dict[str, set[int]] = {}
-    together: dict[_Key, dict[int, _Cell]] = {}
+    together: dict[_Key, dict[int, Cell]] = {}
     for key, cell in cells.items():
         group = key.group
         tasks.setdefault(group.env, set()).add(group.task)
@@ -118,7 +125,7 @@ def _over_tasks(cells: Mapping[_Key, _Cell]) -> dict[_Key, _Tasks]:
     }
 
 
-def _row(key: _Key, tasks: _Tasks, step: int, references: Sequence[float] | None) -> Row | None:
+def _row(key: _Key, tasks: Tasks, step: int, references: Sequence[float] | None) -> Row | None:
     """None if no seed has played all of `tasks`."""
     shared, seeds = _complete(tasks)
     if shared.keys() != tasks.keys():
@@ -165,13 +172,13 @@ def _score(returned: Interval, references: Sequence[float]) -> dict[str, float]:
     return {key: (value - low) / (high - low) for key, value in returned._asdict().items()}
 
 
-def _complete(tasks: _Tasks) -> tuple[dict[int, set[int]], list[int]]:
+def _complete(tasks: Tasks) -> tuple[dict[int, set[int]], list[int]]:
     """The episodes of each task that all of the row's seeds have played, and these seeds."""
     played: dict[int, dict[int, set[int]]] = {}
     for task, cell in tasks.items():
         for seed, episode in cell:
             played.setdefault(seed, {}).setdefault(task, set()).add(episode)
-    return _common(played)
+    return common(played)
 
 
 def _mark_missing(rows: Iterable[Row], rivals: _Rivals) -> None:
@@ -211,105 +218,15 @@ def _reported_apart(rows: Iterable[Row], weight: float) -> bool:
     return bool(reported) and weight not in together
 
 
-def _selected(rows: Iterable[Row], by_split: Mapping[str, Mapping[float, _Tasks]]) -> float | None:
+def _selected(rows: Iterable[Row], by_split: Mapping[str, Mapping[float, Tasks]]) -> float | None:
     """The group's chosen weight; its selection rows learn what they were ranked on."""
     weights = {weight for part in by_split.values() for weight in part}
     if len(weights) == 1:
         return weights.pop()  # nothing is chosen
     if "selection" not in by_split:
         return None
-    choice = _choose(by_split["selection"])
+    choice = choose(by_split["selection"])
     for row in rows:
         if row["split"] == "selection" and row["weight"] in choice.ranked:
             row["ranked_on"] = choice.pairs
     return choice.weight
-
-
-class _Choice(NamedTuple):
-    """The chosen weight, and what it was chosen on."""
-
-    weight: float
-    pairs: int
-    """(Seed, episode) pairs that all ranked weights have played."""
-    ranked: tuple[float, ...]
-    """The weights that were compared; one that shares too few pairs with the others is not."""
-
-
-def _choose(candidates: Mapping[float, _Tasks]) -> _Choice:
-    """The smallest weight that noise does not tell from the best.
-
-    Success first, where there is such: kept are the weights whose success is within one standard error
-    of the highest. Of these, kept are the weights whose return is within one standard error of the
-    highest; the smallest of them is chosen (the one-standard-error rule of Breiman et al., 1984). The
-    standard error is that of the paired difference over the pairs that all weights have played. Without
-    a success, only weights with the fewest failed episodes are ranked: the return of one that the
-    simulator could not play to its end says nothing.
-    """
-    pairs, ranked = _common(
-        {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}
-    )
-    line = next(iter(next(iter(candidates[ranked[0]].values())).values()))
-    says = "success" in line
-    weights = ranked if says else _least_failed(ranked, candidates, pairs)
-    for name in ("success", "return") if says else ("return",):
-        tables = {w: _tables(candidates[w], pairs, name) for w in weights}
-        best = max(weights, key=lambda w: Interval.mean_and_error(tables[w])[0])
-        weights = [w for w in weights if w == best or _ties(tables[best], tables[w])]
-    return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
-
-
-def _least_failed(
-    weights: Sequence[float], candidates: Mapping[float, _Tasks], shared: Mapping[int, Set]
-) -> list[float]:
-    """The weights of which the simulator failed to play the fewest of the shared episodes."""
-    pairs = [(task, pair) for task, some in shared.items() for pair in some]
-    failed = {w: sum(bool(candidates[w][t][p].get("failed")) for t, p in pairs) for w in weights}
-    return [w for w in weights if failed[w] == min(failed.values())]
-
-
-def _common(candidates: Mapping[Any, Mapping[int, Set]]) -> tuple[dict[int, set], list[Any]]:
-    """What candidates have all played of each task, and the candidates of which that is true.
-
-    `candidates[name][task]` is a set, of episodes for example. Candidates join in the order of how
-    much they have played, so that the odd one is left out: one with which the numbers that are
-    compared, candidates times what they share, would be fewer than without it, or none in some task.
-    """
-
-    def size(name: Any) -> tuple[int, Any]:
-        return -_count(candidates[name]), name
-
-    first, *others = sorted(candidates, key=size)
-    shared, joined = {task: set(played) for task, played in candidates[first].items()}, [first]
-    for name in others:
-        less = {task: played & candidates[name].get(task, set()) for task, played in shared.items()}
-        enough = (len(joined) + 1) * _count(less) >= len(joined) * _count(shared)
-        if all(less.values()) and enough:
-            shared = less
-            joined.append(name)
-    return shared, sorted(joined)
-
-
-def _count(parts: Mapping[int, Set]) -> int:
-    return sum(map(len, parts.values()))
-
-
-def _tables(played: _Tasks, shared: Mapping[int, Set], name: str) -> list[np.ndarray]:
-    """[S, E] of each task; NaN where a seed and an episode are no common pair."""
-    seeds = sorted({seed for pairs in shared.values() for seed, _ in pairs})
-    tables = []
-    for task, pairs in sorted(shared.items()):
-        episodes = sorted({episode for _, episode in pairs})
-        table = np.full((len(seeds), len(episodes)), np.nan)
-        for seed, episode in pairs:
-            value = played[task][seed, episode][name]
-            table[seeds.index(seed), episodes.index(episode)] = value
-        tables.append(table)
-    return tables
-
-
-def _ties(best: list[np.ndarray], other: list[np.ndarray]) -> bool:
-    """Whether noise may be all that parts them; of a single pair nobody can say."""
-    if sum(np.sum(~np.isnan(table)) for table in best) < 2:
-        return True
-    gap, error = Interval.mean_and_error([a - b for a, b in zip(best, other, strict=True)])
-    return gap <= error

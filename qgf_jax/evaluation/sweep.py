@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Arm
+from qgf_jax.evaluation import halving
+from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.episodes import SPLITS
-from qgf_jax.evaluation.summary import summarize
+from qgf_jax.evaluation.summary import leading_weights, summarize
 
 Line = Mapping[str, Any]
+_Pair = tuple[int, int]
+"""(episode, seed)"""
 
 
 class Job(NamedTuple):
@@ -72,26 +75,42 @@ class Plan:
 
     A method with one weight has nothing to select, and plays no selection episodes then."""
 
+    budget: int | None = None
+    """Selection episodes of a method and task, of all its weights and seeds together.
+
+    With a budget only the leading weights go on, see `halving`, `selection_episodes` does not count, and
+    `report_selected` is implied. None: all weights play all selection episodes."""
+
     def __post_init__(self) -> None:
-        if self.report_selected and self._rivals and not self.selection_episodes:
+        chooses = self.report_selected and self.budget is None
+        if chooses and self._rivals and not self.selection_episodes:
             raise UserError(
                 "no selection episodes to choose a weight on: give --selection_episodes"
             )
+        if self.budget is not None:
+            self._rounds(self.budget)  # or one line, before anything is played
 
     def stages(self, step: int, lines: Sequence[Line]) -> Iterator[list[Job]]:
         """What `lines` lack for the checkpoint at `step`, in the order in which it must be played.
 
         `lines` must have grown by what was played when the next stage is asked for.
         """
-        selection = [2 * i for i in range(self.selection_episodes)]
-        report = [2 * i + 1 for i in range(self.episodes)]
-        if not self.report_selected:
-            yield self._missing(self.arms, selection + report, step, lines)
+        selection = self._by_all_seeds(2 * i for i in range(self.selection_episodes))
+        report = self._by_all_seeds(2 * i + 1 for i in range(self.episodes))
+        if not self.report_selected and self.budget is None:
+            yield self._missing(dict.fromkeys(self.arms, selection + report), step, lines)
             return
         rivals = self._rivals
-        yield self._missing(rivals, selection, step, lines)
+        if self.budget is None:
+            yield self._missing(dict.fromkeys(rivals, selection), step, lines)
+        else:
+            yield from self._halving(self._rounds(self.budget), step, lines)
         alone = [arm for arm in self.arms if arm not in rivals]
-        yield self._missing(alone + self._selected(rivals, step, lines), report, step, lines)
+        chosen = alone + self._selected(rivals, step, lines)
+        yield self._missing(dict.fromkeys(chosen, report), step, lines)
+
+    def _by_all_seeds(self, episodes: Iterable[int]) -> list[_Pair]:
+        return list(itertools.product(episodes, range(self.seeds)))
 
     @property
     def _rivals(self) -> list[Arm]:
@@ -99,33 +118,72 @@ class Plan:
         count = collections.Counter(arm.sampler for arm in self.arms)
         return [arm for arm in self.arms if count[arm.sampler] > 1]
 
+    def _rounds(self, budget: int) -> dict[Sampler, list[halving.Round]]:
+        """The rounds of each method that has several weights. Raises `UserError`."""
+        count = collections.Counter(arm.sampler for arm in self._rivals)
+        return {one: halving.rounds(n, budget, one.label) for one, n in count.items()}
+
+    def _halving(
+        self, rounds: Mapping[Sampler, Sequence[halving.Round]], step: int, lines: Sequence[Line]
+    ) -> Iterator[list[Job]]:
+        """The selection episodes round by round, for all methods at once.
+
+        A round's weights follow from the lines of the round before it, so an evaluation that was killed
+        goes on as it would have done.
+        """
+        in_play = {one: [arm for arm in self.arms if arm.sampler == one] for one in rounds}
+        for i in range(max(map(len, rounds.values()), default=0)):
+            wanted: dict[Arm, list[_Pair]] = {}
+            for one in (one for one in rounds if i < len(rounds[one])):
+                if i > 0:
+                    met = self._along_seeds(rounds[one][i - 1].episodes)
+                    mine = [
+                        line
+                        for line in self._lines_of(in_play[one], step, lines)
+                        if (line["episode"], line["seed"]) in met
+                    ]
+                    stay = leading_weights(mine, rounds[one][i].weights)
+                    in_play[one] = [arm for arm in in_play[one] if arm.weight in stay]
+                pairs = self._along_seeds(rounds[one][i].episodes)
+                wanted |= dict.fromkeys(in_play[one], pairs)
+            yield self._missing(wanted, step, lines)
+
+    def _along_seeds(self, count: int) -> list[_Pair]:
+        """`count` selection episodes, all different, by one seed after the other."""
+        return [(2 * i, i % self.seeds) for i in range(count)]
+
     def _selected(self, rivals: Sequence[Arm], step: int, lines: Sequence[Line]) -> list[Arm]:
         """Those of `rivals` whose weight the selection episodes so far choose."""
-        mine = [
+        rows = summarize(self._lines_of(rivals, step, lines))
+        chosen = (Arm.of(row) for row in rows if row["split"] == "selection" and row["selected"])
+        return list(dict.fromkeys(chosen))
+
+    def _lines_of(self, arms: Sequence[Arm], step: int, lines: Iterable[Line]) -> list[Line]:
+        """Those that this plan's environment and tasks have of some arms."""
+        return [
             line
             for line in lines
             if (line["env"], line["step"]) == (self.env, step)
             and line["task"] in self.tasks
-            and Arm.of(line) in rivals
+            and Arm.of(line) in arms
         ]
-        rows = summarize(mine)
-        chosen = (Arm.of(row) for row in rows if row["split"] == "selection" and row["selected"])
-        return list(dict.fromkeys(chosen))
 
     def _missing(
-        self, arms: Iterable[Arm], episodes: Sequence[int], step: int, lines: Iterable[Line]
+        self, wanted: Mapping[Arm, Iterable[_Pair]], step: int, lines: Iterable[Line]
     ) -> list[Job]:
-        """Episodes that not all of `arms` have finished; arms with the same actions share a job."""
+        """What not all arms have finished that want it; arms with the same actions share a job."""
         done = _done(lines)
-        sharing: dict[Arm, list[Arm]] = {}
-        for arm in arms:
-            sharing.setdefault(arm.acts_as, []).append(arm)
-        every = itertools.product(self.tasks, sharing.values(), episodes, range(self.seeds))
+        sharing: dict[Arm, dict[_Pair, list[Arm]]] = {}
+        for arm, pairs in wanted.items():
+            same = sharing.setdefault(arm.acts_as, {})
+            for pair in pairs:
+                same.setdefault(pair, []).append(arm)
         jobs = []
-        for task, same, episode, seed in every:
-            rest = (self.env, task, episode, seed, step)
-            if left := tuple(arm for arm in same if (*arm, *rest) not in done):
-                jobs.append(Job(left, seed, task, episode))
+        for task, same in itertools.product(self.tasks, sharing.values()):
+            for (episode, seed), arms in same.items():
+                rest = (self.env, task, episode, seed, step)
+                if left := tuple(arm for arm in arms if (*arm, *rest) not in done):
+                    jobs.append(Job(left, seed, task, episode))
         return jobs
 
 

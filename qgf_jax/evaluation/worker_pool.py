@@ -18,6 +18,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Program
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job
+from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import seeds
 from qgf_jax.types import Array
@@ -31,7 +32,9 @@ its place: a processor takes 8 numbers at a time and rounds otherwise in what is
 
 Act = Callable[..., np.ndarray]
 """(obs [S, B, O], identity [S, B, 3], weight [S, B], a program's arguments [S, B] …) -> chunks
-[S, B, H, A]"""
+[S, B, H, A]
+
+The chunks before, [S, B, H, A], come last where `Pace.overlaps`."""
 
 
 class WorkerPool(Simulator):
@@ -99,7 +102,8 @@ class WorkerPool(Simulator):
         """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
         groups = list(_groups(self._loaded.seeds, self._per_seed, self._turns))
         act = self._programs[program, self._group_size]
-        batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions)
+        pace = self._loaded.pace(program.options)
+        batch = _Batch(self._loaded, act, self._pool, groups, self.usage, self._keep_actions, pace)
         return batch.play(jobs)
 
     @property
@@ -165,9 +169,9 @@ def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
     identity is (task, episode, how many chunks came before), of which the noise is made. S seeds and
     B = `per_seed` environments are fixed, so nothing is ever compiled again. With several devices
     the seeds are divided among them. On a CPU an action is the same to the last bit whatever B is and
-    whoever acts beside it.
+    whoever acts beside it. Where `Pace.overlaps`, it takes the chunks before too, [S, B, H, A].
     """
-    actor, spec = loaded.actor(*program), loaded.spec
+    actor, spec, pace = loaded.actor(*program), loaded.spec, loaded.pace(program.options)
     rows = _ROWS if jax.default_backend() == "cpu" else per_seed
 
     def batch(args: tuple[Any, ...]) -> Array:
@@ -185,12 +189,15 @@ def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
 
     sharding, shape = loaded.sharding(), (loaded.seeds, per_seed)
     params = jax.device_put(loaded.params, sharding)
-    shapes = (
+    shapes = [
         jax.ShapeDtypeStruct((*shape, spec.width), np.float32, sharding=sharding),
         jax.ShapeDtypeStruct((*shape, 3), np.int32, sharding=sharding),
         *[jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)]
         * (1 + len(program.arguments)),
-    )
+    ]
+    if pace.overlaps:
+        chunks = (*shape, spec.chunk, spec.action)
+        shapes.append(jax.ShapeDtypeStruct(chunks, np.float32, sharding=sharding))
     act = jax.jit(lambda *args: seeds.over_seeds(batch, args))
     compiled = act.lower(params, *shapes).compile()
     return lambda *asked: np.asarray(compiled(params, *asked))
@@ -202,7 +209,7 @@ class _Asked(NamedTuple):
     begun: Move | None
     """Episodes that begin, and whose first observation has yet to come."""
     gone_on: Move | None
-    """Episodes that play their next chunk."""
+    """Episodes that play what follows."""
 
 
 class _Batch:
@@ -221,6 +228,7 @@ class _Batch:
         groups: Sequence[np.ndarray],
         usage: Usage,
         keep_actions: bool = False,
+        pace: Pace | None = None,
     ):
         self._act, self._pool, self._groups, self._usage = act, pool, groups, usage
         self._spec, self._seeds = loaded.spec, loaded.seeds
@@ -230,6 +238,11 @@ class _Batch:
         self._identity = np.zeros((slots, 3), np.int32)
         self._weight = np.zeros(slots, np.float32)
         self._numbers = np.zeros((0, slots), np.float32)
+        pace = pace or loaded.pace(())
+        self._execute = pace.execute
+        decided = (slots, self._spec.chunk, self._spec.action)
+        self._decided = np.zeros(decided, np.float32) if pace.overlaps else None
+        """What was last decided in each environment."""
         self._live: dict[int, tuple[Job, Result]] = {}
         self._queues: list[collections.deque[Job]] = []
         self._actions: dict[int, list[np.ndarray]] | None = {} if keep_actions else None
@@ -286,13 +299,17 @@ class _Batch:
         if not slots:
             return None
         started = time.perf_counter()
-        arrays = (self._obs, self._identity, self._weight, *self._numbers)
+        before = () if self._decided is None else (self._decided,)
+        arrays = (self._obs, self._identity, self._weight, *self._numbers, *before)
         chunks = self._act(*(array[group] for array in arrays))
         self._usage.waited_for_policy += time.perf_counter() - started
         by_slot = dict(
             zip(group.ravel().tolist(), chunks.reshape(-1, *chunks.shape[2:]), strict=True)
         )
         mine = np.stack([by_slot[slot] for slot in slots])
+        if self._decided is not None:
+            self._decided[slots] = mine
+            mine = mine[:, : self._execute]
         if self._actions is not None:
             for slot, chunk in zip(slots, mine, strict=True):
                 self._actions.setdefault(slot, []).append(chunk)
@@ -308,7 +325,7 @@ class _Batch:
         return played
 
     def _note_paths(self, slots: Iterable[int], goal: list[float]) -> None:
-        """Keeps where the first few episodes of a maze went, one point a chunk, and the goal."""
+        """Keeps where the first few episodes of a maze went, one point a decision, and the goal."""
         for slot in slots:
             job, result = self._live[slot]
             if job.episode // 2 < PATHS:

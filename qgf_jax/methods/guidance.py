@@ -7,14 +7,17 @@ are the files of `methods/rules`; each is an attribute of this module too.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import aggregates, flow, jax, jnp, norms
+from qgf_jax.methods.lazy import aggregates, flow, inpainting, jax, jnp, norms
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
+
+if TYPE_CHECKING:
+    from qgf_jax.core.inpainting import Overlap
 
 
 def __getattr__(name: str) -> Any:
@@ -45,6 +48,7 @@ def guide(
     slope_clip: Array | float | None = None,
     gate: Callable[[Array], Array] | None = None,
     skip_first: bool = False,
+    overlap: "Overlap | None" = None,
     **options: Any,
 ) -> Velocity:
     """The guided velocity, `velocity + weight * direction`, as a function of (action [D], t []).
@@ -69,26 +73,60 @@ def guide(
 
     `slope_clip` is the most that the rule's direction is long, before units; `gate`, endpoint [D] ->
     factor [], multiplies the weight, see `disagreement_gate`; `skip_first` leaves t = 0 unguided. What
-    bounds the whole displacement is `flow.integrate_within`.
+    bounds the whole displacement is `flow.integrate_within`. `overlap`, as `qgf_jax.overlap` makes it of
+    the chunk that is being played, adds real-time chunking, see `inpainting.inpainted`.
 
     Raises `UserError` for a part or an option that does not exist. What it returns raises it for a batch
     of actions, a `q` that is not one number, and a velocity or an endpoint of another shape.
     """
     end = _of_shape(_clipped(endpoint, clip))
-    direct = _rule(rule, options)(_of_one(velocity), _asked(rule, q), end)
-    convert = _conversion(units, calibration, precondition)
+    velocity, q, make = _of_one(velocity), _asked(rule, q), _rule(rule, options)
     weigh = _weighting(weight, schedule, cap, skip_first)
-    _check_slope_clip(slope_clip)
+    convert = _conversion(units, calibration, precondition, slope_clip)
+    as_it_is = units == "raw" and precondition is None and slope_clip is None and gate is None
+    if overlap is not None and as_it_is and "jacobian" in part("rule", rule).provides:
+        return _in_one_pass(make, velocity, q, end, weigh, overlap)
+    guided = _guided(make(velocity, q, end), convert, weigh, gate, end)
+    return guided if overlap is None else inpainting.inpainted(guided, velocity, overlap)
+
+
+def _guided(
+    direct: Direction,
+    convert: Callable[[Array, Array, Array], Array],
+    weigh: Callable[[Array], Array],
+    gate: Callable[[Array], Array] | None,
+    end: Endpoint,
+) -> Velocity:
+    """velocity + weight · direction."""
 
     def guided(action: Array, t: Array) -> Array:
         v, direction = direct(action, t)
-        if slope_clip is not None:
-            direction = norms.shorten(direction, slope_clip)
         direction = convert(direction, t, v)
         weight_now = weigh(jnp.asarray(t, action.dtype))
         if gate is not None:
             weight_now = weight_now * gate(end(action, t, v))
         return v + weight_now * direction
+
+    return guided
+
+
+def _in_one_pass(
+    make: Callable[..., Direction],
+    velocity: Velocity,
+    q: Critic,
+    end: Endpoint,
+    weigh: Callable[[Array], Array],
+    overlap: "Overlap",
+) -> Velocity:
+    """velocity + weight · Jᵀ ∇Q + real-time chunking, in one backward pass of the velocity for both."""
+
+    def guided(action: Array, t: Array) -> Array:
+        weight_now = weigh(jnp.asarray(t, action.dtype))
+        live = weight_now != 0
+        divisor = jnp.where(live, weight_now, 1.0)  # of inpainting: multiplied by it below
+        ends = inpainting.pulled(end, overlap, divisor)
+        v, direction = make(velocity, inpainting.climbed_if(live, q), ends)(action, t)
+        return v + divisor * direction
 
     return guided
 
@@ -153,13 +191,17 @@ def _conversion(
     units: str,
     calibration: Mapping[str, Array] | None,
     precondition: Callable[[Array, Array], Array] | None,
+    slope_clip: Array | float | None,
 ) -> Callable[[Array, Array, Array], Array]:
     """(direction [D], t [], velocity [D]) -> what the weight multiplies [D]."""
+    _check_slope_clip(slope_clip)
     unit = part("unit", units)
     if "calibration" in unit.needs and calibration is None:
         raise UserError(f"units={units} has constants: give calibration=…, as rules/units.py says")
 
     def convert(direction: Array, t: Array, velocity: Array) -> Array:
+        if slope_clip is not None:
+            direction = norms.shorten(direction, slope_clip)
         more = (velocity,) if "velocity" in unit.needs else ()
         direction = unit.make(calibration or {}, direction, t, *more)
         return direction if precondition is None else precondition(direction, t)

@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
 
-    from qgf_jax.core import adjoint, aggregates, checks, diffusion, flow, losses, networks, norms
+    from qgf_jax.core import (
+        adjoint,
+        aggregates,
+        checks,
+        diffusion,
+        flow,
+        inpainting,
+        losses,
+        networks,
+        norms,
+        particles,
+    )
 else:
 
     class _Module:
@@ -32,9 +43,11 @@ else:
     diffusion = _Module("qgf_jax.core.diffusion")
     aggregates = _Module("qgf_jax.core.aggregates")
     flow = _Module("qgf_jax.core.flow")
+    inpainting = _Module("qgf_jax.core.inpainting")
     losses = _Module("qgf_jax.core.losses")
     networks = _Module("qgf_jax.core.networks")
     norms = _Module("qgf_jax.core.norms")
+    particles = _Module("qgf_jax.core.particles")
 
 __all__ = [
     "adjoint",
@@ -42,10 +55,12 @@ __all__ = [
     "checks",
     "diffusion",
     "flow",
+    "inpainting",
     "jax",
     "jnp",
     "losses",
     "networks",
     "norms",
     "optax",
+    "particles",
 ]

@@ -9,7 +9,7 @@ it provides, what it needs, and whose it is:
         ...
 
 What each kind of function takes and returns stands in the package of its kind: `policies`,
-`critics`, `samplers` (samplers and selectors) and `rules` (rules, units, schedules and endpoints).
+`critics`, `samplers` (samplers, selectors) and `rules` (rules, units, schedules, endpoints, criteria).
 Other packages name their modules in the entry-point group `qgf_jax.parts`; these may declare
 methods too, by `qgf_jax.methods.table.row`. No JAX here, nor while the package's own parts are declared.
 """
@@ -25,7 +25,9 @@ from qgf_jax.bounds import Field, Words
 from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import load_entry
 
-KINDS = ("policy", "critic", "sampler", "selector", "rule", "unit", "schedule", "endpoint")
+KINDS = (
+    "policy", "critic", "sampler", "selector", "rule", "unit", "schedule", "endpoint", "criterion",
+)  # fmt: skip
 _PACKAGES = ("policies", "critics", "samplers", "rules")
 _ROWS = "qgf_jax.methods.rows"
 _GROUP = "qgf_jax.parts"
@@ -47,7 +49,8 @@ class Part:
     """What other parts may ask for. Critics: "q", "target_q" (has a target copy), "returns" (Q is a
     return, in units of reward), "v" (in the units of Q), "goal_v". Policies: "flow", "actor_flow", …"""
     needs: frozenset[str] = frozenset()
-    """What other parts, the environment ("goals") or the run ("calibration") must provide."""
+    """What other parts, the environment ("goals") or the run ("calibration", "weights") must
+    provide."""
     ignores: frozenset[str] = frozenset()
     """Options of the part that uses it, or "weight", which change nothing beside this part."""
     sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -122,7 +125,7 @@ def _check_defaults(what: str, fields: Mapping[str, Field]) -> None:
             )
 
 
-policy, critic, sampler, selector, rule, unit, schedule, endpoint = map(_declare, KINDS)
+policy, critic, sampler, selector, rule, unit, schedule, endpoint, criterion = map(_declare, KINDS)
 
 _state = {"loaded": False}
 
@@ -148,7 +151,10 @@ def load() -> None:
         raise
 
 
-_TABLES = {f"{kind.upper()}S": kind for kind in KINDS} | {"POLICIES": "policy"}
+_TABLES = {f"{kind.upper()}S": kind for kind in KINDS} | {
+    "POLICIES": "policy",
+    "CRITERIA": "criterion",
+}
 
 
 def __getattr__(name: str) -> Any:

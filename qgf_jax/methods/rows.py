@@ -10,6 +10,8 @@ _QGF = "Zhou et al., 2026, arXiv 2606.11087"
 _AGF = "AGF, 2026, arXiv 2609.34944"
 _LI = "Li and Levine, 2026, arXiv 2601.14234"
 _BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
+# The weight is theta of the source, which sweeps .01 to 1; beta carries the units of 1 / Q.
+_CGQL = (0.01, 0.03, 0.1, 0.3, 1.0)
 _PLAIN_FLOW = {
     "networks.time_feature": "raw",
     "networks.policy_layer_norm": False,
@@ -96,6 +98,13 @@ row(
     weights=(0.3, 1.0, 3.0, 10.0),
 )
 row(
+    "qgf_auto",
+    "as qgf, the weight a factor of the one that `qgf calibrate` has chosen from the data",
+    "this project, see docs/guidance.md",
+    sampler="weighed",
+    weights=(1.0,),
+)
+row(
     "qpilots_u",
     "as qgf_jacobian, the weight a part of the velocity, the clip passed straight through, the first "
     "step unguided",
@@ -116,6 +125,13 @@ row(
     options={"rule": "noisy"},
 )
 row(
+    "cgql",
+    "classifier guidance by exp(beta Q), critic at the noisy action",
+    f"{_LI}, CGQL",
+    options={"rule": "classifier", "units": "raw", "skip_first": True},
+    weights=_CGQL,
+)
+row(
     "bptt",
     "critic gradient through the whole remaining flow",
     f"{_QGF}, Eq. 18",
@@ -127,6 +143,13 @@ row(
     f"{_QGF}, Algorithm 2",
     sampler="ascended",
     weights=(0.003, 0.01, 0.03, 0.1),
+)
+row(
+    "particles",
+    "flows with noise, resampled by what Q at their endpoints gains; the weight w tilts by exp(w Q)",
+    "Singhal et al., 2025, arXiv 2501.06848",
+    sampler="particles",
+    fixed_best_of=True,  # one of its particles is drawn already
 )
 # Test-time methods that need one more network.
 row(
@@ -149,6 +172,22 @@ row(
     f"{_QGF}, Eq. 20",
     options={"rule": "noise_aware"},
     policies=("flow_bc", "robust_q"),
+)
+row(
+    "cgql_mse",
+    "as cgql, by a critic that was trained on noisy actions",
+    f"{_LI}, CGQL-M",
+    options={"rule": "classifier_noise_aware", "units": "raw", "skip_first": True},
+    policies=("flow_bc", "robust_q"),
+    weights=_CGQL,
+)
+row(
+    "cgql_linex",
+    "as cgql_mse, the critic's loss being that of exp(beta Q)",
+    f"{_LI}, CGQL-L",
+    options={"rule": "classifier_noise_aware", "units": "raw", "skip_first": True},
+    policies=("flow_bc", "linex_q"),
+    weights=_CGQL,
 )
 row(
     "agf",
@@ -333,6 +372,28 @@ row(
             "antsoccer-*": 0.3,
             "*-noisy-*": 0.1,
             "*-play-*": 3.0,
+        }
+    },
+    fixed_best_of=True,
+)
+row(
+    "qrl",
+    "Gaussian policy, cloned and trained to come closer by a quasimetric",
+    "Wang et al., 2023, arXiv 2304.01203",
+    sampler="gaussian",
+    policies=("ddpg_bc",),
+    critic="qrl",
+    fixed_critic=True,
+    settings={**_PLAIN_ACTOR, "policy.alpha": 0.003},
+    by_env={
+        "policy.alpha": {
+            "pointmaze-*": 0.0003,
+            "antmaze-*-explore-*": 0.001,
+            "antmaze-*": 0.003,
+            "humanoidmaze-*": 0.001,
+            "antsoccer-*": 0.003,
+            "*-noisy-*": 0.03,
+            "*-play-*": 0.3,
         }
     },
     fixed_best_of=True,

@@ -8,28 +8,16 @@ mistyped option answer at once; the builders at the end import it when they are 
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from qgf_jax.bounds import Bound, Field, NonNegative
+from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
+from qgf_jax.methods.options import OF_CRITIC, Options, Split, of_selectors
+from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part, part
 from qgf_jax.types import Learner, own_groups
 
-Options = tuple[tuple[str, Any], ...]
-"""What a user sets of a sampler, sorted by name."""
-_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration"})
+_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights"})
 """Needs that the environment or the run provides, and no part."""
-_OF_CRITIC = {
-    "rho": Field(
-        None,
-        Bound.of(NonNegative),
-        "the critic acts by its members' mean - rho * standard deviation, 0 being their mean; unless "
-        "given, as the run's networks.aggregate says",
-    ),
-    "critic": Field(
-        None, Names("critic"), "which of the run's critics acts; the first unless given"
-    ),
-}
-"""Options of whatever asks a critic in acting: a rule that guides by it, or the best of N."""
 
 
 class Method(NamedTuple):
@@ -87,7 +75,9 @@ class Method(NamedTuple):
                 raise UserError(f"method {text!r}: {setting!r} is not of the form option=value")
             bound = row._option(option).bound
             found[option] = bound.read(f"option {option} of {name}", value)
-        return name, tuple(sorted(found.items()))
+        options = tuple(sorted(found.items()))
+        row.selection(options)
+        return name, options
 
     @property
     def serves(self) -> list[str]:
@@ -193,6 +183,16 @@ class Method(NamedTuple):
         return {k: v for k, v in self.all_options.items() if k not in self.options}
 
     @property
+    def acting_options(self) -> dict[str, Field]:
+        """What a user may set for acting: `free_options`, the critic's, the selector's, those of `Pace`.
+
+        No training has the last two.
+        """
+        inpaints = "inpainting" in part("sampler", self.sampler).provides
+        free = self.free_options | self.critic_options | self.selector_options
+        return free | Pace.options(inpaints)
+
+    @property
     def critic_options(self) -> dict[str, Field]:
         """What a user may set of the critic, if guidance or the best of N can ask it.
 
@@ -200,20 +200,34 @@ class Method(NamedTuple):
         """
         asked = self.acting_needs({}, max(self.best_of) if self.fixed_best_of else 2)
         own = self.all_options
-        return {k: v for k, v in _OF_CRITIC.items() if "q" in asked and k not in own}
+        return {k: v for k, v in OF_CRITIC.items() if "q" in asked and k not in own}
 
-    def split_options(self, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-        """`options` of the sampler, and those of the critic."""
+    @property
+    def selector_options(self) -> dict[str, Field]:
+        """What a user may set of how one of N candidates is chosen, where N can be more than 1.
+
+        An option of the sampler's own that has such a name goes before.
+        """
+        if self.fixed_best_of and self.best_of == (1,):
+            return {}
         own = self.all_options
-        of_critic = {k: v for k, v in options if k in _OF_CRITIC and k not in own}
-        return {k: v for k, v in options if k not in of_critic}, of_critic
+        return {k: v for k, v in of_selectors(self.selector).items() if k not in own}
+
+    def selection(self, options: Options) -> tuple[Part, dict[str, Any]]:
+        """The selector of several candidates under `options`, and its own; see `Split.selection`."""
+        return self.split_options(options).selection(self.name, self.sampler, self.selector)
+
+    def split_options(self, options: Options) -> Split:
+        """`options` by whose they are."""
+        return Split.of(options, self.all_options) if options else Split({}, {}, {})
 
     def without_idle(self, options: Options, best_of: int) -> Options:
-        """`options` less those of a critic that acting with `best_of` candidates does not ask."""
-        settings, of_critic = self.split_options(options) if options else ({}, {})
-        if not of_critic or "q" in self.acting_needs(settings, best_of):
-            return options
-        return tuple(settings.items())
+        """`options` less those of what acting with `best_of` candidates does not ask."""
+        split = self.split_options(options)
+        idle = set() if best_of > 1 else {*split.selector}
+        if split.critic and "q" not in self.acting_needs(split.sampler, best_of, options):
+            idle |= {*split.critic}
+        return tuple((k, v) for k, v in options if k not in idle)
 
     def arguments(self, options: Options) -> tuple[str, ...]:
         """Which of `options` a compiled program takes as arguments, so that it serves all values.
@@ -223,7 +237,7 @@ class Method(NamedTuple):
         """
         if not options:
             return ()
-        known = _OF_CRITIC | self.all_options
+        known = Pace.options() | of_selectors(self.selector) | OF_CRITIC | self.all_options
         return tuple(k for k, v in options if known[k].bound.is_real and v != known[k].default)
 
     def check_option(self, option: str, value: Any) -> None:
@@ -231,7 +245,7 @@ class Method(NamedTuple):
         self._option(option).bound.check(f"option {option} of {self.name}", value)
 
     def _option(self, option: str) -> Field:
-        free = self.free_options | self.critic_options
+        free = self.acting_options
         if option not in free:
             raise UserError.unknown(f"option of {self.name}", option, free)
         return free[option]
@@ -244,6 +258,8 @@ class Method(NamedTuple):
         for option in self.options:
             if option not in known:
                 raise UserError.unknown("option", option, known)
+        if taken := sorted(self.all_options.keys() & Pace.options().keys()):
+            raise UserError(f"option {taken[0]!r} says how chunks are played, whatever the method")
 
     def needs(self, settings: Mapping[str, Any] = {}) -> frozenset[str]:
         """What acting with `settings`, and training, ask of the critic and of further learners."""
@@ -253,11 +269,16 @@ class Method(NamedTuple):
         asked = frozenset(self.extra_needs).union(*(x.needs for x in found))
         return asked.difference(_FROM_ELSEWHERE, *(x.provides for x in found))
 
-    def acting_needs(self, settings: Mapping[str, Any], best_of: int) -> frozenset[str]:
-        """What acting with `settings` and `best_of` candidates asks of the run's learners."""
+    def acting_needs(
+        self, settings: Mapping[str, Any], best_of: int, options: Options = ()
+    ) -> frozenset[str]:
+        """What acting with `settings` and `best_of` candidates asks of the run's learners.
+
+        `options` may choose the selector.
+        """
         found = [*self._acting(settings)]
         if best_of > 1:
-            found.append(part("selector", self.selector))
+            found.append(self.selection(options)[0])
         asked = frozenset().union(*(x.needs for x in found))
         return asked.difference(_FROM_ELSEWHERE, *(x.provides for x in found))
 
@@ -398,12 +419,13 @@ class Builder(NamedTuple):
         from qgf_jax.core import checks
 
         nets, row = self.networks(), Method.named(name)
-        _, of_critic = row.split_options(options)
+        of_critic = row.split_options(options).critic
         if "rho" in of_critic:
             nets = nets.with_pessimism(of_critic["rho"])
         sample = part("sampler", row.sampler).make(nets, **self.settings(name, options))
         if best_of > 1:
-            sample = part("selector", row.selector).make(nets, sample, best_of)
+            chosen, own = row.selection(options)
+            sample = chosen.make(nets, sample, best_of, **own)
 
         trained = self.config["critic"].split(",")
         critic = of_critic.get("critic", trained[0])
@@ -432,14 +454,12 @@ class Builder(NamedTuple):
             for k, v in self.config["sampler"].items()
             if k in known and (mine or k == "num_steps")
         }
-        return {**of_run, **row.options, **row.split_options(options)[0]}
+        return {**of_run, **row.options, **row.split_options(options).sampler}
 
-    def lacking(
-        self, name: str, settings: Mapping[str, Any], best_of: int, critic: str = ""
-    ) -> str:
-        """What method `name` with `settings` needs and the run has not, in words; "" if nothing.
+    def lacking(self, name: str, options: Options, best_of: int) -> str:
+        """What method `name` with `options` needs and the run has not, in words; "" if nothing.
 
-        `critic` is the one that acts, the run's first unless given.
+        The critic is that of `options`, the run's first unless they name one.
         With the method to train, where there is one whose learners provide it.
         """
 
@@ -447,8 +467,9 @@ class Builder(NamedTuple):
             found = (part("critic", critic), *(part("policy", policy) for policy in row.policies))
             return frozenset().union(*(x.provides for x in found))
 
-        needs = Method.named(name).acting_needs(settings, best_of)
-        critic = critic or self.config["critic"].split(",")[0]
+        settings = self.settings(name, options)
+        needs = Method.named(name).acting_needs(settings, best_of, options)
+        critic = dict(options).get("critic") or self.config["critic"].split(",")[0]
         missing = needs - learned(Method.named(self.config["algorithm"]), critic)
         if not missing:
             return ""

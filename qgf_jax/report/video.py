@@ -97,7 +97,7 @@ def _render(world: EnvName, seed: int, actions: np.ndarray, path: Path) -> None:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         _, refused, why = last[0].partition(f"{UserError.__name__}: ")
         if refused:
-            raise UserError(f"no film of {world}: {why}")
+            raise UserError(f"no film of {world.full}: {why}")
         remedy = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa or glfw"
         if (chosen := environment["MUJOCO_GL"]) != "egl":
             remedy = f"MUJOCO_GL={chosen} does not draw here: unset it"

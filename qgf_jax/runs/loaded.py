@@ -23,14 +23,16 @@ from qgf_jax.envs import spaces
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
+from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Sample, Spec
 
 Act = Callable[..., Array]
-"""(params of one seed, obs [O], identity, weight [], numbers [] …) -> chunk."""
+"""(params of one seed, obs [O], identity [3], weight [], numbers [] …, previous=None) -> [H, A]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,10 @@ class LoadedRun:
             )
         _check_networks(run, spec, restored.state["params"], restored.step)
         constants = cls.calibration(run.trained_in, restored.step)
+        with contextlib.suppress(UserError):  # said when they are asked for
+            state = checkpoints.digest(restored.step)
+            chosen = ChosenWeights.of_checkpoint(run.trained_in, restored.step, state).of_seeds()
+            constants |= {"weights": jax.tree.map(jnp.asarray, chosen)}
         params = algorithms.acting_params(
             restored.state["params"], restored.state["target_params"], constants or None
         )
@@ -123,25 +129,31 @@ class LoadedRun:
         Raises `UserError` if the method needs other learners, or constants that the run does not have.
         """
         trained, builder = self.run.config["algorithm"], self._builder
-        algorithms.Method.named(method)
+        row = algorithms.Method.named(method)
         if method not in (served := algorithms.Method.named(trained).serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         critic = dict(options).get("critic", "")
         if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
-            if critic not in ("", first := self.run.config["critic"].split(",")[0]):
-                raise UserError(
-                    f"{method}:critic={critic} has units that are measured with {first} alone: leave "
-                    "critic out, or set units to raw"
-                )
-        if lacking := builder.lacking(method, settings, best_of, critic):
+            self._check_measured(method, critic)
+        if "weights" in parts.part("sampler", row.sampler).needs:
+            self._check_measured(method, critic)
+            self._check_weights(method, settings.get("by", row.all_options["by"].default))
+        if lacking := builder.lacking(method, options, best_of):
             raise UserError(f"{method} over a run of {trained!r} {lacking}")
         return builder.sample(method, best_of, options)
 
+    def _check_measured(self, method: str, critic: str) -> None:
+        if critic not in ("", first := self.run.config["critic"].split(",")[0]):
+            raise UserError(
+                f"{method}:critic={critic} has a scale that is measured with {first} alone: leave "
+                "critic out, or choose a method without"
+            )
+
     def _check_calibration(self, method: str, scale: str) -> None:
-        constants = self.params.get("calibration")
-        if constants is None:
+        constants = self.params.get("calibration", {})
+        if "q_std" not in constants:
             raise UserError(
                 f"{self.run.trained_in} has no calibration for step {self.step}, which {method} "
                 "needs: it is measured when `qgf train` reaches its last step"
@@ -152,6 +164,17 @@ class LoadedRun:
                 "of logits: remove it and give the same `qgf train` again, which measures it"
             )
 
+    def _check_weights(self, method: str, by: str) -> None:
+        if by in self.params.get("calibration", {}).get("weights", {}):
+            return
+        folder = self.run.trained_in
+        state = Checkpoints(folder).digest(self.step)
+        chosen = ChosenWeights.of_checkpoint(folder, self.step, state).of_seeds()
+        raise UserError(
+            f"{folder}: `qgf calibrate` has chosen no weight by {by}, which {method} needs: "
+            f"{UserError.nearest(by, chosen)}"
+        )
+
     def actor(
         self,
         method: str,
@@ -159,31 +182,40 @@ class LoadedRun:
         options: algorithms.Options = (),
         arguments: Sequence[str] = (),
     ) -> Act:
-        """(params of one seed, obs [O], identity [3], weight [], numbers [] …) -> chunk [H, A].
+        """(params of one seed, obs [O], identity [3], weight [], numbers [] …, previous=None) -> [H, A].
 
-        For evaluation, in the environment's units; not compiled. identity is (task, episode, how many
-        chunks came before), of which the noise is made. `arguments` are further options, whose numbers
-        come with each call and may be traced. Raises `UserError` as `sampler` does, and, when called,
-        for a part that asks for the value of a traced number.
+        For evaluation, in the environment's units: what is played from the observation on; not compiled.
+        identity is (task, episode, how many chunks came before), of which the noise is made.
+        `arguments` are further options, whose numbers come with each call and may be traced. `previous`
+        [H, A] is what it gave before in the episode, where `Pace.overlaps`; for an episode's first chunk
+        it is not read. Raises `UserError` as `sampler` and `pace` do, and, when called, for a part that
+        asks for the value of a traced number.
         """
-        spec, root = self.spec, jax.random.key(0)
-        make = functools.partial(self.sampler, method, best_of)
+        root, count = jax.random.key(0), len(arguments)
+        make = functools.partial(self._follower, method, best_of)
         fixed = None if arguments else make(options)
 
-        def act(params: Params, obs: Array, identity: Array, weight: Array, *numbers: Any) -> Array:
+        def act(params: Params, obs: Array, identity: Array, weight: Array, *more: Any) -> Array:
+            numbers, previous = more[:count], more[count:]
             key = root
             for part in identity:
                 key = jax.random.fold_in(key, part)
             try:
-                sample = fixed or make((*options, *zip(arguments, numbers, strict=True)))
-                action = sample(params, spec.observation(obs), key, weight)
+                follow = fixed or make((*options, *zip(arguments, numbers, strict=True)))
+                return follow(params, obs, key, weight, *previous, begun=identity[2] > 0)
             except jax.errors.ConcretizationTypeError as error:
                 if not arguments:
                     raise
                 raise UserError(_untraceable(method, arguments)) from error
-            return spec.to_environment(action.reshape(spec.chunk, spec.action))
 
         return act
+
+    def pace(self, options: algorithms.Options) -> Pace:
+        """How chunks follow one another. Raises `UserError` for what their length does not allow."""
+        return Pace.of(dict(options), self.spec.chunk)
+
+    def _follower(self, method: str, best_of: int, options: algorithms.Options) -> "_Follower":
+        return _Follower(self.spec, self.pace(options), self.sampler(method, best_of, options))
 
     def policy(
         self,
@@ -199,10 +231,10 @@ class LoadedRun:
         for name, value in options.items():
             row.check_option(name, value)
         n = row.best_of[0] if best_of is None else best_of
-        sample = self.sampler(method, n, tuple(sorted(options.items())))
+        follow = self._follower(method, n, tuple(sorted(options.items())))
         if seed is not None and not 0 <= seed < self.seeds:
             raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
-        return _Policy(self, sample, weight, seed)
+        return _Policy(self, follow, weight, seed)
 
 
 def _untraceable(method: str, arguments: Sequence[str]) -> str:
@@ -235,31 +267,58 @@ def _sharding(seeds: int) -> Any:
     return NamedSharding(Mesh(np.array(here[:count]), ("seeds",)), PartitionSpec("seeds"))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Follower:
+    """Makes chunks of a `Sample`, each after the one before, in the environment's units."""
+
+    spec: Spec
+    pace: Pace
+    sample: Sample
+
+    def __call__(
+        self,
+        params: Params,
+        obs: Array,
+        key: Array,
+        weight: Array,
+        previous: Array | None = None,
+        begun: Any = True,
+    ) -> Array:
+        """What is played from the observation [O] on, [H, A]; the first of an episode if not `begun`."""
+        spec, pace = self.spec, self.pace
+        if previous is not None and pace.inpaints:
+            params = {**params, "overlap": pace.overlap(spec.to_networks(previous), begun)}
+        action = self.sample(params, spec.observation(obs), key, weight)
+        chunk = spec.to_environment(action.reshape(spec.chunk, spec.action))
+        if previous is None or not pace.delay:
+            return chunk
+        return jnp.where(begun, pace.followed(previous, chunk), chunk)
+
+
 class _Policy:
     """What `load_policy` gives."""
 
-    def __init__(self, loaded: LoadedRun, sample: Sample, weight: float, seed: int | None):
-        spec = self._spec = loaded.spec
+    def __init__(self, loaded: LoadedRun, follow: _Follower, weight: float, seed: int | None):
+        self._spec, self._pace = loaded.spec, follow.pace
         self._parts = loaded.run.parts
         self._weight = np.float32(weight)
         self._params = loaded.params if seed is None else loaded.params_of(seed)
-
-        def one(params: Params, obs: Array, key: Array, weight: Array) -> Array:
-            action = sample(params, spec.observation(obs), key, weight)
-            return spec.to_environment(action.reshape(spec.chunk, spec.action))
+        self._seeds = () if seed is not None else (loaded.seeds,)
 
         @jax.jit
-        def act(params: Params, obs: Array, key: Array, weight: Array) -> Array:
+        def act(params: Params, obs: Array, key: Array, weight: Array, previous: Any) -> Array:
             if obs.ndim == 1:
-                return one(params, obs, key, weight)
+                return follow(params, obs, key, weight, previous)
             keys = jax.random.split(key, len(obs))
-            return jax.vmap(one, in_axes=(None, 0, 0, None))(params, obs, keys, weight)
+            return jax.vmap(follow, in_axes=(None, 0, 0, None, 0))(
+                params, obs, keys, weight, previous
+            )
 
-        every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None)))
+        every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None, 0)))
         self._act = act if seed is not None else every
 
     @backend.standardized
-    def __call__(self, obs: Any, key: Array, goal: Any = None) -> Array:
+    def __call__(self, obs: Any, key: Array, goal: Any = None, previous: Any = None) -> Array:
         obs = self._row(obs) if isinstance(obs, Mapping) else jnp.asarray(obs, jnp.float32)
         if goal is not None:
             obs = self._with_goal(obs, jnp.asarray(goal, jnp.float32))
@@ -270,7 +329,20 @@ class _Policy:
                 f"observation of shape {obs.shape}: the run wants [{spec.width}] "
                 f"or [B, {spec.width}]{last}"
             )
-        return self._act(self._params, obs, key, self._weight)
+        if previous is not None:
+            previous = self._checked(jnp.asarray(previous, jnp.float32), obs.shape[:-1])
+        return self._act(self._params, obs, key, self._weight, previous)
+
+    def _checked(self, previous: Array, batch: tuple[int, ...]) -> Array:
+        if not self._pace.overlaps:
+            raise UserError(
+                "a chunk is played to its end, and a previous one means nothing: load the policy with "
+                "execute, delay or both"
+            )
+        wanted = (*self._seeds, *batch, self._spec.chunk, self._spec.action)
+        if previous.shape != wanted:
+            raise UserError(f"previous chunk of shape {previous.shape}: give {wanted}")
+        return previous
 
     def _row(self, observation: Mapping[str, Any]) -> Array:
         """[O] or [B, O] of a dictionary of the parts that the run's data name."""
@@ -323,6 +395,11 @@ def load_policy(
     place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
     axis. `best_of` is the method's own number unless given, and `options` are those of the method's
     sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.
+
+    With `execute=K`, `delay=D` or both, give each call what the last one gave, as long as an episode
+    lasts: `chunk = policy(obs, key, previous=chunk)`, K actions later. The result is what is played from
+    the observation on: D actions that were decided before, then the new ones. `rtc=5.0` lets those go on
+    from the old ones (real-time chunking; a bound of its strength).
 
     Raises `UserError` for a folder without a sound checkpoint, an unknown method, or one that
     needs other learners than the run has.

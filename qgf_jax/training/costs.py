@@ -78,6 +78,7 @@ def _count(name: str) -> dict[str, Any]:
         "logit_std": jnp.ones(()),
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
+        "weights": {criterion: jnp.ones(()) for criterion in parts.parts("criterion")},
     }
     sample = algorithms.Builder(plain, spec).sample(name, row.best_of[0])
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))

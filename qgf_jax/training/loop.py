@@ -44,6 +44,7 @@ from qgf_jax.training.hosts import Hosts
 from qgf_jax.training.parallel import DeviceLayout
 from qgf_jax.training.programs import Trainer
 from qgf_jax.training.state import MOST_SKIPPED, TrainState
+from qgf_jax.training.weights import weights_after_training
 from qgf_jax.types import Metrics, Spec
 
 
@@ -101,6 +102,8 @@ def pretrain(
         if not calibrated:
             _calibrate(host, config, spec, state)
         clock.lap("calibrate")
+    if config["train"]["calibrate"] and host.layout.primary:
+        weights_after_training(workdir, dataset)
     return workdir
 
 

@@ -1,5 +1,6 @@
 """A critic for actions on their way from noise."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import flow, jnp, networks
@@ -21,6 +22,13 @@ def _robust_q(nets: "Networks", *, weighted: Weighted = True) -> Learner:
 
     The critic was not trained on spliced chunks, which `weighted` leaves out.
     """
+    return noisy_critic_learner(nets, lambda q, clean: jnp.square(q - clean), weighted)
+
+
+def noisy_critic_learner(
+    nets: "Networks", cost: Callable[[Array, Array], Array], weighted: bool
+) -> Learner:
+    """Learns Q(s, a_t, t), at t uniform on [0, 1), by `cost`: (Q [], target's Q(s, a) []) -> []."""
 
     def init(key: Array, obs: Obs, action: Array) -> Params:
         time = networks.sinusoidal(action[0])
@@ -32,6 +40,6 @@ def _robust_q(nets: "Networks", *, weighted: Weighted = True) -> Learner:
         noise, t = drawn
         a_t, _ = flow.interpolate(noise, x.action, t)
         q = nets.noisy_critic.apply(params["noisy_critic"], x.obs, a_t, networks.sinusoidal(t))
-        return jnp.square(q - nets.q_of(target_params["critic"], x.obs)(x.action)), {}
+        return cost(q, nets.q_of(target_params["critic"], x.obs)(x.action)), {}
 
     return Learner(init, {"noisy_critic": Loss(noisy_critic, noise_and_time, weighted)})

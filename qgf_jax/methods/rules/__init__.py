@@ -12,4 +12,5 @@ Unit: `(calibration, direction [D], t []) -> direction [D]`, what the guidance w
 Schedule: `(t [], cap) -> factor []` of the weight. `cap` bounds a factor that has no other bound.
 Endpoint: `(nets, params, obs, velocity, num_steps) -> Endpoint`, where the critic looks. One that
     must know t when the program is traced needs "concrete_t".
+Criterion: `(measured) -> Choice`, which weight `qgf` acts with; see `criteria`.
 """

@@ -28,7 +28,11 @@ def _one_step(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_s
     return direct
 
 
-@rule(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eqs. 8 and 18")
+@rule(
+    provides=("jacobian",),
+    needs=("q",),
+    source="Zhou et al., 2026, arXiv 2606.11087, Eqs. 8 and 18",
+)
 def _one_step_jacobian(
     velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step
 ) -> Direction:

@@ -1,5 +1,6 @@
 """How one of several candidates is chosen."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qgf_jax.methods.lazy import jax, jnp
@@ -13,11 +14,17 @@ if TYPE_CHECKING:
 @selector(needs=("q",), source="Zhou et al., 2026, arXiv 2606.11087, Eq. 17")
 def _best_of(nets: "Networks", sample: Sample, n: int) -> Sample:
     """Draws `n` actions and keeps the one that the critic likes best, see `Networks.rank_of`."""
+    return choosing(nets, sample, n, lambda actions, q: actions[jnp.argmax(q)])
 
-    def best(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
+
+def choosing(
+    nets: "Networks", sample: Sample, n: int, choose: Callable[[Array, Array], Array]
+) -> Sample:
+    """What `choose` makes of `n` actions [n, D] and their Q [n], by `Networks.rank_of`."""
+
+    def chosen(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         keys = jax.random.split(key, n)
         actions = jax.vmap(lambda k: sample(params, obs, k, weight))(keys)
-        q = jax.vmap(nets.rank_of(params, obs))(actions)
-        return actions[jnp.argmax(q)]
+        return choose(actions, jax.vmap(nets.rank_of(params, obs))(actions))
 
-    return best
+    return chosen

@@ -1,14 +1,14 @@
 """The flow policy under a guidance rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
-from qgf_jax.methods.lazy import checks, flow, jax, jnp, networks
+from qgf_jax.methods.lazy import checks, flow, inpainting, jax, jnp, networks
 from qgf_jax.methods.parts import Names, Part, part, sampler
-from qgf_jax.types import Array, Obs, Params, Sample
+from qgf_jax.types import Array, Obs, Params, Sample, Staged, Velocity
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -19,7 +19,7 @@ _Number = Annotated[NonNegative, History(past=0.0)]
 
 
 @sampler(
-    provides=("concrete_t", "velocity"),
+    provides=("concrete_t", "velocity", "inpainting", "stages"),
     needs=("flow",),
     source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 1",
 )
@@ -44,16 +44,19 @@ def _guided(
     num_steps: Annotated[Count, "steps of the flow"] = 10,
     **options: Any,
 ) -> Sample:
-    """A flow under a guidance rule, which takes `options`."""
+    """A flow under a guidance rule, which takes `options`.
+
+    `params` may have an `Overlap` with the chunk before, "overlap", which the new one goes on from.
+    """
     needs = part("rule", rule).needs
     end, unit = part("endpoint", endpoint), part("unit", units)
     clip = ("straight_through" if straight_through else "box") if nets.spec.clip else "none"
     if not checks.is_off(gate) and nets.ensemble < 2:
         raise UserError("gate needs members that can disagree, and networks.ensemble is 1")
 
-    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
+    def bind(params: Params, obs: Obs, weight: Array) -> tuple[Velocity, Velocity]:
         velocity = nets.velocity(params["policy"], obs)
-        field = guidance.guide(
+        return velocity, guidance.guide(
             velocity,
             _critic(nets, params, obs, needs, scale),
             weight=weight,
@@ -67,17 +70,50 @@ def _guided(
             slope_clip=None if checks.is_off(slope_clip) else slope_clip,
             gate=_gate(nets, params, obs, gate, scale),
             skip_first=skip_first,
+            overlap=params.get("overlap"),
             **options,
         )
+
+    steps: dict[str, Any] = {"num_steps": num_steps, "unroll": "concrete_t" in end.needs}
+
+    return _flowing(nets, bind, trust_radius, steps)
+
+
+def _flowing(
+    nets: "Networks",
+    bind: Callable[[Params, Obs, Array], tuple[Velocity, Velocity]],
+    trust_radius: Array | float,
+    steps: Mapping[str, Any],
+) -> Sample:
+    """From noise to an action; `bind` gives the reference's velocity and the guided one."""
+    num_steps = steps["num_steps"]
+    half = num_steps // 2
+
+    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
+        velocity, field = bind(params, obs, weight)
         noise = jax.random.normal(key, (nets.chunk_dim,))
-        steps = {"num_steps": num_steps, "unroll": "concrete_t" in end.needs}
         if checks.is_off(trust_radius):
             action = flow.integrate(field, noise, **steps)
         else:
+            # The action that Q may not move far from goes on from the chunk before too.
+            if (overlap := params.get("overlap")) is not None:
+                velocity = inpainting.inpainted(velocity, velocity, overlap)
             action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
         return nets.clip(action)
 
-    return sample
+    def begin(params: Params, obs: Obs, key: Array, weight: Array) -> tuple[Array, Array]:
+        velocity, field = bind(params, obs, weight)
+        noise = jax.random.normal(key, (nets.chunk_dim,))
+        action, t = flow.integrate(field, noise, stop=half, **steps), jnp.float32(half / num_steps)
+        # The reference's velocity: a guided one costs a critic's gradient for each candidate.
+        return action, nets.clip(flow.endpoint(action, t, velocity(action, t), clip=False))
+
+    def finish(params: Params, obs: Obs, action: Array, weight: Array) -> Array:
+        field = bind(params, obs, weight)[1]
+        return nets.clip(flow.integrate(field, action, start=half, **steps))
+
+    # Under a trust region the flow is two flows, of which half-way there is no record.
+    return Staged(sample, begin, finish) if checks.is_off(trust_radius) else sample
 
 
 def _critic(

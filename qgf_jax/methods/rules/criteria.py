@@ -1,0 +1,118 @@
+"""Criteria that choose the guidance weight from data and checkpoint alone, without any interaction.
+
+A criterion is one function: from what `qgf calibrate` has measured to a `Choice`. None of them is
+validated: docs/guidance.md says what is known.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qgf_jax.methods.parts import criterion
+
+
+class Measured(NamedTuple):
+    """What guided actions of `qgf` are like, by weight, of one training seed. Arrays of NumPy.
+
+    W weights that rise by a constant factor, N states of the data; a guided action and the reference's
+    own come from the same noise. Entries that a run cannot give are None.
+    """
+
+    weights: np.ndarray
+    """[W]"""
+    relative: np.ndarray
+    """[], the weight nearest to 1 of `qgf_relative`, by least squares over the slopes."""
+    gain: np.ndarray
+    """[W, N], Q of the guided action less Q of the reference's, by the critic that guides."""
+    promised: np.ndarray
+    """[W, N], w Σ dt |g|², what `gain` would be if Q were as steep all along the way."""
+    distance: np.ndarray
+    """[W, N], from the guided action to the nearest one that the data have near the state."""
+    own_distance: np.ndarray
+    """[N], the same of the reference's action."""
+    log_density: np.ndarray
+    """[W, M], log p_0 of the guided action: how likely the reference is to take it."""
+    rare: np.ndarray
+    """[M], the 1 % quantile of log p_0 over the reference's own actions in the state."""
+    log_ratio: np.ndarray
+    """[W, M], log p_w - log p_0 of the guided action, whose mean is their KL divergence."""
+    other_gain: np.ndarray | None = None
+    """[W, N], as `gain`, by a critic that did not guide, of actions that it did not guide."""
+    other_promised: np.ndarray | None = None
+    """[W, N], as `promised`, of the actions of `other_gain` and by the critic that guided them."""
+
+
+class Choice(NamedTuple):
+    """What a criterion makes of it."""
+
+    weight: float
+    """NaN where the run cannot say."""
+    curve: np.ndarray | None = None
+    """[W], what is bounded; None where nothing is."""
+    limit: float = np.nan
+    """The most that the curve may be."""
+
+
+@criterion()
+def _relative(m: Measured) -> Choice:
+    """S0, a control: the raw weight that is nearest to 1 of qgf_relative."""
+    return Choice(float(m.relative))
+
+
+@criterion()
+def _distance(m: Measured) -> Choice:
+    """S1: the largest weight at which actions are as near to the data's as the reference's own."""
+    return _within(m.weights, (m.distance - m.own_distance).mean(axis=1), 0.0)
+
+
+@criterion()
+def _typical(m: Measured) -> Choice:
+    """S2: the largest weight at which half of the actions are among the reference's likeliest 99 %."""
+    return _within(m.weights, (m.log_density < m.rare).mean(axis=1), 0.5)
+
+
+@criterion()
+def _trust(m: Measured) -> Choice:
+    """S4: the largest weight at which, in half of the states, Q rises by half of what its slope says.
+
+    Q of a critic that did not guide. Members of an ensemble, which share their data, are a poor one.
+    """
+    if m.other_gain is None or m.other_promised is None:
+        return Choice(np.nan)
+    return _within(m.weights, _broken(m.other_gain, m.other_promised), 0.5)
+
+
+@criterion()
+def _trust_own(m: Measured) -> Choice:
+    """S4 as `trust`, Q of the critic that guides: what its curvature allows, not its errors."""
+    return _within(m.weights, _broken(m.gain, m.promised), 0.5)
+
+
+@criterion()
+def _divergence(m: Measured) -> Choice:
+    """S6: the largest weight whose KL from the reference is at most that of best-of-16."""
+    return _within(m.weights, m.log_ratio.mean(axis=1), np.log(16) - 15 / 16)
+
+
+def _broken(gain: np.ndarray, promised: np.ndarray) -> np.ndarray:
+    """[W], the share of states in which less than half of what was promised, both [W, N], is gained."""
+    # Not the quotient: where the slope is 0 nothing was promised.
+    return (gain < 0.5 * promised).mean(axis=1)
+
+
+def _within(weights: np.ndarray, curve: np.ndarray, limit: float) -> Choice:
+    """The largest weight up to which the curve may be followed, and still be within the limit.
+
+    Between the last weight within it and the next one, the curve is taken to be straight in log w. 0 if
+    no weight is within, and the largest that was measured if that is.
+    """
+    within = np.flatnonzero(curve <= limit)
+    if not len(within):
+        return Choice(0.0, curve, limit)
+    last = within[-1]
+    if last + 1 == len(weights):
+        return Choice(float(weights[last]), curve, limit)
+    rise = curve[last + 1] - curve[last]
+    part = (limit - curve[last]) / rise if np.isfinite(rise) else 0.0
+    weight = weights[last] * (weights[last + 1] / weights[last]) ** part
+    return Choice(float(weight), curve, limit)

@@ -1,0 +1,250 @@
+"""What guided actions are like under each of many weights: the numbers that criteria choose by.
+
+From data and checkpoint alone, in one program: states drawn from the data, a grid of weights around that
+of `qgf_relative`, and the same noise for all weights and for the reference.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_jax.core import density, flow
+from qgf_jax.core.networks import Networks
+from qgf_jax.data.sampling import BatchSampler
+from qgf_jax.methods.parts import part
+from qgf_jax.methods.table import Builder
+from qgf_jax.runtime.seeds import over_seeds
+from qgf_jax.types import Array, Critic, Direction, Obs, Params, Spec, Velocity
+
+
+class Effort(NamedTuple):
+    """How much is drawn."""
+
+    states: int = 256
+    """Drawn from the data."""
+    dense_states: int = 128
+    """Of these, in how many densities are computed."""
+    actions: int = 16
+    """Of the reference in each state, for the spread of Q and the covariance."""
+    noises: int = 128
+    """Of the reference in each dense state, for the quantile of its density."""
+    bank: int = 8192
+    """Chunks of the data, among which a state's neighbours are looked for."""
+    neighbours: int = 128
+    """Chunks of these that a distance is from the nearest of. The weight by distance depends on it."""
+    factors: tuple[float, ...] = tuple(np.geomspace(1e-2, 1e2, 25).tolist())
+    """The grid, in units of the weight `relative`."""
+
+
+FULL = Effort()
+"""What `qgf calibrate` takes."""
+
+
+class _Nearby(NamedTuple):
+    """States of the data, and what the data did near them."""
+
+    obs: Obs
+    """Each part [N, …]."""
+    actions: Array
+    """[N, K, D]."""
+
+
+def act(direct: Direction, noise: Array, weight: Array, num_steps: int) -> tuple[Array, Array]:
+    """The guided action [D] from `noise` [D], unclipped, and w Σ dt |g|² [], how much Q should rise.
+
+    dQ = ∇Q · da, and guidance adds da = w g dt, with g = ∇Q in each step; so the sum is the rise of Q to
+    first order in w where the flow carries what is added on unchanged.
+    """
+
+    def step(action: Array, t: Array) -> tuple[Array, Array]:
+        velocity, slope = direct(action, t)
+        return action + (velocity + weight * slope) / num_steps, slope @ slope / num_steps
+
+    times = jnp.arange(num_steps, dtype=noise.dtype) / num_steps
+    action, squares = jax.lax.scan(step, noise, times)
+    return action, weight * squares.sum()
+
+
+def nearest(action: Array, actions: Array) -> Array:
+    """The Euclidean distance [] from `action` [D] to the nearest of `actions` [K, D]."""
+    return jnp.sqrt(((actions - action[None]) ** 2).sum(axis=1).min())
+
+
+def relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
+    """The w [] for which w g is nearest to S g / q_std, summed over the slopes g, `slopes` [K, D].
+
+    So the direction of `qgf` under w is, by least squares, that of `qgf_relative` under 1.
+    """
+    turned = jnp.matmul(slopes, covariance, precision="highest")
+    return (slopes * turned).sum() / (q_std * (slopes * slopes).sum())
+
+
+def measure(
+    config: Mapping[str, Any],
+    spec: Spec,
+    params: Params,
+    dataset: Any,
+    blocks: int = 1,
+    effort: Effort = FULL,
+) -> dict[str, Array]:
+    """The fields of `criteria.Measured`, each with a leading axis of the seeds.
+
+    `params` are those of a `LoadedRun`; `dataset`, made of `blocks` of one shape, lies on the device.
+    """
+    builder = Builder(config, spec)
+    nets = builder.networks()
+    num_steps = builder.settings("qgf")["num_steps"]
+    groups = {name: params[name] for name in ("policy", "critic")}
+
+    @jax.jit
+    def program(groups: Params, dataset: Any) -> dict[str, Array]:
+        near = _draw(config, spec, dataset, blocks, effort)
+        one = functools.partial(_one_seed, nets, num_steps, effort, near)
+        return over_seeds(one, groups)
+
+    return program(groups, dataset)
+
+
+def _draw(
+    config: Mapping[str, Any], spec: Spec, dataset: Any, blocks: int, effort: Effort
+) -> _Nearby:
+    """States, and of the `bank` the chunks that begin in the nearest states.
+
+    Nearest by all numbers of a state, each over its standard deviation; a goal does not count.
+    """
+
+    def drawn(size: int, seed: int) -> Any:
+        feed = BatchSampler.of(config, spec, batch_size=size, blocks=blocks)
+        return feed.gather(dataset, feed.draw(dataset, jax.random.key(seed)))
+
+    states, bank = drawn(effort.states, 0).actor.obs, drawn(effort.bank, 1)
+    here, there = (x.reshape(len(x), -1) for x in (states.state, bank.actor.obs.state))
+    spread = there.std(axis=0)
+    scale = jnp.where(spread > 0, spread, 1.0)
+
+    def neighbours(state: Array) -> Array:
+        gap = (((there - state[None]) / scale[None]) ** 2).sum(axis=1)
+        whole = bank.actor.weight > 0  # a chunk that runs over the end of its trajectory is none
+        return jax.lax.top_k(-jnp.where(whole, gap, jnp.inf), effort.neighbours)[1]
+
+    return _Nearby(
+        states, bank.action[jax.lax.map(neighbours, here, batch_size=min(32, effort.states))]
+    )
+
+
+def _one_seed(
+    nets: Networks, num_steps: int, effort: Effort, near: _Nearby, params: Params
+) -> dict[str, Array]:
+    """`measure` of one seed."""
+    keys = jax.random.split(jax.random.key(2), effort.states)
+
+    def over_states(f: Callable[..., Any], states: int, batch: int) -> Any:
+        every = jax.tree.map(lambda x: x[:states], (near.obs, near.actions, keys))
+        batch = min(batch, states)  # a rest of another size would be compiled once more
+
+        def one(x: Any) -> Any:
+            return f(State(nets, params, num_steps, *x))
+
+        return jax.lax.map(one, every, batch_size=batch)
+
+    stds, covariances, slopes = over_states(lambda s: s.spread(effort.actions), effort.states, 32)
+    q_std, slopes = jnp.median(stds), slopes.reshape(-1, nets.chunk_dim)
+    relative = relative_weight(covariances.mean(axis=0), q_std, slopes)
+    weights = relative * jnp.array(effort.factors)
+    of_weights = over_states(lambda s: s.guided(weights), effort.states, 32)
+    of_weights |= over_states(lambda s: s.densities(weights, effort.noises), effort.dense_states, 4)
+    by_weight = {k: v.T if v.ndim == 2 else v for k, v in of_weights.items()}  # [W, N]
+    return {"weights": weights, "relative": relative, **by_weight}
+
+
+class State(NamedTuple):
+    """What is measured in one state, with the networks bound."""
+
+    nets: Networks
+    params: Params
+    num_steps: int
+    obs: Obs
+    data: Array
+    """[K, D], what the data did nearby."""
+    key: Array
+
+    @property
+    def noise(self) -> Array:
+        """[D], the one of all weights."""
+        return jax.random.normal(self.key, (self.nets.chunk_dim,))
+
+    @property
+    def velocity(self) -> Velocity:
+        """Of the reference."""
+        return self.nets.velocity(self.params["policy"], self.obs)
+
+    def _q(self, members: slice = slice(None)) -> Critic:
+        chosen = jax.tree.map(lambda x: x[members], self.params["critic"])
+        return self.nets.q_of(chosen, self.obs)
+
+    def _direct(self, q: Critic) -> Direction:
+        end = functools.partial(flow.endpoint, clip=self.nets.spec.clip)
+        return part("rule", "one_step").make(self.velocity, q, end)
+
+    def spread(self, actions: int) -> tuple[Array, Array, Array]:
+        """Of reference actions: the standard deviation of Q [], their covariance, the slopes there."""
+        noises = jax.random.normal(jax.random.fold_in(self.key, 1), (actions, self.nets.chunk_dim))
+        run = functools.partial(flow.integrate, self.velocity, num_steps=self.num_steps)
+        drawn = self.nets.clip(jax.vmap(run)(noises))
+        q, slopes = jax.vmap(jax.value_and_grad(self._q()))(drawn)
+        return q.std(ddof=1), jnp.cov(drawn, rowvar=False).reshape(2 * drawn.shape[1:]), slopes
+
+    def guided(self, weights: Array) -> dict[str, Array]:
+        """By weight [W]: gains and distances; the reference's own distance []."""
+        clip, everyone = self.nets.clip, self._q()
+        own = clip(flow.integrate(self.velocity, self.noise, num_steps=self.num_steps))
+
+        def under(q: Critic) -> tuple[Array, Array]:
+            one = functools.partial(act, self._direct(q), self.noise, num_steps=self.num_steps)
+            actions, promised = jax.vmap(lambda w: one(weight=w))(weights)
+            return clip(actions), promised
+
+        actions, promised = under(everyone)
+        found = {
+            "gain": jax.vmap(everyone)(actions) - everyone(own),
+            "promised": promised,
+            "distance": jax.vmap(lambda a: nearest(a, self.data))(actions),
+            "own_distance": nearest(own, self.data),
+        }
+        if self.nets.ensemble > 1:
+            other = self._q(slice(-1, None))
+            actions, found["other_promised"] = under(self._q(slice(-1)))
+            found["other_gain"] = jax.vmap(other)(actions) - other(own)
+        return found
+
+    def densities(self, weights: Array, noises: int) -> dict[str, Array]:
+        """By weight [W]: log p_0 and log p_w - log p_0 of the guided action; the 1 % quantile []."""
+        direct = self._direct(self._q())
+        forward = functools.partial(density.forward, num_steps=self.num_steps)
+        drawn = jax.random.normal(jax.random.fold_in(self.key, 2), (noises, self.nets.chunk_dim))
+        every = jnp.concatenate([self.noise[None], drawn])
+        reference = jax.vmap(functools.partial(forward, self.velocity))(every)
+
+        def guided(weight: Array) -> density.Path:
+            def field(action: Array, t: Array) -> Array:
+                velocity, slope = direct(action, t)
+                return velocity + weight * slope
+
+            return forward(field, self.noise)
+
+        def search(near: Array, path: density.Path) -> tuple[Array, Array]:
+            # Weight by weight, each search beginning where the last one ended.
+            found = density.backward(self.velocity, path.action, near, num_steps=self.num_steps)
+            return found.points, found.log_density
+
+        paths = jax.vmap(guided)(weights)
+        _, log_density = jax.lax.scan(search, reference.points[0], paths)
+        return {
+            "log_density": log_density,
+            "log_ratio": paths.log_density - log_density,
+            "rare": jnp.quantile(reference.log_density[1:], 0.01),
+        }

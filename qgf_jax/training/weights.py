@@ -1,0 +1,102 @@
+"""Chooses the guidance weight of a trained run from its data, by every criterion there is."""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qgf_jax.data.arrays import Dataset
+from qgf_jax.data.feeder import DatasetFeed
+from qgf_jax.data.load import Loaded
+from qgf_jax.errors import UserError, log
+from qgf_jax.methods import parts
+from qgf_jax.methods.rules.criteria import Choice, Measured
+from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.loaded import LoadedRun
+from qgf_jax.runs.locks import TRAINING
+from qgf_jax.runs.run import Run
+from qgf_jax.runs.weights import ChosenWeights
+from qgf_jax.runtime import backend
+from qgf_jax.training.weighing import FULL, Effort, measure
+
+
+@backend.standardized
+def choose_weights(
+    workdir: str | os.PathLike, data: Loaded | None = None, effort: Effort = FULL
+) -> dict[str, Any]:
+    """Writes weights.json and weights.npz beside the newest checkpoint, for `qgf_auto`.
+
+    `data` are those that the run was trained on, unless it can find them itself; they are taken. Plays
+    nothing. Returns what was chosen, `{"step", "weights": {criterion: one a seed}, "seconds"}`. Raises
+    `UserError` for a run without a flow and a critic, for other data, and for a critic that is flat.
+    """
+    start, loaded = time.perf_counter(), LoadedRun.open(workdir)
+    loaded.sampler("qgf")  # the run has what it takes, else a line says what it lacks
+    folder, config = loaded.run.trained_in, loaded.run.config
+    with TRAINING.lock(folder):
+        feed = DatasetFeed(data or Loaded.of_run(loaded.run), loaded.spec.steps)
+        try:
+            dataset = feed.at(loaded.step - 1)
+            found = measure(config, loaded.spec, loaded.params, dataset, feed.blocks, effort)
+            found = {name: np.asarray(array) for name, array in jax.device_get(found).items()}
+        finally:
+            feed.close()
+        if not (np.isfinite(found["weights"]).all() and (found["weights"] > 0).all()):
+            raise UserError(
+                f"{folder}: Q of the critic at step {loaded.step} is as high for all actions of the "
+                "reference, so no weight has a scale: train longer"
+            )
+        criteria = _judge([_of_seed(found, seed) for seed in range(loaded.seeds)])
+        state = Checkpoints(folder).digest(loaded.step)
+        grid = found["weights"].astype(float).tolist()
+        chosen = ChosenWeights(loaded.step, state, criteria, grid)
+        chosen.write(folder, found)
+    weights = {name: found["weights"] for name, found in criteria.items()}
+    seconds = round(time.perf_counter() - start, 1)
+    return {"step": loaded.step, "weights": weights, "seconds": seconds}
+
+
+def weights_after_training(workdir: Path, dataset: Dataset | Loaded | None) -> None:
+    """`choose_weights` for a run that was just trained on `dataset`, unless that was done before.
+
+    A run that cannot have a weight says so in a line, and is as good as it was.
+    """
+    run = Run.open(workdir)
+    try:
+        step = run.config["train"]["steps"]
+        with contextlib.suppress(UserError):
+            ChosenWeights.of_checkpoint(workdir, step, Checkpoints(workdir).digest(step))
+            return
+        # What was loaded for training has been taken by now.
+        given = dataset if isinstance(dataset, Dataset) else None
+        choose_weights(workdir, Loaded.of_run(run, given))
+    except UserError as error:
+        log(f"qgf: warning: train.calibrate: no weight was chosen: {error}")
+
+
+def _of_seed(found: Mapping[str, np.ndarray], seed: int) -> Measured:
+    return Measured(**{name: array[seed] for name, array in found.items()})
+
+
+def _judge(measured: list[Measured]) -> dict[str, dict[str, Any]]:
+    """By criterion what it chooses for each seed, as JSON."""
+    judged = {}
+    for name, criterion in parts.parts("criterion").items():
+        choices: list[Choice] = [criterion.make(m) for m in measured]
+        judged[name] = {
+            "about": criterion.about,
+            "weights": _numbers([choice.weight for choice in choices]),
+            "limit": _numbers([choices[0].limit])[0],
+            "curves": [None if c.curve is None else _numbers(c.curve) for c in choices],
+        }
+    return judged
+
+
+def _numbers(values: Any) -> list[float | None]:
+    """As JSON, which has no NaN and no infinity."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
