@@ -233,7 +233,8 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
         "success_interval": "Interval.of_success",
     },
     "evaluation.summary": {
-        "Played": "_Tasks",
+        "Choice": "evaluation.choice:Choice",
+        "Played": "evaluation.choice:Tasks",
         "gaps": "report.tables:Table.gaps",
         "optimistic": "report.tables:Table.optimistic",
     },

@@ -12,6 +12,7 @@ import qgf_jax
 from qgf_jax.core import flow
 from qgf_jax.core.inpainting import Overlap, soft_weights, strength
 from qgf_jax.methods import guidance
+from qgf_jax.methods.parts import parts
 
 D = 6
 MATRIX = 0.4 * np.random.default_rng(3).normal(size=(D, D))
@@ -105,7 +106,9 @@ def test_the_formula_holds_at_an_endpoint_that_takes_no_velocity_and_a_constant_
         np.testing.assert_allclose(found, by_hand(0.3, 0.0, "unguided"), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", sorted(guidance.RULES.keys() - {"noise_aware", "learned_slope"}))
+@pytest.mark.parametrize(
+    "rule", sorted(k for k, rule in parts("rule").items() if not rule.needs & {"noisy_q", "slope"})
+)
 @pytest.mark.parametrize("nothing", [{"weight": 0 * OVERLAP.weight}, {"most": 0.0}])
 def test_without_overlap_or_strength_not_a_bit_changes(rule, nothing):
     for weight in (0.7, 0.0):
