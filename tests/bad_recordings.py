@@ -422,7 +422,7 @@ BAD = {
     ),
     # Minari
     "minari: none": (lambda folder: "minari:hop-v7", "run `minari download hop-v7`"),
-    "minari: too long a name": (lambda folder: "minari:" + "x" * 5000, "File name too long"),
+    "minari: too long a name": (lambda folder: "minari:" + "x" * 5000, "too long a path"),
     "minari: no place": (lambda folder: "minari:", "says no place"),
     "minari: no metadata": (_minari(lambda f: (f / "metadata.json").unlink()), "no such dataset"),
     "minari: metadata no JSON": (_minari(_cut("metadata.json")), "metadata.json cannot be read"),
@@ -503,7 +503,7 @@ BAD = {
         _minari(_json("metadata.json", total_episodes=2)),
         "it has 4 episodes, metadata.json says 2",
     ),
-    "minari: an episode elsewhere": (_minari(_hdf5(_episode_elsewhere)), "has 3 episodes"),
+    "minari: an episode elsewhere": (_minari(_hdf5(_episode_elsewhere)), "episode_1 is a link"),
     # LeRobot
     "lerobot: no folder": (lambda folder: f"lerobot:{folder / 'x'}", "not LeRobot's layout"),
     "lerobot: info no JSON": (_lerobot(_cut("meta/info.json")), "info.json cannot be read"),

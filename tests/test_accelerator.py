@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import LONG, ROOT
 
 from qgf_jax.runtime import flops
 
@@ -58,6 +58,8 @@ def checkout(tmp_path_factory):
 @pytest.fixture(scope="module")
 def content(tmp_path_factory, checkout):
     """Of the file that `--dry` has written."""
+    if not LONG:
+        pytest.skip("half a minute of two cores, in `make reliability`")
     out = tmp_path_factory.mktemp("out") / "deep" / "accelerator.json"
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
     words = ["--dry", "--minutes=30", f"--out={out}", f"--public={checkout}"]

@@ -3,8 +3,10 @@
 import configparser
 import json
 import os
+import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import bad_recordings
@@ -15,6 +17,7 @@ import recordings
 from conftest import ROOT, command, recorded
 
 import qgf_jax
+from qgf_jax.data import load
 from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
@@ -95,6 +98,29 @@ def test_masks_of_robomimic_become_data_and_validation_data(tmp_path):
     assert counts == [len(PLAYED) - 1, 1]
     (alone,) = convert(f"robomimic:{path}", tmp_path / "alone", choice=Choice(split="train"))
     assert Manifest.read(alone).record["trajectories"] == len(PLAYED) - 1
+
+
+def test_validation_data_of_others_are_not_taken_for_these(tmp_path):
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED)
+    data, _ = convert(f"robomimic:{path}", tmp_path / "data", name="mine")
+    shutil.rmtree(data)
+    np.savez(tmp_path / "x.npz", **recordings.steps_columns(PLAYED))
+    with pytest.raises(UserError, match="mine-val is there already"):
+        convert(tmp_path / "x.npz", tmp_path / "data", name="mine")
+
+
+def test_bounds_that_are_not_the_environments_are_another_unit():
+    """As of data that were recorded behind a wrapper that rescales actions."""
+    name, low = types.SimpleNamespace(full="Arm-v0"), np.array([-2.0, 0.0])
+    labels = types.SimpleNamespace(name=name, bounds=(low, low + 4))
+
+    def bounds(said):
+        return load._bounds(labels, types.SimpleNamespace(about=said, path="data/x"))
+
+    assert bounds({}) is labels.bounds
+    assert bounds({"bounds": [[-2.0, 0.0], [2.0, 4.0]]}) is labels.bounds
+    with pytest.raises(UserError, match="from -1 to 1, and Arm-v0 takes them from -2, 0 to 2, 4"):
+        bounds({"bounds": [[-1.0, -1.0], [1.0, 1.0]]})
 
 
 def test_steps_in_an_npz_file_are_told_by_their_keys(tmp_path):

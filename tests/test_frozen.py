@@ -1,5 +1,6 @@
 """One more part beside those of another run's checkpoint, which stand still."""
 
+import functools
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.errors import UserError
+from qgf_jax.methods import table
 from qgf_jax.runs import frozen
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun
@@ -177,3 +179,14 @@ def test_other_data_and_a_source_without_a_checkpoint_are_refused(run_folder, tm
     with pytest.raises(UserError, match=r"frozen.add is empty"):
         pretrain(config, tmp_path / "n")
     assert not (tmp_path / "n").exists()
+
+
+def test_a_slow_copy_that_the_new_part_alone_has_is_of_what_stands_still(run_folder, tmp_path):
+    """QAM tilts the target copy of the flow policy, which a run of QGF has none of."""
+    config = frozen.resolved(further(run_folder, "qam"), tmp_path / "new")
+    spec = LoadedRun.open(run_folder).spec
+    learner = table.Builder(config, spec).learner()
+    init = functools.partial(TrainState.init, learner=learner, tx=optax.sgd(0.1), spec=spec)
+    params, copies = frozen.read(config, jax.eval_shape(jax.vmap(init), jnp.arange(2)))
+    assert set(copies) == {"critic", "policy"}
+    jax.tree.map(np.testing.assert_array_equal, copies["policy"], params["policy"])

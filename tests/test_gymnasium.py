@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -20,6 +21,7 @@ from qgf_jax.data.load import Loaded
 from qgf_jax.data.replay import replay
 from qgf_jax.data.shards import Source
 from qgf_jax.envs import spaces
+from qgf_jax.envs.carried import Carried
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.errors import UserError
@@ -595,3 +597,13 @@ def test_a_robot_with_dictionaries_and_goals_from_rows_to_a_report(tmp_path, id)
     cli.main(["report", f"--workdir={run}"])
     rows = json.loads((run / "report" / "summary.json").read_text())["rows"]
     assert rows and all(row["success"] is not None and row["env"] == name for row in rows)
+
+
+def test_a_minari_environment_is_made_without_windows_and_not_without_its_wrappers():
+    spec = {"id": "Hopper-v5", "kwargs": {"render_mode": "human", "frame_skip": 2}}
+    plain = Carried("lab/x-v0", Path(), {"env_spec": json.dumps(spec)})
+    assert plain.environment["options"] == {"frame_skip": 2}
+    spec["additional_wrappers"] = [{"name": "RescaleAction"}]
+    wrapped = Carried("lab/x-v0", Path(), {"env_spec": json.dumps(spec)})
+    with pytest.raises(UserError, match="lab/x-v0 was recorded behind RescaleAction"):
+        wrapped.environment  # noqa: B018

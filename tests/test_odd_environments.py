@@ -14,6 +14,7 @@ from qgf_jax.errors import UserError
 
 MODULE = """
 import os
+import random
 import sys
 
 import gymnasium
@@ -110,6 +111,13 @@ def make_unseeded():
         def reset(self):
             return self.seen, {}
     return make(Unseeded)
+
+
+def make_drawing():
+    class Drawing(Odd):
+        def step(self, action):
+            return self.seen, random.random(), False, False, {}
+    return make(Drawing)
 
 
 def make_crash():
@@ -221,6 +229,18 @@ def test_workers_close_their_environments(lab, monkeypatch):
         pool.reset([0], [3])
         assert not (lab / "closed").exists()
     assert (lab / "closed").exists()
+
+
+def test_numbers_that_steps_draw_do_not_depend_on_who_is_played_beside():
+    chunk = np.zeros((1, 3, 2), np.float32)
+    with EnvPool("odd_lab:make_drawing", 2, 1) as pool:
+        pool.reset([0], [7])
+        alone = pool.step([0], chunk)[1][0].reward
+        pool.reset([0, 1], [7, 8])
+        beside = pool.step([0, 1], np.repeat(chunk, 2, axis=0))[1][0].reward
+        pool.reset([0, 1], [8, 7])
+        elsewhere = pool.step([0, 1], np.repeat(chunk, 2, axis=0))[1][1].reward
+    assert alone == beside == elsewhere
 
 
 def test_a_film_needs_an_environment_that_draws():

@@ -325,3 +325,8 @@ def test_lines_tables_and_resuming_keep_paces_apart(run_folder, tmp_path, capsys
     ]
     rows = summarize(lines())
     assert len(rows) == 3 and all(row["seeds"] == 2 and row["selected"] for row in rows)
+
+
+def test_chunks_that_do_not_overlap_have_nothing_to_go_on_from():
+    with pytest.raises(UserError, match="rtc without execute or delay"):
+        Pace.of({"rtc": 5.0}, 5)

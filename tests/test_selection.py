@@ -179,7 +179,7 @@ def test_choices_that_cannot_be_are_explained(text, hint):
 
 
 def test_a_choice_among_one_is_refused_and_among_several_is_an_arm_of_its_own():
-    with pytest.raises(UserError, match="qgf:select=softmax' chooses among 1 candidate"):
+    with pytest.raises(UserError, match="1 candidate has no use for select=softmax"):
         Arm.sweep(["qgf:select=softmax"], [1.0])
     sweep = Arm.sweep(["qgf:select=softmax:q_temperature=0.3"], [0.0, 1.0], [1, 4])
     options = (("q_temperature", 0.3), ("select", "softmax"))

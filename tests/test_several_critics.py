@@ -135,3 +135,12 @@ def test_what_cannot_be_is_one_line(both, run_folder):
     with pytest.raises(UserError, match="iql alone was measured with"):
         LoadedRun.open(both).sampler("qgf_relative", 1, td)
     assert "critic" in METHODS["best_of"].critic_options
+
+
+def test_a_gate_asks_the_critic_that_is_named_whatever_the_rule_asks():
+    options = (("critic", "td"), ("gate", 2.0))
+    row = METHODS["robust_q"]
+    assert row.without_idle(options, 1) == options
+    assert row.without_idle(options[:1], 1) == ()
+    with pytest.raises(UserError, match="robust_q with 1 candidate has no use for critic=td"):
+        row.check_idle(options[:1], 1)

@@ -12,7 +12,8 @@
 | sarsa_10 | the data's next action | 10 | the same |
 
 `iql_2` is what the paper trains (Zhou et al., 2026), `td_qam_10` the critic of its Fig. 10. Each run
-trains its own flow policy, on the same batches, and serves every test-time method. Not run by us yet.
+trains its own flow policy, on the same batches, and serves every test-time method;
+`experiments/launch/critics.sh` trains some of them on one policy. Not run by us yet.
 """
 
 from typing import Any

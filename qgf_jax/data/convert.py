@@ -59,6 +59,8 @@ def convert(
         Manifest.refuse_existing(Path(out) / name)
     data, *validation = targets = _targets(str(source), Path(out), name, choice)
     Manifest.refuse_existing(data.folder)
+    if not validation:  # what is there would be taken for these data's
+        Manifest.refuse_existing(data.folder.with_name(f"{data.folder.name}-val"))
     missing = [target for target in validation if not target.is_done()]
     for target in missing:
         Manifest.refuse_existing(target.folder)
@@ -166,7 +168,7 @@ def _npz_targets(source: Path, out: Path, title: str) -> list[_Target]:
     _check_may_be_npz(source)
     files, validation = Source.npz_files(source)
     if source.is_dir():
-        name, identity = source.name, Source.open(source).fingerprint["sha256"]
+        name, identity = source.resolve().name, Source.open(source).fingerprint["sha256"]
     else:
         name, identity = source.stem, sha256(source)
     name = title or name

@@ -106,13 +106,32 @@ class Loaded:
 
 
 def _bounds(labels: Labels, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
-    """Those of the environment's actions, or what converted data say; `null` stands for no bound."""
-    if (known := labels.bounds) is not None:
+    """Those of the environment's actions, or what converted data say; `null` stands for no bound.
+
+    Raises `UserError` where they say something else: units of one are not those of the other.
+    """
+    known, said = labels.bounds, source.about.get("bounds")
+    if said is None:
         return known
-    if (said := source.about.get("bounds")) is None:
-        return None
     low, high = (np.array(bound, float) for bound in said)
-    return np.nan_to_num(low, nan=-np.inf, neginf=-np.inf), np.nan_to_num(high, nan=np.inf)
+    recorded = np.nan_to_num(low, nan=-np.inf, neginf=-np.inf), np.nan_to_num(high, nan=np.inf)
+    if known is None:
+        return recorded
+    for ours, theirs in zip(known, recorded, strict=True):
+        if ours.shape == theirs.shape and not np.allclose(ours, theirs, rtol=1e-5):
+            raise UserError(
+                f"{source.path} was recorded with actions from {_row(recorded[0])} to "
+                f"{_row(recorded[1])}, and {labels.name.full} takes them from {_row(known[0])} to "
+                f"{_row(known[1])}: it is another environment, or was behind a wrapper that rescales "
+                "actions: name a function that makes it with that, as my_lab.envs:make_arm"
+            )
+    return known
+
+
+def _row(numbers: np.ndarray) -> str:
+    """As text, all numbers by one if they are equal."""
+    shown = numbers[:1] if (numbers == numbers[0]).all() else numbers
+    return ", ".join(f"{x:g}" for x in shown)
 
 
 def _labels(name: EnvName, *, own: bool) -> Labels:

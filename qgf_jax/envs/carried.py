@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax.errors import UserError
+from qgf_jax.runtime import paths
 
 _REFERENCES = ("ref_min_score", "ref_max_score")
 
@@ -42,6 +43,12 @@ class Carried(NamedTuple):
                 f"minari:{self.place} carries no environment: name one of Gymnasium's, as "
                 "--config.env=Hopper-v5"
             )
+        if wrappers := about["environment"].get("wrappers"):
+            raise UserError(
+                f"minari:{self.place} was recorded behind {', '.join(wrappers)}, and wrappers are not "
+                "made by what data say: name a function that makes the environment with them, as "
+                "--config.env=my_lab.envs:make_arm"
+            )
         return about["environment"]
 
     @property
@@ -52,11 +59,17 @@ class Carried(NamedTuple):
         for key in ("eval_env_spec", "env_spec"):
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 spec = json.loads(metadata[key])
+                # A window would open for each, or the process end where there is no screen.
+                options = {
+                    k: v for k, v in (spec.get("kwargs") or {}).items() if k != "render_mode"
+                }
                 found["environment"] = {
                     "id": str(spec["id"]),
-                    "options": dict(spec.get("kwargs") or {}),
+                    "options": options,
                     "max_episode_steps": spec.get("max_episode_steps"),
                 }
+                if wrappers := [str(one["name"]) for one in spec.get("additional_wrappers") or ()]:
+                    found["environment"]["wrappers"] = wrappers
                 break
         scores = [metadata.get(key) for key in _REFERENCES]
         with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -69,7 +82,7 @@ class Carried(NamedTuple):
 def _folder(place: str) -> Path:
     """Where the dataset's `data` lies: under a folder of that name, or where Minari keeps datasets."""
     root = os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
-    here, kept = Path(place).expanduser(), Path(root).expanduser() / place
+    here, kept = paths.expand(place), paths.expand(root) / place
     for folder in (here, here / "data", kept / "data"):
         if (folder / "metadata.json").is_file():
             return folder

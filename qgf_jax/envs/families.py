@@ -133,8 +133,9 @@ class Env(Protocol):
     Four methods are optional: `goal_position() -> [x, y] | None`, where an episode's way is worth
     keeping (an observation then begins with x and y), `render() -> picture [h, w, 3] uint8`,
     `set_state(columns) -> bool`, which after a reset puts the simulator into a recorded state: numbers
-    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could. And
-    `close()`, which ends processes and files of the environment's own.
+    [n] by the name of their column (`qpos`, `qvel`, `button_states`). It says whether it could.
+    `close()` ends processes and files of the environment's own. `draws_globally` is true where steps
+    may draw from Python's global generator; without it they do not.
     """
 
     action_dim: int

@@ -273,6 +273,8 @@ class _GymnasiumEnv:
         self.action_dim = len(self.bounds[0])
         self._low, self._high = self.bounds
         self._shape, self._dtype = env.action_space.shape, env.action_space.dtype
+        self.draws_globally = not type(env.unwrapped).__module__.startswith("gymnasium.")
+        """Whether its steps may draw from Python's global generator; Gymnasium's own do not."""
 
     def reset(self, seed: int) -> np.ndarray:
         """First observation [O] of the episode `seed`.

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import random
 import socket
 import sys
 import threading
@@ -28,7 +29,7 @@ from qgf_jax.errors import UserError
 
 
 class _Slot:
-    """One environment, with its own copy of NumPy's global generator, from which some tasks draw."""
+    """One environment, with its own copy of the global generators, from which some tasks draw."""
 
     def __init__(self, name: str, parts: Widths, made: Callable[[Any], None]):
         family = Family.of(name)
@@ -47,17 +48,24 @@ class _Slot:
     def reset(self, seed: int) -> np.ndarray:
         """First observation of the episode `seed`."""
         set_bit_generator(self.bits)
-        return self.env.reset(seed)
+        obs = self.env.reset(seed)
+        # 10 microseconds each time, so only for those that may draw from it.
+        self._drawn = random.getstate() if getattr(self.env, "draws_globally", False) else None
+        return obs
 
     def act(self, chunk: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Plays the actions [H, A] open loop, to the end of the episode at most."""
         set_bit_generator(self.bits)
+        if self._drawn is not None:
+            random.setstate(self._drawn)
         total, steps, done, info, obs = 0.0, 0, False, {}, np.zeros(0)
         for action in chunk:
             obs, reward, done, info = self.env.step(action)
             total, steps = total + reward, steps + 1
             if done:
                 break
+        if self._drawn is not None:
+            self._drawn = random.getstate()
         played = {"reward": total, "steps": steps, "done": done, **self._unsaid}
         if "success" in info:
             played["success"] = float(info["success"])

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qgf_jax.errors import UserError
 from qgf_jax.methods import table
 
 
@@ -78,8 +77,7 @@ class Arm(NamedTuple):
             row = table.Method.named(name)
             values = row.weights if own_weights and row.weights else weights
             candidates = _candidates(row, best_of, more)
-            if "select" in dict(options) and max(candidates) == 1:
-                raise UserError(f"method {text!r} chooses among 1 candidate: give --best_of=N")
+            row.check_idle(options, max(candidates))
             for n in candidates:
                 for weight in values if row.weighted else (0.0,):
                     found[cls(name, float(weight), n, options)] = None

@@ -62,6 +62,11 @@ class Pace(NamedTuple):
                 + (f"execute at most {most}" if most > 0 else f"delay by at most {chunk - 1}")
             )
         pace = cls(chunk, execute or chunk - delay, delay, rtc)
+        if pace.inpaints and not pace.overlaps:
+            raise UserError(
+                "rtc without execute or delay: chunks that are played to their end have nothing in "
+                "common with the next one: give execute or delay"
+            )
         if delay > pace.execute and pace.inpaints:
             raise UserError(
                 f"rtc with execute={pace.execute} and delay={delay}: the chunk before would not be "

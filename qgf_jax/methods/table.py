@@ -229,6 +229,18 @@ class Method(NamedTuple):
             idle |= {*split.critic}
         return tuple((k, v) for k, v in options if k not in idle)
 
+    def check_idle(self, options: Options, best_of: int) -> None:
+        """Raises `UserError` for an option of the critic or of a choice that nobody would ask."""
+        self.selection(options)  # or one line that an option's selector is not chosen
+        kept = self.without_idle(options, best_of)
+        for option in options:
+            if option not in kept:
+                many = "give best_of" if best_of == 1 else "leave it out"
+                raise UserError(
+                    f"{self.name} with {best_of} candidate{'s' * (best_of > 1)} has no use for "
+                    f"{option[0]}={option[1]}: {many}"
+                )
+
     def arguments(self, options: Options) -> tuple[str, ...]:
         """Which of `options` a compiled program takes as arguments, so that it serves all values.
 
@@ -280,6 +292,9 @@ class Method(NamedTuple):
         if best_of > 1:
             found.append(self.selection(options)[0])
         asked = frozenset().union(*(x.needs for x in found))
+        gate = settings.get("gate", 0.0)  # asks the critic's members, whatever the rule asks
+        if not isinstance(gate, int | float) or gate:
+            asked |= {"q"}
         return asked.difference(_FROM_ELSEWHERE, *(x.provides for x in found))
 
     def _parts(self, settings: Mapping[str, Any] = {}) -> Iterator[Part]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
 from qgf_jax.errors import UserError
-from qgf_jax.methods.lazy import jax
+from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.table import Method
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.run import Run
@@ -104,7 +104,13 @@ def read(config: Mapping[str, Any], template: Any) -> tuple[Params, Params]:
     }
     where = checkpoints.root / str(frozen["step"])
     ArrayTree(expected).check_same(where, ArrayTree(found).describe())
-    return found["params"], found["target_params"]
+    # A slow copy that the new part alone asks for begins, and stays, as what it is a copy of.
+    copies = {
+        name: jax.tree.map(jnp.copy, found["params"][name])
+        for name in template.target_params.keys() - found["target_params"].keys()
+        if name in found["params"]
+    }
+    return found["params"], copies | found["target_params"]
 
 
 def _is_setting(key: str) -> bool:

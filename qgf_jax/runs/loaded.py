@@ -232,7 +232,9 @@ class LoadedRun:
         for name, value in options.items():
             row.check_option(name, value)
         n = row.best_of[0] if best_of is None else best_of
-        follow = self._follower(method, n, tuple(sorted(options.items())))
+        given = tuple(sorted(options.items()))
+        row.check_idle(given, n)
+        follow = self._follower(method, n, given)
         if seed is not None and not 0 <= seed < self.seeds:
             raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
         return _Policy(self, follow, weight, seed)

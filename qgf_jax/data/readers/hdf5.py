@@ -46,7 +46,7 @@ class Hdf5File(NamedTuple):
     def numbers(self, group: Any, key: str, *, axes: int | None = None) -> Any:
         """The dataset `key` of `group`, unread; `UserError` unless it is plain numbers in this file."""
         name = f"{group.name.rstrip('/')}/{key}"
-        found = self._own(group, key, name)
+        found = self.array(group, key)
         if found.dtype.kind not in "fiub" or found.dtype.hasobject:
             raise UserError(f"{self.path}: {name} has type {found.dtype}; it must be plain numbers")
         if axes is not None and found.ndim != axes:
@@ -55,9 +55,9 @@ class Hdf5File(NamedTuple):
             )
         return found
 
-    def _own(self, group: Any, key: str, name: str) -> Any:
-        """The dataset, if its numbers lie in this file."""
-        h5py = self.library()
+    def array(self, group: Any, key: str) -> Any:
+        """The dataset `key` of `group`, of any type, unread; `UserError` unless it lies in this file."""
+        h5py, name = self.library(), f"{group.name.rstrip('/')}/{key}"
         link = group.get(key, getlink=True)
         if link is None:
             has = ", ".join(sorted(group))[:80] or "nothing"
@@ -82,10 +82,14 @@ class Hdf5File(NamedTuple):
         return np.asarray(found[start:stop])
 
     def groups(self, parent: Any) -> list[str]:
-        """Names of the groups in `parent` that lie in this file, by the number at their end."""
+        """Names of the groups in `parent`, by the number at their end. Raises `UserError` for links."""
         h5py = self.library()
-        names = [k for k in parent if isinstance(parent.get(k, getlink=True), h5py.HardLink)]
-        names = [k for k in names if isinstance(parent[k], h5py.Group)]
+        for name in parent:
+            if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+                raise UserError(
+                    f"{self.path}: {parent.name}/{name} is a link: put the episode itself there"
+                )
+        names = [k for k in parent if isinstance(parent[k], h5py.Group)]
         for name in names:
             if not name.rpartition("_")[2].isdecimal():
                 raise UserError(

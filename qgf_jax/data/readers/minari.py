@@ -89,20 +89,19 @@ def _check_declared(where: str, folder: Path, episodes: int) -> None:
             group = file.root[name]
             for key in ("actions", "rewards", "terminations", "truncations", "observations"):
                 _check_array(where, file, group, key)
-            for key in group.get("infos", {}):
-                if key in _INFO:
-                    _check_array(where, file, group["infos"], key)
+            if "infos" in group:  # Minari reads all of them, texts too
+                _check_array(where, file, group, "infos", numbers=False)
 
 
-def _check_array(where: str, file: Hdf5File, group: Any, key: str) -> None:
+def _check_array(where: str, file: Hdf5File, group: Any, key: str, *, numbers: bool = True) -> None:
     """Checks an array, or all arrays of a group of them."""
     h5py = file.library("minari")
     linked = isinstance(group.get(key, getlink=True), h5py.HardLink)
     if linked and isinstance(group[key], h5py.Group):
         for part in group[key]:
-            _check_array(where, file, group[key], part)
+            _check_array(where, file, group[key], part, numbers=numbers or part in _INFO)
         return
-    array = file.numbers(group, key)
+    array = file.numbers(group, key) if numbers else file.array(group, key)
     check_size(where, array.size * array.dtype.itemsize, file.path.stat().st_size)
 
 

@@ -102,7 +102,8 @@ class Recording(NamedTuple):
         about = dict(self.about)
         if self.bounds is not None:
             about["bounds"] = [
-                [float(x) if np.isfinite(x) else None for x in bound] for bound in self.bounds
+                [float(x) if np.isfinite(x) else None for x in np.ravel(bound)]
+                for bound in self.bounds
             ]
         return about
 

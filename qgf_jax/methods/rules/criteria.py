@@ -101,7 +101,7 @@ def _broken(gain: np.ndarray, promised: np.ndarray) -> np.ndarray:
 
 
 def _within(weights: np.ndarray, curve: np.ndarray, limit: float) -> Choice:
-    """The largest weight up to which the curve may be followed, and still be within the limit.
+    """The largest weight of which the curve is within the limit, wherever it was before.
 
     Between the last weight within it and the next one, the curve is taken to be straight in log w. 0 if
     no weight is within, and the largest that was measured if that is.

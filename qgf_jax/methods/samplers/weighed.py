@@ -1,16 +1,17 @@
 """QGF under a weight that the run has chosen from its data."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 from qgf_jax.bounds import Count
 from qgf_jax.methods.parts import Names, part, sampler
-from qgf_jax.types import Array, Obs, Params, Sample
+from qgf_jax.types import Array, Params, Sample, Staged
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-@sampler(needs=("flow", "q", "weights"))
+@sampler(provides=("inpainting", "stages"), needs=("flow", "q", "weights"))
 def _weighed(
     nets: "Networks",
     *,
@@ -20,7 +21,12 @@ def _weighed(
     """As `guided` under QGF's rule; the weight is a factor of the run's own, 1 being that."""
     guided = part("sampler", "guided").make(nets, rule="one_step", num_steps=num_steps)
 
-    def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
-        return guided(params, obs, key, weight * params["calibration"]["weights"][by])
+    def weighing(f: Callable[..., Any]) -> Callable[..., Any]:
+        """`f`, whose last argument is the weight, under the factor of the run's own."""
 
-    return sample
+        def weighed(params: Params, *rest: Array) -> Any:
+            return f(params, *rest[:-1], rest[-1] * params["calibration"]["weights"][by])
+
+        return weighed
+
+    return Staged(*map(weighing, (guided.whole, guided.begin, guided.finish)))
