@@ -383,6 +383,10 @@ BAD = {
     ),
     "robomimic: no dones": (_robomimic(_set(*_DEMO, "dones", None)), "dones is missing"),
     "robomimic: odd dones": (_robomimic(_at("dones", 2, 7, group=_DEMO)), "must be 0 or 1"),
+    "robomimic: dones without a reward": (
+        _robomimic(_at("rewards", -1, 0, group=("data", "demo_0"))),
+        "no reward: that may be the end of the recording",
+    ),
     "robomimic: no steps": (_robomimic(_set(*_DEMO, "dones", np.zeros(0))), "has no steps"),
     "robomimic: fewer actions": (
         _robomimic(_set(*_DEMO, "actions", np.zeros((3, 2)))),

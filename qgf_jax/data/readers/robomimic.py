@@ -2,7 +2,7 @@
 
 `data/demo_N` holds an episode: `actions`, `rewards`, `dones` and `obs/KEY` [T, …], and `next_obs/KEY`
 unless it was left out to save space. `dones` says where the task ended: an episode ends with its first,
-and what follows is left out. `mask/NAME` lists the episodes of a part, such as `train` and `valid`.
+and what follows is left out; one at the very end without a reward is not taken for that. `mask/NAME` lists the episodes of a part, such as `train` and `valid`.
 """
 
 import json
@@ -154,9 +154,24 @@ def _episodes(
                 left_out += length - (length := int(first[0]) + 1)
             terminated = bool(first.size) if not ends else ends == "terminated"
             demo = _Demo(file, group, parts, actions)
-            yield demo.episode(length, len(dones), terminated=terminated)
+            episode = demo.episode(length, len(dones), terminated=terminated)
+            if first.size and not ends and length == len(dones):
+                _check_meaning(path, name, episode)
+            yield episode
     if left_out:
         log(f"data: {path}: {left_out} transitions after an episode's first `dones` are left out")
+
+
+def _check_meaning(path: Path, name: str, episode: Episode) -> None:
+    """Raises `UserError` if the last row's `dones` may be the end of the recording alone.
+
+    robomimic's extraction can mark the last row of every trajectory, of those that failed too.
+    """
+    if episode.rewards is not None and episode.rewards[-1] == 0:
+        raise UserError(
+            f"{path}: {name} ends with `dones` and no reward: that may be the end of the recording and "
+            "not of the task: give --ends=terminated or --ends=truncated"
+        )
 
 
 def _dones(file: Hdf5File, group: Any) -> np.ndarray:
