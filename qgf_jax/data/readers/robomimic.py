@@ -2,7 +2,8 @@
 
 `data/demo_N` holds an episode: `actions`, `rewards`, `dones` and `obs/KEY` [T, …], and `next_obs/KEY`
 unless it was left out to save space. `dones` says where the task ended: an episode ends with its first,
-and what follows is left out; one at the very end without a reward is not taken for that. `mask/NAME` lists the episodes of a part, such as `train` and `valid`.
+and what follows is left out; one at the very end without a reward is not taken for that. `mask/NAME`
+lists the episodes of a part, such as `train` and `valid`.
 """
 
 import json
