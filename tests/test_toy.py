@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import LONG, tiny
 
 from qgf_jax.core import networks
 from qgf_jax.data.chunks import Dataset
@@ -139,7 +139,13 @@ def act(trained, name, best_of=1, count=200):
     return np.asarray(jax.jit(jax.vmap(one_seed))(params, target))  # [seeds, count, 2]
 
 
-@pytest.mark.parametrize("name", [n for n, r in algorithms.METHODS.items() if not r.goals])
+# Each differs from another row by a rule or a loss that has a closed form of its own elsewhere.
+ALIKE = {"qgf_chain", "qgf_regularized", "qgf_smooth", "qgf_ortho", "jacobian_schedule", "ifql"}
+ALIKE |= {"qgf_jacobian_distill", "cgql_mse", "cgql_linex", "qsm_bc"}
+NAMES = [n for n, r in algorithms.METHODS.items() if not r.goals and (LONG or n not in ALIKE)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_method_improves_on_its_reference(name, trained):
     """By a margin on every seed; the reference itself is where the data are."""
     row = algorithms.METHODS[name]
