@@ -312,6 +312,17 @@ def test_without_success_a_weight_whose_episodes_failed_is_not_chosen():
     assert selected(lines) == {1.0}
 
 
+def test_what_was_gained_until_the_simulator_failed_says_nothing():
+    lines = with_returns(1.0, [1] * 4, [-100.0] * 4) + with_returns(1.0, [1] * 4, [-50.0] * 4, 1)
+    broken = [{**line, "return": 0.0, "length": 1, "success": 0.0} for line in lines[:1]]
+    broken[0]["failed"] = "died"
+    (row,) = summary.summarize(broken + lines[1:])
+    assert (row["return"]["mean"], row["failed"], row["success"]["mean"]) == (-75.0, 1, 7 / 8)
+    for line in lines:
+        line["failed"] = "died"
+    assert summary.summarize(lines)[0]["return"]["mean"] == -75.0  # there is nothing else to show
+
+
 def test_seeds_that_disagree_are_noise_to_the_selection():
     """A seed gains 30 steps in each episode, the other loses 20: fifty agreeing episodes are no help."""
     lines = []

@@ -1,6 +1,6 @@
 """Rows of a table from lines of episodes: means, intervals and the selected weight. No JAX."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,13 +135,14 @@ def _row(key: _Key, tasks: Tasks, step: int, references: Sequence[float] | None)
         for task, episodes in shared.items() for seed in seeds for episode in episodes
     ]  # fmt: skip
 
-    def columns(name: str) -> list[np.ndarray]:
+    def columns(name: str, played: Mapping[int, Set]) -> list[np.ndarray]:
         return [
             np.array([[tasks[task][s, e][name] for e in sorted(episodes)] for s in seeds], float)
-            for task, episodes in sorted(shared.items())
+            for task, episodes in sorted(played.items())
         ]
 
-    sampler, returned = key.group.sampler, Interval.of_mean(columns("return"))
+    whole = _played_to_the_end(tasks, shared, seeds)
+    sampler, returned = key.group.sampler, Interval.of_mean(columns("return", whole))
     says = "success" in counted[0]
     return {
         "env": key.group.env,
@@ -160,11 +161,26 @@ def _row(key: _Key, tasks: Tasks, step: int, references: Sequence[float] | None)
         "seeds": len(seeds),
         "step": step,
         "interval": Interval.kind(len(seeds)),
-        "success": Interval.of_success(columns("success"))._asdict() if says else None,
+        "success": Interval.of_success(columns("success", shared))._asdict() if says else None,
         "return": returned._asdict(),
         **({"score": _score(returned, references)} if references else {}),
-        "length": Interval.of_mean(columns("length"))._asdict(),
+        "length": Interval.of_mean(columns("length", whole))._asdict(),
     }
+
+
+def _played_to_the_end(
+    tasks: Tasks, shared: Mapping[int, Set], seeds: Sequence[int]
+) -> Mapping[int, Set]:
+    """The `shared` episodes without those that the simulator could not play for one of the seeds.
+
+    What such an episode had gained says nothing, and of costs it says that stopping is best. All of them
+    if that would leave a task without any.
+    """
+    whole = {
+        task: {e for e in episodes if not any(tasks[task][s, e].get("failed") for s in seeds)}
+        for task, episodes in shared.items()
+    }
+    return whole if all(whole.values()) else shared
 
 
 def _score(returned: Interval, references: Sequence[float]) -> dict[str, float]:
