@@ -383,9 +383,13 @@ BAD = {
     ),
     "robomimic: no dones": (_robomimic(_set(*_DEMO, "dones", None)), "dones is missing"),
     "robomimic: odd dones": (_robomimic(_at("dones", 2, 7, group=_DEMO)), "must be 0 or 1"),
+    "robomimic: dones at the end of shaped rewards": (
+        _robomimic(_at("rewards", 0, 0.5, group=("data", "demo_0"))),
+        "give --ends=terminated or --ends=truncated",
+    ),
     "robomimic: dones without a reward": (
         _robomimic(_at("rewards", -1, 0, group=("data", "demo_0"))),
-        "no reward: that may be the end of the recording",
+        "its rewards do not say whether that is a success",
     ),
     "robomimic: no steps": (_robomimic(_set(*_DEMO, "dones", np.zeros(0))), "has no steps"),
     "robomimic: fewer actions": (

@@ -75,10 +75,16 @@ def write_hdf5(path, tree, attributes=None):
     return path
 
 
+def sparse(played):
+    """The same with a reward of 1 where the task ended, and none before."""
+    rewards = [np.float32(np.arange(len(e.actions)) == len(e.actions) - 1) for e in played]
+    return [e._replace(rewards=e.terminated * r) for e, r in zip(played, rewards, strict=True)]
+
+
 def robomimic_tree(played, *, following=True, masks=True):
-    """The groups of a robomimic file, its observations in two parts."""
+    """The groups of a robomimic file, its observations in two parts, its rewards sparse."""
     demos = {}
-    for i, e in enumerate(played):
+    for i, e in enumerate(sparse(played)):
         done = np.zeros(len(e.actions))
         done[-1] = e.terminated
         demos[f"demo_{i}"] = {

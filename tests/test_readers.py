@@ -13,6 +13,7 @@ from qgf_jax.data.readers.recording import Choice, Episode, Recording
 from qgf_jax.errors import UserError
 
 PLAYED = recordings.episodes()
+SPARSE = recordings.sparse(PLAYED)
 
 
 @pytest.fixture(autouse=True)
@@ -132,30 +133,42 @@ def test_minari_flattens_dictionaries_by_their_sorted_keys():
 
 
 def test_robomimic_has_its_parts_in_order_and_its_masks(tmp_path):
-    path = recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED)
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", SPARSE)
     recording = robomimic.open_recording(str(path))
     assert recording.about["observations"] == [["arm", 2], ["object", 1]]
     assert recording.about["environment"] == {"id": "Lift", "control_delta": True}
-    check(recording, PLAYED)
-    check(robomimic.open_recording(str(path), Choice(split="valid")), PLAYED[-1:])
+    check(recording, SPARSE)
+    check(robomimic.open_recording(str(path), Choice(split="valid")), SPARSE[-1:])
     chosen = robomimic.open_recording(str(path), Choice(("object",), "actions_abs"))
     first = next(chosen.checked())
-    np.testing.assert_array_equal(first.observations, PLAYED[0].observations[:, 2:])
-    np.testing.assert_array_equal(first.actions, 2 * PLAYED[0].actions)
+    np.testing.assert_array_equal(first.observations, SPARSE[0].observations[:, 2:])
+    np.testing.assert_array_equal(first.actions, 2 * SPARSE[0].actions)
 
 
 def test_robomimic_without_next_observations_loses_the_last_of_what_was_cut_off(tmp_path):
-    path = recordings.write_robomimic(tmp_path / "lift.hdf5", PLAYED, following=False)
-    check(robomimic.open_recording(str(path)), PLAYED, lost=True)
+    path = recordings.write_robomimic(tmp_path / "lift.hdf5", SPARSE, following=False)
+    check(robomimic.open_recording(str(path)), SPARSE, lost=True)
+
+
+def test_what_robomimics_last_dones_means_is_said_by_its_reward_or_its_user(tmp_path):
+    tree = recordings.robomimic_tree(PLAYED)
+    for demo in tree["data"].values():
+        demo["dones"][-1] = 1  # as extracted with --done_mode=2, whatever became of the task
+    path = recordings.write_hdf5(tmp_path / "lift.hdf5", tree, recordings.ENV_ARGS)
+    with pytest.raises(UserError, match="demo_1 has `dones` on its last row alone"):
+        [*robomimic.open_recording(str(path)).checked()]
+    for ends in ("terminated", "truncated"):
+        read = robomimic.open_recording(str(path), Choice(ends=ends)).checked()
+        assert {e.terminated for e in read} == {ends == "terminated"}
 
 
 def test_robomimic_ends_with_the_first_success(tmp_path, capsys):
-    tree = recordings.robomimic_tree(PLAYED)
+    tree = recordings.robomimic_tree(SPARSE)
     tree["data"]["demo_1"]["dones"][3:] = 1
     path = recordings.write_hdf5(tmp_path / "lift.hdf5", tree, recordings.ENV_ARGS)
     episode = [*robomimic.open_recording(str(path)).checked()][1]
     assert len(episode.actions) == 4 and episode.terminated
-    np.testing.assert_array_equal(episode.observations, PLAYED[1].observations[:5])
+    np.testing.assert_array_equal(episode.observations, SPARSE[1].observations[:5])
     assert "3 transitions after an episode's first `dones`" in capsys.readouterr().err
 
 

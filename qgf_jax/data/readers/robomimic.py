@@ -153,10 +153,11 @@ def _episodes(
             length = len(dones)
             if (first := np.flatnonzero(dones)).size:
                 left_out += length - (length := int(first[0]) + 1)
-            terminated = bool(first.size) if not ends else ends == "terminated"
+            said = bool(first.size) and length == len(dones)
+            terminated = ends != "truncated" if said else bool(first.size)
             demo = _Demo(file, group, parts, actions)
             episode = demo.episode(length, len(dones), terminated=terminated)
-            if first.size and not ends and length == len(dones):
+            if said and not ends:
                 _check_meaning(path, name, episode)
             yield episode
     if left_out:
@@ -166,12 +167,14 @@ def _episodes(
 def _check_meaning(path: Path, name: str, episode: Episode) -> None:
     """Raises `UserError` if the last row's `dones` may be the end of the recording alone.
 
-    robomimic's extraction can mark the last row of every trajectory, of those that failed too.
+    robomimic's extraction can mark the last row of every trajectory (--done_mode 1 and 2), of those that
+    failed too. A reward there and nowhere before is a success.
     """
-    if episode.rewards is not None and episode.rewards[-1] == 0:
+    rewards = episode.rewards
+    if rewards is not None and (rewards[-1] == 0 or rewards[:-1].any()):
         raise UserError(
-            f"{path}: {name} ends with `dones` and no reward: that may be the end of the recording and "
-            "not of the task: give --ends=terminated or --ends=truncated"
+            f"{path}: {name} has `dones` on its last row alone, and its rewards do not say whether that "
+            "is a success or the end of the recording: give --ends=terminated or --ends=truncated"
         )
 
 
