@@ -16,6 +16,8 @@ trains its own flow policy, on the same batches, and serves every test-time meth
 `experiments/launch/critics.sh` trains some of them on one policy. Not run by us yet.
 """
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,27 +33,13 @@ CRITICS: dict[str, dict[str, Any]] = {
     "td_qam_10": {**_TEN, "critics.td.next": "policy"},
     "sarsa_10": {**_TEN, "critics.td.next": "data"},
 }
-_MANIPULATION = {
-    "data.chunk": 5,
-    "networks.policy_hidden": (256,) * 3,
-    "networks.critic_hidden": (256,) * 3,
-    "train.steps": 20_000,
-    "train.save_every": 5_000,
-    "eval.weights": (0.0, 0.01, 0.03, 0.1, 0.3),
-}
+_OTHERS = runpy.run_path(str(Path(__file__).with_name("ogbench.py")))["VARIANTS"]
+_WEIGHTS = {"eval.weights": (0.0, 0.01, 0.03, 0.1, 0.3)}
+_CUBE = _OTHERS["cube_single_small"] | _WEIGHTS
 TASKS: dict[str, dict[str, Any]] = {
-    "cube_single": {"env": "cube-single-play-singletask-task2-v0", **_MANIPULATION},
-    "puzzle_3x3": {"env": "puzzle-3x3-play-singletask-task4-v0", **_MANIPULATION},
-    "pointmaze_medium": {
-        "env": "pointmaze-medium-navigate-singletask-task1-v0",
-        "data.chunk": 10,
-        "data.standardize": True,
-        "networks.policy_hidden": (128,) * 3,
-        "networks.critic_hidden": (128,) * 3,
-        "train.steps": 12_000,
-        "train.save_every": 4_000,
-        "eval.weights": (0.0, 1.0, 3.0, 10.0, 30.0),
-    },
+    "cube_single": _CUBE,
+    "puzzle_3x3": _CUBE | {"env": "puzzle-3x3-play-singletask-task4-v0"},
+    "pointmaze_medium": _OTHERS["pointmaze_medium_small"],
 }
 VARIANTS = {f"{task}_{critic}": (task, critic) for task in TASKS for critic in CRITICS}
 
