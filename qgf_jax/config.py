@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from qgf_jax import schema
 from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
-from qgf_jax.errors import UserError, log_once
+from qgf_jax.errors import UserError, log_once, raised
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runtime import paths
@@ -243,10 +243,7 @@ def _mistakes_of(path: Path) -> Generator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = getattr(error, "lineno", None) or (own[-1] if own else None)
-        cause = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{path}{f', line {line}' * bool(line)}: {type(error).__name__}: {cause}"
-        ) from error
+        raise UserError(f"{path}{f', line {line}' * bool(line)}: {raised(error, 160)}") from error
 
 
 def _check_variant(path: Path, module: ModuleType, variant: str) -> None:

@@ -10,7 +10,9 @@ import functools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import ClassVar
 
 ELSEWHERE = "choose a folder that you may write to"
@@ -128,6 +130,22 @@ class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
     def __init__(self, signum: int, kept: str):
         super().__init__(kept)
         self.code = 128 + signum
+
+
+def said(error: BaseException, most: int = 160) -> str:
+    """What an error says, in one line of at most so many letters; "" if it says nothing."""
+    return " ".join(str(error).split())[:most]
+
+
+def raised(error: BaseException, most: int = 200) -> str:
+    """An error's kind and what it says, or where it is from if it says nothing, as an assertion does."""
+    kind = type(error).__name__
+    if text := said(error, most):
+        return f"{kind}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{kind} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else kind
+    )
 
 
 def log(line: str) -> None:

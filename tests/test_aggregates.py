@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.core.aggregates import AGGREGATES, spread
+from qgf_jax.core.aggregates import AGGREGATES, pessimistic, spread
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import worker_pool
@@ -23,8 +23,6 @@ from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.types import Obs, Spec
-
-pessimistic = AGGREGATES["pessimistic"]
 
 SPEC = Spec(state=(3,), action=2, chunk=2)
 OBS = Obs(jnp.ones(3) * 0.2)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 
 from qgf_jax.bounds import Bound, Count
-from qgf_jax.errors import SaveError, Stopped, UserError, log
+from qgf_jax.errors import SaveError, Stopped, UserError, log, said
 from qgf_jax.runtime import backend
 
 COMMANDS = {
@@ -205,7 +205,7 @@ def _ending(error: BaseException) -> _Ending | None:
 
 
 def _out_of_memory(error: BaseException) -> _Ending:
-    cause = " ".join(str(error).split())[:100] or "no more is given"
+    cause = said(error, 100) or "no more is given"
     line = f"error: the memory does not suffice ({cause}): lower batch size, seeds or widths"
     return _Ending(UserError.code, line)
 

@@ -17,7 +17,7 @@ def spread(q: Array) -> Array:
     return jnp.where(differ, jnp.sqrt(jnp.where(differ, variance, 1.0)), 0.0)
 
 
-def _pessimistic(q: Array, rho: Array | float) -> Array:
+def pessimistic(q: Array, rho: Array | float) -> Array:
     """Mean - `rho` * standard deviation (Li and Levine, 2026). Of two members, rho = 1 is the least."""
     return q.mean(axis=0) - rho * spread(q)
 
@@ -25,6 +25,6 @@ def _pessimistic(q: Array, rho: Array | float) -> Array:
 AGGREGATES: dict[str, Callable[[Array, Array | float], Array]] = {
     "min": lambda q, rho: jnp.min(q, axis=0),
     "mean": lambda q, rho: jnp.mean(q, axis=0),
-    "pessimistic": _pessimistic,
+    "pessimistic": pessimistic,
 }
 """(Q [E, ...], rho) -> Q [...]"""

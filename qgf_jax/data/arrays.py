@@ -15,7 +15,7 @@ from qgf_jax.data.formats import Rows
 from qgf_jax.data.readers.recording import Episode, Recording
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.data.shards import Source
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, said
 
 
 class Dataset(NamedTuple):
@@ -132,5 +132,4 @@ def _array(name: str, key: str, given: Any) -> np.ndarray:
     try:
         return np.asarray(given)
     except (ValueError, TypeError) as error:
-        cause = " ".join(str(error).split())[:150]
-        raise UserError(f"{name}: {key} is no array of numbers ({cause})") from None
+        raise UserError(f"{name}: {key} is no array of numbers ({said(error)})") from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.shards import Source
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, raised
 
 
 def own_rewards(name: str) -> Callable[[Source], Source]:
@@ -45,7 +45,7 @@ def _function(name: str) -> Callable[[Rows], Any]:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever importing it raises
         raise UserError(
-            f"data.rewards={name} cannot be imported ({_cause(error)}): mend the name, or add the "
+            f"data.rewards={name} cannot be imported ({raised(error)}): mend the name, or add the "
             "module's folder to PYTHONPATH"
         ) from error
     if not callable(found):
@@ -58,7 +58,7 @@ def _with(name: str, function: Callable[[Rows], Any], path: Path, rows: Rows, fi
     try:
         rewards = np.array(function(_locked(rows)), np.float32)
     except Exception as error:  # whatever the function raises
-        raise UserError(f"data.rewards={name} failed on {path} ({_cause(error)})") from error
+        raise UserError(f"data.rewards={name} failed on {path} ({raised(error)})") from error
     if rewards.shape != rows.ends.shape:
         raise UserError(
             f"data.rewards={name} gave an array of shape {rewards.shape} for {len(rows.ends)} rows: it "
@@ -81,7 +81,3 @@ def _locked(rows: Rows) -> Rows:
 
     info = {key: view(array) for key, array in rows.info.items()}
     return Rows(view(rows.observations), view(rows.actions), view(rows.ends), info)
-
-
-def _cause(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -22,7 +22,6 @@ import math
 import random
 import re
 import sys
-import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ import numpy as np
 from qgf_jax.envs import spaces
 from qgf_jax.envs.carried import Carried
 from qgf_jax.envs.families import Bounds, EnvName, Family, Labels, is_module
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, raised
 from qgf_jax.runtime import children
 
 _ID = re.compile(r"(?:[\w.]+:)?[\w/.-]+-v\d+")
@@ -201,21 +200,12 @@ def _make(name: str, options: Mapping[str, Any]) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # whatever a package or a user's function raises
-        raise UserError(f"environment {name} cannot be made ({_cause(error)})") from error
+        raise UserError(f"environment {name} cannot be made ({raised(error)})") from error
     if not isinstance(made, gymnasium.Env):
         raise UserError(
             f"{name} gives a {type(made).__name__}: it must give an environment of Gymnasium's"
         )
     return made
-
-
-def _cause(error: BaseException) -> str:
-    """What was raised, in one line; where, if it says nothing, as an assertion does."""
-    kind, text = type(error).__name__, " ".join(str(error).split())[:200]
-    if text:
-        return f"{kind}: {text}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{kind} in {Path(last.filename).name}, line {last.lineno}"
 
 
 def _call(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ from qgf_jax.envs import spaces
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.envs.spaces import Widths
 from qgf_jax.envs.wire import Message
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, raised
 
 
 class _Slot:
@@ -101,7 +101,7 @@ def _serve(channel: socket.socket, name: str, count: int, parts: Widths = ()) ->
         try:
             reply = _answer(slots, request, obs)
         except Exception as error:
-            Message({"error": _cause(error), "place": len(obs)}).send(channel)
+            Message({"error": raised(error, 120), "place": len(obs)}).send(channel)
         else:
             Message(reply, {"obs": np.asarray(obs, np.float32)}).send(channel)
     for slot in slots:  # may have started a simulator in a process of its own
@@ -119,7 +119,7 @@ def _begin(name: str, count: int, parts: Widths) -> list[_Slot]:
     except UserError:
         raise
     except Exception as error:  # whatever the simulator, or a user's environment, raises
-        raise UserError(f"environment {name} does not begin ({_cause(error)})") from error
+        raise UserError(f"environment {name} does not begin ({raised(error, 120)})") from error
 
 
 def _answer(slots: list[_Slot], request: Message, obs: list[np.ndarray]) -> dict[str, Any]:
@@ -138,11 +138,6 @@ def _answer(slots: list[_Slot], request: Message, obs: list[np.ndarray]) -> dict
             obs.append(after)
             reply["played"].append(played)
     return {**reply, "cpu_seconds": time.process_time() - started}
-
-
-def _cause(error: Exception) -> str:
-    """What was raised, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def leave_with(parent: int) -> None:

@@ -12,6 +12,7 @@ _LI = "Li and Levine, 2026, arXiv 2601.14234"
 _BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
 # The weight is theta of the source, which sweeps .01 to 1; beta carries the units of 1 / Q.
 _CGQL = (0.01, 0.03, 0.1, 0.3, 1.0)
+_CLASSIFIER = {"units": "raw", "skip_first": True}
 _PLAIN_FLOW = {
     "networks.time_feature": "raw",
     "networks.policy_layer_norm": False,
@@ -128,7 +129,7 @@ row(
     "cgql",
     "classifier guidance by exp(beta Q), critic at the noisy action",
     f"{_LI}, CGQL",
-    options={"rule": "classifier", "units": "raw", "skip_first": True},
+    options={"rule": "classifier", **_CLASSIFIER},
     weights=_CGQL,
 )
 row(
@@ -177,7 +178,7 @@ row(
     "cgql_mse",
     "as cgql, by a critic that was trained on noisy actions",
     f"{_LI}, CGQL-M",
-    options={"rule": "classifier_noise_aware", "units": "raw", "skip_first": True},
+    options={"rule": "classifier_noise_aware", **_CLASSIFIER},
     policies=("flow_bc", "robust_q"),
     weights=_CGQL,
 )
@@ -185,7 +186,7 @@ row(
     "cgql_linex",
     "as cgql_mse, the critic's loss being that of exp(beta Q)",
     f"{_LI}, CGQL-L",
-    options={"rule": "classifier_noise_aware", "units": "raw", "skip_first": True},
+    options={"rule": "classifier_noise_aware", **_CLASSIFIER},
     policies=("flow_bc", "linex_q"),
     weights=_CGQL,
 )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError, log
+from qgf_jax.errors import NoSoundCheckpointError, NotFiniteError, SaveError, UserError, log, said
 from qgf_jax.methods.lazy import jax
 from qgf_jax.runs.array_files import ArrayFiles
 from qgf_jax.runs.failpoints import failpoint
@@ -241,7 +241,9 @@ class Checkpoints:
             leaves = files.read_named()
             restored = _state_digest((name, leaves[name]) for name in seal["tree"])
         except Exception as error:
-            raise UserError(f"{directory} cannot be rescued: {_cause(error)}: remove it") from error
+            raise UserError(
+                f"{directory} cannot be rescued: {said(error, 80)}: remove it"
+            ) from error
         if restored != seal["state"]:
             raise UserError(f"{directory} cannot be rescued: its numbers are others: remove it")
         self._seal({**seal, "files": _digests(directory, durable=True)})
@@ -281,7 +283,7 @@ class Checkpoints:
                 raise
             raise SaveError(
                 f"{directory} could not be saved (it needs {ArrayTree(leaves.tree).bytes() >> 20} MB, "
-                f"{_free_bytes(self.root) >> 20} MB are free): {_cause(error)}: "
+                f"{_free_bytes(self.root) >> 20} MB are free): {said(error, 80)}: "
                 f"{SaveError.remedy(error)}"
             ) from error
         failpoint("sealed")
@@ -297,7 +299,7 @@ class Checkpoints:
                 else "they are other numbers"
             )
         except Exception as error:
-            cause = _cause(error)
+            cause = said(error, 80)
         if cause:
             raise SaveError(
                 f"{self.root / str(step)} was written, and does not restore: {cause}: check the disk "
@@ -398,7 +400,3 @@ def _difference(sealed: Mapping[str, Any], files: Mapping[str, Any]) -> str:
         if sealed.get(name) != files[name]:
             return f"{name} was altered or added"
     return ""
-
-
-def _cause(error: Exception) -> str:
-    return " ".join(str(error).split())[:80]

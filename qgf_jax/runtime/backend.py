@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from qgf_jax.errors import UserError, log
+from qgf_jax.errors import UserError, log, said
 
 _STANDARD: dict[str, Any] = {
     "enable_x64": False,
@@ -100,7 +100,7 @@ def devices(*, local: bool = False) -> list[Any]:
     except (RuntimeError, AssertionError) as error:
         platforms = os.environ.get("JAX_PLATFORMS", "")
         asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
-        cause = " ".join(str(error).split())[:160]
+        cause = said(error)
         raise UserError(
             f"{asked}: there is no such device here{f' ({cause})' * bool(cause)}: "
             "set JAX_PLATFORMS=cpu, or unset it"

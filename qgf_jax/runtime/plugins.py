@@ -3,7 +3,7 @@
 import importlib.metadata
 from typing import Any
 
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, raised
 
 
 def load_entry(entry: importlib.metadata.EntryPoint, what: str) -> Any:
@@ -12,8 +12,7 @@ def load_entry(entry: importlib.metadata.EntryPoint, what: str) -> Any:
         return entry.load()
     except Exception as error:
         owner = entry.dist.name if entry.dist else "a package"
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"{owner} adds {what} by {entry.value!r}, which cannot be imported ({cause}): mend or "
-            f"uninstall {owner}"
+            f"{owner} adds {what} by {entry.value!r}, which cannot be imported ({raised(error)}): "
+            f"mend or uninstall {owner}"
         ) from error

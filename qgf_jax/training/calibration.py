@@ -55,16 +55,20 @@ def measure(
         keys = jax.random.split(key, ACTIONS)
         actions = jax.vmap(lambda k: sample(params, obs, k, jnp.zeros(())))(keys)
         spreads = [jax.vmap(q(params["critic"], obs))(actions).std(ddof=1) for q in scales]
-        centred = actions - actions.mean(axis=0, keepdims=True)
-        products = jnp.matmul(centred.T, centred, precision="highest")
-        return spreads, products / (ACTIONS - 1)
+        return spreads, covariance(actions)
 
     def one_seed(groups: tuple[Params, Params]) -> dict[str, Array]:
         keys = jax.random.split(jax.random.key(1), STATES)
         one = functools.partial(one_state, groups)
-        spreads, covariance = jax.lax.map(lambda x: one(*x), (obs, keys), batch_size=128)
-        values, vectors = jnp.linalg.eigh(covariance.mean(axis=0))
+        spreads, covariances = jax.lax.map(lambda x: one(*x), (obs, keys), batch_size=128)
+        values, vectors = jnp.linalg.eigh(covariances.mean(axis=0))
         stds = [jnp.median(spread) for spread in spreads]
         return {"q_std": stds[0], "logit_std": stds[-1], "values": values, "vectors": vectors}
 
     return jax.jit(lambda groups: over_seeds(one_seed, groups))((state.params, state.target_params))
+
+
+def covariance(actions: Array) -> Array:
+    """[D, D] of `actions` [N, D], over N - 1; in full float32, whatever the networks' precision."""
+    centred = actions - actions.mean(axis=0, keepdims=True)
+    return jnp.matmul(centred.T, centred, precision="highest") / (len(actions) - 1)

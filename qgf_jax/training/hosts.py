@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, said
 from qgf_jax.runtime import backend
 
 
@@ -44,7 +44,7 @@ class Hosts:
         try:
             jax.distributed.initialize(*address, initialization_timeout=_TO_CONNECT)
         except (RuntimeError, ValueError) as error:
-            cause = " ".join(str(error).split())[:120]
+            cause = said(error, 120)
             raise UserError(
                 f"--hosts={text}: the processes did not find each other: {cause}"
             ) from None
@@ -111,6 +111,6 @@ def _exchange(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
             answers.append(json.loads(text))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > end:
-                cause = " ".join(str(error).split())[:120]
+                cause = said(error, 120)
                 raise UserError(f"process {len(answers)} did not begin: {cause}") from None
     return answers

@@ -18,6 +18,7 @@ from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import Builder
 from qgf_jax.runtime.seeds import over_seeds
+from qgf_jax.training.calibration import covariance
 from qgf_jax.types import Array, Critic, Direction, Obs, Params, Spec, Velocity
 
 
@@ -196,7 +197,7 @@ class State(NamedTuple):
         run = functools.partial(flow.integrate, self.velocity, num_steps=self.num_steps)
         drawn = self.nets.clip(jax.vmap(run)(noises))
         q, slopes = jax.vmap(jax.value_and_grad(self._q()))(drawn)
-        return q.std(ddof=1), jnp.cov(drawn, rowvar=False).reshape(2 * drawn.shape[1:]), slopes
+        return q.std(ddof=1), covariance(drawn), slopes
 
     def guided(self, weights: Array) -> dict[str, Array]:
         """By weight [W]: gains and distances; the reference's own distance []."""

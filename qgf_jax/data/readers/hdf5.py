@@ -13,6 +13,7 @@ import numpy as np
 from qgf_jax.data.formats import check_size
 from qgf_jax.data.readers.recording import reading
 from qgf_jax.errors import UserError
+from qgf_jax.runs import files
 
 
 class Hdf5File(NamedTuple):
@@ -110,5 +111,4 @@ def sha256(*paths: Path) -> str:
 @functools.lru_cache(maxsize=2**20)
 def _sha256(path: Path, size: int, changed: int) -> str:
     """Read once as long as the file's size and time of change stay, however many parts it has."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256(path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from qgf_jax.data.formats import check_numbers
 from qgf_jax.data.summary import Rounding
-from qgf_jax.errors import UserError, log
+from qgf_jax.errors import UserError, log, raised
 
 
 class Choice(NamedTuple):
@@ -218,13 +218,9 @@ def reading(place: object, library: str, *errors: type[Exception]) -> Generator[
     except OSError as error:
         if error.errno is not None:
             raise UserError.unreadable(place, error) from None
-        raise UserError(f"{place}: {library} cannot read it: {_line(error)}: {_AGAIN}") from None
+        raise UserError(f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}") from None
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError, EOFError, *errors) as error:
-        raise UserError(f"{place}: {library} cannot read it: {_line(error)}: {_AGAIN}") from None
+        raise UserError(f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}") from None
 
 
 _AGAIN = "it is cut off, altered or of another format"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:150] or type(error).__name__

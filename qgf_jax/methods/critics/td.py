@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from qgf_jax.bounds import Count, History, NonNegative
-from qgf_jax.methods.lazy import checks, jax, jnp
+from qgf_jax.methods.lazy import aggregates, checks, jax, jnp
 from qgf_jax.methods.parts import critic, part
 from qgf_jax.methods.table import acting_params
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample, Summary
@@ -66,7 +66,7 @@ def _td(
     ) -> tuple[Array, Metrics]:
         action = next_action(acting_params(params, target_params), x, key)
         target_q = nets.apply_ensemble(target_params["critic"], x.next_obs, action)
-        td_target = x.reward + x.discount * (target_q.mean() - rho * target_q.std())
+        td_target = x.reward + x.discount * aggregates.pessimistic(target_q, rho)
         q = nets.apply_ensemble(params["critic"], x.obs, x.action)
         return jnp.mean((q - td_target) ** 2), {"q": Summary(q)}
 
