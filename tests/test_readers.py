@@ -182,6 +182,33 @@ def test_lerobot_has_its_frames_and_tasks(version, tmp_path, capsys):
     check(lerobot.open_recording(str(folder), Choice(split="test")), PLAYED[-1:], lost=True)
 
 
+def test_what_lerobots_own_writer_wrote(tmp_path, monkeypatch):
+    """With `pip install 'lerobot[dataset]'` beside; seen with 0.6.1."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    writer = pytest.importorskip("lerobot.datasets.lerobot_dataset", exc_type=ImportError)
+    numbers = {"dtype": "float32", "names": None}
+    shapes = {"observation.state": (3,), "action": PLAYED[0].actions.shape[1:], "next.reward": (1,)}
+    features = {key: {**numbers, "shape": shape} for key, shape in shapes.items()}
+    features["next.success"] = {"dtype": "bool", "shape": (1,), "names": None}
+    folder = tmp_path / "lift"
+    dataset = writer.LeRobotDataset.create("lab/lift", 30, features, folder, use_videos=False)
+    for played in PLAYED:
+        for t, action in enumerate(played.actions):
+            over = played.terminated and t == len(played.actions) - 1
+            dataset.add_frame(
+                {
+                    "observation.state": np.float32(played.observations[t]),
+                    "action": np.float32(action),
+                    "next.reward": np.float32(played.rewards[t : t + 1]),
+                    "next.success": np.array([over]),
+                    "task": "lift the cube",
+                }
+            )
+        dataset.save_episode()
+    dataset.finalize()
+    check(lerobot.open_recording(str(folder)), PLAYED, lost=True)
+
+
 @pytest.mark.parametrize("split", ["0", "3:3", "-1:2", "0:9", [0, 2], None])
 def test_lerobot_has_splits_of_its_episodes_only(split, tmp_path):
     folder = recordings.write_lerobot(tmp_path / "lift", PLAYED)
