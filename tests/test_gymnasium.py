@@ -607,3 +607,6 @@ def test_a_minari_environment_is_made_without_windows_and_not_without_its_wrappe
     wrapped = Carried("lab/x-v0", Path(), {"env_spec": json.dumps(spec)})
     with pytest.raises(UserError, match="lab/x-v0 was recorded behind RescaleAction"):
         wrapped.environment  # noqa: B018
+    odd = Carried("lab/x-v0", Path(), {"env_spec": json.dumps({**spec, "kwargs": "frame_skip"})})
+    with pytest.raises(UserError, match="lab/x-v0 carries no environment"):
+        odd.environment  # noqa: B018

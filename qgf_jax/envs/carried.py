@@ -54,29 +54,27 @@ class Carried(NamedTuple):
     @property
     def about(self) -> dict[str, Any]:
         """Its `environment`, and as `references` the returns that count as 0 and 1, if it has them."""
-        metadata = self.metadata
         found: dict[str, Any] = {}
         for key in ("eval_env_spec", "env_spec"):
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                spec = json.loads(metadata[key])
-                # A window would open for each, or the process end where there is no screen.
-                options = {
-                    k: v for k, v in (spec.get("kwargs") or {}).items() if k != "render_mode"
-                }
-                found["environment"] = {
-                    "id": str(spec["id"]),
-                    "options": options,
-                    "max_episode_steps": spec.get("max_episode_steps"),
-                }
-                if wrappers := [str(one["name"]) for one in spec.get("additional_wrappers") or ()]:
-                    found["environment"]["wrappers"] = wrappers
+                found["environment"] = _environment(json.loads(self.metadata[key]))
                 break
-        scores = [metadata.get(key) for key in _REFERENCES]
+        scores = [self.metadata.get(key) for key in _REFERENCES]
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             low, high = (float(x) for x in scores if isinstance(x, int | float))
             if low != high and math.isfinite(low) and math.isfinite(high):
                 found["references"] = [low, high]
         return found
+
+
+def _environment(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What Gymnasium's own record of an environment says of it, without what opens a window."""
+    options = dict(spec.get("kwargs") or {})
+    options.pop("render_mode", None)
+    found = {"id": str(spec["id"]), "options": options}
+    found["max_episode_steps"] = spec.get("max_episode_steps")
+    wrappers = [str(one["name"]) for one in spec.get("additional_wrappers") or ()]
+    return found | ({"wrappers": wrappers} if wrappers else {})
 
 
 def _folder(place: str) -> Path:

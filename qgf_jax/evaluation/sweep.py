@@ -136,17 +136,21 @@ class Plan:
             wanted: dict[Arm, list[_Pair]] = {}
             for one in (one for one in rounds if i < len(rounds[one])):
                 if i > 0:
-                    met = self._along_seeds(rounds[one][i - 1].episodes)
-                    mine = [
-                        line
-                        for line in self._lines_of(in_play[one], step, lines)
-                        if (line["episode"], line["seed"]) in met
-                    ]
-                    stay = leading_weights(mine, rounds[one][i].weights)
-                    in_play[one] = [arm for arm in in_play[one] if arm.weight in stay]
-                pairs = self._along_seeds(rounds[one][i].episodes)
-                wanted |= dict.fromkeys(in_play[one], pairs)
+                    played = self._lines_of(in_play[one], step, lines)
+                    before, now = rounds[one][i - 1 : i + 1]
+                    in_play[one] = self._leading(in_play[one], played, before.episodes, now.weights)
+                wanted |= dict.fromkeys(in_play[one], self._along_seeds(rounds[one][i].episodes))
             yield self._missing(wanted, step, lines)
+
+    def _leading(
+        self, arms: Sequence[Arm], lines: Iterable[Line], episodes: int, weights: int
+    ) -> list[Arm]:
+        """Those of `arms` with the `weights` weights that lead over the first `episodes` episodes."""
+        met = self._along_seeds(episodes)
+        stay = leading_weights(
+            [line for line in lines if (line["episode"], line["seed"]) in met], weights
+        )
+        return [arm for arm in arms if arm.weight in stay]
 
     def _along_seeds(self, count: int) -> list[_Pair]:
         """`count` selection episodes, all different, by one seed after the other."""
