@@ -35,7 +35,9 @@ CRITICS: dict[str, dict[str, Any]] = {
 }
 _OTHERS = runpy.run_path(str(Path(__file__).with_name("ogbench.py")))["VARIANTS"]
 _WEIGHTS = {"eval.weights": (0.0, 0.01, 0.03, 0.1, 0.3)}
-_CUBE = _OTHERS["cube_single_small"] | _WEIGHTS
+# Half as wide as cube_single_small: ten members of five seeds train in 25 minutes on one core.
+_WIDTHS = {f"networks.{name}_hidden": (128,) * 3 for name in ("policy", "critic")}
+_CUBE = _OTHERS["cube_single_small"] | _WEIGHTS | _WIDTHS
 TASKS: dict[str, dict[str, Any]] = {
     "cube_single": _CUBE,
     "puzzle_3x3": _CUBE | {"env": "puzzle-3x3-play-singletask-task4-v0"},
