@@ -33,15 +33,11 @@ CRITICS: dict[str, dict[str, Any]] = {
     "td_qam_10": {**_TEN, "critics.td.next": "policy"},
     "sarsa_10": {**_TEN, "critics.td.next": "data"},
 }
-_OTHERS = runpy.run_path(str(Path(__file__).with_name("ogbench.py")))["VARIANTS"]
-_WEIGHTS = {"eval.weights": (0.0, 0.01, 0.03, 0.1, 0.3)}
-# Half as wide as cube_single_small: ten members of five seeds train in 25 minutes on one core.
-_WIDTHS = {f"networks.{name}_hidden": (128,) * 3 for name in ("policy", "critic")}
-_CUBE = _OTHERS["cube_single_small"] | _WEIGHTS | _WIDTHS
+_OTHERS = runpy.run_path(str(Path(__file__).with_name("study.py")))["VARIANTS"]
 TASKS: dict[str, dict[str, Any]] = {
-    "cube_single": _CUBE,
-    "puzzle_3x3": _CUBE | {"env": "puzzle-3x3-play-singletask-task4-v0"},
-    "pointmaze_medium": _OTHERS["pointmaze_medium_small"],
+    "cube_single": _OTHERS["cube_single_2"],
+    "puzzle_3x3": _OTHERS["puzzle_3x3_4"],
+    "pointmaze_medium": _OTHERS["pointmaze_medium_1"],
 }
 VARIANTS = {f"{task}_{critic}": (task, critic) for task in TASKS for critic in CRITICS}
 
