@@ -37,7 +37,7 @@ _OTHERS = runpy.run_path(str(Path(__file__).with_name("study.py")))["VARIANTS"]
 TASKS: dict[str, dict[str, Any]] = {
     "cube_single": _OTHERS["cube_single_2"],
     "puzzle_3x3": _OTHERS["puzzle_3x3_4"],
-    "pointmaze_medium": _OTHERS["pointmaze_medium_1"],
+    "pointmaze_large": _OTHERS["pointmaze_large_1"],
 }
 VARIANTS = {f"{task}_{critic}": (task, critic) for task in TASKS for critic in CRITICS}
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Five critics under one rule each: heads and target taken apart (experiments/configs/critics.py).
 #
-#     sh experiments/launch/critics.sh [pointmaze_medium|cube_single|puzzle_3x3 …]      # else all
+#     sh experiments/launch/critics.sh [pointmaze_large|cube_single|puzzle_3x3 …]      # else all
 #
 # iql_10, td_reference_10 and sarsa_10 share one flow policy, bit for bit: the last two are trained beside the frozen first one.
 # Five seeds, 50 report and 20 selection episodes each (the puzzle, whose episodes are long: 10). SEEDS and STEPS make it smaller.
@@ -11,10 +11,10 @@ RUNS=${RUNS:-runs/critics}
 SEEDS=${SEEDS:-5}
 CONFIG=experiments/configs/critics.py
 
-for task in "${@:-pointmaze_medium cube_single puzzle_3x3}"; do
+for task in "${@:-pointmaze_large cube_single puzzle_3x3}"; do
     for name in $task; do
         case $name in
-            pointmaze_medium) data=pointmaze-medium-navigate-v0 n=300 selection=20 ;;
+            pointmaze_large) data=pointmaze-large-navigate-v0 n=300 selection=20 ;;
             cube_single) data=cube-single-play-v0 n=250 selection=20 ;;
             puzzle_3x3) data=puzzle-3x3-play-v0 n=250 selection=10 ;;
         esac
