@@ -150,6 +150,17 @@ def test_distance_may_be_as_far_as_the_references_own():
     assert 100 < chosen("distance", WEIGHTS, 2, distance=back, own_distance=own) < 110
 
 
+def test_nearness_allows_two_percent_of_the_references_own_distance():
+    own = np.array([2.0, 4.0])
+    rising = own * np.array([[0.9], [1.01], [1.03], [2.0]])
+    found = chosen("near", WEIGHTS, 2, distance=rising, own_distance=own)
+    np.testing.assert_allclose(found, 10**1.5, rtol=1e-6)  # half-way between 10 and 100, in log w
+    assert chosen("near", WEIGHTS, 2, distance=9 * rising, own_distance=9 * own) == found
+    # Of the mean distance, not the mean of what each is of its own.
+    shifted = np.array([[0.0, 0.0], [0.5, -0.5], [1.0, -0.7], [9.0, 9.0]])  # 0, 0, 5 % and more
+    assert 10 < chosen("near", WEIGHTS, 2, distance=own + shifted, own_distance=own) < 30
+
+
 def test_half_of_the_actions_may_be_rarer_than_all_but_one_in_a_hundred():
     rare = np.array([-5.0, -6.0, -7.0, -8.0])
     log_density = rare + np.array([[1, 1, 1, 1], [-1, 1, 1, 1], [-1, -1, -1, 1], [-np.inf] * 4])

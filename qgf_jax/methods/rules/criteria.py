@@ -66,6 +66,12 @@ def _distance(m: Measured) -> Choice:
 
 
 @criterion()
+def _near(m: Measured) -> Choice:
+    """S1 with a tolerance: the largest weight at which that distance is 2 % above the reference's."""
+    return _within(m.weights, m.distance.mean(axis=1) / m.own_distance.mean() - 1, 0.02)
+
+
+@criterion()
 def _typical(m: Measured) -> Choice:
     """S2: the largest weight at which half of the actions are among the reference's likeliest 99 %."""
     return _within(m.weights, (m.log_density < m.rare).mean(axis=1), 0.5)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def _weighed(
     nets: "Networks",
     *,
-    by: Annotated[str, Names("criterion"), "what the weight was chosen by"] = "distance",
+    by: Annotated[str, Names("criterion"), "what the weight was chosen by"] = "near",
     num_steps: Annotated[Count, "steps of the flow"] = 10,
 ) -> Sample:
     """As `guided` under QGF's rule; the weight is a factor of the run's own, 1 being that."""
