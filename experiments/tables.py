@@ -47,11 +47,14 @@ def made(results: Path) -> Iterator[tuple[Path, str]]:
             f"{', '.join(specs)}"
         )
     drawn = {name: _drawn(f"{listed}: {name}", spec, found) for name, spec in specs.items()}
-    yield page, _BLOCK.sub(
-        lambda block: (
-            f"<!-- table {block[1]} -->\n{drawn[block[1]]}\n<!-- end of table {block[1]} -->"
+    yield (
+        page,
+        _BLOCK.sub(
+            lambda block: (
+                f"<!-- table {block[1]} -->\n{drawn[block[1]]}\n<!-- end of table {block[1]} -->"
+            ),
+            text,
         ),
-        text,
     )
 
 
@@ -118,7 +121,9 @@ def _cell(row: Row, name: str, spec: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     try:
-        for path, content in made(Path(*arguments[:1]) if arguments else RESULTS):
+        for path, content in [
+            *made(Path(*arguments[:1]) if arguments else RESULTS)
+        ]:  # all, or none
             if not path.exists() or path.read_text() != content:
                 write_atomically(path, content)
                 print(path)

@@ -102,8 +102,8 @@ class EpisodeLog:
     def read(run: Run) -> Lines:
         """The episodes of a run or its record, and the lines that are none. Raises `UserError`.
 
-        In a record every line must be one. An episode is of the run's own environment, or of that in the simulator on the device, and of
-        one of its seeds.
+        In a record every line must be one. An episode is of the run's own environment, or of that in
+        the simulator on the device, and of one of its seeds.
         """
         name = EnvName.parse(run.config["env"])
         labels = (name.label, name.played_in(ON_DEVICE).label)
