@@ -1,4 +1,4 @@
-"""Tables, plots and one page from a run's lines, and from nothing else."""
+"""Tables, plots and one page from a run's lines or their record, and from nothing else."""
 
 import base64
 import html
@@ -33,10 +33,7 @@ def write(workdir: str | os.PathLike) -> str:
     it leaves out. Raises `UserError` if nothing was evaluated, `SaveError` if it cannot be written.
     """
     run = Run.open(workdir)
-    lines, metrics = EpisodeLog.read(run), MetricsLog.read(run.metrics)
-    if not lines.records:
-        why = f" ({note})" if (note := lines.note()) else ""
-        raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
+    lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
     lines.warn()
     rows = summary.summarize(lines.records, _references(run))
     metrics.warn()
@@ -69,6 +66,14 @@ def write(workdir: str | os.PathLike) -> str:
     }.items():
         write_atomically(folder / name, content, _ELSEWHERE)
     return text
+
+
+def table(workdir: str | os.PathLike) -> Table:
+    """The table of a run or of its record, as `write` has it. Writes nothing; raises as `write` does."""
+    run = Run.open(workdir)
+    lines = EpisodeLog.require(run)
+    lines.warn()
+    return Table(summary.summarize(lines.records, _references(run)))
 
 
 def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> str:

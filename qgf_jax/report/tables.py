@@ -47,7 +47,7 @@ class Table:
             head.insert(2, "trained as")
             for line, row in zip(body, self.reported, strict=True):
                 line.insert(2, row["trained_as"])
-        return "\n\n".join([_grid([head, *body]), _SELECTED, *self.notes()])
+        return "\n\n".join([grid([head, *body]), _SELECTED, *self.notes()])
 
     def csv(self) -> str:
         """All rows, with success_mean, success_low and so on as columns."""
@@ -148,7 +148,23 @@ def _cells(row: Row) -> dict[str, str]:
     }
 
 
-def _grid(lines: Sequence[Sequence[str]]) -> str:
+def cell(row: Row, column: str, digits: int | None = None) -> str:
+    """How a row has one of `COLUMNS`; `digits` after the point of a mean, or as many as it always has.
+
+    Means have their 95 % interval in brackets, but for the steps; "-" stands where a row has none.
+    """
+    if column == "steps":
+        return f"{row['length']['mean']:.{digits or 0}f}"
+    if column in _DIGITS:
+        return _interval(row.get(column), _DIGITS[column] if digits is None else digits)
+    return row["env"] if column == "env" else _cells(row)[column]
+
+
+COLUMNS = ("env", "task", "method", "weight", "success", "return", "score", "steps", "episodes")
+"""What `cell` writes."""
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table of a head and further lines, its columns aligned."""
     head, *body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]

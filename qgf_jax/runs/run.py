@@ -23,6 +23,8 @@ _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
 
+_RECORD = "episodes.csv.gz"
+
 _NEEDED = {
     "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
     "spec": (),
@@ -142,6 +144,10 @@ class Run(NamedTuple):
         path = workdir / "config.json"
         if not path.exists():
             return
+        if (workdir / _RECORD).exists():
+            raise UserError(
+                f"{workdir} is the record of a run and not for training: choose another --workdir"
+            )
         old = configs.read(path)
         if old.get("checkpoints_of"):
             raise UserError(
@@ -196,6 +202,11 @@ class Run(NamedTuple):
     def episodes(self) -> Path:
         """One line per evaluated episode."""
         return self.workdir / "episodes.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """The same as a publication holds it, in place of `episodes`; see `evaluation.recorded`."""
+        return self.workdir / _RECORD
 
     @property
     def metrics(self) -> Path:
