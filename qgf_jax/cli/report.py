@@ -25,13 +25,22 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--out", type=paths.expand, help="where the table of several runs goes: OUT.md and OUT.csv"
     )
+    parser.add_argument(
+        "--baseline",
+        metavar="ARM",
+        help="what all rows are compared with, as tables write it, such as reference or best_of; else "
+        "best of 4 by the run's own critic, or the reference",
+    )
     flags = parser.parse_args(arguments)
     workdirs = flags.workdir
     if len(workdirs) > 1 and not flags.out:
         parser.error("several run folders need --out")
     from qgf_jax.report import report
 
-    print(report.compare(workdirs, flags.out) if flags.out else report.write(*workdirs))
+    if flags.out:
+        print(report.compare(workdirs, flags.out, flags.baseline))
+    else:
+        print(report.write(*workdirs, baseline=flags.baseline))
 
 
 def _paths(text: str) -> list[Path]:

@@ -47,7 +47,11 @@ class Table:
             head.insert(2, "trained as")
             for line, row in zip(body, self.reported, strict=True):
                 line.insert(2, row["trained_as"])
-        return "\n\n".join([_grid([head, *body]), _SELECTED, *self.notes()])
+        parts = [_grid([head, *body]), _SELECTED, *self.notes()]
+        if compared := _compared(self.reported):
+            parts += [_grid([_differences_head(compared), *map(_differences_line, compared)])]
+            parts += self.difference_notes()
+        return "\n\n".join(parts)
 
     def csv(self) -> str:
         """All rows, with success_mean, success_low and so on as columns."""
@@ -66,10 +70,35 @@ class Table:
         each = ([row for row in self.reported if row["env"] == name] for name in names)
         return "".join(head + _html_table(mine) for head, mine in zip(heads, each, strict=True))
 
+    def differences_html(self) -> str:
+        """The differences from the baseline as a table, with what its columns are; empty without any."""
+        compared = _compared(self.reported)
+        if not compared:
+            return ""
+        head = "".join(f"<th>{html.escape(name)}" for name in _differences_head(compared))
+        body = "".join(map(_html_difference, compared))
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.difference_notes())
+        return f"<h2>Differences</h2><table><tr>{head}</tr>{body}</table>{notes}"
+
     def notes(self) -> list[str]:
         """What the brackets of the report rows are, a line for each kind; then what rows lack."""
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
         return [*(f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds), *self.gaps()]
+
+    def difference_notes(self) -> list[str]:
+        """What the columns of the table of differences are."""
+        compared = _compared(self.reported)
+        family = sum(row["paired"]["p_holm"] is not None for row in compared)
+        kinds = dict.fromkeys(row["paired"]["interval"] for row in compared)
+        alone = any(not row["paired"]["same_seeds"] for row in compared)
+        return [
+            "difference: less the arm in `against`, over the (seed, episode) pairs that both have "
+            "played; p: of no difference, two-sided; p (Holm): adjusted for the "
+            f"{family} selected rows of this table; detectable: what such a test finds with 80 % "
+            "power at alpha .05.",
+            *(f"[95 %], {kind}: {statistics.DIFFERENCE_KINDS[kind]}." for kind in kinds),
+            *["*: no seed in common, so episodes alone are paired."] * alone,
+        ]
 
     def gaps(self) -> list[str]:
         """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
@@ -176,6 +205,50 @@ def _interval(value: dict[str, float] | None, digits: int) -> str:
     if value is None:
         return "-"
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+
+def _compared(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.get("paired")]
+
+
+def _differences_head(rows: Sequence[Row]) -> list[str]:
+    names = ["trained as"] * ("trained_as" in rows[0])
+    numbers = ["difference [95 %]", "p", "p (Holm)", "detectable", "pairs"]
+    return ["env", "task", *names, "method", "weight", "against", "of", *numbers]
+
+
+def _differences_line(row: Row) -> list[str]:
+    written, found = _cells(row), row["paired"]
+    digits = _DIGITS[found["measure"]]
+    low, high = f"{found['low']:+.{digits}f}", f"{found['high']:+.{digits}f}"
+    seeds = f" / {found['seeds']} seeds" if found["seeds"] > 1 else ""
+    return [
+        row["env"],
+        written["task"],
+        *([row["trained_as"]] if "trained_as" in row else []),
+        written["method"] + (" **←**" if row["selected"] else ""),
+        written["weight"],
+        found["baseline"],
+        found["measure"],
+        f"{found['mean']:+.{digits}f} [{low}, {high}]",
+        _chance(found["p"]),
+        "-" if found["p_holm"] is None else _chance(found["p_holm"]),
+        f"{found['detectable']:.{digits}f}",
+        f"{found['pairs']}{seeds}{'' if found['same_seeds'] else ' *'}",
+    ]
+
+
+def _chance(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _html_difference(row: Row) -> str:
+    kind = ' class="selected"' if row["selected"] else ""
+    line = _differences_line(row | {"selected": False})
+    words, numbers = line[:-5], line[-5:]
+    cells = "".join(f"<td>{html.escape(cell)}" for cell in words)
+    cells += "".join(f'<td class="n">{html.escape(cell)}' for cell in numbers)
+    return f"<tr{kind}>{cells}</tr>"
 
 
 def _html_table(rows: Sequence[Row]) -> str:
