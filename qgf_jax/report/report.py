@@ -12,7 +12,7 @@ from qgf_jax.evaluation import paired, summary
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import by_arm, newest
-from qgf_jax.report.tables import Table
+from qgf_jax.report.tables import Table, add_optimism
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
@@ -41,6 +41,7 @@ def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
         raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
     lines.warn()
     rows = summary.summarize(lines.records, _references(run))
+    add_optimism(rows)
     paired.compare([Evaluated(rows, by_arm(lines.records))], baseline)
     metrics.warn()
     table = Table(rows)
@@ -153,6 +154,7 @@ def _selected_reports(name: str, run: Run, lines: Lines) -> Evaluated:
     first = run.config["seed"]
     records = [{**line, "seed": first + line["seed"]} for line in lines.records]
     rows = summary.summarize(records, _references(run))
+    add_optimism(rows)
     _warn(Table(rows))
     chosen = [row for row in rows if row["selected"] and row["split"] == "report"]
     return Evaluated([{"trained_as": name, **row} for row in chosen], by_arm(records), name)

@@ -18,6 +18,10 @@ _SELECTED = (
     "episodes, which are others."
 )
 
+_OF_OPTIMISM = (
+    "optimism: what the maximum over weights on these very report episodes, which is biased upwards, "
+    "adds to the success (return where there is none) of the selected weight, and that maximum's weight."
+)
 
 _Group = tuple[str, int, Sampler]
 """Environment, task and sampler: what rows have in common whose weights compete."""
@@ -43,6 +47,9 @@ class Table:
         brackets = [f"{name} [95 %]" for name in shown if name != "length"]
         head = ["env", "task", "method", "weight", *brackets, "length", "n"]
         body = [_line(row, shown) for row in self.reported]
+        if _has_optimism(self.reported):
+            head.append("optimism")
+            body = [[*line, _optimism(row)] for line, row in zip(body, self.reported, strict=True)]
         if any("trained_as" in row for row in self.rows):
             head.insert(2, "trained as")
             for line, row in zip(body, self.reported, strict=True):
@@ -83,7 +90,8 @@ class Table:
     def notes(self) -> list[str]:
         """What the brackets of the report rows are, a line for each kind; then what rows lack."""
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
-        return [*(f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds), *self.gaps()]
+        words = [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
+        return [*words, *[_OF_OPTIMISM] * _has_optimism(self.reported), *self.gaps()]
 
     def difference_notes(self) -> list[str]:
         """What the columns of the table of differences are."""
@@ -125,6 +133,36 @@ class Table:
             if group not in best or _rank(row) > _rank(best[group]):
                 best[group] = row
         return list(best.values())
+
+
+def add_optimism(rows: Sequence[Row]) -> None:
+    """Gives selected report rows their `optimism`: what the maximum over weights would have added.
+
+    `gap`, of success, or of return where there is none, and the `weight` of the maximum, as
+    `Table.optimistic` has it. Rows of methods with a single weight have none.
+    """
+    table = Table(rows)
+    best = {_group(row): row for row in table.optimistic()}
+    weights: dict[_Group, set[float]] = {}
+    for row in table.reported:
+        weights.setdefault(_group(row), set()).add(row["weight"])
+    for row in table.reported:
+        if row["selected"] and len(weights[_group(row)]) > 1:
+            other, name = best[_group(row)], "success" if row["success"] else "return"
+            gap = other[name]["mean"] - row[name]["mean"]
+            row["optimism"] = {"gap": gap, "weight": other["weight"]}
+
+
+def _has_optimism(rows: Iterable[Row]) -> bool:
+    return any("optimism" in row for row in rows)
+
+
+def _optimism(row: Row) -> str:
+    if "optimism" not in row:
+        return "-"
+    digits, found = _DIGITS["success" if row["success"] else "return"], row["optimism"]
+    where = f" at {found['weight']:g}" if found["weight"] != row["weight"] else ""
+    return f"{found['gap']:+.{digits}f}{where}"
 
 
 def _group(row: Row) -> _Group:
@@ -253,18 +291,21 @@ def _html_difference(row: Row) -> str:
 
 def _html_table(rows: Sequence[Row]) -> str:
     shown = _shown(rows)
-    names = ["task", "method", "weight", *shown, "episodes", "seeds"]
+    more = ["optimism"] * _has_optimism(rows)
+    names = ["task", "method", "weight", *shown, "episodes", "seeds", *more]
     head = f"<tr>{''.join(f'<th>{name}' for name in names)}</tr>"
-    return f"<table>{head}{''.join(_html_line(row, shown) for row in rows)}</table>"
+    lines = (_html_line(row, shown, [_optimism(row) for _ in more]) for row in rows)
+    return f"<table>{head}{''.join(lines)}</table>"
 
 
-def _html_line(row: Row, shown: Sequence[str]) -> str:
+def _html_line(row: Row, shown: Sequence[str], more: Sequence[str]) -> str:
     written = _cells(row)
     numbers = [
         written["weight"],
         *(_html_interval(row.get(k), _DIGITS[k]) for k in shown),
         written["episodes"],
         str(row["seeds"]),
+        *more,
     ]
     kind = ' class="selected"' if row["selected"] else ""
     name = html.escape(json.dumps(written["method"])[1:-1])
