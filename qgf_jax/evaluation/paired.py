@@ -26,6 +26,19 @@ class Evaluated(NamedTuple):
     """By the numbers that seeds were trained with, which two runs may have in common."""
     name: str = ""
     """How a table of several runs calls it."""
+    training: str = ""
+    """What it was trained as, which several runs may have in common."""
+    references: Sequence[float] | None = None
+    """The returns that count as 0 and 1."""
+
+    def table(self, row: Row, name: str) -> np.ndarray:
+        """`name` [S, E] of what a row of one task counts."""
+        tasks = self.played[Key.of(row)]
+        shared, seeds = complete(tasks)
+        if name != "success":
+            shared = played_to_the_end(tasks, shared, seeds)
+        (episodes,), (cell,) = shared.values(), tasks.values()
+        return np.array([[cell[s, e][name] for e in sorted(episodes)] for s in seeds], float)
 
 
 class _Side(NamedTuple):
@@ -102,14 +115,14 @@ def _baseline(
             for i, other in enumerate(run.rows)
             if other["split"] == "report" and other["selected"]
             and (other["env"], other["task"]) == (row["env"], row["task"])
-            and (rank := _rank(Group.of(other).sampler, wanted)) is not None
+            and (rank := rank_as_baseline(Group.of(other).sampler, wanted)) is not None
         }  # fmt: skip
         if ranks:
             return _Side(run, run.rows[min(ranks, key=lambda i: ranks[i])])
     return None
 
 
-def _rank(sampler: Sampler, wanted: str | None) -> tuple[Any, ...] | None:
+def rank_as_baseline(sampler: Sampler, wanted: str | None) -> tuple[Any, ...] | None:
     """The order in which arms are taken as the baseline; `None` for those that are none."""
     near = (sampler.best_of != _MATCHED, sampler.best_of)
     if wanted:

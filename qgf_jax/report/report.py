@@ -10,6 +10,7 @@ from pathlib import Path
 from qgf_jax.errors import UserError, log, saving
 from qgf_jax.evaluation import paired, summary
 from qgf_jax.evaluation.episodes import EpisodeLog
+from qgf_jax.evaluation.over_tasks import aggregate
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import by_arm, newest
 from qgf_jax.report.tables import Table, add_optimism
@@ -42,9 +43,10 @@ def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
     lines.warn()
     rows = summary.summarize(lines.records, _references(run))
     add_optimism(rows)
-    paired.compare([Evaluated(rows, by_arm(lines.records))], baseline)
+    own = Evaluated(rows, by_arm(lines.records), references=_references(run))
+    paired.compare([own], baseline)
     metrics.warn()
-    table = Table(rows)
+    table = Table(rows, aggregate([own], baseline))
     _warn(table)
     notes = [*_notes(lines), *filter(None, [metrics.note()])]
     from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
@@ -57,6 +59,7 @@ def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
     record = {
         "rows": rows,
         "optimistic": table.optimistic(),
+        "aggregates": table.aggregates,
         "left_out": [
             {"file": found.path.name, **one._asdict()}
             for found in (lines, metrics)
@@ -86,7 +89,7 @@ def compare(
     same number. Raises `UserError` if there is no such arm.
     """
     opened = [Run.open(workdir) for workdir in workdirs]
-    names = [f"{run.config['algorithm']}, {run.config['critic']}" for run in opened]
+    names = [*map(_trained_as, opened)]
     names = [f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)]
     runs: list[Evaluated] = []
     notes: list[str] = []
@@ -102,7 +105,7 @@ def compare(
         )
     paired.compare(runs, baseline)
     rows.sort(key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"]))
-    table = Table(rows)
+    table = Table(rows, aggregate(runs, baseline))
     text = "\n\n".join([table.markdown(), *notes])
     write_atomically(Path(f"{out}.md"), text + "\n")
     write_atomically(Path(f"{out}.csv"), table.csv())
@@ -136,9 +139,13 @@ def _page(
         f"<style>{_STYLE}</style><h1>{env}</h1>{table.html()}"
         "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
         "the selection episodes. Every number is from the report episodes, which are others."
-        f"{of_success}</p>{lines}{table.differences_html()}{body}"
+        f"{of_success}</p>{lines}{table.differences_html()}{table.aggregates_html()}{body}"
         f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
     )
+
+
+def _trained_as(run: Run) -> str:
+    return f"{run.config['algorithm']}, {run.config['critic']}"
 
 
 def _references(run: Run) -> list[float] | None:
@@ -157,7 +164,8 @@ def _selected_reports(name: str, run: Run, lines: Lines) -> Evaluated:
     add_optimism(rows)
     _warn(Table(rows))
     chosen = [row for row in rows if row["selected"] and row["split"] == "report"]
-    return Evaluated([{"trained_as": name, **row} for row in chosen], by_arm(records), name)
+    named = [{"trained_as": name, **row} for row in chosen]
+    return Evaluated(named, by_arm(records), name, _trained_as(run), _references(run))
 
 
 def _notes(lines: Lines) -> list[str]:

@@ -22,6 +22,12 @@ _OF_OPTIMISM = (
     "optimism: what the maximum over weights on these very report episodes, which is biased upwards, "
     "adds to the success (return where there is none) of the selected weight, and that maximum's weight."
 )
+_OF_AGGREGATES = (
+    "Over all tasks, selected weights, a score for each seed and task (success, or the score between "
+    "references): IQM: the mean of the middle half of the scores; P(better): the chance that a seed is "
+    "better than one of the arm in `against`, the mean over tasks; >x: the share of scores above x. "
+    "[95 %]: seeds resampled, so too narrow with fewer than five, and none with one."
+)
 
 _Group = tuple[str, int, Sampler]
 """Environment, task and sampler: what rows have in common whose weights compete."""
@@ -32,6 +38,8 @@ class Table:
     """Rows as `summary.summarize` makes them, of one run or of several."""
 
     rows: Sequence[Row]
+    aggregates: Sequence[Mapping[str, Any]] = ()
+    """Of many tasks, as `over_tasks.aggregate` makes them."""
 
     @property
     def reported(self) -> list[Row]:
@@ -58,6 +66,8 @@ class Table:
         if compared := _compared(self.reported):
             parts += [_grid([_differences_head(compared), *map(_differences_line, compared)])]
             parts += self.difference_notes()
+        if self.aggregates:
+            parts += [_grid(_aggregate_lines(self.aggregates)), _OF_AGGREGATES]
         return "\n\n".join(parts)
 
     def csv(self) -> str:
@@ -92,6 +102,18 @@ class Table:
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
         words = [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
         return [*words, *[_OF_OPTIMISM] * _has_optimism(self.reported), *self.gaps()]
+
+    def aggregates_html(self) -> str:
+        """The numbers over all tasks as a table, with what its columns are; empty without any."""
+        if not self.aggregates:
+            return ""
+        head, *body = _aggregate_lines(self.aggregates)
+        names = "".join(f"<th>{html.escape(name)}" for name in head)
+        lines = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in line)}</tr>" for line in body
+        )
+        note = html.escape(_OF_AGGREGATES)
+        return f"<h2>All tasks</h2><table><tr>{names}</tr>{lines}</table><p>{note}</p>"
 
     def difference_notes(self) -> list[str]:
         """What the columns of the table of differences are."""
@@ -274,6 +296,33 @@ def _differences_line(row: Row) -> list[str]:
         f"{found['detectable']:.{digits}f}",
         f"{found['pairs']}{seeds}{'' if found['same_seeds'] else ' *'}",
     ]
+
+
+def _aggregate_lines(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A head and a line for each record."""
+    several = any(one["trained_as"] for one in records)
+    levels = [f">{level}" for level in records[0]["profile"]]
+    names = ["trained as"] * several + ["method", "IQM [95 %]", "against", "P(better) [95 %]"]
+    lines = [[*names, *levels, "n"]]
+    for one in records:
+        lines.append(
+            [
+                *[one["trained_as"]] * several,
+                one["method"],
+                _maybe_interval(one["iqm"]),
+                one["baseline"] or "-",
+                _maybe_interval(one["improvement"]),
+                *(f"{share:.2f}" for share in one["profile"].values()),
+                f"{one['scores']} / {one['tasks']} tasks",
+            ]
+        )
+    return lines
+
+
+def _maybe_interval(value: dict[str, float] | None) -> str:
+    if value and value["low"] is None:
+        return f"{value['mean']:.2f}"
+    return _interval(value, 2)
 
 
 def _chance(p: float) -> str:
