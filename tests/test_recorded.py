@@ -268,7 +268,7 @@ def test_nothing_trains_or_plays_in_a_record(tmp_path):
         (["--workdir=a", "--command=x"], "belong to --record"),
         (["--workdir=a", "--machine=here"], "belong to --record"),
         (["--workdir=a,b", "--record=c"], "takes one run folder"),
-        (["--workdir=a", "--record=c", "--out=d"], "no --out"),
+        (["--workdir=a", "--record=c", "--out=d"], "neither --out"),
         (["--workdir=a", "--record=c", "--machine=EPYC"], "write CORES,CPU"),
         (["--workdir=a", "--record=c", "--machine=0,x"], "write CORES,CPU"),
     ],

@@ -29,13 +29,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--out", type=paths.expand, help="where the table of several runs goes: OUT.md and OUT.csv"
     )
+    parser.add_argument(
+        "--baseline",
+        metavar="ARM",
+        help="what all rows are compared with, as tables write it, such as reference or best_of; else "
+        "best of 4 by the run's own critic, or the reference",
+    )
     _add_record(parser)
     flags = parser.parse_args(arguments)
     workdirs = flags.workdir
     if flags.record is None and (flags.command or flags.machine):
         parser.error("--command and --machine belong to --record")
-    if flags.record and (len(workdirs) > 1 or flags.out):
-        parser.error("--record takes one run folder, and no --out")
+    if flags.record and (len(workdirs) > 1 or flags.out or flags.baseline):
+        parser.error("--record takes one run folder, and neither --out nor --baseline")
     if len(workdirs) > 1 and not flags.out:
         parser.error("several run folders need --out")
     print(_made(flags))
@@ -69,7 +75,9 @@ def _made(flags: argparse.Namespace) -> str:
         return record.write(*flags.workdir, flags.record, flags.command or (), machine)
     from qgf_jax.report import report
 
-    return report.compare(flags.workdir, flags.out) if flags.out else report.write(*flags.workdir)
+    if flags.out:
+        return report.compare(flags.workdir, flags.out, flags.baseline)
+    return report.write(*flags.workdir, baseline=flags.baseline)
 
 
 def _paths(text: str) -> list[Path]:
