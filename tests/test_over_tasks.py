@@ -38,6 +38,27 @@ def test_performance_profile_is_rliables():
     assert scores_of(B).profile(levels) == pytest.approx([1.0, 0.83333333, 0.5, 0.16666667, 0.0])
 
 
+def test_the_difference_over_tasks_is_the_mean_of_theirs_paired():
+    """Over two runs of one task each, as separate trainings are."""
+    seeds, episodes = 5, 8
+    rng = np.random.default_rng(0)
+    runs, gaps = [], []
+    for task in (1, 2):
+        ours, theirs = (rng.integers(2, size=(seeds, episodes)) for _ in range(2))
+        gaps.append((ours - theirs).mean())
+        lines = []
+        for method, table in (("qgf", ours), ("reference", theirs)):
+            for seed in range(seeds):
+                played = lines_for(method, {task: table[seed].tolist()})
+                lines += [{**line, "seed": seed} for line in played]
+        runs.append(run_of(lines, str(task), "qgf"))
+    found = next(x for x in over_tasks.aggregate(runs, "reference") if x["method"] == "qgf")
+    assert found["difference"]["mean"] == pytest.approx(np.mean(gaps))
+    assert found["difference"]["low"] < np.mean(gaps) < found["difference"]["high"]
+    base = next(x for x in over_tasks.aggregate(runs, "reference") if x["method"] == "reference")
+    assert base["difference"] is None
+
+
 def test_seeds_are_resampled_together_in_the_tasks_of_a_run():
     """A seed that fails fails in every task of its run: more tasks make nothing surer."""
     column = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
@@ -122,6 +143,6 @@ def test_tables_show_aggregates():
     paired.compare([run])
     table = Table(run.rows, over_tasks.aggregate([run]))
     (line,) = [x for x in table.markdown().splitlines() if "| fql" in x and "/ 2 tasks" in x]
-    assert "| 0.75 [0.75, 0.75] | best of 4 | 1.00 [1.00, 1.00] | 1.00" in line
+    assert "| 0.75 [0.75, 0.75] | best of 4 | 1.00 [1.00, 1.00] | +0.50 [" in line
     assert "<h2>All tasks</h2>" in table.aggregates_html()
     assert not Table(run.rows).aggregates_html()

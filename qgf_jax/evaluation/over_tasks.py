@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.envs.families import ON_DEVICE
-from qgf_jax.evaluation.paired import Evaluated, rank_as_baseline
+from qgf_jax.evaluation.paired import Evaluated, mean_difference, rank_as_baseline
 from qgf_jax.evaluation.played import ALL_TASKS, Group
 from qgf_jax.evaluation.statistics import LEVEL
 from qgf_jax.evaluation.summary import Row
@@ -31,6 +31,16 @@ class _Arm(NamedTuple):
     @property
     def text(self) -> str:
         return self.label + (f" ({self.simulator})" if self.simulator else "")
+
+
+class _Played(NamedTuple):
+    """What an arm's row of one task says."""
+
+    place: int
+    """Which of the runs it is of."""
+    side: tuple[Evaluated, Row]
+    scores: np.ndarray
+    """[S]"""
 
 
 class Scores(NamedTuple):
@@ -104,7 +114,7 @@ def _aggregate(
     runs: Sequence[Evaluated], baseline: str | None, simulator: str
 ) -> list[dict[str, Any]]:
     """Of what was played in one simulator: the same task in two is not two tasks."""
-    found: dict[_Arm, dict[_Task, tuple[int, np.ndarray]]] = {}
+    found: dict[_Arm, dict[_Task, _Played]] = {}
     ranks: dict[_Arm, Any] = {}
     for place, (name, run) in enumerate(zip(_names(runs), runs, strict=True)):
         for row in _counting(run.rows, simulator):
@@ -112,14 +122,13 @@ def _aggregate(
             if values is not None:
                 arm = _Arm(name, sampler.label, simulator)
                 ranks[arm] = rank_as_baseline(sampler, baseline)
-                found.setdefault(arm, {})[row["env"], row["task"]] = (place, values)
+                played = _Played(place, (run, row), values)
+                found.setdefault(arm, {})[row["env"], row["task"]] = played
     tasks = sorted({task for played in found.values() for task in played})
     whole = {arm: played for arm, played in found.items() if len(played) == len(tasks) > 1}
-    scores = {arm: _scores(played, tasks) for arm, played in whole.items()}
-    ranks = {arm: rank for arm, rank in ranks.items() if arm in scores and rank is not None}
-    return [
-        _record(arm, scores, _nearest(arm, ranks, bool(baseline)), len(tasks)) for arm in scores
-    ]
+    rows = {arm: [played[task] for task in tasks] for arm, played in whole.items()}
+    ranks = {arm: rank for arm, rank in ranks.items() if arm in rows and rank is not None}
+    return [_record(arm, rows, _nearest(arm, ranks, bool(baseline))) for arm in rows]
 
 
 def _nearest(arm: _Arm, ranks: Mapping[_Arm, Any], named: bool) -> _Arm | None:
@@ -130,23 +139,23 @@ def _nearest(arm: _Arm, ranks: Mapping[_Arm, Any], named: bool) -> _Arm | None:
     return None if found == arm else found
 
 
-def _record(
-    arm: _Arm, scores: Mapping[_Arm, Scores], base: _Arm | None, tasks: int
-) -> dict[str, Any]:
-    mine, improvement = scores[arm], None
+def _record(arm: _Arm, rows: Mapping[_Arm, Sequence[_Played]], base: _Arm | None) -> dict[str, Any]:
+    mine, improvement, difference = _scores(rows[arm]), None, None
     if base:
-        other = scores[base]
+        other = _scores(rows[base])
         has_seeds = mine.has_seeds and other.has_seeds
         interval = functools.partial(mine.improvement_interval, other)
         improvement = _with(mine.improvement(other), interval, has_seeds)
+        difference = mean_difference(*([row.side for row in rows[one]] for one in (arm, base)))
     return {
         "trained_as": arm.training,
         "method": arm.text,
-        "tasks": tasks,
+        "tasks": len(rows[arm]),
         "scores": sum(map(len, mine.columns)),
         "iqm": _with(mine.interquartile_mean, mine.interquartile_interval, mine.has_seeds),
         "baseline": base and base.text + (f" ({base.training})" if base.training else ""),
         "improvement": improvement,
+        "difference": difference and difference._asdict(),
         "profile": dict(zip(map(str, LEVELS), mine.profile(), strict=True)),
     }
 
@@ -189,10 +198,9 @@ def _by_seed(run: Evaluated, row: Row) -> np.ndarray | None:
     return (run.table(row, "return").mean(axis=1) - low) / (high - low)
 
 
-def _scores(played: Mapping[_Task, tuple[int, np.ndarray]], tasks: Sequence[_Task]) -> Scores:
+def _scores(rows: Sequence[_Played]) -> Scores:
     """Tasks of a run that not all of its seeds have played are as of other runs."""
-    columns = [played[task][1] for task in tasks]
-    return Scores(columns, [(played[task][0], len(played[task][1])) for task in tasks])
+    return Scores([row.scores for row in rows], [(row.place, len(row.scores)) for row in rows])
 
 
 def _middle(values: np.ndarray) -> np.ndarray:

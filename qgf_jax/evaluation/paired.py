@@ -133,37 +133,73 @@ def rank_as_baseline(sampler: Sampler, wanted: str | None) -> tuple[Any, ...] | 
     return None if order is None else (order, bool(sampler.options), *near)
 
 
+class _Pairs(NamedTuple):
+    """What two rows have played in common."""
+
+    measure: str
+    """success, or return where one of them has none."""
+    tables: Sequence[Sequence[np.ndarray]]
+    """Of either row, [S, E] of each task."""
+    same_seeds: bool
+
+    @classmethod
+    def of(cls, arm: _Side, base: _Side) -> "_Pairs | None":
+        """`None` where too little is common."""
+        if arm.tasks.keys() != base.tasks.keys():
+            return None
+        common = bool(arm.seeds & base.seeds)
+        shared, sides = _common(arm, base) if common else _on_the_same_episodes(arm, base)
+        measure = "success" if arm.row["success"] and base.row["success"] else "return"
+        both = [*zip((arm, base), sides, strict=True)]
+        if measure == "return" and all(sides):
+            for side, seeds in both:
+                shared = played_to_the_end(side.tasks, shared, seeds)
+        enough = all(sides) and min(map(len, shared.values())) >= _LEAST
+        if not enough or shared.keys() != arm.tasks.keys():
+            return None
+        return cls(measure, [side.tables(measure, shared, seeds) for side, seeds in both], common)
+
+    @property
+    def seeds(self) -> int:
+        """Of the side that has fewer."""
+        return min(len(tables[0]) for tables in self.tables)
+
+    def difference(self) -> Difference:
+        """Of the first row less the second."""
+        success = self.measure == "success"
+        return Difference.of(*self.tables, paired=self.same_seeds, success=success)
+
+
 def _difference(arm: _Side, base: _Side) -> dict[str, Any] | None:
     """The record of a row; `None` for the baseline itself, and where too little is common."""
-    if arm.row is base.row or arm.tasks.keys() != base.tasks.keys():
-        return None
-    common = bool(arm.seeds & base.seeds)
-    shared, sides = _common(arm, base) if common else _on_the_same_episodes(arm, base)
-    measure = "success" if arm.row["success"] and base.row["success"] else "return"
-    if measure == "return" and all(sides):
-        for side, seeds in zip((arm, base), sides, strict=True):
-            shared = played_to_the_end(side.tasks, shared, seeds)
-    if (
-        not all(sides)
-        or min(map(len, shared.values())) < _LEAST
-        or shared.keys() != arm.tasks.keys()
-    ):
-        return None
-    tables = [
-        side.tables(measure, shared, seeds) for side, seeds in zip((arm, base), sides, strict=True)
-    ]
-    found = Difference.of(*tables, paired=common, success=measure == "success")
-    count = min(map(len, sides))
-    return {
+    pairs = None if arm.row is base.row else _Pairs.of(arm, base)
+    return pairs and {
         "baseline": base.label,
-        "measure": measure,
-        **found._asdict(),
+        "measure": pairs.measure,
+        **pairs.difference()._asdict(),
         "p_holm": None,
-        "pairs": count * sum(map(len, shared.values())),
-        "seeds": count,
-        "same_seeds": common,
-        "interval": Difference.kind(count),
+        "pairs": pairs.seeds * sum(table.shape[1] for table in pairs.tables[0]),
+        "seeds": pairs.seeds,
+        "same_seeds": pairs.same_seeds,
+        "interval": Difference.kind(pairs.seeds),
     }
+
+
+def mean_difference(
+    arm: Sequence[tuple[Evaluated, Row]], base: Sequence[tuple[Evaluated, Row]]
+) -> Difference | None:
+    """Of successes over tasks, one row of each: the mean of the tasks' differences, tasks as strata.
+
+    Seeds of one number count as one over all tasks, of several runs too, which widens the interval
+    where such runs are alike. `None` where a task has no success, or rows have not the same seeds.
+    """
+    sides = zip(arm, base, strict=True)
+    each = [_Pairs.of(_Side(*one), _Side(*other)) for one, other in sides]
+    found = [pairs for pairs in each if pairs and pairs.measure == "success" and pairs.same_seeds]
+    if len(found) < len(each) or len({pairs.seeds for pairs in found}) != 1:
+        return None
+    tables = ([table for pairs in found for table in pairs.tables[i]] for i in (0, 1))
+    return Difference.of(*tables, paired=True, success=True)
 
 
 _Common = tuple[Mapping[int, Set], list[list[int]]]

@@ -25,8 +25,9 @@ _OF_OPTIMISM = (
 _OF_AGGREGATES = (
     "Over all tasks, selected weights, a score for each seed and task (success, or the score between "
     "references): IQM: the mean of the middle half of the scores; P(better): the chance that a seed is "
-    "better than one of the arm in `against`, the mean over tasks; >x: the share of scores above x. "
-    "[95 %]: seeds resampled, so too narrow with fewer than five, and none with one."
+    "better than one of the arm in `against`, the mean over tasks; difference: of success from that "
+    "arm, paired, the mean over tasks, with a t interval; >x: the share of scores above x. "
+    "[95 %] else: seeds resampled, so too narrow with fewer than five, and none with one."
 )
 
 _Group = tuple[str, int, Sampler]
@@ -283,6 +284,11 @@ def _interval(value: dict[str, float] | None, digits: int) -> str:
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
+def _signed(found: Mapping[str, float], digits: int) -> str:
+    mean, low, high = (f"{found[name]:+.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def _compared(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.get("paired")]
 
@@ -295,8 +301,6 @@ def _differences_head(rows: Sequence[Row]) -> list[str]:
 
 def _differences_line(row: Row) -> list[str]:
     written, found = _cells(row), row["paired"]
-    digits = _DIGITS[found["measure"]]
-    low, high = f"{found['low']:+.{digits}f}", f"{found['high']:+.{digits}f}"
     seeds = f" / {found['seeds']} seeds" if found["seeds"] > 1 else ""
     return [
         row["env"],
@@ -306,10 +310,10 @@ def _differences_line(row: Row) -> list[str]:
         written["weight"],
         found["baseline"],
         found["measure"],
-        f"{found['mean']:+.{digits}f} [{low}, {high}]",
+        _signed(found, _DIGITS[found["measure"]]),
         _chance(found["p"]),
         "-" if found["p_holm"] is None else _chance(found["p_holm"]),
-        f"{found['detectable']:.{digits}f}",
+        f"{found['detectable']:.{_DIGITS[found['measure']]}f}",
         f"{found['pairs']}{seeds}{'' if found['same_seeds'] else ' *'}",
     ]
 
@@ -318,7 +322,13 @@ def _aggregate_lines(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A head and a line for each record."""
     several = any(one["trained_as"] for one in records)
     levels = [f">{level}" for level in records[0]["profile"]]
-    names = ["trained as"] * several + ["method", "IQM [95 %]", "against", "P(better) [95 %]"]
+    names = ["trained as"] * several + [
+        "method",
+        "IQM [95 %]",
+        "against",
+        "P(better) [95 %]",
+        "difference [95 %]",
+    ]
     lines = [[*names, *levels, "n"]]
     for one in records:
         lines.append(
@@ -328,6 +338,7 @@ def _aggregate_lines(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 _maybe_interval(one["iqm"]),
                 one["baseline"] or "-",
                 _maybe_interval(one["improvement"]),
+                _signed(one["difference"], 2) if one["difference"] else "-",
                 *(f"{share:.2f}" for share in one["profile"].values()),
                 f"{one['scores']} / {one['tasks']} tasks",
             ]
