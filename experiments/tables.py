@@ -16,7 +16,9 @@ from typing import Any
 
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.evaluation.summary import ALL_TASKS
+from qgf_jax.evaluation.over_tasks import aggregate
+from qgf_jax.evaluation.paired import Evaluated
+from qgf_jax.evaluation.played import ALL_TASKS
 from qgf_jax.report import report, tables
 from qgf_jax.runs.files import write_atomically
 
@@ -46,7 +48,14 @@ def made(results: Path) -> Iterator[tuple[Path, str]]:
             f"{page}: it should have the comment lines of each table in {listed.name} once: "
             f"{', '.join(specs)}"
         )
-    drawn = {name: _drawn(f"{listed}: {name}", spec, found) for name, spec in specs.items()}
+    drawn = {
+        name: (
+            _across(f"{listed}: {name}", spec, results)
+            if "groups" in spec
+            else _drawn(f"{listed}: {name}", spec, found)
+        )
+        for name, spec in specs.items()
+    }
     yield (
         page,
         _BLOCK.sub(
@@ -70,6 +79,36 @@ def _drawn(where: str, spec: Mapping[str, Any], found: Mapping[str, tables.Table
         rows.sort(key=lambda row: -_mean(row, by))
     body = [[_cell(row, name, spec) for name in spec["columns"]] for row in rows]
     return tables.grid([spec["columns"], *body])
+
+
+def _across(where: str, spec: Mapping[str, Any], results: Path) -> str:
+    """A table with a line for each arm and a column for each task, as tables.toml says."""
+    if sorted(spec) != ["baseline", "groups"] or len({*map(len, spec["groups"].values())}) != 1:
+        raise UserError(f"{where}: it needs baseline and groups of as many runs each, nothing else")
+    for name in (name for names in spec["groups"].values() for name in names):
+        if not (results / name / "episodes.csv.gz").exists():
+            raise UserError(f"{where}: unknown run {name!r}")
+    runs = {
+        group: [report.evaluated(results / name, group) for name in names]
+        for group, names in spec["groups"].items()
+    }
+    found = aggregate([run for group in runs.values() for run in group], spec["baseline"])
+    lines = [["method", *(run.name for run in next(iter(runs.values()))), "mean", "difference"]]
+    for one in found:
+        means = [_success(run, one["method"]) for run in runs[one["trained_as"]]]
+        text = one["method"] + (f" ({one['trained_as']})" if one["trained_as"] else "")
+        apart = one["difference"]
+        between = apart and "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**apart)
+        mean = sum(means) / len(means)
+        lines.append([text, *(f"{m:.2f}" for m in means), f"{mean:.3f}", between or ""])
+    return tables.grid(lines)
+
+
+def _success(run: Evaluated, label: str) -> float:
+    """Of an arm's selected weight; of all tasks, where a run has several."""
+    selected = (row for row in run.rows if row["selected"] and row["split"] == "report")
+    mine = [row for row in selected if Arm.of(row).sampler.label == label]
+    return min(mine, key=lambda row: row["task"])["success"]["mean"]
 
 
 def _check(where: str, spec: Mapping[str, Any], found: Mapping[str, tables.Table]) -> None:

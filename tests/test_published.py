@@ -41,7 +41,10 @@ def test_a_published_record_is_small_whole_and_in_a_table(folder):
     for name in ("config.json", "record.json"):
         assert not re.search(r'["= ][/~]', held[name].read_text()), name
     listed = tomllib.loads((RESULTS / "tables.toml").read_text()).values()
-    assert any(str(folder.relative_to(RESULTS)) in table["runs"] for table in listed)
+    named = [(table.get("runs", []), *table.get("groups", {}).values()) for table in listed]
+    assert str(folder.relative_to(RESULTS)) in {
+        name for lists in named for x in lists for name in x
+    }
 
 
 def test_the_files_that_the_page_names_are_there():
@@ -59,10 +62,13 @@ runs = ["b"]
 columns = ["env", "task", "method", "weight", "return", "score", "episodes"]
 rows = "all"
 digits = { return = 0 }
+[across]
+baseline = "reference"
+groups = { "" = ["here/a"], again = ["b"] }
 """
 PAGE = (
     "Prose.\n<!-- table one -->\nold\n<!-- end of table one -->\nMore: <!-- table two -->\n"
-    "<!-- end of table two -->\nEnd.\n"
+    "<!-- end of table two -->\n<!-- table across -->\n<!-- end of table across -->\nEnd.\n"
 )
 
 
@@ -90,7 +96,7 @@ def test_a_row_of_the_list_makes_a_table_of_the_page(results, capsys):
     text = (results / "README.md").read_text()
     prose = re.sub(r"(<!-- table \w+ -->\n).*?(<!-- end)", r"\1\2", text, flags=re.DOTALL)
     assert prose == PAGE.replace("old\n", "")
-    one, two = (
+    one, two, across = (
         [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()]
         for lines in re.findall(r"<!-- table \w+ -->\n(.*?)\n<!-- end", text, re.DOTALL)
     )
@@ -111,6 +117,10 @@ def test_a_row_of_the_list_makes_a_table_of_the_page(results, capsys):
     assert {row[1] for row in body} == {"all"} and len(body) == len(pooled) - 1  # qgf's weight 0
     bold = [row[2] for row in body if "**" in row[2]]
     assert bold == ["**qgf, selected**"] and re.fullmatch(r"-\d+ \[-\d+, -\d+\]", body[0][4])
+    assert across[0] == ["method", "a", "mean", "difference"]
+    (best,) = (row for row in across if row[0] == "best of 4 (again)")
+    assert best[1] == f"{mean:.2f}" and best[2] == f"{mean:.3f}" and best[3][0] in "+-"
+    assert {row[3] for row in across if row[0] == "reference"} == {""}
     tables.main([str(results)])
     assert capsys.readouterr().out == ""
 
@@ -123,6 +133,8 @@ WRONG = {
     "unknown value of rows, 'x'": SPEC.replace('"all"', '"x"'),
     "one: runs is no list of names": SPEC.replace('["here/a", "b"]', '"b"'),
     "should have the comment lines of each table": SPEC.replace("[two]", "[three]"),
+    "across: it needs baseline and groups": SPEC.replace('baseline = "reference"', ""),
+    "across: unknown run 'c'": SPEC.replace('again = ["b"]', 'again = ["c"]'),
     "tables.toml: ": "[",
 }
 

@@ -38,7 +38,7 @@ def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
     run = Run.open(workdir)
     lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
     lines.warn()
-    table = _table(run, lines, baseline)
+    table = _table(_evaluated(run, lines), baseline)
     rows = table.rows
     metrics.warn()
     _warn(table)
@@ -74,18 +74,28 @@ def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
 
 def table(workdir: str | os.PathLike, baseline: str | None = None) -> Table:
     """The table of a run or of its record, as `write` has it. Writes nothing; raises as `write` does."""
+    return _table(evaluated(workdir), baseline)
+
+
+def evaluated(workdir: str | os.PathLike, trained_as: str = "") -> Evaluated:
+    """What a run, or its record, has played; `trained_as` is how tables of several runs call it."""
     run = Run.open(workdir)
     lines = EpisodeLog.require(run)
     lines.warn()
-    return _table(run, lines, baseline)
+    return _evaluated(run, lines, trained_as)
 
 
-def _table(run: Run, lines: Lines, baseline: str | None) -> Table:
-    rows = summary.summarize(lines.records, _references(run))
+def _evaluated(run: Run, lines: Lines, trained_as: str = "") -> Evaluated:
+    references = _references(run)
+    rows = summary.summarize(lines.records, references)
     add_optimism(rows)
-    own = Evaluated(rows, by_arm(lines.records), references=_references(run))
+    return Evaluated(rows, by_arm(lines.records), run.workdir.name, trained_as, references)
+
+
+def _table(own: Evaluated, baseline: str | None) -> Table:
+    own = own._replace(name="")
     paired.compare([own], baseline)
-    return Table(rows, aggregate([own], baseline))
+    return Table(own.rows, aggregate([own], baseline))
 
 
 def compare(
