@@ -10,6 +10,7 @@ differ by 1 % at most, and for the five environments with goals, 2 % at most.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import re
@@ -47,6 +48,7 @@ class Training(NamedTuple):
         texts = configs.parse_overrides(self._words())
         return configs.load(f"{HERE}/configs/{self.reference}", texts)
 
+    @functools.cache  # noqa: B019 - a tuple of a few texts
     def digest(self) -> str:
         """Of what the count depends on: the values that are not the method's defaults."""
         config = self.config()

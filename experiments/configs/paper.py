@@ -10,17 +10,17 @@ names another.
 | --- | --- |
 | DOMAIN | hyperparameters of the paper's scripts, and the nine weights of its Table 5 |
 | DOMAIN_printed | those of Table 3, its weight alone |
-| DOMAIN_swapped | the same with the columns of qgf and qgf_jacobian, and DAC's last two rows, exchanged |
-| DOMAIN_td_qam_10 | Fig. 10: the mean of ten members, regressed on the actions of QAM, trained beside it |
+| DOMAIN_swapped | the same with the columns of qgf and qgf_jacobian, and two of DAC's rows, exchanged |
+| DOMAIN_td_qam_10 | Fig. 10: QAM and its own critic, the mean of ten members |
 | cube_triple_512, cube_triple_2048 | Fig. 9: half and twice the width |
 
-There are two readings of Table 3, as other parts of the paper disagree with it. On cube_quadruple Fig. 20
-has 1.3 % at qgf's printed weight, 6.0 % at qgf_jacobian's, and Fig. 5 reports 6.9 %: the columns look
-exchanged, though puzzle_4x4 speaks for the print. DAC's alphas on puzzle_4x4 and scene stand the other
-way round in the paper's scripts.
+There are two readings of Table 3, as other parts of the paper disagree with it. On cube_quadruple
+Fig. 20 has 1.3 % at qgf's printed weight and 6.0 % at qgf_jacobian's, and Fig. 5 reports 6.9 %: the
+columns look exchanged, though puzzle_4x4 speaks for the print. DAC's alphas on puzzle_4x4 and scene
+stand the other way round in the paper's scripts.
 
-Whether the critic of Fig. 10 has the discount, batch and networks of Table 1 the paper does not say; here
-it has. Nor does it give the widths of Fig. 9: these have its numbers of parameters.
+Whether the critic of Fig. 10 has the discount, batch and networks of Table 1 the paper does not say;
+here it has. Nor does it give the widths of Fig. 9: these have its numbers of parameters.
 """
 
 from typing import Any

@@ -21,7 +21,13 @@ from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
 _ROWS = 4096  # of the dataset that the program is compiled for; it changes no count
-_ROOMS = ("core", "data", "methods", "runtime", "training")  # of the package, that a program is made of
+_ROOMS = (
+    "core",
+    "data",
+    "methods",
+    "runtime",
+    "training",
+)  # of the package, that a program is made of
 _IDLE = ("seed", "eval", "wandb")  # keys of the config that change no program
 
 
