@@ -16,7 +16,10 @@ from typing import Any
 import qgf_jax
 from qgf_jax.methods import parts
 
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICKLY: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 """Options of XLA for a CPU: of a program that is counted and never run, machine code may be poor."""
 
 
