@@ -333,8 +333,10 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
     return flat
 
 
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """Nested plain dicts, as they come back from JSON."""
+def plain(config: ConfigDict | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nested plain dicts, as they come back from JSON; plain ones are left as they are."""
+    if not isinstance(config, ConfigDict):
+        return config
     return _tuples(json.loads(json.dumps(config.to_dict())))
 
 

@@ -344,7 +344,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     },
     "training.calibration": {
         "read": "runs.loaded:LoadedRun.calibration",
-        "write": "training.loop:_write_calibration",
+        "write": "runs.loaded:LoadedRun.write_calibration",
     },
     "training.parallel": {
         "ReplicaError": "errors:UserError",

@@ -190,13 +190,7 @@ def _read_zip(
 
 def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The arrays that are read, by key."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    arrays = [(info.filename.removesuffix(".npy"), info) for info in file.infolist()]
-    for key, info in arrays:
-        if key in members:
-            raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
-        if key in _AXES:
-            members[key] = info
+    members = _known(path, file)
     layouts.check_keys(path, _others(file))
     for key in _NEEDED:
         if key not in members:
@@ -204,6 +198,18 @@ def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
     rows = _length(file, members["observations"])
     return {k: v for k, v in members.items() if k not in _LABELS or _length(file, v) == rows}
+
+
+def _known(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays whose keys mean something, by key. Raises `UserError` for two of one key."""
+    known: dict[str, zipfile.ZipInfo] = {}
+    for info in file.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key in known:
+            raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
+        if key in _AXES:
+            known[key] = info
+    return known
 
 
 def _length(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> int | None:

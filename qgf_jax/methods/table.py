@@ -91,16 +91,21 @@ class Method(NamedTuple):
 
     def further(self, critics: str) -> dict[str, tuple[str, str]]:
         """What checkpoints with these critics can have added: part -> method and critics with it."""
-        first, *others = critics.split(",")
+        given = critics.split(",")
         found: dict[str, tuple[str, str]] = {}
         for name, row in METHODS.items():
-            more = set(row.policies) - set(self.policies)
-            if len(more) == 1 and len(row.policies) > len(self.policies) and first in row.critics:
-                found.setdefault(more.pop(), (name, critics))
-        if any(part("critic", name).sets for name in (first, *others)):
+            if (more := row._policy_beyond(self)) and given[0] in row.critics:
+                found.setdefault(more, (name, critics))
+        if any(part("critic", name).sets for name in given):
             return found
-        new = [n for n in self.critics if n not in (first, *others) and not part("critic", n).sets]
+        new = [n for n in self.critics if n not in given and not part("critic", n).sets]
         return found | {name: (self.name, f"{critics},{name}") for name in new}
+
+    def _policy_beyond(self, other: "Method") -> str:
+        """The policy that it has more than `other`, if that is the only difference; else ""."""
+        more = set(self.policies) - set(other.policies)
+        longer = len(self.policies) > len(other.policies)
+        return more.pop() if longer and len(more) == 1 else ""
 
     def _is_another_training(self, row: "Method") -> bool:
         """Equal learners with other settings, as of qsm and qsm_bc: two trainings, one sampler."""

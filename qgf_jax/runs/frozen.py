@@ -63,8 +63,7 @@ def resolved(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     asked = config.get("frozen", {})
     if not asked.get("add"):
         return dict(config)
-    begun = _recorded(workdir)
-    chosen = {**asked, **{k: asked[k] or begun.get(k, asked[k]) for k in ("step", "state")}}
+    chosen = _as_begun(asked, workdir)
     source, resumed = Path(asked["run"]), bool(Checkpoints(workdir).steps())
     if resumed and not (source / "config.json").exists():
         return {**config, "frozen": chosen}
@@ -136,10 +135,11 @@ def _method_with(run: Run, name: str) -> tuple[str, str]:
     return known[name]
 
 
-def _recorded(workdir: Path) -> Mapping[str, Any]:
-    """The section `frozen` of the run in `workdir`; empty without a run."""
-    path = workdir / "config.json"
-    return Run.open(workdir).config.get("frozen", {}) if path.exists() else {}
+def _as_begun(asked: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """The section `frozen`, where it says no checkpoint with that of the run in `workdir`, if any."""
+    exists = (workdir / "config.json").exists()
+    begun = Run.open(workdir).config.get("frozen", {}) if exists else {}
+    return {**asked, **{k: asked[k] or begun.get(k, asked[k]) for k in ("step", "state")}}
 
 
 def _check(run: Run, config: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ Nothing here trains: no optimiser, no data and no simulator is imported or built
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.files import write_atomically
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runs.weights import ChosenWeights
@@ -101,6 +103,13 @@ class LoadedRun:
                 return constants if int(file["step"]) == step else {}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not readable ({error}): remove it and train again") from None
+
+    @staticmethod
+    def write_calibration(workdir: Path, step: int, constants: Mapping[str, Array]) -> None:
+        """Writes calibration.npz, with what was measured for the checkpoint at `step`."""
+        buffer = io.BytesIO()
+        np.savez(buffer, step=np.int64(step), **jax.device_get(dict(constants)))
+        write_atomically(workdir / "calibration.npz", buffer.getvalue())
 
     @property
     def seeds(self) -> int:

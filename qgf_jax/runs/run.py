@@ -313,12 +313,8 @@ def _why_invalid(record: Any) -> str:
     """What keeps the content of a config.json from being a run's; "" if nothing does."""
     if not isinstance(record, dict):
         return "it holds no run"
-    for part, names in _NEEDED.items():
-        if not isinstance(record.get(part), dict):
-            return f"{part!r} is missing"
-        if missing := [name for name in names if name not in record[part]]:
-            return f"{missing[0]!r} is missing in {part!r}"
-    if why := _why_no_spec(record["spec"]) or _why_no_dataset(record["dataset"]):
+    why = _why_incomplete(record)
+    if why := why or _why_no_spec(record["spec"]) or _why_no_dataset(record["dataset"]):
         return why
     if not isinstance(record.get("checkpoints_of"), str | None):
         return "'checkpoints_of' is no folder"
@@ -326,6 +322,15 @@ def _why_invalid(record: Any) -> str:
         _former(record)
     except (KeyError, TypeError):
         return "'data.dir' or 'former_fingerprints' is none"
+    return ""
+
+
+def _why_incomplete(record: Mapping[str, Any]) -> str:
+    for part, names in _NEEDED.items():
+        if not isinstance(record.get(part), dict):
+            return f"{part!r} is missing"
+        if missing := [name for name in names if name not in record[part]]:
+            return f"{missing[0]!r} is missing in {part!r}"
     return ""
 
 

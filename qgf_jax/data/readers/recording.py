@@ -180,11 +180,16 @@ def _check_shapes(where: str, episode: Episode) -> None:
         )
     if episode.rewards is not None and episode.rewards.shape != (length,):
         raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
-    for key, array in episode.info.items():
+    _check_rows(where, episode.info, length + 1)
+
+
+def _check_rows(where: str, columns: Mapping[str, np.ndarray], rows: int) -> None:
+    """Raises `UserError` for a column without a row for each observation."""
+    for key, array in columns.items():
         if not array.ndim:
             raise UserError(f"{where}: {key} has shape (): it must have a row for each observation")
-        if len(array) != length + 1:
-            raise UserError(f"{where}: {key} has {len(array)} rows, observations have {length + 1}")
+        if len(array) != rows:
+            raise UserError(f"{where}: {key} has {len(array)} rows, observations have {rows}")
 
 
 def _columns(episode: Episode) -> dict[str, tuple[int, ...]]:
