@@ -12,7 +12,7 @@ import json
 import os
 import sysconfig
 import traceback
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from qgf_jax import schema
 from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError, log_once, raised
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runtime import paths
 
@@ -111,7 +111,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     config = _Section.of(values, fields)
     config.preset = preset
     for name in names:
-        update(config, part("critic", name).sets)
+        update(config, Part.named("critic", name).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})
@@ -451,16 +451,3 @@ class RunConfig(NamedTuple):
         """What several processes that train one run must have in common, flat."""
         own = {k for k, f in _fields(self.config).items() if f.may_change and f.may_change.per_host}
         return {key: value for key, value in flatten(self.config).items() if key not in own}
-
-
-def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """`--config.a.b=c` as `{"a.b": "c"}`. The command line makes that of `--config.a.b c` too."""
-    overrides: dict[str, str] = {}
-    for word in arguments:
-        if not word.startswith("--config."):
-            raise UserError(f"unknown argument {word!r}: see `qgf train --help`")
-        key, equals, text = word.removeprefix("--config.").partition("=")
-        if not equals:
-            raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
-        overrides[key] = text
-    return overrides

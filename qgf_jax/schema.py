@@ -35,7 +35,7 @@ from qgf_jax.bounds import (
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
-from qgf_jax.methods.parts import part, parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import METHODS
 
 _PLACE = MayChange(generation=1, per_host=True)
@@ -273,7 +273,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     sections = {
         **{name: Field.declared_in(section) for name, section in _SECTIONS.items()},
         "networks": Field.declared_in(NetworkOptions),
-        **{f"critics.{name}": part("critic", name).fields for name in critic.split(",")},
+        **{f"critics.{name}": Part.named("critic", name).fields for name in critic.split(",")},
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
@@ -285,7 +285,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
 
 def _policy(names: Sequence[str], but: Collection[str]) -> dict[str, Field]:
     """The section `policy` of some policy learners, without the keys `but` of other sections."""
-    learners = [part("policy", name).fields for name in names]
+    learners = [Part.named("policy", name).fields for name in names]
     return {k: v for own in learners for k, v in own.items() if k not in but}
 
 
@@ -364,16 +364,16 @@ def _needs(flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if row.goals:
         yield algorithm, "goals"
     for one in flat["critic"].split(","):
-        yield from ((f"critic {one!r}", need) for need in part("critic", one).needs)
+        yield from ((f"critic {one!r}", need) for need in Part.named("critic", one).needs)
     if flat["networks.critic_output"] == "sigmoid":
         yield f"{critic} with sigmoid outputs", "goals"
     for name in row.policies:
-        yield from ((algorithm, need) for need in part("policy", name).needs)
+        yield from ((algorithm, need) for need in Part.named("policy", name).needs)
 
 
 def _setters(key: str, value: Any) -> list[str]:
     """The critics that a config value makes what they are."""
-    return [name for name, found in parts("critic").items() if found.sets.get(key) == value]
+    return [name for name, found in Part.all("critic").items() if found.sets.get(key) == value]
 
 
 def _check_critic_output(flat: Mapping[str, Any]) -> None:
@@ -404,7 +404,7 @@ def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
             f"config key {key}.best_of is {flat[f'{key}.best_of']}, and the data have one next action: "
             f"set it to 1, or {key}.next to policy or reference"
         )
-    learned = (part("policy", name).provides for name in METHODS[algorithm].policies)
+    learned = (Part.named("policy", name).provides for name in METHODS[algorithm].policies)
     if whose == "reference" and not any("flow" in provided for provided in learned):
         raise UserError(
             f"config key {key}.next is reference, and algorithm {algorithm!r} trains no flow policy: "
@@ -414,7 +414,7 @@ def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
 
 def _check_two_levels(flat: Mapping[str, Any]) -> None:
     algorithm = flat["algorithm"]
-    if any("levels" in part("policy", name).provides for name in METHODS[algorithm].policies):
+    if any("levels" in Part.named("policy", name).provides for name in METHODS[algorithm].policies):
         for key in ("goals.subgoal_steps", "networks.goal_code"):
             if not flat[key]:
                 raise UserError(f"config key {key} is 0; algorithm {algorithm!r} needs it")

@@ -16,7 +16,7 @@ from qgf_jax.cli import Parser
 from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.runs.files import fingerprint
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
@@ -25,8 +25,10 @@ CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
 def test_every_method_has_parts_that_exist(name):
     row = algorithms.METHODS[name]
-    assert set(row.critics) <= set(parts("critic")) and set(row.policies) <= set(parts("policy"))
-    assert row.sampler in parts("sampler") and row.selector in parts("selector")
+    assert set(row.critics) <= set(Part.all("critic")) and set(row.policies) <= set(
+        Part.all("policy")
+    )
+    assert row.sampler in Part.all("sampler") and row.selector in Part.all("selector")
     assert row.options.keys() <= row.all_options.keys()
     assert name in algorithms.Method.named(name).serves
     for critic in row.critics:
@@ -90,10 +92,10 @@ def test_wrong_overrides_are_explained(overrides, hint):
 
 def test_overrides_are_read_in_both_spellings():
     _, words = Parser("qgf x", "").parse_known_args(["--config.a.b=1", "--config.c", "x=y"])
-    assert configs.parse_overrides(words) == {"a.b": "1", "c": "x=y"}
+    assert Parser.parse_overrides(words) == {"a.b": "1", "c": "x=y"}
     for bad in (["--confg.a=1"], ["--config.a"], ["more"], ["--config.a", "more"]):
         with pytest.raises(UserError):
-            configs.parse_overrides(bad)
+            Parser.parse_overrides(bad)
 
 
 GOALS = str(CONFIGS / "goal_conditioned.py")

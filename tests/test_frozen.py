@@ -14,7 +14,7 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.errors import UserError
-from qgf_jax.methods import table
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs import frozen
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun
@@ -185,7 +185,7 @@ def test_a_slow_copy_that_the_new_part_alone_has_is_of_what_stands_still(run_fol
     """QAM tilts the target copy of the flow policy, which a run of QGF has none of."""
     config = frozen.resolved(further(run_folder, "qam"), tmp_path / "new")
     spec = LoadedRun.open(run_folder).spec
-    learner = table.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     init = functools.partial(TrainState.init, learner=learner, tx=optax.sgd(0.1), spec=spec)
     params, copies = frozen.read(config, jax.eval_shape(jax.vmap(init), jnp.arange(2)))
     assert set(copies) == {"critic", "policy"}

@@ -12,7 +12,7 @@ from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import Lines, fingerprint
 from qgf_jax.runs.run import Run, _is_alike

@@ -10,7 +10,8 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.errors import UserError
-from qgf_jax.methods.table import METHODS, Builder, Method
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runs import frozen
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun

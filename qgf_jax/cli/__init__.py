@@ -28,6 +28,17 @@ COMMANDS = {
 }
 
 
+_Run = Callable[[Sequence[str]], None]
+_RUNS: dict[str, _Run] = {}
+"""Module of this package -> what it does with the words after the command's name."""
+
+
+def command(run: _Run) -> _Run:
+    """Declares what the command of a module does; the module is called as the command is."""
+    _RUNS[run.__module__] = run
+    return run
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser that says what is wrong in one line."""
 
@@ -77,6 +88,19 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, where a value after a blank is the flag's even if it begins with -."""
         return super().parse_known_args(_joined(args or []), namespace)
+
+    @staticmethod
+    def parse_overrides(words: Sequence[str]) -> dict[str, str]:
+        """`--config.a.b=c` as `{"a.b": "c"}`; `parse_known_args` makes that of `--config.a.b c` too."""
+        overrides: dict[str, str] = {}
+        for word in words:
+            if not word.startswith("--config."):
+                raise UserError(f"unknown argument {word!r}: see `qgf train --help`")
+            key, equals, text = word.removeprefix("--config.").partition("=")
+            if not equals:
+                raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+            overrides[key] = text
+        return overrides
 
     def error(self, message: str) -> NoReturn:
         """Raises what `main` prints."""
@@ -216,7 +240,9 @@ def _run(words: Sequence[str]) -> None:
     elif words[0] not in COMMANDS:
         raise UserError.unknown("command", words[0], COMMANDS)
     else:
-        importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
+        module = f"qgf_jax.cli.{words[0].replace('-', '_')}"
+        importlib.import_module(module)
+        _RUNS[module](words[1:])
 
 
 def _open_standard_streams() -> None:

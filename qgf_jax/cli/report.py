@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import Parser, command
 from qgf_jax.runtime import paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@command
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `report.write`, or `report.compare` with --out."""
     parser = Parser(
         prog="qgf report",

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, keys
+from qgf_jax.cli import Parser, command, keys
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
 from qgf_jax.runs import frozen
@@ -18,10 +18,11 @@ from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend, paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@command
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `pretrain`."""
     flags, rest = _parser().parse_known_args(arguments)
-    config = _config(flags, configs.parse_overrides(rest))
+    config = _config(flags, Parser.parse_overrides(rest))
     widths = (*config.networks.policy_hidden, *config.networks.critic_hidden)
     backend.tune(widest=max(widths, default=0))
     if flags.show:

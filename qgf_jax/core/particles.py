@@ -34,37 +34,36 @@ class Particles(NamedTuple):
     log_evidence: Array
     """[], the logarithm of an unbiased estimate of E[exp(G_1)] under the stochastic flow."""
 
+    @property
+    def effective_size(self) -> Array:
+        """1 / sum_i p_i^2 [], from 1 to N, p being the softmax of the weights' logarithms."""
+        return 1.0 / (jax.nn.softmax(self.log_weights) ** 2).sum()
 
-class Move(NamedTuple):
+    def ancestors(self, u: Array) -> Array:
+        """Those [N] of a systematic resampling, with one uniform number `u` in [0, 1).
+
+        Particle i has floor(N p_i) or one more children, N p_i on average, p being the softmax of the
+        weights' logarithms (Kitagawa, 1996).
+        """
+        n = len(self.log_weights)
+        edges = jnp.cumsum(jax.nn.softmax(self.log_weights))
+        # The last edge is 1 but for rounding, which may not lose the last particle.
+        return jnp.minimum(jnp.searchsorted(edges, (u + jnp.arange(n)) / n, side="right"), n - 1)
+
+
+class _Move(NamedTuple):
     """A Gaussian step from each of N particles: mean [N, D] and standard deviation []."""
 
     mean: Array
     std: Array
 
     @classmethod
-    def of(cls, actions: Array, t: Array, after: Array, velocity: Array, refresh: Array) -> "Move":
+    def of(cls, actions: Array, t: Array, after: Array, velocity: Array, refresh: Array) -> "_Move":
         """Eq. (1) from `actions` [N, D] at time `t` to `after`, `velocity` [N, D] being that at `t`."""
         noise = actions - t * velocity
         left, kept = 1.0 - after, jnp.exp(-0.5 * refresh * (after - t))
         mean = actions + (after - t) * velocity + left * (kept - 1.0) * noise
         return cls(mean, left * jnp.sqrt(1.0 - kept**2))
-
-
-def systematic(log_weights: Array, u: Array) -> Array:
-    """Ancestors [N] of a systematic resampling, with one uniform number `u` in [0, 1).
-
-    Particle i has floor(N p_i) or one more children, N p_i on average, p being the softmax of
-    `log_weights` [N] (Kitagawa, 1996).
-    """
-    n = len(log_weights)
-    edges = jnp.cumsum(jax.nn.softmax(log_weights))
-    # The last edge is 1 but for rounding, which may not lose the last particle.
-    return jnp.minimum(jnp.searchsorted(edges, (u + jnp.arange(n)) / n, side="right"), n - 1)
-
-
-def effective_size(log_weights: Array) -> Array:
-    """1 / sum_i p_i^2 [], from 1 to N, p being the softmax of `log_weights` [N]."""
-    return 1.0 / (jax.nn.softmax(log_weights) ** 2).sum()
 
 
 def steer(
@@ -102,14 +101,15 @@ def steer(
         choice, draw = jax.random.split(key)
         (now, v), slope = jax.vmap(look, (0, None))(actions, t)
         log_weights = log_weights + now - before
-        due = effective_size(log_weights) < threshold * n
+        weighed = Particles(actions, log_weights, evidence)
+        due = weighed.effective_size < threshold * n
         due &= (t >= window[0]) & (t <= window[1])
-        chosen = systematic(log_weights, jax.random.uniform(choice))
+        chosen = weighed.ancestors(jax.random.uniform(choice))
         chosen = jnp.where(due, chosen, jnp.arange(n))
         evidence = evidence + jnp.where(due, _log_mean(log_weights), 0.0)
         log_weights = jnp.where(due, 0.0, log_weights)
         actions, v, now = actions[chosen], v[chosen], now[chosen]
-        mean, std = Move.of(actions, t, after, v, jnp.asarray(refresh))
+        mean, std = _Move.of(actions, t, after, v, jnp.asarray(refresh))
         fresh = jax.random.normal(draw, actions.shape)
         if twist:
             push = std * slope[chosen]  # in standard deviations

@@ -16,7 +16,7 @@ from qgf_jax.types import Array, Obs, Spec
 _INTERVALS = 8
 
 
-def interval_distances(x: Array, y: Array) -> Array:
+def _interval_distances(x: Array, y: Array) -> Array:
     """What the intervals from x_i to y_i of each component cover, [C, K] and [C, K] -> [C].
 
     An interval with y_i <= x_i is empty, and what several cover counts once. Each component is a
@@ -36,7 +36,7 @@ def interval_quasimetric(x: Array, y: Array, share: Array) -> Array:
 
     IQE-maxmean, D a multiple of 8, the intervals of a component (Wang and Isola, 2022).
     """
-    components = interval_distances(x.reshape(-1, _INTERVALS), y.reshape(-1, _INTERVALS))
+    components = _interval_distances(x.reshape(-1, _INTERVALS), y.reshape(-1, _INTERVALS))
     return share * components.mean() + (1.0 - share) * components.max()
 
 

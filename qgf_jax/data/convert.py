@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from qgf_jax.data import readers
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
-from qgf_jax.data.readers import hdf5, npz
+from qgf_jax.data.readers import npz
 from qgf_jax.data.readers.recording import ALL, Choice, Recording
 from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
@@ -159,7 +159,7 @@ def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
             waiting, count, number = [], 0, number + 1
     if waiting:
         yield f"{number:05d}", Rows.joined(waiting)
-    if recording.files and hdf5.sha256(*recording.files) != recording.sha256:
+    if recording.files and Recording.digest(*recording.files) != recording.sha256:
         raise UserError(f"{recording.place}: it was altered while it was read: convert it again")
 
 

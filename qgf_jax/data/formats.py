@@ -1,4 +1,9 @@
-"""Reads npz files of the raw layout into arrays that have been looked at. No JAX here."""
+"""Reads npz files of the raw layout into arrays that have been looked at. No JAX here.
+
+In OGBench's raw layout a row is a state and the action taken in it, `terminals` is 1 on the last row of
+each trajectory, and that row's action is void. A file that says in another column where trajectories
+end, or has the next observation in the same row, means something else by the same three keys.
+"""
 
 import contextlib
 import math
@@ -12,7 +17,6 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import layouts
 from qgf_jax.data.summary import Summary
 from qgf_jax.errors import UserError, log_once
 
@@ -131,7 +135,7 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
         raise UserError(f"{path}: the last row does not end a trajectory: the file was cut off")
     if ends.all():
         raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
-    layouts.check_ends(path, ends)
+    _check_compact(path, ends)
 
 
 def check_numbers(place: object, key: str, array: np.ndarray) -> None:
@@ -191,7 +195,7 @@ def _read_zip(
 def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The arrays that are read, by key."""
     members = _known(path, file)
-    layouts.check_keys(path, _others(file))
+    _check_keys(path, _others(file))
     for key in _NEEDED:
         if key not in members:
             has = ", ".join(sorted(file.namelist()))[:60] or "nothing"
@@ -210,6 +214,60 @@ def _known(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if key in _AXES:
             known[key] = info
     return known
+
+
+_REGULAR = "ogbench.utils.load_dataset's regular layout"
+_COMPACT = "ogbench.utils.load_dataset's compact layout"
+_D4RL = "D4RL's layout"
+_GYMNASIUM = "Gymnasium's and Minari's layout"
+_BUFFER = "robomimic's layout or a replay buffer's"
+_STEPS = "RLDS's layout"
+_EPISODES = "a layout with a column of episodes"
+_KEYS = {
+    _REGULAR: ("next_observations", "next_observation", "next_obs", "next_states"),
+    _COMPACT: ("valids", "valid"),
+    _D4RL: ("timeouts", "timeout", "infos/timeouts"),
+    _GYMNASIUM: (
+        "truncations", "truncation", "truncateds", "truncated",
+        "terminations", "termination", "terminateds", "terminated",
+    ),
+    _BUFFER: ("dones", "done", "dones_float", "done_bool", "not_done", "final_observations"),
+    _STEPS: ("is_first", "is_last", "is_terminal"),
+    _EPISODES: (
+        "episode_ends", "episode_starts", "episode_ids", "episode_id", "episode_index",
+        "episode_lengths", "episode", "episodes", "ends", "traj_ends", "traj_lengths", "traj_id",
+        "traj_ids", "trajectory_id", "trajectory_ids", "trajectory",
+    ),
+}  # fmt: skip
+_LAYOUTS = {key: layout for layout, keys in _KEYS.items() for key in keys}
+"""Key that is a sign of a layout -> what layout."""
+
+
+def _check_keys(path: Path, keys: Iterable[str]) -> None:
+    """Raises `UserError` if one of `keys` is a sign of another layout."""
+    keys = {*keys}
+    if keys >= {"terminated", "truncated"}:
+        raise UserError(
+            f"{path}: key 'terminated' is of a file of steps: run `qgf convert npz:{path}` and name the "
+            "folder that it makes (docs/data.md)"
+        )
+    for key in sorted(keys):
+        if layout := _LAYOUTS.get(key.lower()):
+            raise _of_layout(path, f"key {key!r}", layout)
+
+
+def _check_compact(path: Path, ends: np.ndarray) -> None:
+    """Raises `UserError` if terminals [R] are those of the compact layout, whatever keys there are."""
+    lengths = np.diff(np.flatnonzero(ends), prepend=-1)
+    if len(lengths) % 2 == 0 and (lengths[1::2] == 1).all() and (lengths[::2] > 1).all():
+        raise _of_layout(path, "a trajectory that ends twice", _COMPACT)
+
+
+def _of_layout(path: Path, sign: str, layout: str) -> UserError:
+    remedy = "use the original file" if "load_dataset" in layout else "rewrite it"
+    return UserError(
+        f"{path}: {sign} is of {layout}; only OGBench's raw one is read: {remedy} (docs/data.md)"
+    )
 
 
 def _length(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> int | None:

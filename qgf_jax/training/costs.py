@@ -18,6 +18,8 @@ import qgf_jax
 from qgf_jax.errors import log
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 
 _OBS, _ACTION, _CHUNK, _HIDDEN, _BATCH = 46, 5, 5, (256,) * 3, 8  # widths as of cube-triple
 _UNIT = "qgf"
@@ -69,7 +71,7 @@ def _count(name: str) -> dict[str, Any]:
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
     plain, row = configs.plain(config), algorithms.Method.named(name)
     spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
-    learner = algorithms.Builder(plain, spec).learner()
+    learner = Builder(plain, spec).learner()
     obs, width = spec.example(), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     targets = {group: params[group] for group in learner.targets}
@@ -78,9 +80,9 @@ def _count(name: str) -> dict[str, Any]:
         "logit_std": jnp.ones(()),
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
-        "weights": {criterion: jnp.ones(()) for criterion in parts.parts("criterion")},
+        "weights": {criterion: jnp.ones(()) for criterion in Part.all("criterion")},
     }
-    sample = algorithms.Builder(plain, spec).sample(name, row.best_of[0])
+    sample = Builder(plain, spec).sample(name, row.best_of[0])
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     keys = jax.random.split(jax.random.key(0), _BATCH)
     traced = act.trace(
@@ -128,7 +130,7 @@ def _sources() -> tuple[str, ...]:
     files = {path for room in ("core", "methods") for path in package.glob(f"{room}/**/*.py")}
     files |= {package / "types.py", package / "runtime" / "flops.py"}
     for kind in parts.KINDS:
-        for found in parts.parts(kind).values():
+        for found in Part.all(kind).values():
             module = sys.modules.get(getattr(found.make, "__module__", ""))
             if path := getattr(module, "__file__", None):
                 files.add(Path(path))

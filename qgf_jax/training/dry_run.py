@@ -9,7 +9,7 @@ import numpy as np
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.shards import Source
 from qgf_jax.envs.families import Family
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend, flops
 from qgf_jax.training.parallel import DeviceLayout
@@ -27,7 +27,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     program of one device with its part of the batch, times the number of devices.
     """
     spec, layout = _spec_of(config), DeviceLayout.of(config)
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     part = config["train"]["batch_size"] // layout.count
     one_device = {**config, "train": {**config["train"], "batch_size": part}}
     programs = Trainer.uncompiled(learner, one_device, spec)

@@ -26,7 +26,7 @@ from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, UserError, log
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs import frozen
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint

@@ -15,8 +15,8 @@ import numpy as np
 from qgf_jax.core import density, flow
 from qgf_jax.core.networks import Networks
 from qgf_jax.data.sampling import BatchSampler
-from qgf_jax.methods.parts import part
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.calibration import covariance
 from qgf_jax.types import Array, Critic, Direction, Obs, Params, Spec, Velocity
@@ -70,12 +70,7 @@ def act(direct: Direction, noise: Array, weight: Array, num_steps: int) -> tuple
     return action, weight * squares.sum()
 
 
-def nearest(action: Array, actions: Array) -> Array:
-    """The Euclidean distance [] from `action` [D] to the nearest of `actions` [K, D]."""
-    return jnp.sqrt(((actions - action[None]) ** 2).sum(axis=1).min())
-
-
-def relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
+def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     """The w [] for which w g is nearest to S g / q_std, summed over the slopes g, `slopes` [K, D].
 
     So the direction of `qgf` under w is, by least squares, that of `qgf_relative` under 1.
@@ -154,7 +149,7 @@ def _one_seed(
 
     stds, covariances, slopes = over_states(lambda s: s.spread(effort.actions), effort.states, 32)
     q_std, slopes = jnp.median(stds), slopes.reshape(-1, nets.chunk_dim)
-    relative = relative_weight(covariances.mean(axis=0), q_std, slopes)
+    relative = _relative_weight(covariances.mean(axis=0), q_std, slopes)
     weights = relative * jnp.array(effort.factors)
     of_weights = over_states(lambda s: s.guided(weights), effort.states, 32)
     of_weights |= over_states(lambda s: s.densities(weights, effort.noises), effort.dense_states, 4)
@@ -183,13 +178,17 @@ class State(NamedTuple):
         """Of the reference."""
         return self.nets.velocity(self.params["policy"], self.obs)
 
+    def distance(self, action: Array) -> Array:
+        """The Euclidean distance [] from `action` [D] to the nearest of the data's."""
+        return jnp.sqrt(((self.data - action[None]) ** 2).sum(axis=1).min())
+
     def _q(self, members: slice = slice(None)) -> Critic:
         chosen = jax.tree.map(lambda x: x[members], self.params["critic"])
         return self.nets.q_of(chosen, self.obs)
 
     def _direct(self, q: Critic) -> Direction:
         end = functools.partial(flow.endpoint, clip=self.nets.spec.clip)
-        return part("rule", "one_step").make(self.velocity, q, end)
+        return Part.named("rule", "one_step").make(self.velocity, q, end)
 
     def spread(self, actions: int) -> tuple[Array, Array, Array]:
         """Of reference actions: the standard deviation of Q [], their covariance, the slopes there."""
@@ -213,8 +212,8 @@ class State(NamedTuple):
         found = {
             "gain": jax.vmap(everyone)(actions) - everyone(own),
             "promised": promised,
-            "distance": jax.vmap(lambda a: nearest(a, self.data))(actions),
-            "own_distance": nearest(own, self.data),
+            "distance": jax.vmap(self.distance)(actions),
+            "own_distance": self.distance(own),
         }
         if self.nets.ensemble > 1:
             other = self._q(slice(-1, None))
@@ -225,7 +224,7 @@ class State(NamedTuple):
     def densities(self, weights: Array, noises: int) -> dict[str, Array]:
         """By weight [W]: log p_0 and log p_w - log p_0 of the guided action; the 1 % quantile []."""
         direct = self._direct(self._q())
-        forward = functools.partial(density.forward, num_steps=self.num_steps)
+        forward = functools.partial(density.Path.forward, num_steps=self.num_steps)
         drawn = jax.random.normal(jax.random.fold_in(self.key, 2), (noises, self.nets.chunk_dim))
         every = jnp.concatenate([self.noise[None], drawn])
         reference = jax.vmap(functools.partial(forward, self.velocity))(every)
@@ -239,7 +238,9 @@ class State(NamedTuple):
 
         def search(near: Array, path: density.Path) -> tuple[Array, Array]:
             # Weight by weight, each search beginning where the last one ended.
-            found = density.backward(self.velocity, path.action, near, num_steps=self.num_steps)
+            found = density.Path.backward(
+                self.velocity, path.action, near, num_steps=self.num_steps
+            )
             return found.points, found.log_density
 
         paths = jax.vmap(guided)(weights)

@@ -14,7 +14,7 @@ from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError, log
-from qgf_jax.methods import parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun
@@ -86,7 +86,7 @@ def _of_seed(found: Mapping[str, np.ndarray], seed: int) -> Measured:
 def _judge(measured: list[Measured]) -> dict[str, dict[str, Any]]:
     """By criterion what it chooses for each seed, as JSON."""
     judged = {}
-    for name, criterion in parts.parts("criterion").items():
+    for name, criterion in Part.all("criterion").items():
         choices: list[Choice] = [criterion.make(m) for m in measured]
         judged[name] = {
             "about": criterion.about,

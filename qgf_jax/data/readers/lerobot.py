@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers.hdf5 import sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, reading
+from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, opener, reading
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
@@ -50,7 +49,8 @@ class _Folder(NamedTuple):
         ]
 
 
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@opener
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a folder. Raises `UserError` if it is none of LeRobot's, or of another version."""
     where, path = f"lerobot:{place}", paths.expand(place)
     _library(where)
@@ -77,7 +77,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         where,
         name,
         about,
-        sha256(*files),
+        Recording.digest(*files),
         None,
         lambda: _episodes(folder, means),
         files=tuple(files),

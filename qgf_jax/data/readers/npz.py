@@ -17,8 +17,7 @@ import numpy as np
 
 from qgf_jax.data import formats
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers import hdf5
-from qgf_jax.data.readers.recording import ALL, Choice, Recording, reading
+from qgf_jax.data.readers.recording import ALL, Choice, Recording, opener, reading
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
@@ -38,7 +37,8 @@ def is_of_steps(path: Path) -> bool:
         return False
 
 
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@opener
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a file. Raises `UserError` if it is not of this layout."""
     path = paths.expand(place)
     if choice != ALL:
@@ -54,7 +54,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "observations": [["observations", columns["observations"].shape[1]]],
         "actions": "actions",
     }
-    return Recording(str(path), path.stem, about, hdf5.sha256(path), None, steps.episodes)
+    return Recording(str(path), path.stem, about, Recording.digest(path), None, steps.episodes)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

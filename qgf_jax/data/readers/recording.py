@@ -7,6 +7,8 @@
 """
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ import numpy as np
 from qgf_jax.data.formats import check_numbers
 from qgf_jax.data.summary import Rounding
 from qgf_jax.errors import UserError, log, raised
+from qgf_jax.runs import files
 
 
 class Choice(NamedTuple):
@@ -97,6 +100,17 @@ class Recording(NamedTuple):
     files: tuple[Path, ...] = ()
     """Those that `sha256` is of, where they are read later than it."""
 
+    @staticmethod
+    def digest(*paths: Path) -> str:
+        """The SHA-256 of files together, in this order; of one file its own."""
+        sums = []
+        for path in paths:
+            state = path.stat()
+            sums.append(_sha256(path, state.st_size, state.st_mtime_ns))
+        if len(sums) == 1:
+            return sums[0]
+        return hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
+
     def described(self) -> dict[str, Any]:
         """What a manifest keeps: `about`, and the bounds of actions, `None` where there is none."""
         about = dict(self.about)
@@ -146,6 +160,12 @@ class Recording(NamedTuple):
                     f"{where}: actions are {width} wide, bounds have shape {bound.shape}: one is "
                     "another dataset's"
                 )
+
+
+@functools.lru_cache(maxsize=2**20)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Read once as long as the file's size and time of change stay, however many parts it has."""
+    return files.sha256(path)
 
 
 def _checked(where: str, episode: Episode) -> Episode:
@@ -211,6 +231,17 @@ def _check_like(
             raise UserError(
                 f"{where}: {key} are {now}, before it {then}: these are episodes of two datasets"
             )
+
+
+_Opener = Callable[[str, Choice], Recording]
+OPENERS: dict[str, _Opener] = {}
+"""Module of this package -> what opens a place in its format."""
+
+
+def opener(opens: _Opener) -> _Opener:
+    """Declares what opens the format of a module; the module is called as the format is."""
+    OPENERS[opens.__module__] = opens
+    return opens
 
 
 @contextlib.contextmanager
