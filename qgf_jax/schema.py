@@ -44,11 +44,15 @@ _FIRST_HOST = MayChange(per_host=True)
 """Used by the first of several processes alone."""
 
 
+ALGORITHM = "qgf"
+"""That is trained unless a config says otherwise."""
+
+
 @dataclass(frozen=True)
-class Root:
+class _Root:
     """The keys that belong to no section."""
 
-    algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = "qgf"
+    algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = ALGORITHM
     critic: Annotated[
         str,
         "critic that is trained; each method has its own choices. Several, as iql,td, side by side: the "
@@ -246,7 +250,7 @@ class _Frozen:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class _Sampler:
     """The section `sampler`: how actions are drawn, beside the options of the method's sampler."""
 
     num_steps: Annotated[Count, "integration steps from noise to an action"] = 10
@@ -277,7 +281,7 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
-    root = Field.declared_in(Root)
+    root = Field.declared_in(_Root)
     root["algorithm"] = root["algorithm"]._replace(default=algorithm)
     root["critic"] = root["critic"]._replace(default=critic, bound=Lists(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
@@ -292,7 +296,7 @@ def _policy(names: Sequence[str], but: Collection[str]) -> dict[str, Field]:
 def _sampler(algorithm: str) -> dict[str, Field]:
     """The section `sampler`. A sampler may have a default of its own for what all samplers have."""
     own = METHODS[algorithm].free_options
-    common = Field.declared_in(Sampler)
+    common = Field.declared_in(_Sampler)
     return own | {k: v._replace(default=own.get(k, v).default) for k, v in common.items()}
 
 

@@ -175,7 +175,7 @@ def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic
         inner = inner[section]
     now = inner.pop(name)
     (tmp_path / "config.json").write_text(json.dumps({"config": old}))
-    read = configs.read(tmp_path / "config.json")["config"]
+    read = RunConfig.read_record(tmp_path / "config.json")["config"]
     assert configs.flatten(read)[key] == past != now
     assert (
         RunConfig(read).changes_to(new)
@@ -297,7 +297,7 @@ def test_a_run_from_before_a_rename_is_recognised(
     plain = configs.plain(config)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"config": as_before(plain)}))
-    read = configs.read(path)["config"]
+    read = RunConfig.read_record(path)["config"]
     assert read == plain and RunConfig(read).changes_to(plain) == []
     (line,) = lines()
     assert f"{path} has names of an older version: data.backup is now data.n_step" in line
@@ -320,8 +320,9 @@ def test_a_run_with_former_names_is_advised_once_however_its_path_is_written(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps({"config": as_before(plain)}))
     monkeypatch.chdir(tmp_path)
-    Run(Path("run"), configs.read(Path("run/config.json"))["config"], {}, {}).beside("out").link()
-    assert configs.read(Path("out/config.json"))["config"] == plain
+    record = RunConfig.read_record(Path("run/config.json"))
+    Run(Path("run"), record["config"], {}, {}).beside("out").link()
+    assert RunConfig.read_record(Path("out/config.json"))["config"] == plain
     (line,) = lines()
     assert line.startswith(f"qgf: advice: {tmp_path}/run/config.json has names of an older version")
 
@@ -355,7 +356,7 @@ def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_t
 
 
 def test_every_key_of_a_section_has_help():
-    for section in (schema.Root, schema.Sampler, *schema._SECTIONS.values()):
+    for section in (schema._Root, schema._Sampler, *schema._SECTIONS.values()):
         for name, field in Field.declared_in(section).items():
             assert field.help and not field.help.endswith("."), (section, name)
 
@@ -398,7 +399,7 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, text, hint):
 def test_a_config_survives_json(tmp_path):
     plain = configs.plain(configs.load(QUICKSTART))
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert configs.read(tmp_path / "config.json") == plain
+    assert RunConfig.read_record(tmp_path / "config.json") == plain
     assert RunConfig(plain).changes_to(plain) == []
     moved = plain | {"data": plain["data"] | {"dir": "elsewhere/", "name": "renamed"}}
     assert RunConfig(plain).changes_to(moved) == []

@@ -62,7 +62,7 @@ def tilted(mean, variance):
 def run(n, runs, twisted, threshold, refresh=REFRESH):
     def one(key):
         start, walk = jax.random.split(key)
-        return particles.steer(
+        return particles.Particles.steer(
             velocity, potential, final, jax.random.normal(start, (n, 1)), walk,
             num_steps=STEPS, refresh=refresh, threshold=threshold, twist=twisted,
         )  # fmt: skip
@@ -108,7 +108,7 @@ def test_a_twist_makes_weights_more_even():
     """Along the slope of the true potential, through the velocity, draws come nearer to the target."""
 
     def effective(twist):
-        found = particles.steer(
+        found = particles.Particles.steer(
             velocity, lambda a, t, v: final(a + (1 - t) * v), final,
             jax.random.normal(jax.random.key(0), (4000, 1)), jax.random.key(1),
             num_steps=STEPS, refresh=REFRESH, threshold=0.0, twist=twist,
@@ -154,7 +154,7 @@ def test_particles_are_resampled_in_the_window_alone():
     """Weights are uneven at once; where they are resampled, ends share ancestors at refresh 0."""
 
     def distinct(window):
-        found = particles.steer(
+        found = particles.Particles.steer(
             velocity, lambda a, t, v: 5 * final(a + (1 - t) * v), final,
             jax.random.normal(jax.random.key(0), (16, 1)), jax.random.key(1),
             num_steps=STEPS, refresh=0.0, threshold=1.0, window=window,

@@ -21,7 +21,7 @@ from qgf_jax.runs.loaded import LoadedRun, load_policy
 from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.training import weighing
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.weighing import Effort, State, act
+from qgf_jax.training.weighing import Effort, State
 from qgf_jax.training.weights import choose_weights
 
 STEPS = 5
@@ -75,6 +75,11 @@ def test_an_action_that_the_flow_cannot_reach_has_no_density():
     np.testing.assert_allclose(at(4.0).log_density, expected, rtol=1e-5)
 
 
+def unbound(num_steps=1, data=None) -> Any:
+    """A `State` without networks."""
+    return State(*[None] * 6)._replace(num_steps=num_steps, data=data)
+
+
 CURVATURE = 4.0
 
 
@@ -84,9 +89,8 @@ def on_a_parabola(weight, num_steps):
     q = lambda a: -0.5 * CURVATURE * a @ a
     still = lambda a, t: jnp.zeros_like(a)
     free = functools.partial(flow.endpoint, clip=False)
-    action, promised = act(
-        Part.named("rule", "one_step").make(still, q, free), NOISE, weight, num_steps
-    )
+    direct = Part.named("rule", "one_step").make(still, q, free)
+    action, promised = unbound(num_steps).act(direct, NOISE, weight)
     return q(action) - q(NOISE), promised
 
 
@@ -130,7 +134,7 @@ def test_trust_ends_where_half_of_what_was_promised_is_not_gained():
 
 
 def test_distance_and_relative_weight_by_hand():
-    there: Any = State(*[None] * 4, data=jnp.array([[3.0, 4.0], [-6.0, 8.0]]), key=None)  # ty: ignore
+    there = unbound(data=jnp.array([[3.0, 4.0], [-6.0, 8.0]]))
     assert there.distance(jnp.array([0.0, 0.0])) == 5.0
     covariance = jnp.array([[4.0, 1.0], [1.0, 1.0]])
     one = weighing._relative_weight(covariance, jnp.float32(2.0), jnp.array([[1.0, 0.0]]))
@@ -209,7 +213,8 @@ def test_what_is_measured_is_of_the_actions_that_qgf_takes(calibrated):
     end = functools.partial(flow.endpoint, clip=True)
     direct = Part.named("rule", "one_step").make(nets.velocity(params["policy"], obs), q, end)
     noise = jax.random.normal(key, (nets.chunk_dim,))
-    action, _ = act(direct, noise, weight, loaded.run.config["sampler"]["num_steps"])
+    steps = loaded.run.config["sampler"]["num_steps"]
+    action, _ = unbound(steps).act(direct, noise, weight)
     expected = loaded.sampler("qgf")(params, obs, key, weight)
     np.testing.assert_allclose(nets.clip(action), expected, atol=1e-5)
 

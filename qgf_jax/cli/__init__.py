@@ -3,7 +3,6 @@
 import argparse
 import errno
 import functools
-import importlib
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 from qgf_jax.bounds import Bound, Count
 from qgf_jax.errors import SaveError, Stopped, UserError, log, said
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.plugins import ByModule
 
 COMMANDS = {
     "collect": "make a dataset with the benchmark's own scripted experts",
@@ -28,15 +28,8 @@ COMMANDS = {
 }
 
 
-_Run = Callable[[Sequence[str]], None]
-_RUNS: dict[str, _Run] = {}
-"""Module of this package -> what it does with the words after the command's name."""
-
-
-def command(run: _Run) -> _Run:
-    """Declares what the command of a module does; the module is called as the command is."""
-    _RUNS[run.__module__] = run
-    return run
+RUNS = ByModule()
+"""Module, called as its command is -> what it does with the words after that."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -240,9 +233,7 @@ def _run(words: Sequence[str]) -> None:
     elif words[0] not in COMMANDS:
         raise UserError.unknown("command", words[0], COMMANDS)
     else:
-        module = f"qgf_jax.cli.{words[0].replace('-', '_')}"
-        importlib.import_module(module)
-        _RUNS[module](words[1:])
+        RUNS.of(f"qgf_jax.cli.{words[0].replace('-', '_')}")(words[1:])
 
 
 def _open_standard_streams() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qgf_jax.bounds import Bound, Count, Counts, EpisodesIfAny, Index, Weights
-from qgf_jax.cli import Parser, command
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
@@ -23,7 +23,7 @@ _BUDGET = 25
 """Episodes of --select=bandit."""
 
 
-@command
+@RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)

@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, command
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.interop.import_official import import_run
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runtime import paths
 
 
-@command
+@RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `import_run`."""
     parser = Parser(

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser, command
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.runtime import paths
 
 
-@command
+@RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `report.write`, or `report.compare` with --out."""
     parser = Parser(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser, command
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.replay import replay
 from qgf_jax.data.shards import Source
@@ -18,7 +18,7 @@ from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import paths
 
 
-@command
+@RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
     """Compares every checkpoint with its seal, or converted data with their manifest; needs no JAX."""
     parser = Parser(

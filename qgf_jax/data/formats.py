@@ -50,7 +50,7 @@ class Rows(NamedTuple):
         n = len(raw["observations"])
         for key, array in raw.items():
             _check_length(path, key, len(array), n)
-            check_numbers(path, key, array)
+            cls.check_numbers(path, key, array)
         actions, ends = raw.pop("actions"), raw.pop("terminals")
         _check_ends(path, ends)
         if not actions.any():
@@ -102,6 +102,21 @@ class Rows(NamedTuple):
         arrays = (self.observations, self.actions, self.ends)
         return Rows(*(array[start:stop] for array in arrays), info)
 
+    @staticmethod
+    def check_numbers(place: object, key: str, array: np.ndarray) -> None:
+        """Refuses numbers that are not finite, or so large that sums of squares are not."""
+        if array.dtype.kind not in "fiu" or not array.size:
+            return
+        # As Python's: float16 would round the bound to infinity, and integers have no -min.
+        ends = float(array.max()), float(array.min())
+        if all(abs(end) <= _LARGEST for end in ends):  # NaN if any is
+            return
+        wide = np.asarray(array, np.float64)
+        bad = ~(np.abs(wide) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+        row = int(np.argmax(bad))
+        what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
+        raise UserError(f"{place}: {key} is {what} in row {row}: collect it again")
+
     def check_labels(self, path: Path, heeded: Collection[str]) -> None:
         """Raises `UserError` if there are labels that nobody would heed; `heeded` are those that are."""
         _check_labels(path, self.info.keys() - set(heeded))
@@ -136,21 +151,6 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
     if ends.all():
         raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
     _check_compact(path, ends)
-
-
-def check_numbers(place: object, key: str, array: np.ndarray) -> None:
-    """Refuses numbers that are not finite, or so large that sums of squares are not."""
-    if array.dtype.kind not in "fiu" or not array.size:
-        return
-    # As Python's: float16 would round the bound to infinity, and integers have no -min.
-    ends = float(array.max()), float(array.min())
-    if all(abs(end) <= _LARGEST for end in ends):  # NaN if any is
-        return
-    wide = np.asarray(array, np.float64)
-    bad = ~(np.abs(wide) <= _LARGEST).reshape(len(array), -1).all(axis=1)
-    row = int(np.argmax(bad))
-    what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
-    raise UserError(f"{place}: {key} is {what} in row {row}: collect it again")
 
 
 _LARGEST = 1e9

@@ -52,7 +52,7 @@ class Run(NamedTuple):
         """The run in `workdir`. Raises `UserError` if there is none or its config.json was altered."""
         workdir = Path(workdir)
         path = workdir / "config.json"
-        record = configs.read(path)
+        record = RunConfig.read_record(path)
         if why := _why_invalid(record):
             raise UserError(f"{path}: {why}: the file was altered")
         source = record.get("checkpoints_of")
@@ -77,7 +77,7 @@ class Run(NamedTuple):
         """
         workdir = Path(workdir)
         path = workdir / "config.json"
-        former = _former(configs.read(path)) if path.exists() else ()
+        former = _former(RunConfig.read_record(path)) if path.exists() else ()
         spec = cls.first_spec(workdir, config, spec, data)
         record = {
             "config": config,
@@ -109,7 +109,7 @@ class Run(NamedTuple):
         if not path.exists():
             frozen = config.get("frozen", {}).get("run")
             return cls.open(frozen)._spec_on(spec, data) if frozen else dict(spec)
-        old = configs.read(path).get("spec", {})
+        old = RunConfig.read_record(path).get("spec", {})
         if not _is_alike(old, spec):
             raise UserError(
                 f"{workdir}: the data have other widths or another normalisation than when it was "
@@ -142,7 +142,7 @@ class Run(NamedTuple):
         path = workdir / "config.json"
         if not path.exists():
             return
-        old = configs.read(path)
+        old = RunConfig.read_record(path)
         if old.get("checkpoints_of"):
             raise UserError(
                 f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not "
@@ -235,7 +235,7 @@ class Run(NamedTuple):
         Call it once the checkpoint has been found. Does nothing for a run with its own checkpoints.
         """
         if self.checkpoints_of is not None:
-            record = configs.read(self.checkpoints_of / "config.json")
+            record = RunConfig.read_record(self.checkpoints_of / "config.json")
             _write(self.workdir, {**record, "checkpoints_of": str(self.checkpoints_of)})
 
 

@@ -27,9 +27,9 @@ from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, UserError, log
 from qgf_jax.methods.builder import Builder
-from qgf_jax.runs import frozen
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
+from qgf_jax.runs.frozen import Frozen
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.metrics import Clock, MetricsLog
@@ -64,7 +64,7 @@ def pretrain(
     """
     config = configs.plain(config)
     configs.check(config)
-    config = frozen.resolved(config, Path(workdir))
+    config = Frozen(config).resolved(Path(workdir))
     backend.devices()  # fails in one line, before anything asks which process this is
     workdir, clock = Path(workdir), Clock()
     with contextlib.ExitStack() as stack:
@@ -203,7 +203,7 @@ class _Outputs(NamedTuple):
         self.clock.lap("start")
         checkpoint = self.checkpoints.restore(template)
         if checkpoint is None and config["frozen"]["add"]:
-            parts = frozen.read(config, template)
+            parts = Frozen(config).read(template)
             state = trainer.init(jnp.asarray(trainer.seeds)).joined(parts)
             checkpoint = RestoredState(0, state, [])
         self.clock.lap("checkpoint")

@@ -40,6 +40,27 @@ class Effort(NamedTuple):
     factors: tuple[float, ...] = tuple(np.geomspace(1e-2, 1e2, 25).tolist())
     """The grid, in units of the weight `relative`."""
 
+    def measure(
+        self, config: Mapping[str, Any], spec: Spec, params: Params, dataset: Any, blocks: int = 1
+    ) -> dict[str, Array]:
+        """The fields of `criteria.Measured`, each with a leading axis of the seeds.
+
+        `params` are those of a `LoadedRun`; `dataset`, made of `blocks` of one shape, lies on the
+        device.
+        """
+        builder = Builder(config, spec)
+        nets = builder.networks()
+        num_steps = builder.settings("qgf")["num_steps"]
+        groups = {name: params[name] for name in ("policy", "critic")}
+
+        @jax.jit
+        def program(groups: Params, dataset: Any) -> dict[str, Array]:
+            near = _draw(config, spec, dataset, blocks, self)
+            one = functools.partial(_one_seed, nets, num_steps, self, near)
+            return over_seeds(one, groups)
+
+        return program(groups, dataset)
+
 
 FULL = Effort()
 """What `qgf calibrate` takes."""
@@ -54,22 +75,6 @@ class _Nearby(NamedTuple):
     """[N, K, D]."""
 
 
-def act(direct: Direction, noise: Array, weight: Array, num_steps: int) -> tuple[Array, Array]:
-    """The guided action [D] from `noise` [D], unclipped, and w Σ dt |g|² [], how much Q should rise.
-
-    dQ = ∇Q · da, and guidance adds da = w g dt, with g = ∇Q in each step; so the sum is the rise of Q to
-    first order in w where the flow carries what is added on unchanged.
-    """
-
-    def step(action: Array, t: Array) -> tuple[Array, Array]:
-        velocity, slope = direct(action, t)
-        return action + (velocity + weight * slope) / num_steps, slope @ slope / num_steps
-
-    times = jnp.arange(num_steps, dtype=noise.dtype) / num_steps
-    action, squares = jax.lax.scan(step, noise, times)
-    return action, weight * squares.sum()
-
-
 def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     """The w [] for which w g is nearest to S g / q_std, summed over the slopes g, `slopes` [K, D].
 
@@ -77,32 +82,6 @@ def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     """
     turned = jnp.matmul(slopes, covariance, precision="highest")
     return (slopes * turned).sum() / (q_std * (slopes * slopes).sum())
-
-
-def measure(
-    config: Mapping[str, Any],
-    spec: Spec,
-    params: Params,
-    dataset: Any,
-    blocks: int = 1,
-    effort: Effort = FULL,
-) -> dict[str, Array]:
-    """The fields of `criteria.Measured`, each with a leading axis of the seeds.
-
-    `params` are those of a `LoadedRun`; `dataset`, made of `blocks` of one shape, lies on the device.
-    """
-    builder = Builder(config, spec)
-    nets = builder.networks()
-    num_steps = builder.settings("qgf")["num_steps"]
-    groups = {name: params[name] for name in ("policy", "critic")}
-
-    @jax.jit
-    def program(groups: Params, dataset: Any) -> dict[str, Array]:
-        near = _draw(config, spec, dataset, blocks, effort)
-        one = functools.partial(_one_seed, nets, num_steps, effort, near)
-        return over_seeds(one, groups)
-
-    return program(groups, dataset)
 
 
 def _draw(
@@ -178,6 +157,22 @@ class State(NamedTuple):
         """Of the reference."""
         return self.nets.velocity(self.params["policy"], self.obs)
 
+    def act(self, direct: Direction, noise: Array, weight: Array) -> tuple[Array, Array]:
+        """The guided action [D] from `noise` [D], unclipped, and w Σ dt |g|² [], how much Q should rise.
+
+        dQ = ∇Q · da, and guidance adds da = w g dt, with g = ∇Q in each step; so the sum is the rise of
+        Q to first order in w where the flow carries what is added on unchanged.
+        """
+
+        def step(action: Array, t: Array) -> tuple[Array, Array]:
+            velocity, slope = direct(action, t)
+            return action + (velocity + weight * slope) / steps, slope @ slope / steps
+
+        steps = self.num_steps
+        times = jnp.arange(steps, dtype=noise.dtype) / steps
+        action, squares = jax.lax.scan(step, noise, times)
+        return action, weight * squares.sum()
+
     def distance(self, action: Array) -> Array:
         """The Euclidean distance [] from `action` [D] to the nearest of the data's."""
         return jnp.sqrt(((self.data - action[None]) ** 2).sum(axis=1).min())
@@ -204,7 +199,7 @@ class State(NamedTuple):
         own = clip(flow.integrate(self.velocity, self.noise, num_steps=self.num_steps))
 
         def under(q: Critic) -> tuple[Array, Array]:
-            one = functools.partial(act, self._direct(q), self.noise, num_steps=self.num_steps)
+            one = functools.partial(self.act, self._direct(q), self.noise)
             actions, promised = jax.vmap(lambda w: one(weight=w))(weights)
             return clip(actions), promised
 

@@ -22,7 +22,7 @@ from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import backend
-from qgf_jax.training.weighing import FULL, Effort, measure
+from qgf_jax.training.weighing import FULL, Effort
 
 
 @backend.standardized
@@ -42,7 +42,7 @@ def choose_weights(
         feed = DatasetFeed(data or Loaded.of_run(loaded.run), loaded.spec.steps)
         try:
             dataset = feed.at(loaded.step - 1)
-            found = measure(config, loaded.spec, loaded.params, dataset, feed.blocks, effort)
+            found = effort.measure(config, loaded.spec, loaded.params, dataset, feed.blocks)
             found = {name: np.asarray(array) for name, array in jax.device_get(found).items()}
         finally:
             feed.close()

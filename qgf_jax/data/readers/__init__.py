@@ -1,12 +1,11 @@
 """Readers of other people's datasets, a file each.
 
-Each module declares an `opener`, `(place, choice) -> Recording`: what the source says of itself, and its
-episodes one after another. `qgf convert FORMAT:PLACE` writes them in one layout. A format needs the
-library that owns it, as an optional extra. Formats of other packages are found by the entry-point group
-`qgf_jax.formats`, whose entries name such a function.
+Each module declares in `OPENERS` a function `(place, choice) -> Recording`: what the source says of
+itself, and its episodes one after another. `qgf convert FORMAT:PLACE` writes them in one layout. A
+format needs the library that owns it, as an optional extra. Formats of other packages are found by the
+entry-point group `qgf_jax.formats`, whose entries name such a function.
 """
 
-import importlib
 import importlib.metadata
 from collections.abc import Iterable
 
@@ -31,9 +30,7 @@ def open_recording(source: str, choice: Choice = ALL) -> Recording:
     if not place:
         raise UserError(f"{source!r} says no place: write {name}:PLACE")
     if name in _OURS:
-        module = f"{__name__}.{name}"
-        importlib.import_module(module)
-        opens = OPENERS[module]
+        opens = OPENERS.of(f"{__name__}.{name}")
     else:
         entry = next(entry for entry in _outside() if entry.name == name)
         opens = load_entry(entry, "a format of data")

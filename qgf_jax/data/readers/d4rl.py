@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qgf_jax.data.readers.hdf5 import Hdf5File
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, opener
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Episode, Recording
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.errors import UserError
 from qgf_jax.runtime import paths
@@ -17,7 +17,7 @@ from qgf_jax.runtime import paths
 _INFO = ("qpos", "qvel")
 
 
-@opener
+@OPENERS.declare
 def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of an HDF5 file. Raises `UserError` if it is none of D4RL's."""
     if choice.observations or choice.split or choice.ends:

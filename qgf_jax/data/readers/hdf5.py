@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers.recording import reading
+from qgf_jax.data.readers.recording import Recording
 from qgf_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Hdf5File(NamedTuple):
         h5py = cls.library()
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        with reading(path, "h5py"), h5py.File(path, "r") as file:
+        with Recording.reading(path, "h5py"), h5py.File(path, "r") as file:
             yield cls(path, file)
 
     @staticmethod

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.formats import check_numbers
+from qgf_jax.data.formats import Rows
 from qgf_jax.data.summary import Rounding
 from qgf_jax.errors import UserError, log, raised
 from qgf_jax.runs import files
+from qgf_jax.runtime.plugins import ByModule
 
 
 class Choice(NamedTuple):
@@ -111,6 +112,33 @@ class Recording(NamedTuple):
             return sums[0]
         return hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
 
+    @staticmethod
+    @contextlib.contextmanager
+    def reading(place: object, library: str, *errors: type[Exception]) -> Generator[None]:
+        """Turns the errors of `library`, and of the operating system, into one line about `place`."""
+        try:
+            yield
+        except UserError:
+            raise
+        except OSError as error:
+            if error.errno is not None:
+                raise UserError.unreadable(place, error) from None
+            raise UserError(
+                f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}"
+            ) from None
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            RuntimeError,
+            EOFError,
+            *errors,
+        ) as error:
+            raise UserError(
+                f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}"
+            ) from None
+
     def described(self) -> dict[str, Any]:
         """What a manifest keeps: `about`, and the bounds of actions, `None` where there is none."""
         about = dict(self.about)
@@ -175,7 +203,7 @@ def _checked(where: str, episode: Episode) -> Episode:
     for key, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise UserError(f"{where}: {key} has type {array.dtype}; it must be plain numbers")
-        check_numbers(where, key, array)
+        Rows.check_numbers(where, key, array)
     return episode._replace(
         observations=np.asarray(episode.observations, np.float32),
         actions=np.asarray(episode.actions, np.float32),
@@ -233,30 +261,8 @@ def _check_like(
             )
 
 
-_Opener = Callable[[str, Choice], Recording]
-OPENERS: dict[str, _Opener] = {}
-"""Module of this package -> what opens a place in its format."""
-
-
-def opener(opens: _Opener) -> _Opener:
-    """Declares what opens the format of a module; the module is called as the format is."""
-    OPENERS[opens.__module__] = opens
-    return opens
-
-
-@contextlib.contextmanager
-def reading(place: object, library: str, *errors: type[Exception]) -> Generator[None]:
-    """Turns the errors of `library`, and of the operating system, into one line about `place`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise UserError.unreadable(place, error) from None
-        raise UserError(f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}") from None
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError, EOFError, *errors) as error:
-        raise UserError(f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}") from None
+OPENERS = ByModule()
+"""Module, called as its format is -> (place, choice) -> `Recording`."""
 
 
 _AGAIN = "it is cut off, altered or of another format"

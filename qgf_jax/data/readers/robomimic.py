@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.readers.hdf5 import Hdf5File
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, opener
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Episode, Recording
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
 _SPLITS = ("train", "valid")
 
 
-@opener
+@OPENERS.declare
 def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a file or of one of its masks; `UserError` if it is not in this layout."""
     path, actions = paths.expand(place), choice.actions or "actions"
