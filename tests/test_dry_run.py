@@ -9,7 +9,7 @@ from conftest import ROOT, tiny
 
 from qgf_jax import cli
 from qgf_jax.errors import UserError
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import dry_run, kept
 from qgf_jax.training.hosts import Hosts
 
@@ -27,7 +27,7 @@ def test_it_counts_what_would_be_trained_and_touches_nothing(tmp_path, monkeypat
     said = json.loads(capsys.readouterr().out)
     config = tiny(seeds=2, devices="4")
     spec = dry_run._spec_of(config)
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     params = jax.eval_shape(learner.init, jax.random.key(0), spec.example(), np.zeros(6))
     counts = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
     assert said["parameters"] == counts

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.errors import log
-from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.training import kept
 
 _OBS, _ACTION, _CHUNK, _HIDDEN, _BATCH = 46, 5, 5, (256,) * 3, 8  # widths as of cube-triple
@@ -62,7 +63,7 @@ def _count(name: str) -> dict[str, Any]:
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
     plain, row = configs.plain(config), algorithms.Method.named(name)
     spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
-    learner = algorithms.Builder(plain, spec).learner()
+    learner = Builder(plain, spec).learner()
     obs, width = spec.example(), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     targets = {group: params[group] for group in learner.targets}
@@ -71,9 +72,9 @@ def _count(name: str) -> dict[str, Any]:
         "logit_std": jnp.ones(()),
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
-        "weights": {criterion: jnp.ones(()) for criterion in parts.parts("criterion")},
+        "weights": {criterion: jnp.ones(()) for criterion in Part.all("criterion")},
     }
-    sample = algorithms.Builder(plain, spec).sample(name, row.best_of[0])
+    sample = Builder(plain, spec).sample(name, row.best_of[0])
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     keys = jax.random.split(jax.random.key(0), _BATCH)
     traced = act.trace(

@@ -12,7 +12,8 @@ import numpy as np
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.shards import Source
 from qgf_jax.envs.families import Family
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.table import Method
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runtime import backend, flops
 from qgf_jax.training import kept
@@ -40,7 +41,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     compiled program is kept, as compiling takes longer than all else.
     """
     spec, layout = _spec_of(config), DeviceLayout.of(config)
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     part = config["train"]["batch_size"] // layout.count
     one_device = {**config, "train": {**config["train"], "batch_size": part}}
     programs = Trainer.uncompiled(learner, one_device, spec)
@@ -82,7 +83,7 @@ def _place_of(config: Mapping[str, Any], spec: Spec, device: Any) -> Path | None
     """Where the counts of one device's program are kept; `None` if nowhere."""
     own = {key: value for key, value in config.items() if key not in _IDLE}
     flags = os.environ.get("XLA_FLAGS", "")
-    row = algorithms.Method.named(config["algorithm"])
+    row = Method.named(config["algorithm"])
     about = json.dumps(own, sort_keys=True), repr(spec), repr(row), device.device_kind, flags
     return kept.place("dry_run", _ROOMS, *about)
 

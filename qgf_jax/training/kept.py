@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import qgf_jax
-from qgf_jax.methods import parts
+from qgf_jax.methods.parts import KINDS, Part
 
 QUICKLY: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
@@ -46,8 +46,8 @@ def _sources(rooms: tuple[str, ...]) -> tuple[str, ...]:
     package = Path(__file__).parent.parent
     files = {path for room in rooms for path in package.glob(f"{room}/**/*.py")}
     files |= {package / "types.py", package / "runtime" / "flops.py"}
-    for kind in parts.KINDS:
-        for found in parts.parts(kind).values():
+    for kind in KINDS:
+        for found in Part.all(kind).values():
             module = sys.modules.get(getattr(found.make, "__module__", ""))
             if path := getattr(module, "__file__", None):
                 files.add(Path(path))
