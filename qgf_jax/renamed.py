@@ -195,6 +195,7 @@ _ATTRIBUTES = {
     "evaluation.statistics.success_interval": "Interval.of_success",
     "evaluation.summary.Choice": "evaluation.choice:Choice",
     "evaluation.summary.Played": "evaluation.choice:Tasks",
+    "evaluation.summary.common": "evaluation.choice:common",
     "evaluation.summary.gaps": "report.tables:Table.gaps",
     "evaluation.summary.optimistic": "report.tables:Table.optimistic",
     "interop.import_official.read": "Official.read",
