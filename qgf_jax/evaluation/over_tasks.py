@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.envs.families import ON_DEVICE
+from qgf_jax.evaluation.arms import Sampler
 from qgf_jax.evaluation.paired import Evaluated, mean_difference, rank_as_baseline
 from qgf_jax.evaluation.played import ALL_TASKS, Group
 from qgf_jax.evaluation.statistics import LEVEL
@@ -24,13 +25,13 @@ _Task = tuple[str, int]
 
 class _Arm(NamedTuple):
     training: str
-    label: str
+    sampler: Sampler
     simulator: str
     """`ON_DEVICE`, or empty for the environment's own."""
 
     @property
     def text(self) -> str:
-        return self.label + (f" ({self.simulator})" if self.simulator else "")
+        return self.sampler.label + (f" ({self.simulator})" if self.simulator else "")
 
 
 class _Played(NamedTuple):
@@ -115,19 +116,20 @@ def _aggregate(
 ) -> list[dict[str, Any]]:
     """Of what was played in one simulator: the same task in two is not two tasks."""
     found: dict[_Arm, dict[_Task, _Played]] = {}
-    ranks: dict[_Arm, Any] = {}
     for place, (name, run) in enumerate(zip(_names(runs), runs, strict=True)):
         for row in _counting(run.rows, simulator):
-            values, sampler = _by_seed(run, row), Group.of(row).sampler
-            if values is not None:
-                arm = _Arm(name, sampler.label, simulator)
-                ranks[arm] = rank_as_baseline(sampler, baseline)
+            if (values := _by_seed(run, row)) is not None:
+                arm = _Arm(name, Group.of(row).sampler, simulator)
                 played = _Played(place, (run, row), values)
                 found.setdefault(arm, {})[row["env"], row["task"]] = played
-    tasks = sorted({task for played in found.values() for task in played})
-    whole = {arm: played for arm, played in found.items() if len(played) == len(tasks) > 1}
-    rows = {arm: [played[task] for task in tasks] for arm, played in whole.items()}
-    ranks = {arm: rank for arm, rank in ranks.items() if arm in rows and rank is not None}
+    tasks = sorted(set().union(*found.values()))
+    rows = {
+        arm: [played[task] for task in tasks]
+        for arm, played in found.items()
+        if len(played) == len(tasks) > 1
+    }
+    ranks = {arm: rank_as_baseline(arm.sampler, baseline) for arm in rows}
+    ranks = {arm: rank for arm, rank in ranks.items() if rank is not None}
     return [_record(arm, rows, _nearest(arm, ranks, bool(baseline))) for arm in rows]
 
 

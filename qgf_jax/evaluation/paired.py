@@ -87,20 +87,19 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     paired. `p_holm` of selected rows is adjusted (Holm, 1979) for all of these. Rows without two
     common episodes in each task have no difference. Raises `UserError` if no run has the `baseline`.
     """
-    family: list[dict[str, Any]] = []
-    met = False
-    for run in runs:
-        for row in (row for row in run.rows if row["split"] == "report"):
-            base = _baseline(runs, run, row, baseline)
-            met = met or base is not None
-            row["paired"] = base and _difference(_Side(run, row), base)
-            if row["selected"] and row["paired"]:
-                family.append(row["paired"])
-    if baseline and not met:
+    reported = [(run, row) for run in runs for row in run.rows if row["split"] == "report"]
+    bases = [_baseline(runs, run, row, baseline) for run, row in reported]
+    if baseline and not any(bases):
         labels = sorted({Group.of(row).sampler.label for run in runs for row in run.rows})
         raise UserError(
             f"no selected report row of an arm {baseline!r}: there are {', '.join(labels)}"
         )
+    for (run, row), base in zip(reported, bases, strict=True):
+        row["paired"] = base and _difference(_Side(run, row), base)
+    _adjust([row["paired"] for _, row in reported if row["selected"] and row["paired"]])
+
+
+def _adjust(family: Sequence[dict[str, Any]]) -> None:
     for found, p in zip(family, holm([found["p"] for found in family]), strict=True):
         found["p_holm"] = p
 
@@ -150,12 +149,13 @@ class _Pairs(NamedTuple):
         common = bool(arm.seeds & base.seeds)
         shared, sides = _common(arm, base) if common else _on_the_same_episodes(arm, base)
         measure = "success" if arm.row["success"] and base.row["success"] else "return"
+        if not all(sides):
+            return None
         both = [*zip((arm, base), sides, strict=True)]
-        if measure == "return" and all(sides):
+        if measure == "return":
             for side, seeds in both:
                 shared = played_to_the_end(side.tasks, shared, seeds)
-        enough = all(sides) and min(map(len, shared.values())) >= _LEAST
-        if not enough or shared.keys() != arm.tasks.keys():
+        if shared.keys() != arm.tasks.keys() or min(map(len, shared.values())) < _LEAST:
             return None
         return cls(measure, [side.tables(measure, shared, seeds) for side, seeds in both], common)
 
@@ -195,11 +195,12 @@ def mean_difference(
     """
     sides = zip(arm, base, strict=True)
     each = [_Pairs.of(_Side(*one), _Side(*other)) for one, other in sides]
-    found = [pairs for pairs in each if pairs and pairs.measure == "success" and pairs.same_seeds]
-    if len(found) < len(each) or len({pairs.seeds for pairs in found}) != 1:
+    alike = {pairs and (pairs.measure, pairs.same_seeds, pairs.seeds) for pairs in each}
+    found = [pairs for pairs in each if pairs]
+    if len(alike) > 1 or not found or found[0][::2] != ("success", True):
         return None
-    tables = ([table for pairs in found for table in pairs.tables[i]] for i in (0, 1))
-    return Difference.of(*tables, paired=True, success=True)
+    ours, theirs = ([table for pairs in found for table in pairs.tables[i]] for i in (0, 1))
+    return Difference.of(ours, theirs, paired=True, success=True)
 
 
 _Common = tuple[Mapping[int, Set], list[list[int]]]

@@ -66,20 +66,20 @@ def write(
     if run.record.exists():
         raise UserError(f"{run.workdir} is a record itself: copy it, or name the run")
     config = json.loads((run.workdir / "config.json").read_bytes())
-    config = _portable({k: v for k, v in config.items() if k != "checkpoints_of"})
+    config.pop("checkpoints_of", None)
+    config = _portable(config)
     _check_free(folder, config)
     found = EpisodeLog.require(run)
     found.warn()
     lines = [_portable_line(line) for line in summary.unique(found.records)]
     packed = recorded.pack(lines)
+    steps = sorted({line["step"] for line in lines})
     about = {
         "episodes": packed.about,
-        "commands": [_portable(command) for command in commands] or None,
-        "commit": config.get("git_commit") or None,
+        "commands": _portable([*commands]) or None,
+        **_provenance(config),
         "machine": machine and machine._asdict(),
-        "versions": config.get("versions"),
-        "data": {name: config["dataset"].get(name) for name in ("file", "sha256")},
-        "checkpoints": [_checkpoint(run, step) for step in sorted({x["step"] for x in lines})],
+        "checkpoints": [_checkpoint(run, step) for step in steps],
     }
     with saving(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,15 @@ def write(
         write_atomically(path, content, _ELSEWHERE)
     arms = len({Arm.of(line).sampler for line in lines})
     return f"{folder}: {len(lines)} episodes of {arms} methods, {len(packed.content)} bytes"
+
+
+def _provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a config says of its code and data."""
+    return {
+        "commit": config.get("git_commit") or None,
+        "versions": config.get("versions"),
+        "data": {name: config["dataset"].get(name) for name in ("file", "sha256")},
+    }
 
 
 def _check_free(folder: Path, config: Mapping[str, Any]) -> None:
