@@ -98,6 +98,12 @@ class Rows(NamedTuple):
         arrays = (self.observations, self.actions, self.ends)
         return Rows(*(array[start:stop] for array in arrays), info)
 
+    def at(self, numbers: np.ndarray) -> "Rows":
+        """The rows of these numbers [K], copied."""
+        info = {key: array[numbers] for key, array in self.info.items()}
+        arrays = (self.observations, self.actions, self.ends)
+        return Rows(*(array[numbers] for array in arrays), info)
+
     def check_labels(self, path: Path, heeded: Collection[str]) -> None:
         """Raises `UserError` if there are labels that nobody would heed; `heeded` are those that are."""
         _check_labels(path, self.info.keys() - set(heeded))

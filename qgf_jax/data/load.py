@@ -57,8 +57,9 @@ class Loaded:
         rewarded = own_rewards(options["rewards"])
         labels = _labels(name, own=bool(options["rewards"] or given))
         source = given.source() if given else Source.of_config(config)
-        scale = ActionScale.of(source, options, _bounds(labels, source))
-        source = scale.applied(rewarded(source))
+        scale = ActionScale.of(source.part(options["part"]), options, _bounds(labels, source))
+        # The part comes last, so that messages have the numbers of rows on disk.
+        source = scale.applied(rewarded(source)).part(options["part"])
         prepare = functools.partial(
             _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
         )
