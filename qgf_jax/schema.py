@@ -90,6 +90,11 @@ class _Data:
         _PLACE,
         History(past=""),
     ] = ""
+    part: Annotated[
+        Literal["all", "odd", "even"],
+        "trajectories that are trained on: all, or those of odd or of even number, the first being 0",
+        History(past="all"),
+    ] = "all"
     mode: Annotated[
         Literal["auto", "resident", "streamed"],
         "resident: data lie on the device; streamed: read from disk; auto: by the device's memory. A "

@@ -148,6 +148,7 @@ MISTAKES = {
     "other seeds": (("distill", {"seeds": "3"}), "seeds is 3, .* were trained with 2"),
     "other networks": (("distill", {"networks.critic_hidden": "9"}), "critic_hidden"),
     "other returns": (("distill", {"data.discount": "0.5"}), "data.discount is 0.5"),
+    "other trajectories": (("distill", {"data.part": "odd"}), "data.part is 'odd'"),
     "another integrator": (("distill", {"sampler.num_steps": "7"}), "sampler.num_steps is 7"),
     "a step that is not there": (("distill", {"frozen.step": "3"}), "step 3 is not there"),
     "other numbers": (("distill", {"frozen.state": "0"}), "other numbers at step 4"),

@@ -5,6 +5,7 @@ import pytest
 from bad_datasets import every
 from conftest import MAZE, tiny
 
+from qgf_jax.config import RunConfig
 from qgf_jax.data.convert import convert
 from qgf_jax.data.converted import MANIFEST
 from qgf_jax.data.load import Loaded
@@ -103,6 +104,80 @@ def test_a_slice_that_changes_while_in_use_is_refused(slices_data, tmp_path):
     opened.read(0, 5)
     with pytest.raises(UserError, match=r"1\.npz: it was altered while in use"):
         opened.read(int(opened.slices[1]), int(opened.slices[1]) + 5)
+
+
+@pytest.fixture(scope="module")
+def odd_alone(maze_data, tmp_path_factory):
+    """Trajectories 1, 3 and 5 as a dataset of their own, as a file and converted."""
+    folder = tmp_path_factory.mktemp("odd")
+    with np.load(maze_data / f"{MAZE}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    number = np.cumsum(arrays["terminals"]) - arrays["terminals"]
+    np.savez(folder / f"{MAZE}.npz", **{k: v[number % 2 == 1] for k, v in arrays.items()})
+    convert(folder / f"{MAZE}.npz", folder / "converted")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["task", "goals", "own units"])
+def test_a_part_is_as_a_dataset_of_its_trajectories_alone(
+    maze_data, slices_data, converted, odd_alone, kind, monkeypatch
+):
+    """Of three slices the first has nothing odd."""
+    monkeypatch.setattr("qgf_jax.data.shards._PIECE", 300)
+    changes = {"goals": GOALS, "own units": {"data.action_scale": "std"}}.get(kind, {})
+    config = tiny(**{"data.mode": "resident", "data.dir": str(odd_alone), **changes})
+    alone = Loaded.of(config)
+    for folder in (maze_data, slices_data, converted):
+        part = Loaded.of(config | {"data": config["data"] | {"dir": str(folder), "part": "odd"}})
+        same(part.dataset, alone.dataset)
+        assert part.spec.keys() == alone.spec.keys()
+        for key, value in alone.spec.items():
+            np.testing.assert_allclose(part.spec[key] or 0, value or 0, rtol=1e-5)
+        for key in ("rows", "trajectories", "rows_per_trajectory", "obs_min", "obs_max"):
+            assert part.fingerprint[key] == alone.fingerprint[key]
+    of_all = Loaded.of(config | {"data": config["data"] | {"dir": str(maze_data)}})
+    part = Loaded.of(config | {"data": config["data"] | {"dir": str(maze_data), "part": "even"}})
+    assert part.fingerprint["sha256"] == of_all.fingerprint["sha256"]
+    assert len(part.dataset.obs) + len(alone.dataset.obs) == len(of_all.dataset.obs)
+    if kind != "own units":
+        same(part.validation, of_all.validation)
+
+
+@pytest.mark.parametrize("goals", [False, True], ids=["task", "goals"])
+def test_a_part_is_streamed_as_a_dataset_of_its_trajectories_alone(
+    slices_data, converted, odd_alone, goals
+):
+    config = tiny(**{"data.mode": "streamed", "data.block": 150} | (GOALS if goals else {}))
+    streams = [
+        Loaded.of(config | {"data": config["data"] | {"dir": str(folder), "part": part}}).take()
+        for folder, part in ((odd_alone / "converted", "all"), (converted, "odd"))
+    ]
+    assert len(streams[0]) == len(streams[1]) > 2
+    for i in range(len(streams[0])):
+        same(streams[0].read(i), streams[1].read(i))
+    packed = Loaded.of(config | {"data": config["data"] | {"dir": str(slices_data), "part": "odd"}})
+    stream, whole = packed.take(), Source.open(slices_data / MAZE).read(0, 201)
+    blocks = [stream.read(i) for i in range(len(stream))]
+    assert not any(np.isin(whole.actions[:200], block.action).all(1).any() for block in blocks)
+
+
+def test_a_part_is_what_a_run_is_and_may_not_be_empty(odd_alone, tmp_path):
+    first, whole = RunConfig(tiny(**{"data.part": "odd"})), RunConfig(tiny())
+    assert first.changes_to(tiny()) == ["data.part: 'odd' -> 'all'"]
+    assert "data.part" in first.identity() and "data.part" not in whole.identity()
+    rows = Source.open(odd_alone / f"{MAZE}.npz").read(0, 201)
+    one = Source.of_rows(tmp_path / "one.npz", rows, "")
+    assert one.part("all") is one and one.part("even").transitions == one.transitions == 200
+    with pytest.raises(UserError, match="one.npz: data.part=odd leaves no trajectory"):
+        one.part("odd")
+
+
+def test_what_is_wrong_in_a_part_is_said_by_its_row_on_disk(maze_data, tmp_path):
+    far = lambda actions: np.where(np.arange(len(actions))[:, None] == 205, 2.0, actions)
+    changed_data(maze_data, tmp_path, actions=far)
+    for folder in (tmp_path, tmp_path / "converted"):
+        with pytest.raises(UserError, match=r"leave \[-1, 1\] in row 205"):
+            Loaded.of(tiny(**{"data.dir": str(folder), "data.part": "odd"}))
 
 
 def changed_data(maze_data, folder, **changes):

@@ -1,5 +1,6 @@
 """Weights from data alone: densities, gains and distances in closed form, criteria by hand, the file."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -17,7 +18,9 @@ from qgf_jax.errors import UserError
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Measured
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.loaded import LoadedRun, load_policy
+from qgf_jax.runs.run import Run
 from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.training import weighing
 from qgf_jax.training.loop import pretrain
@@ -111,7 +114,7 @@ def test_gain_and_promise_on_a_parabola(weight):
 def measured(weights, states=1, **known) -> Measured:
     """Where nothing is known, zeros."""
     fields: dict[str, Any] = dict.fromkeys(Measured._fields, np.zeros((len(weights), states)))
-    fields |= dict.fromkeys(("own_distance", "rare"), np.zeros(states))
+    fields |= dict.fromkeys(("own_distance", "rare"), np.zeros(states)) | {"disjoint": True}
     return Measured(**{**fields, "weights": np.array(weights), "relative": 0.5, **known})
 
 
@@ -187,6 +190,29 @@ def test_divergence_is_bounded_by_that_of_best_of_sixteen():
     np.testing.assert_allclose(chosen("divergence", WEIGHTS, 2, log_ratio=ratio), 10**1.5)
 
 
+def test_agreement_is_within_one_standard_error_of_the_best_by_the_difference_in_each_state():
+    """Of two states that are 10 apart; what is paired differs by 2 ± 1 and more."""
+    two = np.array([0.0, 10.0])
+    gain = two + np.array([[3.0, 3.0], [5.0, 7.0], [8.0, 8.0], [4.0, 9.0]])
+    # Short of the best by 5 ± 0, 2 ± 1, 0 and 1.5 ± 2.5.
+    assert chosen("agree", WEIGHTS, 2, other_gain=gain) == 100
+    closer = np.where(gain == 17, 18.5, gain)  # at 10 by 1.25 ± 1.75
+    found = Part.named("criterion", "agree").make(measured(WEIGHTS, 2, other_gain=closer))
+    assert found.weight == 10
+    np.testing.assert_allclose(found.curve, [5.0, -0.5, 0.0, -1.0])
+    assert found.limit == 0
+
+
+def test_agreement_may_be_on_no_weight_and_needs_a_judge():
+    harm = np.array([[-1.0, -2.0], [-3.0, -3.0], [-4.0, -4.0], [np.inf, 1.0]])
+    assert chosen("agree", WEIGHTS, 2, other_gain=harm) == 0
+    little = np.abs(harm[:1]) * np.array([[1.0, -0.9]])  # a gain of -.4 ± 1.4
+    assert chosen("agree", [1.0], 2, other_gain=little) == 0
+    assert chosen("agree", [1.0], 2, other_gain=np.array([[1.0, 2.0]])) == 1
+    assert np.isnan(chosen("agree", WEIGHTS, 2, other_gain=harm, disjoint=False))
+    assert np.isnan(chosen("agree", WEIGHTS, 2, other_gain=None))
+
+
 LITTLE = Effort(
     states=12, dense_states=4, actions=4, noises=8, bank=64, neighbours=4, factors=(0.1, 1.0, 10.0)
 )
@@ -206,12 +232,14 @@ def test_weights_and_curves_are_stored_beside_the_checkpoint(calibrated):
     assert read.criteria.keys() == said["weights"].keys() == Part.all("criterion").keys()
     assert np.shape(read.grid) == (2, 3) and np.shape(read.criteria["distance"]["curves"]) == (2, 3)
     with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
-        assert {*arrays.files} == {*Measured._fields}
+        assert {*arrays.files} == {*Measured._fields} - {"disjoint"}
         np.testing.assert_allclose(arrays["weights"][:, 1], arrays["relative"], rtol=1e-5)
         assert arrays["log_density"].shape == (2, 3, 4) and arrays["gain"].shape == (2, 3, 12)
         # A hundred times the weight moves no action the other way.
         assert (arrays["gain"].mean(axis=-1)[:, 2] > 0).all()
     assert all(weight > 0 for weight in said["weights"]["relative"])
+    assert said["weights"]["agree"] == [None, None] and read.judge is None
+    assert "judge" not in json.loads((folder / "weights.json").read_text())
 
 
 def test_what_is_measured_is_of_the_actions_that_qgf_takes(calibrated):
@@ -248,6 +276,132 @@ def test_a_member_that_judges_does_not_guide(run_folder):
     assert (last["other_promised"] > 1e-4).all()
     np.testing.assert_allclose(first["other_gain"], 0, atol=1e-6)
     np.testing.assert_array_equal(first["other_promised"], 0)
+
+
+def test_a_judge_sees_its_own_units_of_the_actions_that_the_whole_critic_guides(run_folder):
+    """Its observations are 0.3 higher, its actions in another unit, and it keeps them in its box."""
+    loaded = LoadedRun.open(run_folder)
+    params, weights, steps = loaded.params_of(0), jnp.array([0.5, 2.0]), 3
+    ours = loaded.spec._replace(action_shift=(0.1, 0.2), action_scale=(2.0, 2.0))
+    shifted = [mean + 0.3 for mean in loaded.spec.mean]
+    theirs = loaded.spec.scaled(shifted, loaded.spec.std)
+    theirs = theirs._replace(action_shift=(0.3, 0.0), action_scale=(1.5, 3.0))
+    nets, judge = (dataclasses.replace(loaded.networks(), spec=spec) for spec in (ours, theirs))
+    obs, data = loaded.spec.example(), jnp.zeros((1, loaded.spec.chunk_dim))
+    groups = {**params, "judge": jax.tree.map(lambda x: 3 * x, params["critic"])}
+    state = State(nets, groups, steps, obs, data, jax.random.key(0), judge)
+    found = jax.jit(lambda: state.guided(weights))()
+
+    @jax.jit
+    def expected():
+        q, velocity = nets.q_of(params["critic"], obs), nets.velocity(params["policy"], obs)
+        direct = Part.named("rule", "one_step").make(
+            velocity, q, functools.partial(flow.endpoint, clip=True)
+        )
+        act_by = lambda w: nets.clip(state.act(direct, state.noise, w)[0])
+        lower = obs._replace(state=obs.state - jnp.float32(0.3))
+        by_judge = nets.q_of(groups["judge"], lower)
+
+        def judged(action):
+            turned = 2.0 * action.reshape(-1, 2) + jnp.array([[0.1 - 0.3, 0.2 - 0.0]])
+            return by_judge(jnp.clip(turned / jnp.array([[1.5, 3.0]]), -1, 1).reshape(-1))
+
+        return jax.vmap(lambda w: judged(act_by(w)) - judged(act_by(jnp.float32(0))))(weights)
+
+    np.testing.assert_allclose(found["other_gain"], expected(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(found["other_promised"], found["promised"])
+    assert np.abs(found["other_gain"] - found["gain"]).min() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def halves(maze_data, tmp_path_factory):
+    """Folders of a run on even trajectories with two seeds, and of one on odd ones with one seed."""
+    folder, base = tmp_path_factory.mktemp("halves"), {"data.dir": str(maze_data)}
+    for part_of, seeds in (("even", 2), ("odd", 1)):
+        config = tiny(**base, **{"data.part": part_of, "seeds": seeds})
+        pretrain(config, folder / part_of)
+    return folder / "even", folder / "odd"
+
+
+def test_a_run_on_the_other_half_judges_and_says_so(halves, capsys, monkeypatch):
+    even, odd = halves
+    assert LoadedRun.open(even).spec.mean != LoadedRun.open(odd).spec.mean
+    little = functools.partial(choose_weights, effort=LITTLE)
+    monkeypatch.setattr("qgf_jax.training.weights.choose_weights", little)
+    assert command("calibrate", str(even), f"--judge={odd}") == 0
+    said, read = json.loads(capsys.readouterr().out), ChosenWeights.read(even)
+    assert read is not None and read.judge == {
+        "run": str(odd),
+        "part": "odd",
+        "step": 4,
+        "state": Checkpoints(odd).digest(4),
+    }
+    assert None not in said["weights"]["agree"] + said["weights"]["trust"]
+    with np.load(even / "weights.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["other_promised"], arrays["promised"])
+        assert (arrays["other_gain"] != arrays["gain"]).any()
+    load_policy(even, "qgf_auto", by="agree")
+    assert command("verify", str(even)) == 0
+    content = json.loads((even / "weights.json").read_text())
+    content["judge"]["state"] = "another"
+    (even / "weights.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="was altered"):
+        load_policy(even, "qgf_auto", by="agree")
+
+
+def test_without_a_judge_nothing_agrees(calibrated):
+    with pytest.raises(UserError, match="has chosen no weight by agree, which qgf_auto needs"):
+        load_policy(calibrated[0], "qgf_auto", by="agree")
+
+
+def changed(run, **changes):
+    """A run with other values in its config, and in its record of spec and data."""
+    config = dict(run.config)
+    for key in [key for key in changes if "." in key or key in config]:
+        section, _, name = key.rpartition(".")
+        new = changes.pop(key)
+        config |= {section: config[section] | {name: new}} if section else {name: new}
+    spec = run.spec | changes.pop("spec", {})
+    return run._replace(config=config, spec=spec, dataset=run.dataset | changes)
+
+
+UNFIT = {
+    "another task": ({"env": "pointmaze-medium-stitch-singletask-task2-v0"}, "env is .*task2"),
+    "other returns": ({"data.discount": 0.5}, "data.discount is 0.5 there and 0.99 here"),
+    "other chunks": ({"data.chunk": 2}, "data.chunk is 2 there and 3 here"),
+    "other widths": ({"spec": {"action": 3}}, "the shape of actions is 3 there and 2 here"),
+    "other parts": ({"observations": [["x", 2]]}, "the order of an observation's parts"),
+    "no Q": ({"critic": "ivl"}, "its critic 'ivl' has no Q of actions"),
+    "three seeds": ({"seeds": 3}, "has 3 seeds and .* has 2: train a judge with as many, or with"),
+    "all": ({"data.part": "all"}, r"data.part is all and even of the same data.*data.part=even"),
+    "the same half": ({"data.part": "even"}, "data.part is even and even of the same data"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_who_cannot_judge_is_told_so_in_one_line(case, run_folder):
+    """What differs otherwise, as normalisation and units of actions, is no matter."""
+    run = changed(Run.open(run_folder), **{"data.part": "even"})
+    fit = changed(run, **{"data.part": "odd", "seeds": 1, "spec": {"state_mean": (0.0, 0.0)}})
+    check_judge(run, fit)
+    check_judge(run, changed(fit, seeds=2))
+    changes, hint = UNFIT[case]
+    with pytest.raises(UserError, match=hint) as error:
+        check_judge(run, changed(fit, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_another_files_data_are_taken_with_a_warning(run_folder, capsys):
+    run = Run.open(run_folder)
+    check_judge(run, changed(run, sha256="0" * 64))
+    assert "was trained on another file" in capsys.readouterr().err
+
+
+def test_a_judge_of_the_same_trajectories_leaves_nothing_behind(run_folder, capsys):
+    assert command("calibrate", str(run_folder), f"--judge={run_folder}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("qgf: error: ") and len(error.splitlines()) == 1
+    assert not (run_folder / "weights.json").exists()
 
 
 def test_qgf_auto_is_qgf_under_the_weight_of_its_seed(calibrated):

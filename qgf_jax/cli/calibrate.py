@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.data.load import Loaded
+from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
@@ -23,12 +24,21 @@ def _main(arguments: Sequence[str]) -> None:
         "         qgf evaluate --workdir=runs/cube --methods=qgf_auto,qgf_auto:by=typical",
     )
     parser.add_argument("workdir", type=paths.expand, help="run folder")
+    parser.add_argument(
+        "--judge",
+        metavar="RUN",
+        type=paths.expand,
+        help="a run on other trajectories of the same environment, whose critic judges the guided "
+        "actions: for agree and trust (docs/guidance.md)",
+    )
     parser.add_cpu_threads()
     flags = parser.parse_args(arguments)
     # All that can be wrong with folder and data is found before JAX is imported.
     run = Run.open(flags.workdir)
     TRAINING.check_free(run.trained_in)
+    if flags.judge is not None:
+        check_judge(run, Run.open(flags.judge))
     data = Loaded.of_run(run)
     from qgf_jax.training.weights import choose_weights
 
-    print(json.dumps(choose_weights(flags.workdir, data)))
+    print(json.dumps(choose_weights(flags.workdir, data, judge=flags.judge)))

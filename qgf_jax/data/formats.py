@@ -102,6 +102,12 @@ class Rows(NamedTuple):
         arrays = (self.observations, self.actions, self.ends)
         return Rows(*(array[start:stop] for array in arrays), info)
 
+    def at(self, numbers: np.ndarray) -> "Rows":
+        """The rows of these numbers [K], copied."""
+        info = {key: array[numbers] for key, array in self.info.items()}
+        arrays = (self.observations, self.actions, self.ends)
+        return Rows(*(array[numbers] for array in arrays), info)
+
     @staticmethod
     def check_numbers(place: object, key: str, array: np.ndarray) -> None:
         """Refuses numbers that are not finite, or so large that sums of squares are not."""

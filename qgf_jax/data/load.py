@@ -57,12 +57,13 @@ class Loaded:
         rewarded = own_rewards(options["rewards"])
         labels = _labels(name, options["rewards"] or given)
         source = given.source() if given else Source.of_config(config)
-        scale = ActionScale.of(source, options, _bounds(labels, source))
+        scale = ActionScale.of(source.part(options["part"]), options, _bounds(labels, source))
 
         def learned_from(source: Source) -> Source:
             return scale.applied(rewarded(source))
 
-        source = learned_from(source)
+        # The part comes last, so that messages have the numbers of rows on disk.
+        source = learned_from(source).part(options["part"])
         prepare = functools.partial(
             _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
         )

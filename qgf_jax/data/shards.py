@@ -94,6 +94,35 @@ class Source(NamedTuple):
         wanted = np.arange(_PIECE, bounds[-1], _PIECE)
         return np.unique([0, *bounds[np.searchsorted(bounds, wanted)], bounds[-1]]).tolist()
 
+    def part(self, name: str) -> "Source":
+        """The trajectories that `data.part` names, as if there were no others; "all": the source itself.
+
+        Raises `UserError` if none is left.
+        """
+        if name == "all":
+            return self
+        kept = np.arange(len(self.ends)) % 2 == ("even", "odd").index(name)
+        if not kept.any():
+            raise UserError(
+                f"{self.path}: data.part={name} leaves no trajectory, as there is one in all: set "
+                "data.part=even or all"
+            )
+        lengths = np.diff(self.ends, prepend=-1) * kept
+        before = np.append(0, np.cumsum(lengths))  # rows that are kept before each trajectory
+        ends = before[1:][kept] - 1
+        ahead = self.ends[kept] - ends  # rows that are not, before each one that is kept
+
+        def read(start: int, stop: int) -> Rows:
+            rows = np.arange(start, stop)
+            rows += ahead[np.searchsorted(ends, rows)]
+            first = int(rows[0])
+            return self.read(first, int(rows[-1]) + 1).at(rows - first)
+
+        # A slice of which nothing is left is none.
+        slices = np.unique(before[np.searchsorted(self.ends, self.slices)])
+        record = {**self.fingerprint, "rows": int(slices[-1]), **_describe_ends(ends)}
+        return self._replace(slices=slices, ends=ends, read=read, fingerprint=record, summary=None)
+
     @staticmethod
     def npz_files(path: Path) -> tuple[list[Path], list[Path]]:
         """The npz files of a dataset that is one, or a folder of them: data, and all validation data.

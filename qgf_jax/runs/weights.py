@@ -30,6 +30,8 @@ class ChosenWeights(NamedTuple):
     """By criterion: `weights`, a number for each seed or null, `limit` and `curves`."""
     grid: list[list[float]]
     """[S, W], the weights that curves have a number for."""
+    judge: Mapping[str, Any] | None = None
+    """The run whose critic judged, if one did: folder, `data.part`, step, the checkpoint's digest."""
 
     def of_seeds(self) -> dict[str, np.ndarray]:
         """By criterion that has chosen for all seeds, their weights [S]."""
@@ -41,7 +43,8 @@ class ChosenWeights(NamedTuple):
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(folder / _ARRAYS, buffer.getvalue())
-        record = {**self._asdict(), "arrays": sha256(folder / _ARRAYS)}
+        said = {k: v for k, v in self._asdict().items() if v is not None}
+        record = {**said, "arrays": sha256(folder / _ARRAYS)}
         sealed = record | {"sha256": fingerprint(record)}
         write_atomically(folder / _RECORD, json.dumps(sealed, indent=1) + "\n")
 

@@ -17,6 +17,7 @@ from qgf_jax.core.networks import Networks
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.parts import Part
+from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.calibration import covariance
 from qgf_jax.types import Array, Critic, Direction, Obs, Params, Spec, Velocity
@@ -41,22 +42,35 @@ class Effort(NamedTuple):
     """The grid, in units of the weight `relative`."""
 
     def measure(
-        self, config: Mapping[str, Any], spec: Spec, params: Params, dataset: Any, blocks: int = 1
+        self,
+        config: Mapping[str, Any],
+        spec: Spec,
+        params: Params,
+        dataset: Any,
+        blocks: int = 1,
+        judge: LoadedRun | None = None,
     ) -> dict[str, Array]:
         """The fields of `criteria.Measured`, each with a leading axis of the seeds.
 
         `params` are those of a `LoadedRun`; `dataset`, made of `blocks` of one shape, lies on the
-        device.
+        device. The critic of `judge`, a run with one seed or as many, takes the place of the member
+        that judges.
         """
         builder = Builder(config, spec)
         nets = builder.networks()
         num_steps = builder.settings("qgf")["num_steps"]
         groups = {name: params[name] for name in ("policy", "critic")}
+        if judge is not None:
+            seeds = len(jax.tree.leaves(groups)[0])
+            groups["judge"] = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (seeds, *x.shape[1:])), judge.params["critic"]
+            )
+        theirs = None if judge is None else judge.networks()
 
         @jax.jit
         def program(groups: Params, dataset: Any) -> dict[str, Array]:
             near = _draw(config, spec, dataset, blocks, self)
-            one = functools.partial(_one_seed, nets, num_steps, self, near)
+            one = functools.partial(_one_seed, nets, theirs, num_steps, self, near)
             return over_seeds(one, groups)
 
         return program(groups, dataset)
@@ -112,9 +126,14 @@ def _draw(
 
 
 def _one_seed(
-    nets: Networks, num_steps: int, effort: Effort, near: _Nearby, params: Params
+    nets: Networks,
+    judge: Networks | None,
+    num_steps: int,
+    effort: Effort,
+    near: _Nearby,
+    params: Params,
 ) -> dict[str, Array]:
-    """`measure` of one seed."""
+    """`measure` of one seed; `params` have the judge's critic too, if there is one."""
     keys = jax.random.split(jax.random.key(2), effort.states)
 
     def over_states(f: Callable[..., Any], states: int, batch: int) -> Any:
@@ -122,7 +141,7 @@ def _one_seed(
         batch = min(batch, states)  # a rest of another size would be compiled once more
 
         def one(x: Any) -> Any:
-            return f(State(nets, params, num_steps, *x))
+            return f(State(nets, params, num_steps, *x, judge))
 
         return jax.lax.map(one, every, batch_size=batch)
 
@@ -146,6 +165,8 @@ class State(NamedTuple):
     data: Array
     """[K, D], what the data did nearby."""
     key: Array
+    judge: Networks | None = None
+    """Of the critic `params["judge"]`, if another run's judges."""
 
     @property
     def noise(self) -> Array:
@@ -181,6 +202,23 @@ class State(NamedTuple):
         chosen = jax.tree.map(lambda x: x[members], self.params["critic"])
         return self.nets.q_of(chosen, self.obs)
 
+    def _judged(self, networks: Networks) -> Critic:
+        """Q of the judge, of actions that are these networks'.
+
+        It has units of actions, a box and a normalisation of observations of its own.
+        """
+        q, ours, theirs = (
+            networks.q_of(self.params["judge"], self.obs),
+            self.nets.spec,
+            networks.spec,
+        )
+
+        def judged(action: Array) -> Array:
+            chunk = ours.to_environment(action.reshape(ours.chunk, ours.action))
+            return q(networks.clip(theirs.to_networks(chunk).reshape(-1)))
+
+        return judged
+
     def _direct(self, q: Critic) -> Direction:
         end = functools.partial(flow.endpoint, clip=self.nets.spec.clip)
         return Part.named("rule", "one_step").make(self.velocity, q, end)
@@ -210,7 +248,11 @@ class State(NamedTuple):
             "distance": jax.vmap(self.distance)(actions),
             "own_distance": self.distance(own),
         }
-        if self.nets.ensemble > 1:
+        if self.judge is not None:
+            other = self._judged(self.judge)
+            gain = jax.vmap(other)(actions) - other(own)
+            found |= {"other_gain": gain, "other_promised": promised}
+        elif self.nets.ensemble > 1:
             other = self._q(slice(-1, None))
             actions, found["other_promised"] = under(self._q(slice(-1)))
             found["other_gain"] = jax.vmap(other)(actions) - other(own)

@@ -17,6 +17,7 @@ from qgf_jax.errors import UserError, log
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
@@ -27,22 +28,30 @@ from qgf_jax.training.weighing import FULL, Effort
 
 @backend.standardized
 def choose_weights(
-    workdir: str | os.PathLike, data: Loaded | None = None, effort: Effort = FULL
+    workdir: str | os.PathLike,
+    data: Loaded | None = None,
+    effort: Effort = FULL,
+    judge: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Writes weights.json and weights.npz beside the newest checkpoint, for `qgf_auto`.
 
-    `data` are those that the run was trained on, unless it can find them itself; they are taken. Plays
-    nothing. Returns what was chosen, `{"step", "weights": {criterion: one a seed}, "seconds"}`. Raises
-    `UserError` for a run without a flow and a critic, for other data, and for a critic that is flat.
+    `data` are those that the run was trained on, unless it can find them itself; they are taken. The
+    newest critic of the run `judge`, if one is named, judges in the place of a member of the ensemble.
+    Plays nothing. Returns what was chosen, `{"step", "weights": {criterion: one a seed}, "seconds"}`.
+    Raises `UserError` for a run without a flow and a critic, for other data, for a critic that is flat,
+    and as `check_judge` does.
     """
     start, loaded = time.perf_counter(), LoadedRun.open(workdir)
+    if judge is not None:
+        check_judge(loaded.run, Run.open(judge))
+    other = None if judge is None else LoadedRun.open(judge)
     loaded.sampler("qgf")  # the run has what it takes, else a line says what it lacks
     folder, config = loaded.run.trained_in, loaded.run.config
     with TRAINING.lock(folder):
         feed = DatasetFeed(data or Loaded.of_run(loaded.run), loaded.spec.steps)
         try:
             dataset = feed.at(loaded.step - 1)
-            found = effort.measure(config, loaded.spec, loaded.params, dataset, feed.blocks)
+            found = effort.measure(config, loaded.spec, loaded.params, dataset, feed.blocks, other)
             found = {name: np.asarray(array) for name, array in jax.device_get(found).items()}
         finally:
             feed.close()
@@ -51,10 +60,12 @@ def choose_weights(
                 f"{folder}: Q of the critic at step {loaded.step} is as high for all actions of the "
                 "reference, so no weight has a scale: train longer"
             )
-        criteria = _judge([_of_seed(found, seed) for seed in range(loaded.seeds)])
+        disjoint = other is not None
+        criteria = _choices([_of_seed(found, seed, disjoint) for seed in range(loaded.seeds)])
         state = Checkpoints(folder).digest(loaded.step)
         grid = found["weights"].astype(float).tolist()
-        chosen = ChosenWeights(loaded.step, state, criteria, grid)
+        named = None if other is None else _named(other)
+        chosen = ChosenWeights(loaded.step, state, criteria, grid, named)
         chosen.write(folder, found)
     weights = {name: found["weights"] for name, found in criteria.items()}
     seconds = round(time.perf_counter() - start, 1)
@@ -79,22 +90,33 @@ def weights_after_training(workdir: Path, dataset: Dataset | Loaded | None) -> N
         log(f"qgf: warning: train.calibrate: no weight was chosen: {error}")
 
 
-def _of_seed(found: Mapping[str, np.ndarray], seed: int) -> Measured:
-    return Measured(**{name: array[seed] for name, array in found.items()})
+def _named(judge: LoadedRun) -> dict[str, Any]:
+    """As weights.json says who judged."""
+    folder = judge.run.trained_in
+    return {
+        "run": str(folder),
+        "part": judge.run.config["data"]["part"],
+        "step": judge.step,
+        "state": Checkpoints(folder).digest(judge.step),
+    }
 
 
-def _judge(measured: list[Measured]) -> dict[str, dict[str, Any]]:
+def _of_seed(found: Mapping[str, np.ndarray], seed: int, disjoint: bool) -> Measured:
+    return Measured(**{name: array[seed] for name, array in found.items()}, disjoint=disjoint)
+
+
+def _choices(measured: list[Measured]) -> dict[str, dict[str, Any]]:
     """By criterion what it chooses for each seed, as JSON."""
-    judged = {}
+    chosen = {}
     for name, criterion in Part.all("criterion").items():
         choices: list[Choice] = [criterion.make(m) for m in measured]
-        judged[name] = {
+        chosen[name] = {
             "about": criterion.about,
             "weights": _numbers([choice.weight for choice in choices]),
             "limit": _numbers([choices[0].limit])[0],
             "curves": [None if c.curve is None else _numbers(c.curve) for c in choices],
         }
-    return judged
+    return chosen
 
 
 def _numbers(values: Any) -> list[float | None]:

@@ -40,6 +40,9 @@ class Measured(NamedTuple):
     """[W, N], as `gain`, by a critic that did not guide, of actions that it did not guide."""
     other_promised: np.ndarray | None = None
     """[W, N], as `promised`, of the actions of `other_gain` and by the critic that guided them."""
+    disjoint: bool = False
+    """Whether the critic of `other_gain` has learned from none of the trajectories that the one that
+    guides has: the judge of `qgf calibrate --judge`, and no member of an ensemble."""
 
 
 class Choice(NamedTuple):
@@ -75,6 +78,28 @@ def _near(m: Measured) -> Choice:
 def _typical(m: Measured) -> Choice:
     """S2: the largest weight at which half of the actions are among the reference's likeliest 99 %."""
     return _within(m.weights, (m.log_density < m.rare).mean(axis=1), 0.5)
+
+
+@criterion()
+def _agree(m: Measured) -> Choice:
+    """S3: the smallest weight whose gain is within one standard error of the best, by the judge.
+
+    The gain is the mean over states of what the judge says; the error is that of the difference to the
+    best weight's, state by state. Weight 0, which gains 0, counts too. Of what was measured: nothing is
+    interpolated.
+    """
+    if m.other_gain is None or not m.disjoint:
+        return Choice(np.nan)
+    gain = np.concatenate([np.zeros_like(m.other_gain[:1]), m.other_gain]).astype(
+        float
+    )  # [1 + W, N]
+    means = gain.mean(axis=1)
+    short = gain[np.where(np.isfinite(means), means, -np.inf).argmax()] - gain
+    with np.errstate(invalid="ignore"):  # of gains that are not finite, which are within nothing
+        error = short.std(axis=1, ddof=1) / np.sqrt(short.shape[1])
+    beyond = short.mean(axis=1) - error
+    smallest = np.flatnonzero(beyond <= 0)[0]
+    return Choice(float(np.append(0.0, m.weights)[smallest]), beyond[1:], 0.0)
 
 
 @criterion()
