@@ -252,6 +252,20 @@ def test_agf_regresses_on_the_adjoint_at_all_points_of_the_flows_path():
     check(parts.loss("slope"), parts.mean(losses))
 
 
+@pytest.mark.parametrize("ranking", ["target", "online"])
+def test_seed_critic_regresses_on_what_best_of_n_ranks_by_at_the_flows_end(ranking):
+    parts = Parts("seed_critic", **{"networks.ranking": ranking})
+    noise, losses, ends = np.asarray(jax.random.normal(KEY, (N, 4))), [], []
+    for i in range(N):
+        ends.append(parts.end(i, noise[i]))
+        q = parts.q(i, ends[-1], slow=ranking == "target").min()
+        inputs = at(parts.batch.obs, i), noise[i]
+        guess = parts.nets.scalar_head().apply(parts.params["seed_critic"], *inputs)
+        losses.append((float(guess) - q) ** 2)
+    assert np.abs(ends).max() == 1.0  # some coordinates have run into the box
+    check(parts.loss("seed_critic"), parts.mean(losses))
+
+
 @pytest.mark.parametrize("name", ["dac", "qsm_bc", "qsm"])
 def test_diffusion_losses(name):
     parts = Parts(name)
