@@ -56,8 +56,8 @@ def with_goals(batch):
     )
 
 
-# Whatever critic it is, these ask it for `q_of` alone, as others that are tested with each.
-ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill"}
+# Whatever critic it is, these ask it for one number alone, as others that are tested with each.
+ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill", "seed_critic"}
 CASES = [
     (name, "default", critic)
     for name, critic in TRAININGS

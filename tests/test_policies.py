@@ -252,16 +252,19 @@ def test_agf_regresses_on_the_adjoint_at_all_points_of_the_flows_path():
     check(parts.loss("slope"), parts.mean(losses))
 
 
-@pytest.mark.parametrize("ranking", ["target", "online"])
-def test_seed_critic_regresses_on_what_best_of_n_ranks_by_at_the_flows_end(ranking):
-    parts = Parts("seed_critic", **{"networks.ranking": ranking})
-    noise, losses, ends = np.asarray(jax.random.normal(KEY, (N, 4))), [], []
-    for i in range(N):
-        ends.append(parts.end(i, noise[i]))
-        q = parts.q(i, ends[-1], slow=ranking == "target").min()
-        inputs = at(parts.batch.obs, i), noise[i]
-        guess = parts.nets.scalar_head().apply(parts.params["seed_critic"], *inputs)
-        losses.append((float(guess) - q) ** 2)
+@pytest.mark.parametrize(("ranking", "noises"), [("target", 3), ("online", 1)])
+def test_seed_critic_regresses_on_what_best_of_n_ranks_by_at_the_flows_end(ranking, noises):
+    """Of several noises of one state the variance of their errors counts."""
+    parts = Parts("seed_critic", **{"networks.ranking": ranking, "policy.noises": noises})
+    losses, ends = [], []
+    for i, noise in enumerate(np.asarray(jax.random.normal(KEY, (N, noises, 4)))):
+        obs, errors = at(parts.batch.obs, i), []
+        for z in noise:
+            ends.append(parts.end(i, z))
+            q = parts.q(i, ends[-1], slow=ranking == "target").min()
+            guess = parts.nets.scalar_head().apply(parts.params["seed_critic"], obs, z)
+            errors.append(float(guess) - q)
+        losses.append(np.var(errors, ddof=1) if noises > 1 else errors[0] ** 2)
     assert np.abs(ends).max() == 1.0  # some coordinates have run into the box
     check(parts.loss("seed_critic"), parts.mean(losses))
 

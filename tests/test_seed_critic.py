@@ -59,8 +59,11 @@ def batch_of(size):
     return Batch(obs, jnp.zeros((size, 2)), one, one, obs, one, Actor(obs, obs, one), one)
 
 
-def test_least_squares_find_the_q_of_what_a_noise_becomes(known):
-    _, learner, params = known
+@pytest.mark.parametrize("noises", [1, 3])
+def test_least_squares_find_the_q_of_what_a_noise_becomes(known, noises):
+    """Up to a constant, of which differences among several noises say nothing."""
+    config = {**known[0].config, "policy": {**known[0].config["policy"], "noises": noises}}
+    learner, params = algorithms.Builder(config, SPEC).learner(), known[2]
 
     def loss(weights):
         groups = params | {"seed_critic": {"params": {"weights": weights}}}
@@ -69,8 +72,9 @@ def test_least_squares_find_the_q_of_what_a_noise_becomes(known):
     # The loss is quadratic in these parameters: gradients at 0 and at the unit vectors say all of it.
     points = jnp.concatenate([jnp.zeros((1, 5)), jnp.eye(5)])
     at_zero, *at_units = np.asarray(jax.jit(jax.vmap(jax.grad(loss)))(points), np.float64)
-    found = np.linalg.solve(np.stack(at_units) - at_zero, -at_zero)
-    np.testing.assert_allclose(found, EXACT, atol=1e-5)
+    found = np.linalg.lstsq(np.stack(at_units) - at_zero, -at_zero, rcond=1e-6)[0]
+    np.testing.assert_allclose(found[1:], EXACT[1:], atol=1e-5)
+    np.testing.assert_allclose(found[0], EXACT[0] if noises == 1 else 0.0, atol=1e-5)
 
 
 def test_its_loss_moves_neither_flow_nor_critic_though_it_depends_on_them(known):
@@ -84,7 +88,7 @@ def test_its_loss_moves_neither_flow_nor_critic_though_it_depends_on_them(known)
     after, _ = train_step(state, batch, losses=losses, tx=tx, tau=0.0)
     for group in ("policy", "critic"):
         jax.tree.map(np.testing.assert_array_equal, after.params[group], params[group])
-    assert np.abs(after.params["seed_critic"]["params"]["weights"]).min() > 1e-4
+    assert np.abs(after.params["seed_critic"]["params"]["weights"]).max() > 1e-4
 
 
 def actions(known, name, weight=0.0, n=1, *options, keys=KEYS):
