@@ -23,7 +23,7 @@ def _seed_critic(
     *,
     noises: Annotated[
         Count, "noises of an example, among which Q's differences are learned; 1: Q itself"
-    ] = 4,
+    ] = 2,
     num_steps: NumSteps = 10,
 ) -> Learner:
     """Regresses Q(s, z) on Q(s, a(z)), a(z) being the action that the flow policy makes of noise z.
