@@ -14,7 +14,8 @@ from qgf_jax import cli
 from qgf_jax import config as configs
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
-from qgf_jax.methods.table import METHODS, Builder
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.table import METHODS
 from qgf_jax.types import Spec
 
 HERE = ROOT / "experiments"

@@ -99,6 +99,14 @@ def test_both_runs_act_alike_bit_for_bit(added, run_folder, method):
     assert np.isfinite(load_policy(added, "qgf_distill", 0.7)(obs, key)).all()
 
 
+@pytest.mark.parametrize(
+    ("part", "method"), [("distill", "qgf_distill"), ("seed_critic", "seed_critic")]
+)
+def test_part_that_is_added_comes_with_the_method_that_has_it(part, method, run_folder):
+    config = further(run_folder, part)
+    assert (config["algorithm"], config["frozen"]["add"]) == (method, part)
+
+
 def test_run_says_of_which_checkpoint_it_is_and_its_own_are_sound(added, run_folder):
     said = Run.open(added).config["frozen"]
     assert said["step"] == 4 and said["state"] == Checkpoints(run_folder).digest(4)

@@ -22,7 +22,7 @@ CASES = {
     "qgf_distill": "dqc", "robust_q": "iql", "cgql_linex": "iql", "cfgrl": "iql", "edp": "iql",
     "fql": "iql", "qam": "iql", "qsm": "iql", "dac": "iql", "fawac": "td", "fbrac": "iql",
     "dsrl": "td", "iql": "iql", "rebrac": "td", "agf": "iql", "gcbc": "none", "gciql": "iql",
-    "gcivl": "ivl", "crl": "contrastive", "hiql": "ivl", "qrl": "qrl",
+    "gcivl": "ivl", "crl": "contrastive", "hiql": "ivl", "qrl": "qrl", "seed_critic": "iql",
 }  # fmt: skip
 # What depends on the whole batch, by a sum, a draw or a gather, and is off or idle by default.
 CHANGES = {"fql": {"policy.normalize_q": True}, "fawac": {"critics.td.noise": 0.2}}

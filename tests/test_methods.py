@@ -58,8 +58,8 @@ def with_goals(batch):
     )
 
 
-# Whatever critic it is, these ask it for `q_of` alone, as others that are tested with each.
-ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill"}
+# Whatever critic it is, these ask it for one number alone, as others that are tested with each.
+ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill", "seed_critic"}
 CASES = [
     (name, "default", critic)
     for name, critic in TRAININGS
@@ -309,6 +309,7 @@ ALL = {"iql", "td", "dqc", "contrastive", "qrl"}
         ("robust_q", {"iql", "td", "dqc"}),  # regresses on a target critic
         ("agf", {"iql", "td", "dqc"}),  # so does this one
         ("cgql_linex", {"iql", "td", "dqc"}),
+        ("seed_critic", {"iql", "td", "dqc"}),
         ("cfgrl", {"iql"}),  # asks for a V in the units of Q
         ("iql", {"iql"}),
         ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
@@ -332,13 +333,16 @@ def test_needs_follow_from_the_parts_that_are_chosen():
     assert METHODS["qgf"].needs() == {"q"}
     assert METHODS["qgf"].needs({"endpoint": "learned"}) == {"q", "endpoint"}
     assert METHODS["qgf_distill"].needs() == {"q"}
+    assert METHODS["seed_critic"].needs() == {"target_q"}  # to train; nobody asks Q in acting
+    assert "seed_q" in METHODS["qgf"].acting_needs({}, 4, (("select", "seed"),))
     assert "noisy_q" not in METHODS["robust_q"].needs()  # its own learner provides it
     assert {name for name, row in METHODS.items() if row.goals} == {
         "gcbc", "gciql", "gcivl", "crl", "qrl", "hiql",
     }  # fmt: skip
     weighted = {name for name, row in METHODS.items() if row.weighted}
     assert {n for n in weighted if not METHODS[n].at_zero} == {"cfgrl"}
-    assert not weighted & {"reference", "best_of", "ifql", "edp", "fql", "dsrl", "iql", "hiql"}
+    unweighted = {"reference", "best_of", "ifql", "edp", "fql", "dsrl", "iql", "hiql"}
+    assert not weighted & (unweighted | {"seed_critic"})
 
 
 def test_a_part_or_row_of_a_name_that_is_taken_is_refused():

@@ -252,6 +252,23 @@ def test_agf_regresses_on_the_adjoint_at_all_points_of_the_flows_path():
     check(parts.loss("slope"), parts.mean(losses))
 
 
+@pytest.mark.parametrize(("ranking", "noises"), [("target", 3), ("online", 1)])
+def test_seed_critic_regresses_on_what_best_of_n_ranks_by_at_the_flows_end(ranking, noises):
+    """Of several noises of one state the variance of their errors counts."""
+    parts = Parts("seed_critic", **{"networks.ranking": ranking, "policy.noises": noises})
+    losses, ends = [], []
+    for i, noise in enumerate(np.asarray(jax.random.normal(KEY, (N, noises, 4)))):
+        obs, errors = at(parts.batch.obs, i), []
+        for z in noise:
+            ends.append(parts.end(i, z))
+            q = parts.q(i, ends[-1], slow=ranking == "target").min()
+            guess = parts.nets.scalar_head().apply(parts.params["seed_critic"], obs, z)
+            errors.append(float(guess) - q)
+        losses.append(np.var(errors, ddof=1) if noises > 1 else errors[0] ** 2)
+    assert np.abs(ends).max() == 1.0  # some coordinates have run into the box
+    check(parts.loss("seed_critic"), parts.mean(losses))
+
+
 @pytest.mark.parametrize("name", ["dac", "qsm_bc", "qsm"])
 def test_diffusion_losses(name):
     parts = Parts(name)

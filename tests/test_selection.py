@@ -170,6 +170,9 @@ def test_halfway_costs_what_it_says():
         ("best_of:q_temperature=0:select=softmax", "must be a finite number above 0"),
         ("fql:select=halfway", "select=halfway stops a guided flow half-way"),
         ("grad_step:select=halfway", "stops a guided flow half-way"),
+        ("fql:select=seed", "select=seed chooses the noise that a flow policy starts at"),
+        ("qam:select=seed", "chooses the noise that a flow policy starts at"),
+        ("seed_critic:rho=1", "option of seed_critic"),  # no critic is asked
         ("reference:select=softmax", "option of reference"),  # it has no candidates
         ("hiql:select=softmax", "option of hiql"),
     ],

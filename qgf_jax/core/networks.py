@@ -306,6 +306,11 @@ class Networks:
         return self.scalar_head()
 
     @property
+    def seed_critic(self) -> Any:
+        """(obs, noise [D]) -> Q [] of what the flow policy makes of it"""
+        return self.scalar_head()
+
+    @property
     def one_step(self) -> Any:
         """(obs, noise, anything) -> action [D]"""
         return self.velocity_field(time_feature="none")
@@ -355,6 +360,10 @@ class Networks:
     def chunk_dim(self) -> int:
         """D, the width of a flattened action chunk."""
         return self.spec.chunk_dim
+
+    def noise(self, key: Array) -> Array:
+        """Where a flow starts, [D]: standard normal."""
+        return jax.random.normal(key, (self.chunk_dim,))
 
     def clip(self, action: Array) -> Array:
         """Actions [...] kept in the box [-1, 1], unless the run's have none."""

@@ -25,6 +25,11 @@ OF_CRITIC = {
     ),
 }
 """Options of whatever asks a critic in acting: a rule that guides by it, or the best of N."""
+_OF_SAMPLERS = {
+    "stages": "stops a guided flow half-way",
+    "noise": "chooses the noise that a flow policy starts at",
+}
+"""What selectors do that not every sampler can serve, by what they need of it."""
 
 
 class Split(NamedTuple):
@@ -73,9 +78,9 @@ class Split(NamedTuple):
                 raise UserError(
                     f"method {method}: option {option} needs select={' or select='.join(users)}"
                 )
-        if "stages" in chosen.needs - Part.named("sampler", sampler).provides:
-            raise UserError(
-                f"method {method}: select={chosen.name} stops a guided flow half-way, and this method "
-                "has none"
-            )
+        for need, what in _OF_SAMPLERS.items():
+            if need in chosen.needs - Part.named("sampler", sampler).provides:
+                raise UserError(
+                    f"method {method}: select={chosen.name} {what}, and this method has none"
+                )
         return chosen, given

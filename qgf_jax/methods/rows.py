@@ -8,6 +8,7 @@ from qgf_jax.methods.table import row
 
 _QGF = "Zhou et al., 2026, arXiv 2606.11087"
 _AGF = "AGF, 2026, arXiv 2609.34944"
+_FASTER = "after Dong et al., 2026, arXiv 2604.19730"
 _LI = "Li and Levine, 2026, arXiv 2601.14234"
 _BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
 # The weight is theta of the source, which sweeps .01 to 1; beta carries the units of 1 / Q.
@@ -196,6 +197,15 @@ row(
     _AGF,
     options={"rule": "learned_slope"},
     policies=("flow_bc", "agf"),
+)
+row(
+    "seed_critic",
+    "the flow policy from the best of N noises, as a critic of the noise ranks them",
+    _FASTER,
+    options={"rule": "unguided"},
+    policies=("flow_bc", "seed_critic"),
+    selector="seed",
+    best_of=(32,),
 )
 # Methods with a policy of their own.
 row(

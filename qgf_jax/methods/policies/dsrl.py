@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Finite, Positive
-from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.flow_loss import NumSteps, Weighted, noise_of_action
+from qgf_jax.methods.policies.flow_loss import NumSteps, Weighted, flow_end, noise_of_action
 from qgf_jax.methods.policies.gaussians import GaussianActor
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
@@ -46,8 +46,7 @@ def _dsrl(
     def latent_critic(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Metrics]:
-        velocity = nets.velocity(target_params["policy"], x.obs)
-        end = nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
+        end = flow_end(nets, target_params["policy"], x.obs, noise, num_steps)
         q = nets.apply_ensemble(params["critic"], x.obs, end)
         latent_q = nets.apply_ensemble(params["latent_critic"], x.obs, noise)
         return jnp.mean((latent_q - q) ** 2), {}

@@ -1,10 +1,13 @@
-"""What the policies that are flows share: draws of noise and time, and hyperparameters."""
+"""What the policies that are flows share: draws of noise and time, where it ends, hyperparameters."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from qgf_jax.bounds import Count, Index
-from qgf_jax.methods.lazy import jax
-from qgf_jax.types import Array, Batch
+from qgf_jax.methods.lazy import flow, jax
+from qgf_jax.types import Array, Batch, Obs
+
+if TYPE_CHECKING:
+    from qgf_jax.core.networks import Networks
 
 TimeGrid = Annotated[
     Index, "0: t is uniform on [0, 1); N: t is one of 0, 1/N, …, 1, as in the public code"
@@ -23,6 +26,11 @@ def noise_and_time(key: Array, size: int, x: Batch, time_grid: int = 0) -> tuple
 def noise_of_action(key: Array, size: int, x: Batch) -> Array:
     """Standard normal noise [G, D]."""
     return jax.random.normal(key, (size, *x.action.shape))
+
+
+def flow_end(nets: "Networks", group: Any, obs: Obs, noise: Array, num_steps: int) -> Array:
+    """The action [D] that the flow with parameters `group` makes of `noise` [D] at one observation."""
+    return nets.clip(flow.integrate(nets.velocity(group, obs), noise, num_steps=num_steps))
 
 
 def _sample_time(key: Array, shape: tuple[int, ...], *, grid: int) -> Array:

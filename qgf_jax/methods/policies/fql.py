@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import flow, jnp
+from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import policy
-from qgf_jax.methods.policies.flow_loss import NumSteps, noise_of_action
+from qgf_jax.methods.policies.flow_loss import NumSteps, flow_end, noise_of_action
 from qgf_jax.methods.policies.gaussians import mean_size
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
@@ -40,8 +40,7 @@ def _fql(
     def distance_and_q(
         params: Params, target_params: Params, x: Batch, noise: Array
     ) -> tuple[Array, Array]:
-        velocity = nets.velocity(params["policy"], x.obs)
-        end = nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
+        end = flow_end(nets, params["policy"], x.obs, noise, num_steps)
         action = nets.one_step.apply(params["actor"], x.obs, noise, noise[0])
         q = nets.mean_q(params["critic"], x.obs)(nets.clip(action))
         return jnp.mean((action - end) ** 2), q

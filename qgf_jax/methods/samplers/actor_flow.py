@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_jax.bounds import Count
-from qgf_jax.methods.lazy import flow, jax
+from qgf_jax.methods.lazy import flow
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -19,7 +19,7 @@ def _actor_flow(
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
-        noise = jax.random.normal(key, (nets.chunk_dim,))
+        noise = nets.noise(key)
         action = flow.integrate(nets.velocity(params["actor"], obs), noise, num_steps=num_steps)
         return nets.clip(action)
 

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-@sampler(needs=("flow", "q"), source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 2")
+@sampler(
+    provides=("noise",),
+    needs=("flow", "q"),
+    source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 2",
+)
 def _ascended(
     nets: "Networks",
     *,
@@ -27,7 +31,7 @@ def _ascended(
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         gradient_of = jax.grad(nets.q_of(params["critic"], obs))
         velocity = nets.velocity(params["policy"], obs)
-        noise = jax.random.normal(key, (nets.chunk_dim,))
+        noise = nets.noise(key)
         start = nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
 
         def step(action: Array, _: None) -> tuple[Array, None]:

@@ -25,7 +25,7 @@ def _conditioned(
             plain, better = both(jnp.arange(2))
             return plain + weight * (better - plain)
 
-        noise = jax.random.normal(key, (nets.chunk_dim,))
+        noise = nets.noise(key)
         return nets.clip(flow.integrate(velocity, noise, num_steps=num_steps))
 
     return sample

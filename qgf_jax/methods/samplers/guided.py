@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
-from qgf_jax.methods.lazy import checks, flow, jax, jnp, networks
+from qgf_jax.methods.lazy import checks, flow, jnp, networks
 from qgf_jax.methods.parts import Names, Part, sampler
 from qgf_jax.types import Array, Obs, Params, Sample, Staged, Velocity
 
@@ -19,7 +19,7 @@ _Number = Annotated[NonNegative, History(past=0.0)]
 
 
 @sampler(
-    provides=("concrete_t", "velocity", "inpainting", "stages"),
+    provides=("concrete_t", "velocity", "inpainting", "stages", "noise"),
     needs=("flow",),
     source="Zhou et al., 2026, arXiv 2606.11087, Algorithm 1",
 )
@@ -91,7 +91,7 @@ def _flowing(
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         velocity, field = bind(params, obs, weight)
-        noise = jax.random.normal(key, (nets.chunk_dim,))
+        noise = nets.noise(key)
         if checks.is_off(trust_radius):
             action = flow.integrate(field, noise, **steps)
         else:
@@ -103,7 +103,7 @@ def _flowing(
 
     def begin(params: Params, obs: Obs, key: Array, weight: Array) -> tuple[Array, Array]:
         velocity, field = bind(params, obs, weight)
-        noise = jax.random.normal(key, (nets.chunk_dim,))
+        noise = nets.noise(key)
         action, t = flow.integrate(field, noise, stop=half, **steps), jnp.float32(half / num_steps)
         # The reference's velocity: a guided one costs a critic's gradient for each candidate.
         return action, nets.clip(flow.endpoint(action, t, velocity(action, t), clip=False))

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import jax
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -20,7 +19,7 @@ def _one_shot(nets: "Networks") -> Sample:
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
         del weight
-        noise = jax.random.normal(key, (nets.chunk_dim,))
+        noise = nets.noise(key)
         return nets.clip(nets.one_step.apply(params["actor"], obs, noise, noise[0]))
 
     return sample

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-@sampler(provides=("inpainting", "stages"), needs=("flow", "q", "weights"))
+@sampler(provides=("inpainting", "stages", "noise"), needs=("flow", "q", "weights"))
 def _weighed(
     nets: "Networks",
     *,
