@@ -53,9 +53,10 @@ def _differences(run: Run, judge: Run) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _check_apart(run: Run, judge: Run) -> None:
-    """That all of a run, whatever stands still in it, has learned from its `data.part` alone.
+    """Raises `UserError` if the critics have trajectories of the same file in common.
 
-    So `runs.frozen` has it. So two runs on the same data are apart if their parts are.
+    All of a run, what stands still in it too, has learned from its `data.part` alone: `runs.frozen`
+    sees to that. So two runs on the same data are apart if their parts are.
     """
     ours, theirs = (x.config["data"]["part"] for x in (run, judge))
     if run.dataset["sha256"] != judge.dataset["sha256"]:
@@ -66,6 +67,6 @@ def _check_apart(run: Run, judge: Run) -> None:
     elif {ours, theirs} != {"odd", "even"}:
         raise UserError(
             f"{judge.workdir} has learned from trajectories that {run.workdir} has too (data.part is "
-            f"{theirs} and {ours} of the same data), so it would find their errors good: train one "
-            "with --config.data.part=even, the other with odd"
+            f"{theirs} and {ours} of the same data), so its critic shares the errors that it should "
+            "find: train one with --config.data.part=even, the other with odd"
         )
