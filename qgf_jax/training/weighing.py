@@ -45,7 +45,7 @@ FULL = Effort()
 """What `qgf calibrate` takes."""
 
 
-class _Nearby(NamedTuple):
+class Nearby(NamedTuple):
     """States of the data, and what the data did near them."""
 
     obs: Obs
@@ -103,16 +103,16 @@ def measure(
 
     @jax.jit
     def program(groups: Params, dataset: Any) -> dict[str, Array]:
-        near = _draw(config, spec, dataset, blocks, effort)
+        near = draw(config, spec, dataset, blocks, effort)
         one = functools.partial(_one_seed, nets, num_steps, effort, near)
         return over_seeds(one, groups)
 
     return program(groups, dataset)
 
 
-def _draw(
+def draw(
     config: Mapping[str, Any], spec: Spec, dataset: Any, blocks: int, effort: Effort
-) -> _Nearby:
+) -> Nearby:
     """States, and of the `bank` the chunks that begin in the nearest states.
 
     Nearest by all numbers of a state, each over its standard deviation; a goal does not count.
@@ -132,13 +132,13 @@ def _draw(
         whole = bank.actor.weight > 0  # a chunk that runs over the end of its trajectory is none
         return jax.lax.top_k(-jnp.where(whole, gap, jnp.inf), effort.neighbours)[1]
 
-    return _Nearby(
+    return Nearby(
         states, bank.action[jax.lax.map(neighbours, here, batch_size=min(32, effort.states))]
     )
 
 
 def _one_seed(
-    nets: Networks, num_steps: int, effort: Effort, near: _Nearby, params: Params
+    nets: Networks, num_steps: int, effort: Effort, near: Nearby, params: Params
 ) -> dict[str, Array]:
     """`measure` of one seed."""
     keys = jax.random.split(jax.random.key(2), effort.states)
@@ -183,29 +183,31 @@ class State(NamedTuple):
         """Of the reference."""
         return self.nets.velocity(self.params["policy"], self.obs)
 
-    def _q(self, members: slice = slice(None)) -> Critic:
+    def q(self, members: slice = slice(None)) -> Critic:
+        """Of some of the critic's members, which is all unless said otherwise."""
         chosen = jax.tree.map(lambda x: x[members], self.params["critic"])
         return self.nets.q_of(chosen, self.obs)
 
-    def _direct(self, q: Critic) -> Direction:
+    def direct(self, q: Critic, rule: str = "one_step") -> Direction:
+        """The rule's, at the endpoint of one straight step."""
         end = functools.partial(flow.endpoint, clip=self.nets.spec.clip)
-        return part("rule", "one_step").make(self.velocity, q, end)
+        return part("rule", rule).make(self.velocity, q, end)
 
     def spread(self, actions: int) -> tuple[Array, Array, Array]:
         """Of reference actions: the standard deviation of Q [], their covariance, the slopes there."""
         noises = jax.random.normal(jax.random.fold_in(self.key, 1), (actions, self.nets.chunk_dim))
         run = functools.partial(flow.integrate, self.velocity, num_steps=self.num_steps)
         drawn = self.nets.clip(jax.vmap(run)(noises))
-        q, slopes = jax.vmap(jax.value_and_grad(self._q()))(drawn)
+        q, slopes = jax.vmap(jax.value_and_grad(self.q()))(drawn)
         return q.std(ddof=1), covariance(drawn), slopes
 
     def guided(self, weights: Array) -> dict[str, Array]:
         """By weight [W]: gains and distances; the reference's own distance []."""
-        clip, everyone = self.nets.clip, self._q()
+        clip, everyone = self.nets.clip, self.q()
         own = clip(flow.integrate(self.velocity, self.noise, num_steps=self.num_steps))
 
         def under(q: Critic) -> tuple[Array, Array]:
-            one = functools.partial(act, self._direct(q), self.noise, num_steps=self.num_steps)
+            one = functools.partial(act, self.direct(q), self.noise, num_steps=self.num_steps)
             actions, promised = jax.vmap(lambda w: one(weight=w))(weights)
             return clip(actions), promised
 
@@ -217,14 +219,14 @@ class State(NamedTuple):
             "own_distance": nearest(own, self.data),
         }
         if self.nets.ensemble > 1:
-            other = self._q(slice(-1, None))
-            actions, found["other_promised"] = under(self._q(slice(-1)))
+            other = self.q(slice(-1, None))
+            actions, found["other_promised"] = under(self.q(slice(-1)))
             found["other_gain"] = jax.vmap(other)(actions) - other(own)
         return found
 
-    def densities(self, weights: Array, noises: int) -> dict[str, Array]:
+    def densities(self, weights: Array, noises: int, rule: str = "one_step") -> dict[str, Array]:
         """By weight [W]: log p_0 and log p_w - log p_0 of the guided action; the 1 % quantile []."""
-        direct = self._direct(self._q())
+        direct = self.direct(self.q(), rule)
         forward = functools.partial(density.forward, num_steps=self.num_steps)
         drawn = jax.random.normal(jax.random.fold_in(self.key, 2), (noises, self.nets.chunk_dim))
         every = jnp.concatenate([self.noise[None], drawn])
