@@ -1,17 +1,22 @@
 """What guidance does to actions: linear flows, quadratic Q and mixtures of Gaussians, in closed form."""
 
 import itertools
+import json
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import command
+from PIL import Image
 
-from qgf_jax.analysis import distance, kl, noise, reach, toy
+from qgf_jax.analysis import distance, kl, noise, reach, sensitivity, toy
 from qgf_jax.analysis.subject import interval, mean_of_best, with_means
+from qgf_jax.analysis.table import ANALYSES
 from qgf_jax.core import flow
 from qgf_jax.evaluation.arms import Arm
+from qgf_jax.runtime import flops
 from qgf_jax.training.weighing import State
 
 N, SEEDS, STATES = 4, 2, 3
@@ -202,3 +207,86 @@ def test_energy_distance():
     x = np.array([[0.0], [2.0]])
     assert toy.energy_distance(x, x) == 0.0
     assert toy.energy_distance(x, x + 3.0) == pytest.approx(2.0)  # 2 * 3 - 1 - 1 = 4
+
+
+def test_a_plateau_is_around_the_best_and_has_no_gap():
+    weights = [0.0, 1.0, 3.0, 10.0, 30.0]
+    assert sensitivity.plateau(weights, [0.95, 0.2, 0.9, 1.0, 0.91]) == [3.0, 30.0]
+    assert sensitivity.plateau(weights, [0.1, 0.2, 0.3, 0.4, 1.0]) == [30.0, 30.0]
+
+
+def test_kernels_are_counted_as_often_as_loops_turn():
+    """One fusion in a loop of seven turns; what is around the loop does not change with them."""
+    w = jnp.ones((16, 16))
+
+    def turning(n):
+        step = lambda c, _: (jnp.tanh(c @ w), None)
+        f = lambda x: jax.lax.scan(step, x, None, n)[0]
+        return flops.launches(jax.jit(f).lower(jnp.ones((8, 16))).compile())
+
+    assert turning(21) - turning(14) == turning(14) - turning(7) > 0
+    assert (turning(14) - turning(7)) % 7 == 0
+    loop = lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: jnp.tanh(c @ w), x)
+    with pytest.raises(ValueError, match="unknown number of turns"):
+        flops.launches(jax.jit(loop).lower(jnp.ones((8, 16))).compile())
+
+
+def test_reach_of_a_run_is_written_with_its_picture(run_folder, tmp_path, capsys):
+    """The critic judges itself as another run's does; the run has no episodes and stays as it was."""
+    before = sorted(run_folder.rglob("*"))
+    words = ["reach", str(run_folder), f"--other={run_folder}", "--states=3", "--methods=qgf"]
+    assert command("analyze", *words, "--weights=0.5,50", f"--out={tmp_path}") == 0
+    paths = [tmp_path / "reach.json", tmp_path / "reach.png"]
+    assert capsys.readouterr().out.split() == [*map(str, paths)]
+    record = json.loads(paths[0].read_text())
+    assert (record["step"], record["seeds"], record["states"]) == (4, 2, 3)
+    rows = {(r["judge"], r["method"], r["weight"]): r["mean"] for r in record["rows"]}
+    assert {weight for _, method, weight in rows if method == "qgf"} == {0.0, 0.5, 50.0}
+    for weight in (0.0, 0.5, 50.0):
+        own = rows["critic", "qgf", weight]
+        assert own == rows["other run", "qgf", weight]
+        assert own > 1e-5 if weight else abs(own) < 1e-6
+    assert rows["critic", "best of 16", None] > rows["critic", "best of 4", None] > 0
+    with Image.open(paths[1]) as picture:
+        assert picture.width > 1000
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_kl_reads_the_runs_episodes_and_says_what_it_has_no_density_of(
+    run_folder, tmp_path, capsys
+):
+    words = ["kl", str(run_folder), "--states=2", f"--out={tmp_path}"]
+    for method in ("bptt", "qgf:schedule=linear", "best_of", "qgf_regularized"):
+        assert command("analyze", *words, f"--methods={method}") == 2
+        assert (
+            f"kl has no density of {method.replace('best_of', 'best of')}"
+            in capsys.readouterr().err
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nois", "RUN"], "unknown analysis 'nois': did you mean 'noise'?"),
+        (["noise"], "analyze noise needs a run: give its folder"),
+        (["toy", "RUN", "--out=x"], "analyze toy is of no run"),
+        (["toy"], "analyze toy has no run folder to write to: give --out=FOLDER"),
+        (["noise", "RUN", "--weights=1"], "analyze noise has no use for --weights: leave it out"),
+        (["kl", "RUN", "--methods=qfg"], "unknown method 'qfg': did you mean 'qgf'?"),
+        (["kl", "nowhere"], "nowhere"),
+        (["reach", "RUN", "--other=nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words, line, run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("analyze", *(str(run_folder) if w == "RUN" else w for w in words)) == 2
+    error = capsys.readouterr().err.strip()
+    assert line in error and "\n" not in error and not list(tmp_path.iterdir())
+
+
+def test_each_analysis_has_its_module_and_a_line_of_help(capsys):
+    assert command("analyze", "--help") == 0
+    text = capsys.readouterr().out
+    for name, row in ANALYSES.items():
+        assert name in text and row.about in text

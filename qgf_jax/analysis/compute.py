@@ -25,7 +25,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     """`rows`: by method operations and kernels of an action chunk, also relative to those of QGF."""
     loaded = subject.loaded
     params = jax.eval_shape(lambda: loaded.params_of(0))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for label, arm in subject.arms(METHODS).items():
         sample = loaded.sampler(arm.method, arm.best_of, arm.options)
         _, compiled = compiled_acting(sample, params, loaded.spec)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis.subject import Subject, interval, numbers
 from qgf_jax.errors import UserError
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import Method
@@ -32,15 +33,15 @@ def of_best(candidates: Any) -> Any:
     return np.log(n) - (n - 1) / n
 
 
-def _rule_of(label: str, options: Mapping[str, Any] | tuple) -> str:
+def _rule_of(arm: Arm) -> str:
     """The rule of a method whose density is known. Raises `UserError` for any other."""
-    row = Method.named(label.split(":")[0])
+    row = Method.named(arm.method)
     found = part("rule", row.options.get("rule", "one_step"))
-    plain = row.sampler == "guided" and {*row.options} == {"rule"} and not options
+    plain = row.sampler == "guided" and {*row.options} == {"rule"} and not arm.options
     if not plain or "q" not in found.needs or found.fields:
         raise UserError(
-            f"kl has no density of {label}: give --methods of qgf, qgf_jacobian and qfql, without "
-            "options"
+            f"kl has no density of {arm.sampler.label}: give --methods of qgf, qgf_jacobian and qfql, "
+            "without options"
         )
     return found.name
 
@@ -48,7 +49,7 @@ def _rule_of(label: str, options: Mapping[str, Any] | tuple) -> str:
 def measure(subject: Subject) -> dict[str, Any]:
     """`curves`: by method and weight the divergence; `points`: success of what was played at those."""
     arms, weights = subject.arms(METHODS), subject.weights()
-    rules = {label: _rule_of(label, arm.options) for label, arm in arms.items()}
+    rules = {label: _rule_of(arm) for label, arm in arms.items()}
     positive = jnp.array([w for w in weights if w > 0])
 
     def one(_: Any, state: State) -> dict[str, Array]:

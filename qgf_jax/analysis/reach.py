@@ -62,7 +62,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         return {f"{who}/{what}": x for who, of in found.items() for what, x in of.items()}
 
     rows = []
-    for name, table in subject.measure(one).items():
+    for name, table in subject.measure(one, extra).items():
         who, _, label = name.partition("/")
         if table.ndim == 2:
             rows.append(acting.level(label, table, judge=who))

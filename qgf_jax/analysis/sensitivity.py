@@ -79,7 +79,7 @@ def _success(
     subject: Subject, arms: Mapping[str, Arm]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of episodes of each method and weight, and where selection episodes are flat."""
-    found = []
+    found: list[dict[str, Any]] = []
     for row in subject.rows:
         arm = Arm.of(row)
         label = arm.sampler.label

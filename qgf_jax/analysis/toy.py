@@ -166,10 +166,10 @@ def draw(record: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(2.6 * len(METHODS), 2.3 * count))
     rows = iter(figure.subplots(count, len(METHODS), squeeze=False))
     for toy in record["toys"].values():
-        reference = Mixture(np.array(toy["shares"]), np.array(toy["means"]), toy["spread"])
+        reference = Mixture(jnp.array(toy["shares"]), jnp.array(toy["means"]), toy["spread"])
         off = {(row["method"], row["weight"]): row["energy_distance"] for row in toy["rows"]}
         for weight in WEIGHTS:
-            exact = reference.tilted(np.array(toy["best"]), weight)
+            exact = reference.tilted(jnp.array(toy["best"]), weight)
             for k, (ax, method) in enumerate(zip(next(rows), METHODS, strict=True)):
                 one = _line if toy["ways"] else _plane
                 one(ax, toy, f"{method}/{weight:g}", exact, color_of(method, k))
