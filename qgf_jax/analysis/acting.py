@@ -17,6 +17,8 @@ from qgf_jax.types import Array, Params
 
 METHODS = ("qgf", "qgf_jacobian", "qfql")
 BEST_OF = (4, 16)
+_ORDER = ("qgf", "qgf_jacobian", "qgf_chain", "bptt", "qfql", "jacobian_schedule", "grad_step")
+"""Methods have the same colours in all pictures."""
 DRAWN = 32
 """Reference actions in a state, of which the best of N is taken in all ways."""
 
@@ -64,21 +66,28 @@ def level(label: str, table: np.ndarray, **more: Any) -> dict[str, Any]:
     return {"method": label, "weight": None, **more, **interval(table)}
 
 
+def color(label: str) -> str:
+    """That of a method, whatever its options; of the best of N, whatever N."""
+    name = label.split(":")[0].split(" of ")[0].replace("best_of", "best")
+    place = _ORDER.index(name) if name in _ORDER else len(_ORDER)
+    return "black" if name == "data" else color_of(name, place)
+
+
 def plot(ax: Axes, rows: Sequence[Mapping[str, Any]], ls: str = "-", suffix: str = "") -> None:
     """A line with its band each method, and a level for what has no weight."""
     labels = list(dict.fromkeys(row["method"] for row in rows))
-    for i, label in enumerate(labels):
+    for label in labels:
         mine = [row for row in rows if row["method"] == label and row["mean"] is not None]
-        color = color_of(label.split(" of ")[0], i) if label != "data" else "black"
+        own = color(label)
         if len(mine) == 1:
             ls_level = ":" if label != "best of 16" else "-."
-            ax.axhline(mine[0]["mean"], color=color, ls=ls_level, lw=1.2, label=label + suffix)
+            ax.axhline(mine[0]["mean"], color=own, ls=ls_level, lw=1.2, label=label + suffix)
             continue
         x = [row["weight"] for row in mine]
-        ax.plot(x, [row["mean"] for row in mine], color=color, ls=ls, marker=".",
+        ax.plot(x, [row["mean"] for row in mine], color=own, ls=ls, marker=".",
                 label=label + suffix)  # fmt: skip
         low, high = ([row[k] for row in mine] for k in ("low", "high"))
-        ax.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
+        ax.fill_between(x, low, high, color=own, alpha=0.12, lw=0)
 
 
 def finish(ax: Axes, rows: Sequence[Mapping[str, Any]], ylabel: str) -> None:

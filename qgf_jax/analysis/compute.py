@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
+from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject
-from qgf_jax.report.plots import color_of
 from qgf_jax.runtime import flops
 from qgf_jax.training.costs import BATCH, compiled_acting
 
@@ -49,7 +49,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
     names = {"flops": "operations of matrix products", "kernels": "kernels"}
     for ax, (key, name) in zip(axes, names.items(), strict=True):
         values = [row[f"{key}_relative"] for row in rows]
-        colors = [color_of(label.split(" of ")[0], i) for i, label in enumerate(labels)]
+        colors = [acting.color(label) for label in labels]
         ax.barh(places, values, color=colors)
         for place, row, value in zip(places, rows, values, strict=True):
             amount = f"{row[key] / 1e6:.3g} MFLOP" if key == "flops" else f"{row[key]:.0f}"

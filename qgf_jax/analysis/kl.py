@@ -13,13 +13,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, interval, numbers
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import Method
-from qgf_jax.report.plots import color_of, weight_axis
+from qgf_jax.report.plots import weight_axis
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array
 
@@ -107,14 +108,14 @@ def draw(record: Mapping[str, Any]) -> Figure:
 
 
 def _by_weight(ax: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
-    for i, label in enumerate(dict.fromkeys(c["method"] for c in curves)):
+    for label in dict.fromkeys(c["method"] for c in curves):
         mine = [c for c in curves if c["method"] == label and c["kl"]["mean"] is not None]
-        x, color = [c["weight"] for c in mine], color_of(label, i)
+        x, color = [c["weight"] for c in mine], acting.color(label)
         ax.plot(x, [c["kl"]["mean"] for c in mine], color=color, marker=".", label=label)
         low, high = ([c["kl"][k] for c in mine] for k in ("low", "high"))
         ax.fill_between(x, low, high, color=color, alpha=0.15)
     for n in (4, 16, 64):
-        ax.axhline(of_best(n), color=color_of("best_of", 0), ls=":", lw=1)
+        ax.axhline(of_best(n), color=acting.color("best of"), ls=":", lw=1)
         ax.annotate(
             f"best of {n}", (0.02, of_best(n)), xycoords=("axes fraction", "data"), fontsize=7
         )
@@ -131,7 +132,7 @@ def _by_divergence(ax: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     drawn = set()
     for point in sorted(points, key=lambda p: (p["method"], p["kl"])):
         label = point["method"]
-        color = color_of(label, [*METHODS, "qfql"].index(label) if label in METHODS else 2)
+        color = acting.color(label)
         error = [[point["mean"] - point["low"]], [point["high"] - point["mean"]]]
         fill = _MARKS[point["split"]]
         ax.errorbar(

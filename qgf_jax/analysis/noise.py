@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, numbers
 from qgf_jax.core import flow
 from qgf_jax.methods.parts import part
 from qgf_jax.methods.table import Method
-from qgf_jax.report.plots import color_of
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Direction, Endpoint, Velocity
 
@@ -131,7 +131,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(1, len(sigmas), sharey=True, squeeze=False)[0]
     for j, (ax, sigma) in enumerate(zip(axes, sigmas, strict=True)):
         for i, name in enumerate(record["estimators"]):
-            color, turned = color_of(name, i), np.maximum(by_seed[:, i, :, j], 1e-7)
+            color, turned = acting.color(name), np.maximum(by_seed[:, i, :, j], 1e-7)
             ax.plot(times, turned.mean(axis=0), color=color, marker=".", label=name)
             ax.fill_between(times, turned.min(axis=0), turned.max(axis=0), color=color, alpha=0.15)
         ax.set(title=f"σ = {sigma:g}", xlabel="t (0: noise, 1: action)", yscale="log")

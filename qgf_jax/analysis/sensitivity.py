@@ -17,7 +17,7 @@ from qgf_jax.analysis.subject import Subject
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS
 from qgf_jax.methods.table import Method
-from qgf_jax.report.plots import color_of, weight_axis
+from qgf_jax.report.plots import weight_axis
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Params
 
@@ -113,9 +113,9 @@ def draw(record: Mapping[str, Any]) -> Figure:
     _draw_success(left, record)
     acting.plot(middle, record["q"])
     acting.finish(middle, record["q"], "gain of Q over the reference [return]")
-    for i, label in enumerate(dict.fromkeys(row["method"] for row in record["steps"])):
+    for label in dict.fromkeys(row["method"] for row in record["steps"]):
         mine = [row for row in record["steps"] if row["method"] == label]
-        color, x = color_of(label, i), [row["steps"] for row in mine]
+        color, x = acting.color(label), [row["steps"] for row in mine]
         text = label + f", weight {mine[0]['weight']:g}" * bool(mine[0]["weight"])
         right.plot(x, [row["mean"] for row in mine], color=color, marker=".", label=text)
         low, high = ([row[k] for row in mine] for k in ("low", "high"))
@@ -136,8 +136,8 @@ def _draw_success(ax: Axes, record: Mapping[str, Any]) -> None:
     tasks = {row["task"] for row in record["success"]}
     rows = [r for r in record["success"] if r["task"] == ALL_TASKS or ALL_TASKS not in tasks]
     keys = sorted({(row["method"], row["task"]) for row in rows})
-    for i, (label, task) in enumerate(keys):
-        color = color_of(label, i)
+    for label, task in keys:
+        color = acting.color(label)
         text = label + f", task {task}" * (len({t for _, t in keys}) > 1)
         for split, fill, ls in (("selection", "none", "-"), ("report", "full", "none")):
             mine = [r for r in rows if (r["method"], r["task"], r["split"]) == (label, task, split)]

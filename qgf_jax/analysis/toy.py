@@ -15,11 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import number, numbers
 from qgf_jax.core import flow
 from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.table import Method
-from qgf_jax.report.plots import color_of
 from qgf_jax.types import Array
 
 METHODS = ("qgf", "qgf_jacobian", "jacobian_schedule", "bptt", "qfql")
@@ -170,9 +170,9 @@ def draw(record: Mapping[str, Any]) -> Figure:
         off = {(row["method"], row["weight"]): row["energy_distance"] for row in toy["rows"]}
         for weight in WEIGHTS:
             exact = reference.tilted(jnp.array(toy["best"]), weight)
-            for k, (ax, method) in enumerate(zip(next(rows), METHODS, strict=True)):
+            for ax, method in zip(next(rows), METHODS, strict=True):
                 one = _line if toy["ways"] else _plane
-                one(ax, toy, f"{method}/{weight:g}", exact, color_of(method, k))
+                one(ax, toy, f"{method}/{weight:g}", exact, acting.color(method))
                 title = f"{method}, w = {weight:g}: {off[method, weight]:.2f}"
                 ax.set_title(title, fontsize=8)
                 ax.tick_params(labelsize=7)
