@@ -49,7 +49,7 @@ def analyze(
         about |= _about(loaded, states if ANALYSES[name].reads_data else None)
     record = about | (module.measure() if subject is None else module.measure(subject))
     picture = io.BytesIO()
-    module.draw(record).savefig(picture, format="png", dpi=130, bbox_inches="tight")
+    module.draw(record).savefig(picture, format="png", dpi=100, bbox_inches="tight")
     paths = [out / f"{name}.json", out / f"{name}.png"]
     with saving(out, _ELSEWHERE):
         out.mkdir(parents=True, exist_ok=True)

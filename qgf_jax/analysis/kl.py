@@ -115,7 +115,7 @@ def _by_weight(ax: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
         low, high = ([c["kl"][k] for c in mine] for k in ("low", "high"))
         ax.fill_between(x, low, high, color=color, alpha=0.15)
     for n in (4, 16, 64):
-        ax.axhline(of_best(n), color=acting.color("best of"), ls=":", lw=1)
+        ax.axhline(of_best(n), color=acting.color("best of 4"), ls=":", lw=1)
         ax.annotate(
             f"best of {n}", (0.02, of_best(n)), xycoords=("axes fraction", "data"), fontsize=7
         )
@@ -148,4 +148,5 @@ def _by_divergence(ax: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     if points and points[0]["of"] == "success":
         ax.set_ylim(-0.03, 1.06)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8, loc="best", title="filled: report, hollow: selection", title_fontsize=7)
+    outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)}
+    ax.legend(fontsize=8, title="filled: report\nhollow: selection", title_fontsize=7, **outside)
