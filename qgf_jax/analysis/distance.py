@@ -17,8 +17,8 @@ from qgf_jax.analysis.subject import Subject, mean_of_best
 from qgf_jax.training.weighing import State, nearest
 from qgf_jax.types import Array, Params
 
-_EDGE = 1e-6
-"""Numbers this near to the box's edge count as clipped."""
+_EDGE = 1e-4
+"""Numbers this near to the box's edge count as clipped; the data's own are kept 1e-5 inside it."""
 
 
 def at_edge(action: Array) -> Array:

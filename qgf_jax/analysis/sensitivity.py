@@ -67,6 +67,7 @@ def measure(subject: Subject) -> dict[str, Any]:
             who, _, count = label.rpartition("/")
             row = acting.level(who or next(iter(arms)), table, steps=int(count))
             of_steps.append(row | {"weight": 0.0 if who else at})
+    of_steps.sort(key=lambda row: (row["method"], row["steps"]))
     return {"success": success, "plateaus": plateaus, "q": q, "steps": of_steps}
 
 
@@ -115,6 +116,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
     acting.finish(middle, record["q"], "gain of Q over the reference [return]")
     for label in dict.fromkeys(row["method"] for row in record["steps"]):
         mine = [row for row in record["steps"] if row["method"] == label]
+        mine.sort(key=lambda row: row["steps"])
         color, x = acting.color(label), [row["steps"] for row in mine]
         text = label + f", weight {mine[0]['weight']:g}" * bool(mine[0]["weight"])
         right.plot(x, [row["mean"] for row in mine], color=color, marker=".", label=text)
