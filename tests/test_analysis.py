@@ -168,6 +168,8 @@ def test_gains_are_by_the_judge_and_candidates_are_ranked_by_the_guide():
 
 def test_edges_weights_and_means_by_hand():
     assert distance.at_edge(jnp.array([1.0, -1.0, 0.999, 0.0])) == 0.5
+    twins = jnp.array([[0.0, 1.0], [3.0, 5.0], [0.0, 1.0]])
+    assert distance.nearest_other(twins[0], twins) == 5.0
     assert with_means({0.0, 1.0, 4.0, 100.0}) == (0.0, 1.0, 2.0, 4.0, 20.0, 100.0)
     table = np.array([[1.0, 2.0, np.inf], [3.0, 4.0, 5.0], [np.nan] * 3])
     assert interval(table)["mean"] == 2.5
@@ -250,6 +252,36 @@ def test_reach_of_a_run_is_written_with_its_picture(run_folder, tmp_path, capsys
     with Image.open(paths[1]) as picture:
         assert picture.width > 1000
     assert sorted(run_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["distance", "sensitivity", "compute"])
+def test_the_others_are_written_too(name, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sensitivity, "STEPS", (1,))  # each is a program
+    words = [name, str(run_folder), "--methods=qgf", f"--out={tmp_path}"]
+    assert (
+        command("analyze", *words, *(["--states=2", "--weights=1"] if name != "compute" else []))
+        == 0
+    )
+    record = json.loads((tmp_path / f"{name}.json").read_text())
+    with Image.open(tmp_path / f"{name}.png") as picture:
+        assert picture.width > 500
+    if name == "distance":
+        found = {(r["method"], r["weight"]): r["mean"] for r in record["distance"]}
+        assert {("qgf", 0.0), ("qgf", 1.0), ("data", None), ("best of 4", None)} <= found.keys()
+        assert min(found.values()) > 0
+    elif name == "sensitivity":
+        at_own = {r["method"]: r["mean"] for r in record["steps"] if r["steps"] == 3}
+        at_one = next(r["mean"] for r in record["q"] if r["weight"] == 1.0)
+        np.testing.assert_allclose(at_own["reference"], 0, atol=1e-5)
+        np.testing.assert_allclose(at_own["qgf"], at_one, atol=1e-5)
+    else:
+        assert record["rows"][0]["flops_relative"] == 1 and record["rows"][0]["flops"] > 0
+
+
+def test_no_weight_to_measure_is_one_line(run_folder, tmp_path, capsys):
+    words = ["kl", str(run_folder), "--weights=0", "--states=2", f"--out={tmp_path}"]
+    assert command("analyze", *words) == 2
+    assert "no guidance weight above 0 is measured" in capsys.readouterr().err
 
 
 def test_kl_reads_the_runs_episodes_and_says_what_it_has_no_density_of(

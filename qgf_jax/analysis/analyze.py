@@ -44,6 +44,8 @@ def analyze(
     subject = None
     if workdir is not None:
         loaded = LoadedRun.open(workdir, step)
+        if ANALYSES[name].reads_data:
+            loaded.sampler("qgf")  # a flow and a critic, or a line says what is lacking
         judge = None if other is None else _alike(loaded, LoadedRun.open(other))
         subject = Subject(loaded, data, states, tuple(methods), tuple(weights), judge)
         about |= _about(loaded, states if ANALYSES[name].reads_data else None)

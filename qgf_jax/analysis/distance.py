@@ -2,7 +2,7 @@
 
 The distance is Euclidean, of a whole chunk in the networks' units (box [-1, 1]), to the nearest of the
 chunks whose states are nearest (`training.weighing`). That of the data is of the chunk of the nearest
-state to the others, one fewer.
+state to those that are another one: chunks are drawn with replacement.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,12 @@ def at_edge(action: Array) -> Array:
     return (jnp.abs(action) >= 1.0 - _EDGE).mean(dtype=jnp.float32)
 
 
+def nearest_other(action: Array, actions: Array) -> Array:
+    """The distance [] from `action` [D] to the nearest of `actions` [K, D] that differs from it."""
+    gaps = jax.vmap(lambda other: nearest(action, other[None]))(actions)
+    return jnp.where(gaps > 0, gaps, jnp.inf).min()
+
+
 def measure(subject: Subject) -> dict[str, Any]:
     """`distance` and `clipped`: rows of method, weight, mean and interval."""
     arms, weights = subject.arms(acting.METHODS), subject.weights()
@@ -40,7 +46,7 @@ def measure(subject: Subject) -> dict[str, Any]:
             values = jax.vmap(judge)(drawn)
             for n in acting.BEST_OF:
                 found[f"{name}/best of {n}"] = mean_of_best(ranks, values, n)
-        found["distance/data"] = nearest(state.data[0], state.data[1:])
+        found["distance/data"] = nearest_other(state.data[0], state.data)
         return found | {"clipped/data": jax.vmap(at_edge)(state.data).mean()}
 
     record: dict[str, list[dict[str, Any]]] = {"distance": [], "clipped": []}

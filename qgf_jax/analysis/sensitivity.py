@@ -72,6 +72,7 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 
 def _with_steps(arm: Arm, steps: int) -> Arm:
+    Method.named(arm.method).check_option("num_steps", steps)
     options = {**dict(arm.options), "num_steps": steps}
     return arm._replace(options=tuple(sorted(options.items())))
 

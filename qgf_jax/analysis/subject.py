@@ -74,9 +74,17 @@ class Subject:
         return found
 
     def weights(self) -> tuple[float, ...]:
-        """Those asked for, else the config's and those that were played, with the means between."""
-        if self.given_weights:
-            return tuple(sorted({0.0, *self.given_weights}))
+        """Those asked for, else the config's and those that were played, with the means between.
+
+        0 is among them. Raises `UserError` if none is above it.
+        """
+        found = tuple(sorted({0.0, *self.given_weights})) if self.given_weights else self._usual
+        if found[-1] <= 0:
+            raise UserError("no guidance weight above 0 is measured: give --weights=WEIGHT,…")
+        return found
+
+    @property
+    def _usual(self) -> tuple[float, ...]:
         played = {
             row["weight"] for row in self.rows if row["method"] == "qgf" and not row["options"]
         }
