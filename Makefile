@@ -6,7 +6,7 @@ MINUTES ?= 8
 OUT ?= accelerator.json
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest reliability mutants benchmark accelerator kernels docs clean
+.PHONY: install quickstart test lint tests oldest reliability mutants tables benchmark accelerator kernels docs clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -56,6 +56,10 @@ kernels:
 
 mutants: install
 	$(BIN)/python tests/mutants.py
+
+# From the episodes that lie there: no run, no network.
+tables: install
+	$(BIN)/python experiments/tables.py
 
 # The pages that are made of the code; those of `make benchmark` are not among them.
 docs: install

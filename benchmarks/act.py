@@ -32,6 +32,7 @@ import jax.numpy as jnp
 
 from qgf_jax import config as configs
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.types import Spec
 
 
@@ -71,7 +72,7 @@ def program(name: str, n: int) -> Callable[[], None]:
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
     spec = Spec((flags.obs,), flags.action, flags.chunk)
-    learner = algorithms.Builder(plain, spec).learner()
+    learner = Builder(plain, spec).learner()
     init = jax.jit(learner.init)
     params = init(jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
     slow = {group: params[group] for group in learner.targets}
@@ -80,11 +81,11 @@ def program(name: str, n: int) -> Callable[[], None]:
     acting = algorithms.acting_params(params, slow, constants)
     obs = spec.observation(jax.random.normal(jax.random.key(1), (flags.batch, spec.width)))
     keys = jax.random.split(jax.random.key(2), flags.batch)
-    sample = algorithms.Builder(plain, spec).sample(name, n)
+    sample = Builder(plain, spec).sample(name, n)
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
     if part:
         # Ten in a row, each from what the one before gave: one alone would be mostly its dispatch.
-        nets = algorithms.Builder(plain, spec).networks()
+        nets = Builder(plain, spec).networks()
 
         def once(params: Any, action: Any, obs: Any, t: Any) -> Any:
             if part == "velocity":

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runtime import flops
 from qgf_jax.training.programs import Trainer
 
@@ -56,7 +56,7 @@ def main() -> None:
     config, spec, dataset = common.made_up_run(
         width=flags.width, depth=flags.depth, batch=flags.batch, chunk=flags.chunk
     )
-    programs = Trainer.uncompiled(algorithms.Builder(config, spec).learner(), config, spec)
+    programs = Trainer.uncompiled(Builder(config, spec).learner(), config, spec)
     state = jax.jit(programs.init)(np.arange(1))
     run = jax.jit(programs.run, static_argnums=2, donate_argnums=0)
     counted = flops.count(run.lower(state, dataset, flags.steps).compile())

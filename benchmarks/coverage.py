@@ -5,6 +5,9 @@ Beta-distributed. `difficulty`: 0, or k of episodes whose chances of success are
 Beta(k p, k (1 - p)), the same episodes for all seeds: 1 is Beta(.5, .5) at p = .5, 0.4 is
 Beta(.2, .2). Returns are normal with the same chances as means and as much noise as successes have.
 With one seed the truth is that seed's own mean. Prints one JSON object. NumPy only.
+
+With `--paired` instead: differences of two arms that share seeds and episodes, of equal and of
+different means, against a two-way percentile bootstrap; `spread` is then between seeds within an arm.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qgf_jax.evaluation import statistics
-from qgf_jax.evaluation.statistics import Interval
+from qgf_jax.evaluation.statistics import Difference, Interval
 
 
 class Case(NamedTuple):
@@ -86,6 +89,77 @@ def measure(case: Case, repeats: int, resamples: int) -> tuple[dict[str, float],
     return before, after
 
 
+class Pair(NamedTuple):
+    """Two arms, of chances `p` and `p + gain`; the others are as of a `Case`."""
+
+    p: float
+    gain: float
+    spread: float
+    difficulty: float
+    seeds: int
+    episodes: int
+
+
+def draw_pair(pair: Pair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Successes [S, E] of both arms, `pair.gain` apart; the same episodes are hard."""
+    p, gain, spread, k, seeds, episodes = pair
+    of_episode = rng.beta(p * k, (1 - p) * k, episodes) if k else np.full(episodes, p)
+    arms = []
+    for mean in (p, p + gain):
+        of_seed = np.full((seeds, 1), mean)
+        if spread:
+            size = mean * (1 - mean) / spread**2 - 1
+            of_seed = rng.beta(mean * size, (1 - mean) * size, (seeds, 1))
+        worse, better = of_episode * of_seed / p, 1 - (1 - of_episode) * (1 - of_seed) / (1 - p)
+        chance = np.where(of_seed <= p, worse, better)
+        arms.append((rng.uniform(size=chance.shape) < chance).astype(float))
+    return arms[0], arms[1]
+
+
+def measure_pair(pair: Pair, repeats: int, resamples: int = 0) -> dict[str, float]:
+    """Coverage and mean width of the difference, `found` (p at most .05), and those of a bootstrap."""
+    rng = np.random.default_rng(0)
+    sums = dict.fromkeys(("coverage", "width", "found", "detectable"), 0.0)
+    sums |= dict.fromkeys(("bootstrap_coverage", "bootstrap_width"), 0.0) if resamples else {}
+    for _ in range(repeats):
+        base, arm = draw_pair(pair, rng)
+        made = Difference.of([arm], [base], paired=True, success=True)
+        sums["coverage"] += made.low <= pair.gain <= made.high
+        sums["width"] += made.high - made.low
+        sums["found"] += made.p <= 0.05
+        sums["detectable"] += made.detectable
+        if resamples:
+            low, high = statistics._bootstrap([arm - base], resamples)
+            sums["bootstrap_coverage"] += low <= pair.gain <= high
+            sums["bootstrap_width"] += high - low
+    return {name: round(float(value) / repeats, 3) for name, value in sums.items()}
+
+
+def _of_pairs(repeats: int, resamples: int, seeds: list[int], episodes: list[int]) -> dict:
+    rows = []
+    for e, s in itertools.product(episodes, seeds):
+        grid = itertools.product(
+            ((0.5, 0.0), (0.5, 0.2), (0.7, 0.0), (0.7, 0.2), (0.9, 0.0), (0.9, 0.06), (0.97, 0.0)),
+            (0.0, 0.03, 0.07, 0.12) if s > 1 else (0.0,), (0.0, 1.0, 0.4),
+        )  # fmt: skip
+        for (p, gain), spread, difficulty in grid:
+            if p < 0.95 or spread < 0.1:
+                pair = Pair(p, gain, spread, difficulty, s, e)
+                rows.append(pair._asdict() | measure_pair(pair, repeats, resamples))
+    summary = []
+    for e, s in itertools.product(episodes, seeds):
+        cases = [row for row in rows if (row["episodes"], row["seeds"]) == (e, s)]
+        line: dict = {"episodes": e, "seeds": s, "interval": Difference.kind(s)}
+        for name in ("coverage", "bootstrap_coverage"):
+            values = [case[name] for case in cases]
+            line[name] = [round(min(values), 3), round(float(np.mean(values)), 3)]
+        line["same_found"] = round(float(np.mean([c["found"] for c in cases if not c["gain"]])), 3)
+        for name in ("width", "bootstrap_width", "detectable"):
+            line[name] = round(float(np.mean([case[name] for case in cases])), 3)
+        summary.append(line)
+    return {"repeats": repeats, "summary": summary, "cases": rows}
+
+
 def main() -> None:
     """Parses flags and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,7 +167,12 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=400, help="of a bootstrap")
     parser.add_argument("--seeds", default="1,2,3,4,5,10")
     parser.add_argument("--episodes", default="50,20")
+    parser.add_argument("--paired", action="store_true", help="differences of two arms")
     flags = parser.parse_args()
+    if flags.paired:
+        seeds, episodes = ([*map(int, x.split(","))] for x in (flags.seeds, flags.episodes))
+        print(json.dumps(_of_pairs(flags.repeats, flags.resamples, seeds, episodes), indent=1))
+        return
     rows = []
     grid = itertools.product(
         map(int, flags.episodes.split(",")), map(int, flags.seeds.split(",")),

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training import step as train
 from qgf_jax.training.optimizers import make_optimizer
@@ -64,7 +64,7 @@ def main() -> None:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain = configs.plain(config)
-    learner, tx = algorithms.Builder(plain, SPEC).learner(), make_optimizer(plain)
+    learner, tx = Builder(plain, SPEC).learner(), make_optimizer(plain)
     batch = made_up_batch(0)
 
     def compiled() -> tuple:

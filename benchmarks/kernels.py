@@ -132,13 +132,11 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     import jax
     import numpy as np
 
-    from qgf_jax.methods import table as algorithms
+    from qgf_jax.methods.builder import Builder
     from qgf_jax.training import dry_run
     from qgf_jax.training.programs import Trainer
 
-    programs = Trainer.uncompiled(
-        algorithms.Builder(config, spec).learner(), config, spec, packed=True
-    )
+    programs = Trainer.uncompiled(Builder(config, spec).learner(), config, spec, packed=True)
     state = jax.eval_shape(programs.init, np.arange(flags.seeds))
     run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
     return run, (state, dry_run._dataset_shapes(spec)), (100,)
@@ -150,11 +148,12 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     import jax.numpy as jnp
 
     from qgf_jax.methods import table as algorithms
+    from qgf_jax.methods.builder import Builder
 
     method, options = algorithms.Method.parse(flags.act)
     n = algorithms.Method.named(method).best_of[0]
-    sample = algorithms.Builder(config, spec).sample(method, n, options)
-    init = algorithms.Builder(config, spec).learner().init
+    sample = Builder(config, spec).sample(method, n, options)
+    init = Builder(config, spec).learner().init
     params = jax.eval_shape(init, jax.random.key(0), spec.example(), jnp.zeros(spec.chunk_dim))
 
     @jax.jit
@@ -227,14 +226,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as dump:
         wanted = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {wanted}"
-        from qgf_jax.config import parse_overrides
+        from qgf_jax.cli import Parser
 
         results = []
         for case in CASES if flags.all else (None,):
             mine, more = (
                 parser.parse_known_args(case.split()) if case is not None else (flags, rest)
             )
-            results.append(count(mine, parse_overrides(more), Path(dump)))
+            results.append(count(mine, Parser.parse_overrides(more), Path(dump)))
         import jax
 
         about = {"card": flags.card.name, "jax": jax.__version__}

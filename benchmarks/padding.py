@@ -31,7 +31,7 @@ import numpy as np
 from qgf_jax import config as configs
 from qgf_jax.evaluation import worker_pool
 from qgf_jax.evaluation.arms import Program
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
@@ -43,7 +43,7 @@ def made_up() -> LoadedRun:
     hidden = (flags.width,) * flags.depth
     config.networks.update(policy_hidden=hidden, critic_hidden=hidden)
     plain, spec = configs.plain(config), Spec((46,), 5, flags.chunk)
-    learner = algorithms.Builder(plain, spec).learner()
+    learner = Builder(plain, spec).learner()
     init = functools.partial(learner.init, obs=spec.example(), action=jnp.zeros(spec.chunk_dim))
     params = jax.jit(lambda key: jax.tree.map(lambda x: x[None], init(key)))(jax.random.key(0))
     run = Run(Path(), plain, spec._asdict(), {})

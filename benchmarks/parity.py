@@ -26,7 +26,7 @@ from qgf_jax.data.formats import Rows
 from qgf_jax.data.sampling import _ChunkSampler
 from qgf_jax.interop.import_official import Official
 from qgf_jax.methods import guidance
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
@@ -124,7 +124,7 @@ def batches(reference: Reference, dataset: Dataset) -> dict[str, float]:
 
 def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
     """Velocities; values and Q."""
-    nets = algorithms.Builder(reference.config, reference.spec).networks()
+    nets = Builder(reference.config, reference.spec).networks()
     params, target = reference.params("after10")
     obs, noise = Obs(reference["act/obs"]), reference["act/noise"]
     velocities = {}
@@ -145,7 +145,7 @@ def networks(reference: Reference) -> tuple[dict[str, float], dict[str, float]]:
 
 def actions(reference: Reference) -> dict[str, float]:
     """Final actions of every rule and weight in the file, from the same noise."""
-    nets = algorithms.Builder(reference.config, reference.spec).networks()
+    nets = Builder(reference.config, reference.spec).networks()
     params, target = reference.params("after10")
 
     def act(rule: str, obs: Any, noise: Any, weight: Any) -> Any:
@@ -169,7 +169,7 @@ def actions(reference: Reference) -> dict[str, float]:
 
 def updates(reference: Reference, dataset: Dataset) -> tuple[dict[str, float], dict[str, float]]:
     """Losses of the first batch; parameters after ten updates."""
-    learner = algorithms.Builder(reference.config, reference.spec).learner()
+    learner = Builder(reference.config, reference.spec).learner()
     tx = make_optimizer(reference.config)
     params, target = reference.params("init")
     state = TrainState(jnp.int32(0), jax.random.key(0), params, target, tx.init(params))

@@ -22,7 +22,7 @@ common.backend.tune()
 import jax
 import numpy as np
 
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import parallel
 
 BASE = {"batch": 256, "width": 128, "ensemble": 2, "seeds": 1, "devices": 1}
@@ -42,7 +42,7 @@ def milliseconds(batch: int, width: int, ensemble: int, seeds: int, devices: int
     )
     config |= {"devices": str(devices), "seeds": seeds}
     layout = parallel.DeviceLayout.of(config)
-    trainer = layout.make_trainer(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = layout.make_trainer(Builder(config, spec).learner(), config, spec)
     host = jax.device_get(dataset)
     parts = host.split(devices, spec.chunk)
     dataset = layout.for_data().put(parts)

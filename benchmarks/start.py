@@ -22,17 +22,18 @@ started = time.process_time()
 import jax
 import numpy as np
 import common
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods import table as algorithms
 from qgf_jax.training.programs import Trainer
 imported = time.process_time()
 width = int(sys.argv[1])
 config, spec, dataset = common.made_up_run(width=width, depth=3, batch=256, chunk=10, rows=20_000)
-trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
+trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
 state = trainer.init(np.arange(1))
 state, _ = trainer.run(state, dataset, 100)
 jax.block_until_ready(state)
 trained = time.process_time()
-sample = algorithms.Builder(config, spec).sample("qgf")
+sample = Builder(config, spec).sample("qgf")
 groups = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
 params = algorithms.acting_params(*groups)
 act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))

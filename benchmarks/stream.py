@@ -73,7 +73,7 @@ def train() -> None:
     from qgf_jax import config as configs
     from qgf_jax.data.feeder import DatasetFeed
     from qgf_jax.data.load import Loaded
-    from qgf_jax.methods import table as algorithms
+    from qgf_jax.methods.builder import Builder
     from qgf_jax.training.programs import Trainer
     from qgf_jax.types import Spec
 
@@ -99,7 +99,7 @@ def train() -> None:
     loading = peak()
     spec = Spec.of(loaded.spec)
     feed = DatasetFeed(loaded, spec.steps)
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     trainer = Trainer.of(learner, config, spec, blocks=feed.blocks)
     state, step = trainer.init(np.arange(1)), 0
     if flags.child == "streamed" and not feed.every:

@@ -47,7 +47,7 @@ import numpy as np
 
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import loop as pretrain
 from qgf_jax.training.programs import Trainer
 
@@ -87,7 +87,7 @@ class Updates:
             critic=flags.critic,
             **{"networks.ensemble": ensemble},
         )
-        learner = algorithms.Builder(self.plain, self.spec).learner()
+        learner = Builder(self.plain, self.spec).learner()
         self.trainer = Trainer.of(learner, self.plain, self.spec)
         self.state = self.trainer.init(np.arange(flags.seeds))
         self.host: list[float] = []

@@ -12,7 +12,7 @@ import json
 import os
 import sysconfig
 import traceback
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from qgf_jax import schema
 from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError, log_once, raised
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runtime import paths
 
@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 GENERATION = 2
 """Of the run folders that this version makes, see `bounds.MayChange`."""
+_UNKNOWN = Field(None, Bound.of(str))
 
 
 class _Section(ConfigDict):
@@ -111,7 +112,7 @@ def make(algorithm: str = "qgf", preset: str = "default", critic: str = "") -> C
     config = _Section.of(values, fields)
     config.preset = preset
     for name in names:
-        update(config, part("critic", name).sets)
+        update(config, Part.named("critic", name).sets)
     update(config, row.settings)
     if preset == "paper":
         update(config, {**PRESETS["paper"], **row.paper})
@@ -286,8 +287,7 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     key = _advised_key(key, fields)
     if key not in fields:
         raise UserError.unknown("config key", key, fields)
-    text = _advised_value(key, text, fields)
-    value = fields[key].bound.read(f"config key {key}", text)
+    value = fields[key].bound.read(f"config key {key}", _advised_value(key, text, fields))
     config.update_from_flattened_dict({key: value})
     return key
 
@@ -298,23 +298,18 @@ def check(config: Mapping[str, Any] | ConfigDict) -> None:
     A config of an older version may lack what came later.
     """
     flat = flatten(config)
-    row = Method.named(flat["algorithm"])
-    row.check_critics(flat["critic"])
+    Method.named(flat["algorithm"]).check_critics(flat["critic"])
     fields = schema.fields(flat["algorithm"], flat["critic"])
     for key, value in flat.items():
-        _check_value(key, value, fields)
+        if (today := _todays_key(key, fields)) != key:
+            raise UserError(f"config key {key} is now called {today}")
+        if key not in fields:
+            raise UserError.unknown("config key", key, fields)
+        fields[key].bound.check(f"config key {key}", value)
     past = _past(fields)
     if lacking := fields.keys() - flat.keys() - past.keys():
         raise UserError(f"config key {min(lacking)} is missing: start from config.make")
     schema.check_together({**past, **flat})
-
-
-def _check_value(key: str, value: Any, fields: Mapping[str, Field]) -> None:
-    if (today := _todays_key(key, fields)) != key:
-        raise UserError(f"config key {key} is now called {today}")
-    if key not in fields:
-        raise UserError.unknown("config key", key, fields)
-    fields[key].bound.check(f"config key {key}", value)
 
 
 def _past(fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -333,8 +328,10 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
     return flat
 
 
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """Nested plain dicts, as they come back from JSON."""
+def plain(config: ConfigDict | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nested plain dicts, as they come back from JSON; plain ones are left as they are."""
+    if not isinstance(config, ConfigDict):
+        return config
     return _tuples(json.loads(json.dumps(config.to_dict())))
 
 
@@ -342,24 +339,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A run's config.json as this version would have written it.
-
-    Lists are tuples, keys and values have their names of today, and keys that are younger than the
-    run have the values that stand for the past.
-    """
-    try:
-        record = _tuples(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no readable run here ({error}): run `qgf train` first") from None
-    if isinstance(record, dict) and isinstance(record.get("config"), dict):
-        record["config"], renamed = _upgraded(record["config"])
-        if renamed:
-            where = path.resolve()  # it may be read again by another way to it
-            log_once(f"qgf: advice: {where} has names of an older version: {', '.join(renamed)}")
-    return record
 
 
 def _upgraded(old: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -396,13 +375,32 @@ def _rename_values(config: dict[str, Any], fields: Mapping[str, Field]) -> list[
     return renamed
 
 
-_UNKNOWN = Field(None, Bound.of(str))
-
-
 class RunConfig(NamedTuple):
     """The config of a run, as its config.json holds it, and what of it counts for what."""
 
     config: Mapping[str, Any]
+
+    @staticmethod
+    def read_record(path: Path) -> dict[str, Any]:
+        """A run's config.json as this version would have written it.
+
+        Lists are tuples, keys and values have their names of today, and keys that are younger than the
+        run have the values that stand for the past.
+        """
+        try:
+            record = _tuples(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: no readable run here ({error}): run `qgf train` first"
+            ) from None
+        if isinstance(record, dict) and isinstance(record.get("config"), dict):
+            record["config"], renamed = _upgraded(record["config"])
+            if renamed:
+                where = path.resolve()  # it may be read again by another way to it
+                log_once(
+                    f"qgf: advice: {where} has names of an older version: {', '.join(renamed)}"
+                )
+        return record
 
     def unknown_keys(self) -> list[str]:
         """The keys that nothing has today, as after a hyperparameter was renamed."""
@@ -449,16 +447,3 @@ class RunConfig(NamedTuple):
         """What several processes that train one run must have in common, flat."""
         own = {k for k, f in _fields(self.config).items() if f.may_change and f.may_change.per_host}
         return {key: value for key, value in flatten(self.config).items() if key not in own}
-
-
-def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """`--config.a.b=c` as `{"a.b": "c"}`. The command line makes that of `--config.a.b c` too."""
-    overrides: dict[str, str] = {}
-    for word in arguments:
-        if not word.startswith("--config."):
-            raise UserError(f"unknown argument {word!r}: see `qgf train --help`")
-        key, equals, text = word.removeprefix("--config.").partition("=")
-        if not equals:
-            raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
-        overrides[key] = text
-    return overrides

@@ -35,7 +35,7 @@ from qgf_jax.bounds import (
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
-from qgf_jax.methods.parts import part, parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import METHODS
 
 _PLACE = MayChange(generation=1, per_host=True)
@@ -44,11 +44,15 @@ _FIRST_HOST = MayChange(per_host=True)
 """Used by the first of several processes alone."""
 
 
+ALGORITHM = "qgf"
+"""That is trained unless a config says otherwise."""
+
+
 @dataclass(frozen=True)
-class Root:
+class _Root:
     """The keys that belong to no section."""
 
-    algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = "qgf"
+    algorithm: Annotated[str, Words(tuple(METHODS)), "method that is trained"] = ALGORITHM
     critic: Annotated[
         str,
         "critic that is trained; each method has its own choices. Several, as iql,td, side by side: the "
@@ -246,7 +250,7 @@ class _Frozen:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class _Sampler:
     """The section `sampler`: how actions are drawn, beside the options of the method's sampler."""
 
     num_steps: Annotated[Count, "integration steps from noise to an action"] = 10
@@ -273,11 +277,11 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
     sections = {
         **{name: Field.declared_in(section) for name, section in _SECTIONS.items()},
         "networks": Field.declared_in(NetworkOptions),
-        **{f"critics.{name}": part("critic", name).fields for name in critic.split(",")},
+        **{f"critics.{name}": Part.named("critic", name).fields for name in critic.split(",")},
         "policy": _policy(row.policies, but=sampler),
         "sampler": sampler,
     }
-    root = Field.declared_in(Root)
+    root = Field.declared_in(_Root)
     root["algorithm"] = root["algorithm"]._replace(default=algorithm)
     root["critic"] = root["critic"]._replace(default=critic, bound=Lists(row.critics))
     return root | {f"{s}.{k}": v for s, own in sections.items() for k, v in own.items()}
@@ -285,14 +289,14 @@ def fields(algorithm: str, critic: str) -> dict[str, Field]:
 
 def _policy(names: Sequence[str], but: Collection[str]) -> dict[str, Field]:
     """The section `policy` of some policy learners, without the keys `but` of other sections."""
-    learners = [part("policy", name).fields for name in names]
+    learners = [Part.named("policy", name).fields for name in names]
     return {k: v for own in learners for k, v in own.items() if k not in but}
 
 
 def _sampler(algorithm: str) -> dict[str, Field]:
     """The section `sampler`. A sampler may have a default of its own for what all samplers have."""
     own = METHODS[algorithm].free_options
-    common = Field.declared_in(Sampler)
+    common = Field.declared_in(_Sampler)
     return own | {k: v._replace(default=own.get(k, v).default) for k, v in common.items()}
 
 
@@ -364,16 +368,16 @@ def _needs(flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if row.goals:
         yield algorithm, "goals"
     for one in flat["critic"].split(","):
-        yield from ((f"critic {one!r}", need) for need in part("critic", one).needs)
+        yield from ((f"critic {one!r}", need) for need in Part.named("critic", one).needs)
     if flat["networks.critic_output"] == "sigmoid":
         yield f"{critic} with sigmoid outputs", "goals"
     for name in row.policies:
-        yield from ((algorithm, need) for need in part("policy", name).needs)
+        yield from ((algorithm, need) for need in Part.named("policy", name).needs)
 
 
 def _setters(key: str, value: Any) -> list[str]:
     """The critics that a config value makes what they are."""
-    return [name for name, found in parts("critic").items() if found.sets.get(key) == value]
+    return [name for name, found in Part.all("critic").items() if found.sets.get(key) == value]
 
 
 def _check_critic_output(flat: Mapping[str, Any]) -> None:
@@ -404,7 +408,7 @@ def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
             f"config key {key}.best_of is {flat[f'{key}.best_of']}, and the data have one next action: "
             f"set it to 1, or {key}.next to policy or reference"
         )
-    learned = (part("policy", name).provides for name in METHODS[algorithm].policies)
+    learned = (Part.named("policy", name).provides for name in METHODS[algorithm].policies)
     if whose == "reference" and not any("flow" in provided for provided in learned):
         raise UserError(
             f"config key {key}.next is reference, and algorithm {algorithm!r} trains no flow policy: "
@@ -414,7 +418,7 @@ def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
 
 def _check_two_levels(flat: Mapping[str, Any]) -> None:
     algorithm = flat["algorithm"]
-    if any("levels" in part("policy", name).provides for name in METHODS[algorithm].policies):
+    if any("levels" in Part.named("policy", name).provides for name in METHODS[algorithm].policies):
         for key in ("goals.subgoal_steps", "networks.goal_code"):
             if not flat[key]:
                 raise UserError(f"config key {key} is 0; algorithm {algorithm!r} needs it")

@@ -354,7 +354,7 @@ class Learner(NamedTuple):
 
         def moved(loss: Loss) -> Loss:
             def example(params: Params, target_params: Params, x: Batch, noise: Any) -> Any:
-                groups = own_groups(params, suffix), own_groups(target_params, suffix)
+                groups = self.own_groups(params, suffix), self.own_groups(target_params, suffix)
                 return loss.example(*groups, x, noise)
 
             return loss._replace(example=example)
@@ -369,6 +369,12 @@ class Learner(NamedTuple):
             named(self.every),
             named(self.target_every),
         )
+
+    @staticmethod
+    def own_groups(groups: Params, suffix: str) -> Params:
+        """`groups` in which those whose names end in `suffix` stand under their names without it."""
+        own = {name.removesuffix(suffix): x for name, x in groups.items() if name.endswith(suffix)}
+        return {**groups, **own}
 
     def as_actor(self) -> "Learner":
         """The learner of a policy: its losses see a batch with the policy's goals."""
@@ -398,12 +404,6 @@ class Learner(NamedTuple):
             _union("periods of the target copy", (learner.target_every for learner in learners)),
             tuple(name for learner in learners for name in learner.still),
         )
-
-
-def own_groups(groups: Params, suffix: str) -> Params:
-    """`groups` in which those whose names end in `suffix` stand under their names without it."""
-    own = {name.removesuffix(suffix): x for name, x in groups.items() if name.endswith(suffix)}
-    return {**groups, **own}
 
 
 def _union(what: str, parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

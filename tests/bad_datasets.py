@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_jax.data import formats, layouts
+from qgf_jax.data import formats
 
 NAME = "pointmaze-medium-stitch-v0"
 FLOATS = ("observations", "actions", "qpos")
@@ -176,7 +176,7 @@ def malformed(good):
     found["no trajectory as long as a chunk"] = good | {"terminals": every(good, 3)}
     # Other layouts.
     once = np.zeros(n, np.float32)
-    for key in layouts._LAYOUTS:
+    for key in formats._LAYOUTS:
         found[f"{key} beside terminals"] = good | {key: once}
     found["timeouts in place of terminals"] = {
         "timeouts" if k == "terminals" else k: v for k, v in good.items()

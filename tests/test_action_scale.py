@@ -19,8 +19,9 @@ from qgf_jax.envs import families
 from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.guidance import guide
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.parts import Part
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import _is_alike
 from qgf_jax.training.loop import pretrain
@@ -173,12 +174,12 @@ def toy(monkeypatch, options, bounds, shift, scale, weight=0.3):
     goal = (shift + scale * BEST - (how.shift if how.shift.size else 0)) / (
         how.scale if how.scale.size else 1
     )
-    real = table.Builder.networks
+    real = Builder.networks
 
     class Known(Networks):
         critic = property(lambda self: Quadratic(tuple(map(float, goal))))
 
-    monkeypatch.setattr(table.Builder, "networks", lambda self: Known(**vars(real(self))))
+    monkeypatch.setattr(Builder, "networks", lambda self: Known(**vars(real(self))))
     config = tiny(
         "qgf",
         **{
@@ -189,11 +190,11 @@ def toy(monkeypatch, options, bounds, shift, scale, weight=0.3):
             "optimizer.learning_rate": 3e-3,
         },
     )
-    trainer = Trainer.of(table.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     state, _ = trainer.run(trainer.init(np.arange(1)), jax.device_put(data), 400)
     params = table.acting_params(state.params, state.target_params)
     params = jax.tree.map(lambda x: x[0], params)
-    sample = table.Builder(config, spec).sample("qgf")
+    sample = Builder(config, spec).sample("qgf")
     keys = jax.random.split(jax.random.key(1), 200)
 
     def act(weight):
@@ -304,7 +305,7 @@ def test_the_sampler_looks_beyond_a_box_that_is_not_there():
     for clip in (True, False):
         nets.spec = Spec(state=(1,), action=1, chunk=1, clip=clip)
         nets.clip = lambda action: action
-        sample = part("sampler", "guided").make(nets, num_steps=5)
+        sample = Part.named("sampler", "guided").make(nets, num_steps=5)
         ends = [sample(params, None, jax.random.key(0), jnp.float32(w))[0] for w in (0.0, 1.0)]
         moved[clip] = float(ends[1] - ends[0])
     assert moved[True] == 0.0

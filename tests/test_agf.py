@@ -10,6 +10,7 @@ from test_learners import loss_of
 
 from qgf_jax.core import networks
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import costs
 from qgf_jax.types import Actor, Batch, Spec
 
@@ -56,8 +57,8 @@ class Known(networks.Networks):
 
 def known(monkeypatch):
     """(config, learner, parameters: the flow as it is, the slope that is known)."""
-    real = algorithms.Builder.networks
-    monkeypatch.setattr(algorithms.Builder, "networks", lambda self: Known(**vars(real(self))))
+    real = Builder.networks
+    monkeypatch.setattr(Builder, "networks", lambda self: Known(**vars(real(self))))
     config = tiny("agf", **{"sampler.num_steps": STEPS})
     rate, rest = (np.stack([x, x], axis=1) for x in (RATES, REST))  # of both numbers of an action
     groups = {
@@ -67,7 +68,7 @@ def known(monkeypatch):
         "critic": {"idle": jnp.zeros(2)},  # of two members
     }
     params = {name: {"params": jax.tree.map(jnp.asarray, group)} for name, group in groups.items()}
-    return config, algorithms.Builder(config, SPEC).learner(), params
+    return config, Builder(config, SPEC).learner(), params
 
 
 def test_least_squares_find_the_slope_of_a_quadratic_q_along_a_linear_flow(monkeypatch):
@@ -93,7 +94,7 @@ def test_exact_slope_acts_as_backpropagation_through_the_flow(monkeypatch):
     acting = algorithms.acting_params(params, {"critic": params["critic"]})
 
     def actions(name, weight):
-        sample = algorithms.Builder(config, SPEC).sample(name)
+        sample = Builder(config, SPEC).sample(name)
         act = lambda key: sample(acting, SPEC.example(), key, jnp.float32(weight))
         return np.asarray(jax.jit(jax.vmap(act))(KEYS))
 

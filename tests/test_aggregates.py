@@ -18,7 +18,8 @@ from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
@@ -52,7 +53,7 @@ def test_slope_of_pessimism_by_hand(rho):
 def test_pessimism_guides_ranks_and_is_regressed_on():
     """Members that agree in one direction of the action and differ in another."""
     config = tiny(**{"networks.aggregate": "pessimistic", "networks.rho": 0.5})
-    nets = algorithms.Builder(config, SPEC).networks()
+    nets = Builder(config, SPEC).networks()
     members = nets.init_ensemble(jax.random.key(0), OBS, jnp.zeros(4))
     action = jnp.array([0.1, -0.2, 0.3, 0.4])
     each = lambda a: nets.apply_ensemble(members, OBS, a)
@@ -68,7 +69,7 @@ def test_pessimism_guides_ranks_and_is_regressed_on():
 
 def test_an_option_of_acting_replaces_the_runs_aggregate():
     """Of the least of two members, which the run has, rho = 1 is another name."""
-    builder = algorithms.Builder(tiny(), SPEC)
+    builder = Builder(tiny(), SPEC)
     params = builder.learner().init(jax.random.key(0), OBS, jnp.zeros(4))
     acting = algorithms.acting_params(params, {"critic": params["critic"]})
 
@@ -144,7 +145,7 @@ def test_a_program_acts_for_each_number_as_one_made_for_it(run_folder, method, n
 
 
 def test_a_part_that_asks_for_a_traced_number_is_told(run_folder, monkeypatch):
-    found, restored = part("rule", "regularized"), LoadedRun.open(run_folder)
+    found, restored = Part.named("rule", "regularized"), LoadedRun.open(run_folder)
 
     def branching(velocity, q, endpoint, *, epsilon=0.1):
         return found.make(velocity, q, endpoint, epsilon=epsilon if epsilon else 0.0)

@@ -10,7 +10,6 @@ import pytest
 from conftest import ROOT, tiny
 
 from qgf_jax import cli
-from qgf_jax import config as configs
 from qgf_jax.config import RunConfig
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import fingerprint
@@ -140,7 +139,7 @@ def test_a_run_goes_on_with_other_steps_a_dispatch(version, run_folder, maze_dat
     (work / "checkpoints" / "seals" / "4.json").unlink()
     path = work / "checkpoints" / "seals" / "2.json"
     if version == "before":
-        kept = RunConfig(configs.read(work / "config.json")["config"]).identity()
+        kept = RunConfig(RunConfig.read_record(work / "config.json")["config"]).identity()
         kept["train.steps_per_dispatch"] = "2"
         seal = json.loads(path.read_text())
         del seal["sha256"]

@@ -345,7 +345,7 @@ def test_negative_values_after_a_blank_reach_the_command(capsys):
     parser.add_argument("params")
     flags, rest = parser.parse_known_args(["--weights", "-1,0", "--config.seed", "3", "file"])
     assert flags.weights == (-1.0, 0.0) and flags.params == "file"
-    assert configs.parse_overrides(rest) == {"seed": "3"}
+    assert cli.Parser.parse_overrides(rest) == {"seed": "3"}
 
 
 def test_options_of_methods_and_policies_are_bounded(run_folder):

@@ -13,9 +13,9 @@ from test_learners import SPEC, N, loss_of, make_batch
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.guidance import guide
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.parts import Part
 from qgf_jax.training.global_batch import _batch_size
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Learner, Loss, Obs, Spec
@@ -72,8 +72,8 @@ def test_a_loss_of_another_shape_is_refused(loss, says):
 
 
 def test_a_sampler_s_action_has_the_shape_of_a_chunk():
-    nets = algorithms.Builder(tiny(), SPEC).networks()
-    learner = part("critic", "td").make(nets, lambda params, obs, key, weight: jnp.zeros(1))
+    nets = Builder(tiny(), SPEC).networks()
+    learner = Part.named("critic", "td").make(nets, lambda params, obs, key, weight: jnp.zeros(1))
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     with pytest.raises(UserError, match=r"action has shape \[1\]; it must have shape \[4\]"):
         loss_of(learner, "critic", params, params, make_batch())
@@ -88,10 +88,10 @@ def test_an_endpoint_has_the_shape_of_the_action():
 
 
 def test_an_action_that_is_no_chunk_is_refused(monkeypatch):
-    made = part("sampler", "guided")
+    made = Part.named("sampler", "guided")
     short = dataclasses.replace(made, make=lambda nets, **_: lambda *_: jnp.zeros(1))
     monkeypatch.setitem(parts._PARTS, ("sampler", "guided"), short)
-    sample = algorithms.Builder(tiny(), SPEC).sample("qgf")
+    sample = Builder(tiny(), SPEC).sample("qgf")
     with pytest.raises(
         UserError, match=r"an action of qgf has shape \[1\]; it must have shape \[4\]"
     ):
@@ -101,9 +101,9 @@ def test_an_action_that_is_no_chunk_is_refused(monkeypatch):
 def test_a_sweep_over_weights_is_traced_once():
     """Weights are traced, alone and a vector of them."""
     config = tiny()
-    learner = algorithms.Builder(config, SPEC).learner()
+    learner = Builder(config, SPEC).learner()
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
-    sample = algorithms.Builder(config, SPEC).sample("qgf")
+    sample = Builder(config, SPEC).sample("qgf")
     act = jax.jit(chex.assert_max_traces(sample, n=1))
     obs, key = Obs(jnp.ones(3)), jax.random.key(1)
     actions = [act(params, obs, key, jnp.float32(w)) for w in (0.0, 3.0, 30.0)]
@@ -125,7 +125,7 @@ def test_a_dispatch_is_traced_once():
     rows = rows_of([30, 20])
     zeros = np.zeros(len(rows.ends))
     dataset = jax.device_put(Dataset.of(rows, zeros - 1, zeros + 1, chunk=3, discount=0.9))
-    programs = Trainer.uncompiled(algorithms.Builder(config, spec).learner(), config, spec)
+    programs = Trainer.uncompiled(Builder(config, spec).learner(), config, spec)
     run = jax.jit(chex.assert_max_traces(programs.run, n=1), static_argnums=2)
     state = jax.jit(programs.init)(np.arange(1))
     for _ in range(3):

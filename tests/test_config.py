@@ -16,7 +16,7 @@ from qgf_jax.cli import Parser
 from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError, log_once
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.runs.files import fingerprint
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
@@ -25,8 +25,10 @@ CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 @pytest.mark.parametrize("name", list(algorithms.METHODS))
 def test_every_method_has_parts_that_exist(name):
     row = algorithms.METHODS[name]
-    assert set(row.critics) <= set(parts("critic")) and set(row.policies) <= set(parts("policy"))
-    assert row.sampler in parts("sampler") and row.selector in parts("selector")
+    assert set(row.critics) <= set(Part.all("critic")) and set(row.policies) <= set(
+        Part.all("policy")
+    )
+    assert row.sampler in Part.all("sampler") and row.selector in Part.all("selector")
     assert row.options.keys() <= row.all_options.keys()
     assert name in algorithms.Method.named(name).serves
     for critic in row.critics:
@@ -90,10 +92,10 @@ def test_wrong_overrides_are_explained(overrides, hint):
 
 def test_overrides_are_read_in_both_spellings():
     _, words = Parser("qgf x", "").parse_known_args(["--config.a.b=1", "--config.c", "x=y"])
-    assert configs.parse_overrides(words) == {"a.b": "1", "c": "x=y"}
+    assert Parser.parse_overrides(words) == {"a.b": "1", "c": "x=y"}
     for bad in (["--confg.a=1"], ["--config.a"], ["more"], ["--config.a", "more"]):
         with pytest.raises(UserError):
-            configs.parse_overrides(bad)
+            Parser.parse_overrides(bad)
 
 
 GOALS = str(CONFIGS / "goal_conditioned.py")
@@ -173,7 +175,7 @@ def test_a_run_from_before_a_key_means_what_it_meant(tmp_path, algorithm, critic
         inner = inner[section]
     now = inner.pop(name)
     (tmp_path / "config.json").write_text(json.dumps({"config": old}))
-    read = configs.read(tmp_path / "config.json")["config"]
+    read = RunConfig.read_record(tmp_path / "config.json")["config"]
     assert configs.flatten(read)[key] == past != now
     assert (
         RunConfig(read).changes_to(new)
@@ -295,7 +297,7 @@ def test_a_run_from_before_a_rename_is_recognised(
     plain = configs.plain(config)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"config": as_before(plain)}))
-    read = configs.read(path)["config"]
+    read = RunConfig.read_record(path)["config"]
     assert read == plain and RunConfig(read).changes_to(plain) == []
     (line,) = lines()
     assert f"{path} has names of an older version: data.backup is now data.n_step" in line
@@ -318,8 +320,9 @@ def test_a_run_with_former_names_is_advised_once_however_its_path_is_written(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps({"config": as_before(plain)}))
     monkeypatch.chdir(tmp_path)
-    Run(Path("run"), configs.read(Path("run/config.json"))["config"], {}, {}).beside("out").link()
-    assert configs.read(Path("out/config.json"))["config"] == plain
+    record = RunConfig.read_record(Path("run/config.json"))
+    Run(Path("run"), record["config"], {}, {}).beside("out").link()
+    assert RunConfig.read_record(Path("out/config.json"))["config"] == plain
     (line,) = lines()
     assert line.startswith(f"qgf: advice: {tmp_path}/run/config.json has names of an older version")
 
@@ -353,7 +356,7 @@ def test_what_a_resumed_run_may_change_and_what_hosts_may_differ_in_is_said_by_t
 
 
 def test_every_key_of_a_section_has_help():
-    for section in (schema.Root, schema.Sampler, *schema._SECTIONS.values()):
+    for section in (schema._Root, schema._Sampler, *schema._SECTIONS.values()):
         for name, field in Field.declared_in(section).items():
             assert field.help and not field.help.endswith("."), (section, name)
 
@@ -396,7 +399,7 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, text, hint):
 def test_a_config_survives_json(tmp_path):
     plain = configs.plain(configs.load(QUICKSTART))
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert configs.read(tmp_path / "config.json") == plain
+    assert RunConfig.read_record(tmp_path / "config.json") == plain
     assert RunConfig(plain).changes_to(plain) == []
     moved = plain | {"data": plain["data"] | {"dir": "elsewhere/", "name": "renamed"}}
     assert RunConfig(plain).changes_to(moved) == []

@@ -14,9 +14,9 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.errors import UserError
-from qgf_jax.methods import table
-from qgf_jax.runs import frozen
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.frozen import Frozen
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.training.loop import pretrain
@@ -26,7 +26,7 @@ from qgf_jax.types import Learner, Loss, Spec
 
 
 def further(source, name, **texts):
-    return configs.plain(frozen.further(source, name, texts))
+    return configs.plain(Frozen.further(source, name, texts))
 
 
 def saved(workdir, step=None):
@@ -128,13 +128,13 @@ def test_resumed_run_keeps_its_checkpoint_and_needs_the_source_no_more(
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, workdir)
     monkeypatch.undo()
-    older = frozen.resolved({**config, "frozen": {**config["frozen"], "step": 2}}, tmp_path / "n")
+    older = Frozen({**config, "frozen": {**config["frozen"], "step": 2}}).resolved(tmp_path / "n")
     assert older["frozen"]["step"] == 2
-    again = frozen.resolved(config, workdir)
+    again = Frozen(config).resolved(workdir)
     assert again["frozen"]["step"] == 4
     # A source that was trained on has newer checkpoints; the run stays with its own.
     (source / "checkpoints" / "seals" / "4.json").unlink()
-    assert frozen.resolved(config, workdir) == again
+    assert Frozen(config).resolved(workdir) == again
     shutil.rmtree(source)
     pretrain(config, workdir)
     whole, cut = saved(added), saved(workdir)
@@ -183,10 +183,10 @@ def test_other_data_and_a_source_without_a_checkpoint_are_refused(run_folder, tm
 
 def test_a_slow_copy_that_the_new_part_alone_has_is_of_what_stands_still(run_folder, tmp_path):
     """QAM tilts the target copy of the flow policy, which a run of QGF has none of."""
-    config = frozen.resolved(further(run_folder, "qam"), tmp_path / "new")
+    config = Frozen(further(run_folder, "qam")).resolved(tmp_path / "new")
     spec = LoadedRun.open(run_folder).spec
-    learner = table.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     init = functools.partial(TrainState.init, learner=learner, tx=optax.sgd(0.1), spec=spec)
-    params, copies = frozen.read(config, jax.eval_shape(jax.vmap(init), jnp.arange(2)))
+    params, copies = Frozen(config).read(jax.eval_shape(jax.vmap(init), jnp.arange(2)))
     assert set(copies) == {"critic", "policy"}
     jax.tree.map(np.testing.assert_array_equal, copies["policy"], params["policy"])

@@ -11,8 +11,8 @@ from conftest import LONG, tiny
 from test_learners import make_batch
 from test_methods import GOALS, METHODS, SPEC, with_goals
 
-from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.training import global_batch, parallel
 from qgf_jax.training import step as train
 from qgf_jax.training.state import TrainState
@@ -72,7 +72,7 @@ def case(name):
     batch = jax.tree.map(
         lambda *x: jnp.concatenate(x), *(with_goals(b) if goals else b for b in parts)
     )
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     tx = optax.sgd(0.05)
     state = made_up(functools.partial(TrainState.init, learner=learner, tx=tx, spec=spec))
     losses = {group: learner.losses[group] for group in new_groups(name)}
@@ -87,10 +87,12 @@ def new_groups(name):
     policies = {p for other in before for p in METHODS[other].policies}
     critics = {CASES[other] for other in before}
     config = tiny(name, critic=CASES[name])
-    nets = algorithms.Builder(config, SPEC).networks()
-    learners = [part("policy", p).make(nets) for p in METHODS[name].policies if p not in policies]
+    nets = Builder(config, SPEC).networks()
+    learners = [
+        Part.named("policy", p).make(nets) for p in METHODS[name].policies if p not in policies
+    ]
     if CASES[name] not in critics:
-        learners.append(part("critic", CASES[name]).make(nets, None))
+        learners.append(Part.named("critic", CASES[name]).make(nets, None))
     return [group for learner in learners for group in learner.losses]
 
 

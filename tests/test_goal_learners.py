@@ -13,6 +13,7 @@ from test_learners import loss_of as loss_at
 from qgf_jax.core.networks import _normalize_length
 from qgf_jax.data.chunks import GoalDataset
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.types import Actor, Obs, Spec
 
 SPEC = Spec(state=(2,), action=2, chunk=2, goal=(2,), n_step=3)
@@ -37,8 +38,8 @@ def goal_batch():
 def setup(name, critic="", **changes):
     config = tiny(name, critic=critic, **changes)
     learner, nets = (
-        algorithms.Builder(config, SPEC).learner(),
-        algorithms.Builder(config, SPEC).networks(),
+        Builder(config, SPEC).learner(),
+        Builder(config, SPEC).networks(),
     )
     init = jax.jit(learner.init)
     params, other = (init(jax.random.key(k), SPEC.example(), jnp.zeros(4)) for k in (0, 1))
@@ -109,7 +110,7 @@ def test_guidance_climbs_the_value_or_its_logit():
     np.testing.assert_allclose(of_value, q * (1 - q) * of_logit, rtol=1e-4)
     config = tiny("qgf", critic="dqc")
     sample = {
-        scale: algorithms.Builder(config, SPEC).sample("qgf", options=(("scale", scale),))
+        scale: Builder(config, SPEC).sample("qgf", options=(("scale", scale),))
         for scale in ("value", "logit")
     }
     acting = algorithms.acting_params(params, target)
@@ -132,8 +133,8 @@ def test_candidates_of_dqc_are_ranked_by_the_logits_of_the_moment(aggregate):
     assert float(old.rank_of(acting, obs)(action)) == pytest.approx(
         getattr(np, aggregate)(slow), rel=1e-5
     )
-    sample = algorithms.Builder(tiny("qgf", critic="dqc", **how), SPEC).sample("reference", 4)
-    one = algorithms.Builder(tiny("qgf", critic="dqc", **how), SPEC).sample("reference")
+    sample = Builder(tiny("qgf", critic="dqc", **how), SPEC).sample("reference", 4)
+    one = Builder(tiny("qgf", critic="dqc", **how), SPEC).sample("reference")
     actions = [one(acting, obs, k, jnp.float32(0)) for k in jax.random.split(KEY, 4)]
     best = max(actions, key=nets.rank_of(acting, obs))
     np.testing.assert_allclose(sample(acting, obs, KEY, jnp.float32(0)), best, atol=2e-3)
@@ -297,7 +298,7 @@ def test_hiql_clones_towards_waypoints_on_both_levels():
 def test_hiql_acts_on_the_code_of_its_high_policy():
     nets, _, params, target = setup("hiql")
     obs = at(goal_batch().obs, 0)
-    sample = algorithms.Builder(tiny("hiql"), SPEC).sample("hiql")
+    sample = Builder(tiny("hiql"), SPEC).sample("hiql")
     code = _normalize_length(nets.high.apply(params["high"], obs)[0])
     expected = jnp.clip(nets.low.apply(params["low"], obs, code)[0], -1, 1)
     acting = algorithms.acting_params(params, target)
@@ -327,7 +328,7 @@ def test_constants_of_a_run_are_found_with_a_critic_that_has_no_slow_copy():
 
     config = tiny("qgf", critic="contrastive")
     spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
-    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     data = jax.device_put(GoalDataset.of(rows_of([20, 20]), None))
     found = calibrate.measure(config, spec, trainer.init(np.arange(1)), data)
     assert found["q_std"].shape == (1,) and float(found["q_std"][0]) > 0
@@ -346,7 +347,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
 
     config = tiny("qgf", critic="dqc")
     spec = Spec(state=(2,), action=2, chunk=3, goal=(2,))
-    state = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec).init(np.arange(1))
+    state = Trainer.of(Builder(config, spec).learner(), config, spec).init(np.arange(1))
     critic = jax.tree.map(
         lambda x: x - 3.0 if x.shape[-1] == 1 and x.ndim == 3 else x, state.target_params["critic"]
     )  # biases of the last layer
@@ -357,7 +358,7 @@ def test_a_relative_weight_is_measured_in_what_is_climbed():
     assert float(constants["logit_std"]) > 5 * float(constants["q_std"]) > 0
     obs, weight = spec.observation(jnp.ones(4)), 0.3
     for scale, name in (("value", "q_std"), ("logit", "logit_std")):
-        act = lambda units, w, scale=scale: algorithms.Builder(config, spec).sample(
+        act = lambda units, w, scale=scale: Builder(config, spec).sample(
             "qgf", options=(("scale", scale), ("units", units))
         )(algorithms.acting_params(params, target, constants), obs, KEY, jnp.float32(w))
         expected = act("raw", weight / float(constants[name]))

@@ -10,9 +10,9 @@ import pytest
 
 import qgf_jax
 from qgf_jax.core import flow
-from qgf_jax.core.inpainting import Overlap, soft_weights, strength
+from qgf_jax.core.inpainting import Overlap
 from qgf_jax.methods import guidance
-from qgf_jax.methods.parts import parts
+from qgf_jax.methods.parts import Part
 
 D = 6
 MATRIX = 0.4 * np.random.default_rng(3).normal(size=(D, D))
@@ -39,14 +39,14 @@ def test_weights_are_one_then_fall_to_zero_where_the_chunk_before_ends(chunk, ex
         c = (chunk - execute - i) / (chunk - execute - delay + 1)
         soft = c * (math.e**c - 1) / (math.e - 1)
         expected.append(1.0 if i < delay else soft if i < chunk - execute else 0.0)
-    found = soft_weights(chunk, execute, delay)
+    found = Overlap.soft_weights(chunk, execute, delay)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (np.diff(found) <= 0).all() and not found[chunk - execute :].any()
 
 
 def test_strength_is_bounded_at_both_ends_and_two_in_the_middle():
     times = jnp.array([0.0, 0.1, 0.5, 0.75, 1.0])
-    found = strength(times, 8.0)
+    found = OVERLAP._replace(most=8.0).strength(times)
     np.testing.assert_allclose(found, [8, 8, 2, (0.25 / 0.75) / (0.0625 / 0.625), 8], rtol=1e-6)
 
 
@@ -107,7 +107,8 @@ def test_the_formula_holds_at_an_endpoint_that_takes_no_velocity_and_a_constant_
 
 
 @pytest.mark.parametrize(
-    "rule", sorted(k for k, rule in parts("rule").items() if not rule.needs & {"noisy_q", "slope"})
+    "rule",
+    sorted(k for k, rule in Part.all("rule").items() if not rule.needs & {"noisy_q", "slope"}),
 )
 @pytest.mark.parametrize("nothing", [{"weight": 0 * OVERLAP.weight}, {"most": 0.0}])
 def test_without_overlap_or_strength_not_a_bit_changes(rule, nothing):

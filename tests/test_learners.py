@@ -12,8 +12,8 @@ from conftest import at, tiny
 
 from qgf_jax.core import losses
 from qgf_jax.core.networks import Networks
-from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
@@ -59,10 +59,10 @@ def batched(f, *inputs):
 @pytest.fixture(scope="module")
 def setup():
     config = tiny()
-    learner = algorithms.Builder(config, SPEC).learner()
+    learner = Builder(config, SPEC).learner()
     params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     other = jax.jit(learner.init)(jax.random.key(1), SPEC.example(), jnp.zeros(4))
-    nets = algorithms.Builder(config, SPEC).networks()
+    nets = Builder(config, SPEC).networks()
     return nets, learner, params, {"critic": other["critic"]}
 
 
@@ -92,7 +92,7 @@ def test_value_loss_is_the_expectile_of_the_least_slow_critic(setup):
 @pytest.mark.parametrize("weighted", [True, False])
 def test_policy_loss_leaves_spliced_chunks_out_only_if_weighted(weighted):
     config = tiny(**{"policy.weighted": weighted})
-    learner = algorithms.Builder(config, SPEC).learner()
+    learner = Builder(config, SPEC).learner()
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
 
     def loss(action):
@@ -152,7 +152,7 @@ def test_td_blurs_the_next_action_and_clips_the_blur(noise, action, expected):
         clip=lambda action: Networks.clip(SimpleNamespace(spec=SPEC), action),
     )
     sample = lambda params, obs, key, weight: jnp.full(2, action)
-    learner = part("critic", "td").make(nets, sample, rho=0.0, noise=noise)
+    learner = Part.named("critic", "td").make(nets, sample, rho=0.0, noise=noise)
     zeros, ones = jnp.zeros((n, 2)), jnp.ones(n)
     batch = make_batch()._replace(
         obs=Obs(zeros),

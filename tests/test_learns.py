@@ -12,6 +12,7 @@ from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.files import Lines
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.programs import Trainer
@@ -51,14 +52,14 @@ def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_refe
             "optimizer.learning_rate": 2e-3,
         }
     )
-    trainer = Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    trainer = Trainer.of(Builder(config, SPEC).learner(), config, SPEC)
     state, _ = trainer.run(trainer.init(np.array([0])), jax.device_put(bandit()), 1500)
     params, target = jax.tree.map(lambda x: x[0], (state.params, state.target_params))
     keys = jax.random.split(jax.random.key(1), 300)
     obs = Obs(jnp.linspace(-1, 1, 300)[:, None])
 
     def actions(method, weight, n=1):
-        sample = algorithms.Builder(config, SPEC).sample(method, n)
+        sample = Builder(config, SPEC).sample(method, n)
         batch = jax.vmap(sample, in_axes=(None, 0, 0, None))
         acting = algorithms.acting_params(params, target)
         return np.asarray(jax.jit(batch)(acting, obs, keys, jnp.float32(weight)))

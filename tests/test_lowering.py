@@ -14,6 +14,7 @@ from test_learners import loss_of, make_batch
 
 from qgf_jax.envs.jax_pointmaze import PointMaze
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.table import METHODS
 from qgf_jax.runtime import backend
 from qgf_jax.training import calibration as calibrate
@@ -48,7 +49,7 @@ def shape(*sizes):
 def training(config, devices=(), form="pmap"):
     """(the program of two updates, its arguments without values)."""
     spec = spec_of(config)
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     layout = parallel.DeviceLayout(tuple(devices or jax.devices()[:1]), form)
     trainer = layout.make_trainer(learner, config, spec)
     program = trainer.run
@@ -64,8 +65,8 @@ def training(config, devices=(), form="pmap"):
 def acting(config, method):
     """(the program that gives 16 actions, its arguments without values)."""
     spec = spec_of(config)
-    learner = algorithms.Builder(config, spec).learner()
-    sample = algorithms.Builder(config, spec).sample(method, METHODS[method].best_of[0])
+    learner = Builder(config, spec).learner()
+    sample = Builder(config, spec).sample(method, METHODS[method].best_of[0])
     params = jax.eval_shape(learner.init, jax.random.key(0), spec.example(), shape(6))
     names = {"q_std": (), "logit_std": (), "values": (6,), "vectors": (6, 6)}
     target = {name: params[name] for name in learner.targets}
@@ -154,7 +155,7 @@ def test_what_is_around_training_is_lowered(platform):
     """The first state, the losses on other data, the calibration, and the maze on the device."""
     config, maze = tiny(), PointMaze(tiny()["env"])
     spec = spec_of(config)
-    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     _, (state, data, _) = training(config)
     start = maze.start(maze.name.tasks[0], 0)
     measure = functools.partial(calibrate.measure, config, spec)
@@ -178,8 +179,8 @@ def test_products_are_as_precise_as_the_config_says(precision, stands, surroundi
     config = tiny("crl", precision=precision, **NO_NORMS)
     spec = Spec((2,), 2, 2, goal=(2,))
     batch = make_batch(spec=spec)
-    learner = algorithms.Builder(config, spec).learner()
-    nets = algorithms.Builder(config, spec).networks()
+    learner = Builder(config, spec).learner()
+    nets = Builder(config, spec).networks()
     params = jax.eval_shape(learner.init, jax.random.key(0), at(batch.obs, 0), batch.action[0])
 
     def loss(params):

@@ -24,6 +24,8 @@ from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.loaded import LoadedRun
@@ -72,7 +74,7 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     spec, batch = SPEC, make_batch()
     if "singletask" not in config["env"]:
         spec, batch = GOALS, with_goals(make_batch(spec=GOALS))
-    learner = algorithms.Builder(config, spec).learner()
+    learner = Builder(config, spec).learner()
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when it is trained below.
     params = learner.init(jax.random.key(0), spec.example(), jnp.zeros(4))
@@ -278,10 +280,10 @@ def test_choices_are_the_declared_parts():
     from qgf_jax.core.aggregates import AGGREGATES
     from qgf_jax.core.layers import ACTIVATIONS
 
-    found = parts.part("sampler", "guided").fields
+    found = Part.named("sampler", "guided").fields
     options = {"rule": "rule", "endpoint": "endpoint", "schedule": "schedule", "units": "unit"}
     for option, kind in options.items():
-        assert found[option].bound.words == tuple(parts.parts(kind)), option
+        assert found[option].bound.words == tuple(Part.all(kind)), option
     networks = Field.declared_in(NetworkOptions)
     assert networks["activation"].bound.words == tuple(ACTIVATIONS)
     assert networks["aggregate"].bound.words == tuple(AGGREGATES)
@@ -289,7 +291,7 @@ def test_choices_are_the_declared_parts():
 
 def test_every_option_of_a_part_says_what_it_is():
     for kind in ("sampler", "rule", "unit", "schedule", "endpoint", "selector"):
-        for part in parts.parts(kind).values():
+        for part in Part.all(kind).values():
             assert part.about.endswith("."), part.name
             assert all(field.help for field in part.fields.values()), part.name
     assert all(field.help for field in Field.declared_in(NetworkOptions).values())
@@ -350,7 +352,7 @@ def test_a_part_or_row_of_a_name_that_is_taken_is_refused():
 
     with pytest.raises(ValueError, match="'one_step' is declared in"):
         parts.rule()(one_step)
-    assert parts.part("rule", "one_step").make is not one_step
+    assert Part.named("rule", "one_step").make is not one_step
 
 
 def test_parameters_to_act_with_are_the_target_copies():
@@ -396,11 +398,11 @@ def test_a_mistyped_word_is_answered_at_once_and_without_jax(words, run_folder):
 
 def test_a_runs_own_options_are_not_those_of_other_methods():
     config = tiny("qgf", **{"sampler.schedule": "linear", "sampler.units": "variance"})
-    own = algorithms.Builder(config, None).settings("qgf")
+    own = Builder(config, None).settings("qgf")
     assert (own["schedule"], own["units"], own["num_steps"]) == ("linear", "variance", 3)
-    other = algorithms.Builder(config, None).settings("qgf_jacobian", (("cap", 2.0),))
+    other = Builder(config, None).settings("qgf_jacobian", (("cap", 2.0),))
     assert other == {"num_steps": 3, "rule": "one_step_jacobian", "cap": 2.0}
-    assert "units" not in algorithms.Builder(config, None).settings("reference")
+    assert "units" not in Builder(config, None).settings("reference")
 
 
 def test_what_a_checkpoint_lacks_is_named(trained):

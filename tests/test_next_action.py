@@ -18,7 +18,8 @@ from qgf_jax.data.goals import GoalSampler, _Draw
 from qgf_jax.data.sampling import BatchSampler, _ChunkSampler
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.types import Batch, Spec
 
 LENGTHS = [5, 1, 4, 3, 7, 2]
@@ -130,7 +131,9 @@ def test_sarsa_of_two_states_by_hand():
     target = {"critic": jnp.array([1.0, 3.0])}
 
     def loss(k, **options):
-        learner = part("critic", "td").make(nets, lambda *_: jnp.full(1, -1.0), rho=0.5, **options)
+        learner = Part.named("critic", "td").make(
+            nets, lambda *_: jnp.full(1, -1.0), rho=0.5, **options
+        )
         return float(loss_of(learner, "critic", {"critic": jnp.full(2, k)}, target, batch))
 
     # One k for both members: Q(A, 0.25) = 0.25 k, Q(B, 0.5) = 1 + 0.5 k.
@@ -143,9 +146,7 @@ def test_sarsa_of_two_states_by_hand():
 
 
 def test_sarsa_leaves_out_what_has_no_next_chunk():
-    learner = algorithms.Builder(
-        tiny("qgf", critic="td", **{"critics.td.next": "data"}), SPEC
-    ).learner()
+    learner = Builder(tiny("qgf", critic="td", **{"critics.td.next": "data"}), SPEC).learner()
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     target = {"critic": learner.init(jax.random.key(1), SPEC.example(), jnp.zeros(4))["critic"]}
 
@@ -166,7 +167,7 @@ def test_sarsa_leaves_out_what_has_no_next_chunk():
 def test_qams_critic_bootstraps_on_whom_it_is_told(whose, n, group):
     """QAM has a policy of its own beside the reference; the best of n is the target critic's."""
     given = {"critics.td.next": whose, "critics.td.best_of": n, "critics.td.rho": 0.0}
-    builder = algorithms.Builder(tiny("qam", critic="td", **given), SPEC)
+    builder = Builder(tiny("qam", critic="td", **given), SPEC)
     learner, nets, batch = builder.learner(), builder.networks(), make_batch()
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     other = learner.init(jax.random.key(1), SPEC.example(), jnp.zeros(4))

@@ -12,7 +12,7 @@ from conftest import LONG, rows_of, tiny
 
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import programs
 from qgf_jax.training.parallel import FORMS, DeviceLayout
 from qgf_jax.training.programs import Trainer
@@ -48,7 +48,7 @@ def trained(dataset, steps=3, **changes):
     """(state as one host has it, metrics, state on all devices)."""
     config = config_of(**changes)
     layout = DeviceLayout.of(config)
-    trainer = layout.make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    trainer = layout.make_trainer(Builder(config, SPEC).learner(), config, SPEC)
     pieces = layout.for_data().put(dataset.split(layout.count, SPEC.chunk))
     state = layout.replicate(trainer.init(np.arange(config["seeds"])))
     state, metrics = trainer.run(state, pieces, steps)
@@ -58,7 +58,7 @@ def trained(dataset, steps=3, **changes):
 def emulated(dataset, count, form, steps=3, **changes):
     """What `count` devices ought to compute, on one: pieces side by side in one program."""
     config = config_of(**changes)
-    learner = algorithms.Builder(config, SPEC).learner()
+    learner = Builder(config, SPEC).learner()
     axis = "devices" if form == "pmap" else None
     programs = Trainer.uncompiled(learner, config, SPEC, shards=count, axis_name=axis)
     pieces = jax.tree.map(lambda *x: np.stack(x), *dataset.split(count, SPEC.chunk))
@@ -97,7 +97,7 @@ def test_no_data_crosses_between_devices(dataset):
     """Under jit the pieces are gathered where they lie: what is exchanged is gradients."""
     config = config_of(devices="4", parallel="jit")
     layout = DeviceLayout.of(config)
-    trainer = layout.make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    trainer = layout.make_trainer(Builder(config, SPEC).learner(), config, SPEC)
     pieces = layout.put(dataset.split(4, SPEC.chunk))
     state = layout.replicate(trainer.init(np.arange(1)))
     text = trainer.run.lower(state, pieces, 2).compile().as_text()
@@ -109,7 +109,7 @@ def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
     for form in FORMS:
         config = config_of(devices="4", parallel=form)
         layout = DeviceLayout.of(config)
-        trainer = layout.make_trainer(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+        trainer = layout.make_trainer(Builder(config, SPEC).learner(), config, SPEC)
         pieces = layout.put(dataset.split(4, SPEC.chunk))
         alone = trainer.init(np.arange(1))
         state = layout.replicate(alone)

@@ -10,6 +10,7 @@ from conftest import tiny
 
 from qgf_jax.core import flow, particles
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.table import METHODS
 from qgf_jax.types import Obs, Spec
 
@@ -61,7 +62,7 @@ def tilted(mean, variance):
 def run(n, runs, twisted, threshold, refresh=REFRESH):
     def one(key):
         start, walk = jax.random.split(key)
-        return particles.steer(
+        return particles.Particles.steer(
             velocity, potential, final, jax.random.normal(start, (n, 1)), walk,
             num_steps=STEPS, refresh=refresh, threshold=threshold, twist=twisted,
         )  # fmt: skip
@@ -107,12 +108,12 @@ def test_a_twist_makes_weights_more_even():
     """Along the slope of the true potential, through the velocity, draws come nearer to the target."""
 
     def effective(twist):
-        found = particles.steer(
+        found = particles.Particles.steer(
             velocity, lambda a, t, v: final(a + (1 - t) * v), final,
             jax.random.normal(jax.random.key(0), (4000, 1)), jax.random.key(1),
             num_steps=STEPS, refresh=REFRESH, threshold=0.0, twist=twist,
         )  # fmt: skip
-        return float(particles.effective_size(found.log_weights)) / 4000
+        return float(found.effective_size) / 4000
 
     assert effective(False) < 0.85 and effective(True) > 0.87
 
@@ -123,33 +124,37 @@ def test_the_stochastic_flow_has_the_flows_marginals():
         mean, variance = gaussian_of_the_chain(steps=2000, refresh=refresh)
         np.testing.assert_allclose([mean, variance], [CENTRE, SPREAD**2], atol=2e-3)
     a, v = jnp.ones((1, 2)), jnp.full((1, 2), 0.5)
-    last = particles.Move.of(a, jnp.float32(0.8), jnp.float32(1.0), v, jnp.float32(9.0))
+    last = particles._Move.of(a, jnp.float32(0.8), jnp.float32(1.0), v, jnp.float32(9.0))
     np.testing.assert_allclose(last.mean, 1.1 * np.ones((1, 2)), rtol=1e-6)
     assert last.std == 0.0
-    first = particles.Move.of(a, jnp.float32(0.0), jnp.float32(0.2), v, jnp.float32(4.0))
+    first = particles._Move.of(a, jnp.float32(0.0), jnp.float32(0.2), v, jnp.float32(4.0))
     kept = np.exp(-0.4)
     np.testing.assert_allclose(first.mean, 1.1 + 0.8 * (kept - 1) * np.ones((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(first.std, 0.8 * np.sqrt(1 - kept**2), rtol=1e-6)
+
+
+def weighed(log_weights):
+    return particles.Particles(jnp.zeros((len(log_weights), 1)), log_weights, jnp.zeros(()))
 
 
 def test_systematic_children_are_n_p_rounded_up_or_down():
     p = np.array([0.05, 0.5, 0.0, 0.33, 0.12], np.float32)
     log_p = jnp.log(p) + 3.0  # not normalised
     u = (jnp.arange(1000) + 0.5) / 1000
-    chosen = np.asarray(jax.vmap(lambda x: particles.systematic(log_p, x))(u))
+    chosen = np.asarray(jax.vmap(weighed(log_p).ancestors)(u))
     children = np.stack([np.bincount(each, minlength=5) for each in chosen])
     assert (children >= np.floor(5 * p)).all() and (children <= np.ceil(5 * p)).all()
     np.testing.assert_allclose(children.mean(axis=0), 5 * p, atol=2e-3)
-    assert float(particles.effective_size(log_p)) == pytest.approx(1 / (p**2).sum(), rel=1e-5)
+    assert float(weighed(log_p).effective_size) == pytest.approx(1 / (p**2).sum(), rel=1e-5)
     one = jnp.array([-jnp.inf, 0.0, -jnp.inf])
-    assert particles.systematic(one, jnp.float32(0.999)).tolist() == [1, 1, 1]
+    assert weighed(one).ancestors(jnp.float32(0.999)).tolist() == [1, 1, 1]
 
 
 def test_particles_are_resampled_in_the_window_alone():
     """Weights are uneven at once; where they are resampled, ends share ancestors at refresh 0."""
 
     def distinct(window):
-        found = particles.steer(
+        found = particles.Particles.steer(
             velocity, lambda a, t, v: 5 * final(a + (1 - t) * v), final,
             jax.random.normal(jax.random.key(0), (16, 1)), jax.random.key(1),
             num_steps=STEPS, refresh=0.0, threshold=1.0, window=window,
@@ -167,7 +172,7 @@ OBS, KEY = Obs(jnp.ones(3) * 0.2), jax.random.key(9)
 @pytest.fixture(scope="module")
 def acting():
     """(builder, parameters)"""
-    builder = algorithms.Builder(tiny(), SPEC)
+    builder = Builder(tiny(), SPEC)
     params = builder.learner().init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     return builder, algorithms.acting_params(params, {"critic": params["critic"]})
 

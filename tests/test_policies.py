@@ -11,7 +11,7 @@ from test_learners import SPEC, N, loss_of, make_batch
 
 from qgf_jax.core import adjoint, diffusion, flow
 from qgf_jax.core.networks import sinusoidal
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 
 KEY = jax.random.key(3)
 STEPS = 3  # of `tiny`
@@ -21,8 +21,8 @@ STEPS = 3  # of `tiny`
 def setup(name, critic="", **changes):
     config = tiny(name, critic=critic, **changes)
     learner, nets = (
-        algorithms.Builder(config, SPEC).learner(),
-        algorithms.Builder(config, SPEC).networks(),
+        Builder(config, SPEC).learner(),
+        Builder(config, SPEC).networks(),
     )
     init = jax.jit(learner.init)
     params = init(jax.random.key(0), SPEC.example(), jnp.zeros(4))

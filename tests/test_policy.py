@@ -14,7 +14,7 @@ import pytest
 
 import qgf_jax
 from qgf_jax.errors import UserError
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs import tree
 from qgf_jax.runs.array_files import ArrayFiles
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -155,13 +155,13 @@ def test_candidates_are_ranked_by_the_critic_that_the_config_names(run_folder):
 
 def test_parameters_of_other_networks_are_named(run_folder, monkeypatch):
     """As after a change of the networks between two versions, of which no fingerprint tells."""
-    build = algorithms.Builder.learner
+    build = Builder.learner
 
     def wider(self):
         networks = {**self.config["networks"], "critic_hidden": (9,)}
         return build(self._replace(config={**self.config, "networks": networks}))
 
-    monkeypatch.setattr(algorithms.Builder, "learner", wider)
+    monkeypatch.setattr(Builder, "learner", wider)
     with pytest.raises(UserError, match=r"checkpoints/4 is of another network: .*critic.* in this"):
         LoadedRun.open(run_folder)
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import Lines, fingerprint
 from qgf_jax.runs.run import Run, _is_alike
@@ -110,7 +109,7 @@ def test_data_in_another_folder_go_on_bit_for_bit(
     (work / "checkpoints" / "seals" / "4.json").unlink()
     record = json.loads((work / "config.json").read_text())
     if version == "older":
-        before = RunConfig(configs.read(work / "config.json")["config"]).identity()
+        before = RunConfig(RunConfig.read_record(work / "config.json")["config"]).identity()
         before |= {"data.dir": repr(str(maze_data)), "train.steps_per_dispatch": "2"}
         old = fingerprint(before)
         seal_path = work / "checkpoints" / "seals" / "2.json"

@@ -10,8 +10,8 @@ import pytest
 from conftest import tiny
 from test_goal_learners import N, check, goal_batch, loss_of, setup
 
-from qgf_jax.core import quasimetric
-from qgf_jax.methods import table as algorithms
+from qgf_jax.core.quasimetric import QuasimetricCritic
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
 from qgf_jax.types import Actor, Batch, Obs, Spec
@@ -29,17 +29,20 @@ def union(x, y):
 def test_intervals_cover_what_they_cover_together():
     by_hand = [([0, 1, 3], [2, 1.5, 2.5], 2.0), ([0, 1], [2, 3], 3.0), ([4, 0], [5, 0.5], 1.5)]
     for x, y, expected in by_hand:
-        x, y = np.array([x], np.float32), np.array([y], np.float32)
-        np.testing.assert_allclose(quasimetric.interval_distances(x, y), [expected], rtol=1e-6)
+        empty = [0.0] * (8 - len(x))
+        x, y = (np.array([*ends, *empty], np.float32) for ends in (x, y))
+        found = QuasimetricCritic.distance(x, y, 0.0)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
     x, y = np.random.default_rng(0).normal(size=(2, 40, 8)).astype(np.float32)
+    found = jax.vmap(lambda x, y: QuasimetricCritic.distance(x, y, 0.0))(x, y)
     expected = [union(*pair) for pair in zip(x, y, strict=True)]
-    np.testing.assert_allclose(quasimetric.interval_distances(x, y), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_quasimetric_is_zero_to_itself_and_has_no_detours(share):
     x, y, z = np.random.default_rng(1).normal(size=(3, 200, 16)).astype(np.float32)
-    d = jax.vmap(lambda a, b: quasimetric.interval_quasimetric(a, b, share))
+    d = jax.vmap(lambda a, b: QuasimetricCritic.distance(a, b, share))
     np.testing.assert_array_equal(d(x, x), 0.0)
     assert np.all(d(x, z) <= d(x, y) + d(y, z) + 1e-5)
     assert np.abs(d(x, y) - d(y, x)).max() > 0.5
@@ -50,7 +53,7 @@ def test_maximum_and_mean_of_the_components_are_mixed():
     one, two = np.zeros(8, np.float32), np.arange(1.0, 9.0, dtype=np.float32)
     x, y = np.concatenate([one, one]), np.concatenate([0.5 * two, two])
     for share, expected in ((0.0, 8.0), (1.0, 6.0), (0.25, 7.5)):
-        found = quasimetric.interval_quasimetric(x, y, jnp.float32(share))
+        found = QuasimetricCritic.distance(x, y, jnp.float32(share))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -109,7 +112,7 @@ def ring():
         "critics.qrl.far": 20.0,
         "critics.qrl.slack": 0.01,
     }
-    builder = algorithms.Builder(tiny("qrl", **changes), spec)
+    builder = Builder(tiny("qrl", **changes), spec)
     learner = builder.learner()
     place, goal = (jnp.eye(RING)[i.ravel()] for i in np.indices((RING, RING)))
     after = Obs(jnp.roll(place, 1, axis=1), goal)

@@ -15,6 +15,7 @@ from qgf_jax.core import flow, norms
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.types import Obs, Spec
 
 M = np.array([[0.4, -0.3], [0.2, 0.5]], np.float32)
@@ -194,7 +195,7 @@ def test_wrong_safeguards_are_explained():
     one = guidance.disagreement_gate(q, 1.0)
     with pytest.raises(UserError, match=r"members returned shape \(\) .* \[E\]"):
         guidance.guide(linear, q, weight=1.0, gate=one)(A, T)
-    lone = algorithms.Builder(tiny(**{"networks.ensemble": 1}), SPEC)
+    lone = Builder(tiny(**{"networks.ensemble": 1}), SPEC)
     with pytest.raises(UserError, match="gate .* networks.ensemble is 1"):
         lone.sample("qgf", options=(("gate", 1.0),))
 
@@ -205,7 +206,7 @@ OBS, KEY, WEIGHT = Obs(jnp.array([0.3, -0.2, 0.9])), jax.random.key(7), 0.4
 
 def networks(**changes):
     """A builder of tiny networks that take one step, their parameters, and the noise of `KEY`."""
-    builder = algorithms.Builder(tiny(**{"sampler.num_steps": 1, **changes}), SPEC)
+    builder = Builder(tiny(**{"sampler.num_steps": 1, **changes}), SPEC)
     params = jax.jit(builder.learner().init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     return builder, algorithms.acting_params(params, {}), jax.random.normal(KEY, (4,))
 

@@ -7,7 +7,8 @@ import pytest
 from conftest import tiny
 
 from qgf_jax.methods import table as algorithms
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.types import Obs, Spec
 
 SPEC = Spec(state=(3,), action=2, chunk=2)
@@ -15,17 +16,17 @@ SPEC = Spec(state=(3,), action=2, chunk=2)
 
 @pytest.fixture(scope="module")
 def groups():
-    learner = algorithms.Builder(tiny(), SPEC).learner()
+    learner = Builder(tiny(), SPEC).learner()
     params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     return params, {"critic": params["critic"]}
 
 
 def test_weight_zero_is_the_reference_and_more_weight_means_more_q(groups):
     obs, keys = Obs(jnp.ones(3) * 0.3), jax.random.split(jax.random.key(3), 64)
-    nets, params = algorithms.Builder(tiny(), SPEC).networks(), algorithms.acting_params(*groups)
+    nets, params = Builder(tiny(), SPEC).networks(), algorithms.acting_params(*groups)
 
     def actions(method, weight):
-        sample = algorithms.Builder(tiny(), SPEC).sample(method)
+        sample = Builder(tiny(), SPEC).sample(method)
         return jax.jit(jax.vmap(lambda k: sample(params, obs, k, jnp.float32(weight))))(keys)
 
     np.testing.assert_allclose(actions("qgf", 0.0), actions("reference", 5.0), atol=1e-5)
@@ -39,7 +40,7 @@ def test_slow_critic_guides_and_ranks(groups):
     params, target = groups
     flipped = params | {"critic": jax.tree.map(lambda x: -x, params["critic"])}
     for method, n in (("qgf", 1), ("best_of", 6), ("grad_step", 1)):
-        act = jax.jit(algorithms.Builder(tiny(), SPEC).sample(method, n))
+        act = jax.jit(Builder(tiny(), SPEC).sample(method, n))
         for seed in range(4):
             args = (Obs(jnp.ones(3)), jax.random.key(seed), jnp.float32(1))
             other, one = (algorithms.acting_params(p, target) for p in (flipped, params))
@@ -47,20 +48,16 @@ def test_slow_critic_guides_and_ranks(groups):
 
 
 def test_best_of_keeps_the_candidate_with_the_highest_q(groups):
-    nets = algorithms.Builder(tiny(), SPEC).networks()
-    sample = algorithms.Builder(tiny(), SPEC).sample("reference")
+    nets = Builder(tiny(), SPEC).networks()
+    sample = Builder(tiny(), SPEC).sample("reference")
     obs, key, params = Obs(jnp.ones(3)), jax.random.key(4), algorithms.acting_params(*groups)
-    best = part("selector", "best_of").make(nets, sample, 8)(params, obs, key, jnp.float32(0))
+    best = Part.named("selector", "best_of").make(nets, sample, 8)(params, obs, key, jnp.float32(0))
     candidates = [sample(params, obs, k, jnp.float32(0)) for k in jax.random.split(key, 8)]
     q = [float(nets.q_of(groups[1]["critic"], obs)(a)) for a in candidates]
     np.testing.assert_allclose(best, candidates[int(np.argmax(q))], atol=2e-3)
-    chosen = algorithms.Builder(tiny(), SPEC).sample("reference", 8)(
-        params, obs, key, jnp.float32(0)
-    )
+    chosen = Builder(tiny(), SPEC).sample("reference", 8)(params, obs, key, jnp.float32(0))
     np.testing.assert_allclose(chosen, best, atol=2e-3)
-    first = algorithms.Builder(tiny(), SPEC).sample("reference", 1)(
-        params, obs, key, jnp.float32(0)
-    )
+    first = Builder(tiny(), SPEC).sample("reference", 1)(params, obs, key, jnp.float32(0))
     np.testing.assert_allclose(first, sample(params, obs, key, jnp.float32(0)), atol=2e-3)
 
 
@@ -71,13 +68,13 @@ def made(name, **options):
     """(networks, params, slow copies, action of a method with `options`)."""
     config = tiny(name)
     learner, nets = (
-        algorithms.Builder(config, SPEC).learner(),
-        algorithms.Builder(config, SPEC).networks(),
+        Builder(config, SPEC).learner(),
+        Builder(config, SPEC).networks(),
     )
     params = jax.jit(learner.init)(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     slow = jax.jit(learner.init)(jax.random.key(1), SPEC.example(), jnp.zeros(4))
     target = {group: slow[group] for group in learner.targets}
-    sample = algorithms.Builder(config, SPEC).sample(name, options=tuple(options.items()))
+    sample = Builder(config, SPEC).sample(name, options=tuple(options.items()))
     acting = algorithms.acting_params(params, target)
     return (
         nets,

@@ -11,6 +11,7 @@ from qgf_jax.evaluation import worker_pool
 from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.evaluation.evaluate import evaluate
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.samplers import density, jump, softmax
 from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import Lines
@@ -25,17 +26,17 @@ Q = jnp.array([1.0, 1.5, 0.5, 2.0])
 def test_a_softmax_average_by_hand():
     shares = np.exp(np.asarray(Q) / 0.5)
     expected = shares @ np.asarray(ACTIONS) / shares.sum()
-    np.testing.assert_allclose(softmax.average(ACTIONS, Q, 0.5), expected, rtol=1e-5)
-    np.testing.assert_allclose(softmax.average(ACTIONS, Q, 1e-3), ACTIONS[3], atol=1e-6)
-    np.testing.assert_allclose(softmax.average(ACTIONS, Q, 1e6), ACTIONS.mean(axis=0), atol=1e-5)
-    far = softmax.average(ACTIONS, Q + 1e4, 0.5)  # no overflow
+    np.testing.assert_allclose(softmax._average(ACTIONS, Q, 0.5), expected, rtol=1e-5)
+    np.testing.assert_allclose(softmax._average(ACTIONS, Q, 1e-3), ACTIONS[3], atol=1e-6)
+    np.testing.assert_allclose(softmax._average(ACTIONS, Q, 1e6), ACTIONS.mean(axis=0), atol=1e-5)
+    far = softmax._average(ACTIONS, Q + 1e4, 0.5)  # no overflow
     np.testing.assert_allclose(far, expected, rtol=1e-2)
 
 
 def test_the_first_candidate_stays_unless_another_is_far_ahead():
     for margin, index in ((0.0, 3), (0.99, 3), (1.0, 0), (5.0, 0)):  # ahead by 1, and not by more
-        np.testing.assert_array_equal(jump.first_unless(ACTIONS, Q, margin), ACTIONS[index])
-    first_is_best = jump.first_unless(ACTIONS, Q.at[0].set(9.0), 0.0)
+        np.testing.assert_array_equal(jump._first_unless(ACTIONS, Q, margin), ACTIONS[index])
+    first_is_best = jump._first_unless(ACTIONS, Q.at[0].set(9.0), 0.0)
     np.testing.assert_array_equal(first_is_best, ACTIONS[0])
 
 
@@ -46,13 +47,13 @@ def test_a_density_of_candidates_by_hand():
     expected = [
         np.log(np.mean([np.exp(-squares[i, j] / h) for j in range(n) if j != i])) for i in range(n)
     ]
-    found = density.log_density(ACTIONS)
+    found = density._log_density(ACTIONS)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert int(found.argmin()) == 3  # far from all others
-    np.testing.assert_allclose(density.log_density(50 * ACTIONS), expected, rtol=1e-4)
-    np.testing.assert_allclose(density.log_density(jnp.tile(ACTIONS, (1, 9))), expected, rtol=1e-4)
-    np.testing.assert_array_equal(density.log_density(jnp.ones((3, 2))), np.zeros(3))
-    two = density.log_density(ACTIONS[:2])
+    np.testing.assert_allclose(density._log_density(50 * ACTIONS), expected, rtol=1e-4)
+    np.testing.assert_allclose(density._log_density(jnp.tile(ACTIONS, (1, 9))), expected, rtol=1e-4)
+    np.testing.assert_array_equal(density._log_density(jnp.ones((3, 2))), np.zeros(3))
+    two = density._log_density(ACTIONS[:2])
     assert two[0] == two[1]  # of two, Q alone decides
 
 
@@ -63,7 +64,7 @@ OBS, KEY = Obs(jnp.ones(3) * 0.2), jax.random.key(9)
 @pytest.fixture(scope="module")
 def run():
     """(builder, parameters); the flow has 4 steps."""
-    builder = algorithms.Builder(tiny("qgf", **{"sampler.num_steps": 4}), SPEC)
+    builder = Builder(tiny("qgf", **{"sampler.num_steps": 4}), SPEC)
     params = builder.learner().init(jax.random.key(0), SPEC.example(), jnp.zeros(4))
     return builder, algorithms.acting_params(params, {"critic": params["critic"]})
 
@@ -92,13 +93,13 @@ def test_options_choose_among_the_candidates_of_any_method(run, candidates, meth
     actions, q = candidates["reference" if method == "best_of" else method]
     assert int(q.argmax()) != 0
     gap = float(q.max() - q[0])
-    log_density = density.log_density(actions)
+    log_density = density._log_density(actions)
     both = q + 3.0 * log_density
     assert int(both.argmax()) != int((q - 3.0 * log_density).argmax())
     cases = [
         ((), actions[q.argmax()]),
         ((("select", "best_of"),), actions[q.argmax()]),
-        ((("q_temperature", 0.1), ("select", "softmax")), softmax.average(actions, q, 0.1)),
+        ((("q_temperature", 0.1), ("select", "softmax")), softmax._average(actions, q, 0.1)),
         ((("density_weight", 3.0), ("select", "density")), actions[both.argmax()]),
         ((("margin", 0.9 * gap), ("select", "jump")), actions[q.argmax()]),
         ((("margin", 1.1 * gap), ("select", "jump")), actions[0]),
@@ -147,7 +148,7 @@ def test_halfway_costs_what_it_says():
     """n (T // 2 + 1) + T - T // 2 velocities against n T."""
     # The critic is too small to count.
     wide = {"sampler.num_steps": 10, "networks.policy_hidden": (64, 64)}
-    builder = algorithms.Builder(tiny("qgf", **wide, **{"networks.critic_hidden": (1,)}), SPEC)
+    builder = Builder(tiny("qgf", **wide, **{"networks.critic_hidden": (1,)}), SPEC)
     params = jax.eval_shape(builder.learner().init, KEY, SPEC.example(), jnp.zeros(4))
     acting = algorithms.acting_params(params, {"critic": params["critic"]})
 

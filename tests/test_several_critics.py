@@ -10,9 +10,10 @@ from conftest import tiny
 from qgf_jax import config as configs
 from qgf_jax import load_policy
 from qgf_jax.errors import UserError
-from qgf_jax.methods.table import METHODS, Builder, Method
-from qgf_jax.runs import frozen
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.frozen import Frozen
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.training.loop import pretrain
@@ -27,7 +28,7 @@ OBS, KEY = np.ones(2, np.float32), jax.random.key(3)
 def both(run_folder, tmp_path_factory):
     """The tiny run with a second critic, learned beside its frozen policy and first critic."""
     workdir = tmp_path_factory.mktemp("critics") / "both"
-    return pretrain(configs.plain(frozen.further(run_folder, "td", {})), workdir)
+    return pretrain(configs.plain(Frozen.further(run_folder, "td", {})), workdir)
 
 
 def test_a_renamed_learner_sees_and_moves_its_own_groups_alone():
@@ -112,8 +113,8 @@ def test_an_added_critic_is_the_second_and_the_run_acts_as_before(both, run_fold
     acts = [load_policy(run, "qgf", 2.0)(OBS, KEY) for run in (both, run_folder)]
     np.testing.assert_array_equal(*acts)
     with pytest.raises(UserError, match="has 'td' already"):
-        frozen.further(both, "td", {})
-    third = frozen.further(both, "robust_q", {})
+        Frozen.further(both, "td", {})
+    third = Frozen.further(both, "robust_q", {})
     assert (third.algorithm, third.critic) == ("robust_q", "iql,td")
 
 

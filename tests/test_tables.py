@@ -109,6 +109,45 @@ def test_bars_in_names_end_no_cell():
         assert "qgf (a\\|b)" in line and len(re.findall(r"(?<!\\)\|", line)) == 10
 
 
+def test_optimism_is_what_the_maximum_over_weights_would_have_added():
+    """On the selection, weight 1 is ahead; on the report, weight 3 has 1.0 where 1 has 0.5."""
+    rows = summary.summarize(LINES)
+    tables.add_optimism(rows)
+    assert [row for row in rows if "optimism" in row] == [
+        find(rows, method="qgf", weight=1.0, split="report")
+    ]
+    assert find(rows, method="qgf", weight=1.0, split="report")["optimism"] == {
+        "gap": 0.5, "weight": 3.0,
+    }  # fmt: skip
+    table = Table(rows)
+    assert "| +0.50 at 3 |" in table.markdown() and "optimism: what" in table.markdown()
+    assert '<td class="n">+0.50 at 3' in table.html() and "<th>optimism" in table.html()
+    assert [line["optimism_gap"] for line in csv.DictReader(io.StringIO(table.csv()))].count(
+        "0.5"
+    ) == 1
+
+
+def test_without_weights_there_is_no_optimism():
+    rows = summary.summarize(lines_for("reference", 0.0, [0, 1], [0, 1]))
+    tables.add_optimism(rows)
+    assert "optimism" not in Table(rows).markdown() + Table(rows).html() + Table(rows).csv()
+
+
+def test_optimism_goes_by_return_where_there_is_no_success():
+    lines = [
+        *lines_for("qgf", 1.0, [1, 1], [1, 1], length=4),
+        *lines_for("qgf", 3.0, [1, 1], [1, 1], length=6),
+    ]
+    rows = summary.summarize([{k: v for k, v in x.items() if k != "success"} for x in lines])
+    tables.add_optimism(rows)
+    assert "| +0.0 |" in Table(rows).markdown().replace("  ", "")
+    for line in lines[2:4]:
+        line["return"] = -9.0
+    rows = summary.summarize([{k: v for k, v in x.items() if k != "success"} for x in lines])
+    tables.add_optimism(rows)
+    assert find(rows, weight=1.0, split="report")["optimism"] == {"gap": 3.0, "weight": 3.0}
+
+
 def test_no_lines_no_rows():
     assert summary.summarize([]) == []
 

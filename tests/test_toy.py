@@ -16,6 +16,7 @@ from conftest import LONG, tiny
 from qgf_jax.core import networks
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 
@@ -102,7 +103,7 @@ def trained():
                 **TRAINING.get(name, {}),
             },
         )
-        trainer = Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+        trainer = Trainer.of(Builder(config, SPEC).learner(), config, SPEC)
         state, _ = trainer.run(
             trainer.init(np.arange(SEEDS)), jax.device_put(bandit()), 600 if denoised else 400
         )
@@ -119,16 +120,14 @@ def trained():
 
 @pytest.fixture(autouse=True)
 def known_critic(monkeypatch):
-    real = algorithms.Builder.networks
-    monkeypatch.setattr(
-        algorithms.Builder, "networks", lambda self: KnownCritic(**vars(real(self)))
-    )
+    real = Builder.networks
+    monkeypatch.setattr(Builder, "networks", lambda self: KnownCritic(**vars(real(self))))
 
 
 def act(trained, name, best_of=1, count=200):
     row = algorithms.METHODS[name]
     config, params, target = trained(row.policies, str(row.settings))
-    sample = algorithms.Builder(config, SPEC).sample(name, best_of)
+    sample = Builder(config, SPEC).sample(name, best_of)
     keys = jax.random.split(jax.random.key(1), count)
     weight = jnp.float32(SETTINGS.get(name, 1.0))
 
@@ -164,7 +163,7 @@ def test_every_method_improves_on_its_reference(name, trained):
 def act_with(trained, row, name, **options):
     """The actions of method `name` over the training of `row`."""
     config, params, target = trained(row.policies, str(row.settings))
-    sample = algorithms.Builder(config, SPEC).sample(name, options=tuple(options.items()))
+    sample = Builder(config, SPEC).sample(name, options=tuple(options.items()))
     keys = jax.random.split(jax.random.key(1), 200)
 
     def one_seed(params, target):

@@ -10,7 +10,7 @@ import pytest
 from conftest import AS_USERS, rows_of, tiny
 
 from qgf_jax.data.chunks import Dataset
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import optimizers
 from qgf_jax.training import step as train
 from qgf_jax.training.optimizers import make_optimizer
@@ -151,7 +151,7 @@ def dataset():
 
 def trainer_of(**changes):
     config = tiny(**changes)
-    return Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    return Trainer.of(Builder(config, SPEC).learner(), config, SPEC)
 
 
 def test_seeds_side_by_side_equal_seeds_alone_and_differ_from_each_other(dataset):
@@ -174,7 +174,7 @@ def test_any_cut_into_dispatches_gives_the_same_bits(dataset):
     Compiled as for users: the kernels that are quick to compile round a single step differently.
     """
     config = tiny()
-    programs = Trainer.uncompiled(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    programs = Trainer.uncompiled(Builder(config, SPEC).learner(), config, SPEC)
     run = jax.jit(programs.run, static_argnums=2, compiler_options=AS_USERS)
     start = jax.jit(programs.init)(np.array([0]))
     whole, parts = run(start, dataset, 6)[0], start

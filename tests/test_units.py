@@ -13,6 +13,7 @@ from qgf_jax.core import flow, losses
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import calibration as calibrate
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Obs, Spec
@@ -134,7 +135,7 @@ def trained(scale, shift):
         discount=np.zeros(2000, np.float32),
     )  # fmt: skip
     config = tiny(**{"networks.policy_hidden": (16,), "networks.critic_hidden": (16,)})
-    trainer = Trainer.of(algorithms.Builder(config, SPEC).learner(), config, SPEC)
+    trainer = Trainer.of(Builder(config, SPEC).learner(), config, SPEC)
     state = trainer.init(np.array([0]))
     last = state.target_params["critic"]["params"]["MLP_0"]["Dense_1"]
     bent = {"kernel": scale * last["kernel"], "bias": scale * last["bias"] + shift}
@@ -152,7 +153,7 @@ def test_relative_weight_does_not_see_scale_and_shift_of_the_rewards():
     for name, scale, shift in (("plain", 1.0, 0.0), ("other", 100.0, -7.0)):
         config, groups = trained(scale, shift)
         for method in ("qgf_relative", "qgf"):
-            sample = algorithms.Builder(config, SPEC).sample(method)
+            sample = Builder(config, SPEC).sample(method)
             keys = jax.random.split(jax.random.key(0), 20)
             acting = algorithms.acting_params(*groups)
             act = lambda k, s=sample, p=acting: s(p, SPEC.example(), k, jnp.float32(2.0))
@@ -165,8 +166,8 @@ def test_relative_weight_does_not_see_scale_and_shift_of_the_rewards():
 
 def test_constants_are_the_spread_of_reference_actions_and_of_their_q():
     config, (params, target) = trained(1.0, 0.0)
-    sample = algorithms.Builder(config, SPEC).sample("reference")
-    nets = algorithms.Builder(config, SPEC).networks()
+    sample = Builder(config, SPEC).sample("reference")
+    nets = Builder(config, SPEC).networks()
     keys = jax.random.split(jax.random.key(5), 400)
     spreads, covariances = [], []
     acting = algorithms.acting_params(params, target)
@@ -193,10 +194,10 @@ def test_constants_of_actions_and_values_that_are_known(monkeypatch):
     steep = lambda members, obs: (
         lambda action: jnp.where(obs.state[0] > 0.5, 100.0, 1.0) * action[0]
     )
-    monkeypatch.setattr(algorithms.Builder, "sample", lambda *_: sample)
+    monkeypatch.setattr(Builder, "sample", lambda *_: sample)
     logit = lambda members, obs: lambda action: 10.0 * steep(members, obs)(action)
     nets = SimpleNamespace(q_of=steep, q_logit_of=logit, bounded=True)
-    monkeypatch.setattr(algorithms.Builder, "networks", lambda _: nets)
+    monkeypatch.setattr(Builder, "networks", lambda _: nets)
     n = 1000
     row = np.arange(n, dtype=np.int32)
     dataset = Dataset(

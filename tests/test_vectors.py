@@ -9,7 +9,7 @@ import pytest
 from conftest import rows_of, tiny
 
 from qgf_jax.data.chunks import Dataset
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training import vectors
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.programs import Trainer
@@ -29,7 +29,7 @@ def dataset():
 
 def programs_of(packed, **changes):
     config = tiny(**changes)
-    learner = algorithms.Builder(config, SPEC).learner()
+    learner = Builder(config, SPEC).learner()
     return Trainer.uncompiled(learner, config, SPEC, packed=packed)
 
 
@@ -95,7 +95,7 @@ def test_an_accelerator_leaves_out_what_is_not_finite(dataset, as_an_accelerator
 
 def test_what_is_packed_comes_back_bit_for_bit():
     config = tiny(algorithm="rebrac", critic="td")
-    learner = algorithms.Builder(config, SPEC).learner()
+    learner = Builder(config, SPEC).learner()
     tx = make_optimizer(config, learner.every)
     state = TrainState.init(jnp.uint32(0), learner, tx, SPEC)
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))

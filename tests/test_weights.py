@@ -14,13 +14,14 @@ from conftest import command, tiny
 from qgf_jax.core import density, flow
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
-from qgf_jax.methods.parts import part, parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Measured
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun, load_policy
 from qgf_jax.runs.weights import ChosenWeights
+from qgf_jax.training import weighing
 from qgf_jax.training.loop import pretrain
-from qgf_jax.training.weighing import Effort, State, act, nearest, relative_weight
+from qgf_jax.training.weighing import Effort, State
 from qgf_jax.training.weights import choose_weights
 
 STEPS = 5
@@ -40,12 +41,12 @@ def test_density_of_a_linear_flow_is_gaussian():
         whole, shift = step @ whole, step @ shift + k / STEPS / STEPS
     action = whole @ NOISE + shift
     expected = -0.5 * NOISE @ NOISE - np.log(2 * np.pi) - np.log(abs(np.linalg.det(whole)))
-    there = density.forward(linear, NOISE, num_steps=STEPS)
+    there = density.Path.forward(linear, NOISE, num_steps=STEPS)
     np.testing.assert_allclose(there.action, action, rtol=1e-5)
     np.testing.assert_allclose(there.log_density, expected, rtol=1e-5)
     plain = flow.integrate(linear, jnp.asarray(NOISE), num_steps=STEPS)
     np.testing.assert_allclose(there.action, plain, rtol=1e-6)
-    back = density.backward(linear, there.action, jnp.zeros((STEPS, 2)), num_steps=STEPS)
+    back = density.Path.backward(linear, there.action, jnp.zeros((STEPS, 2)), num_steps=STEPS)
     np.testing.assert_allclose(back.points, there.points, atol=1e-5)
     np.testing.assert_allclose(back.log_density, expected, rtol=1e-5)
 
@@ -53,10 +54,10 @@ def test_density_of_a_linear_flow_is_gaussian():
 def test_density_of_a_curved_flow_is_found_again_and_integrates_to_one():
     curved = lambda a, t: 2 * jnp.tanh(3 * a) * (1 - t) - a
     grid = jnp.linspace(-8, 8, 4001)[:, None]
-    forward = jax.vmap(functools.partial(density.forward, curved, num_steps=STEPS))
+    forward = jax.vmap(functools.partial(density.Path.forward, curved, num_steps=STEPS))
     there = forward(grid)
     near = forward(grid + 0.3).points
-    back = jax.vmap(functools.partial(density.backward, curved, num_steps=STEPS))(
+    back = jax.vmap(functools.partial(density.Path.backward, curved, num_steps=STEPS))(
         there.action, near
     )
     np.testing.assert_allclose(back.log_density, there.log_density, atol=2e-3)
@@ -67,11 +68,16 @@ def test_density_of_a_curved_flow_is_found_again_and_integrates_to_one():
 def test_an_action_that_the_flow_cannot_reach_has_no_density():
     square = lambda a, t: a**2 - a  # x -> x ** 2 in one step
     near = jnp.full((1, 1), 0.9)  # from here the search ends beside 0, where the Jacobian is not 0
-    at = lambda a: density.backward(square, jnp.array([a]), near, num_steps=1)
+    at = lambda a: density.Path.backward(square, jnp.array([a]), near, num_steps=1)
     assert at(-1.0).log_density == -np.inf
     np.testing.assert_array_equal(at(-1.0).points, near)
     expected = -0.5 * 4.0 - 0.5 * np.log(2 * np.pi) - np.log(4.0)
     np.testing.assert_allclose(at(4.0).log_density, expected, rtol=1e-5)
+
+
+def unbound(num_steps=1, data=None) -> Any:
+    """A `State` without networks."""
+    return State(*[None] * 6)._replace(num_steps=num_steps, data=data)
 
 
 CURVATURE = 4.0
@@ -83,7 +89,8 @@ def on_a_parabola(weight, num_steps):
     q = lambda a: -0.5 * CURVATURE * a @ a
     still = lambda a, t: jnp.zeros_like(a)
     free = functools.partial(flow.endpoint, clip=False)
-    action, promised = act(part("rule", "one_step").make(still, q, free), NOISE, weight, num_steps)
+    direct = Part.named("rule", "one_step").make(still, q, free)
+    action, promised = unbound(num_steps).act(direct, NOISE, weight)
     return q(action) - q(NOISE), promised
 
 
@@ -109,7 +116,7 @@ def measured(weights, states=1, **known) -> Measured:
 
 
 def chosen(name, *given, **known):
-    return part("criterion", name).make(measured(*given, **known)).weight
+    return Part.named("criterion", name).make(measured(*given, **known)).weight
 
 
 def test_trust_ends_where_half_of_what_was_promised_is_not_gained():
@@ -127,11 +134,14 @@ def test_trust_ends_where_half_of_what_was_promised_is_not_gained():
 
 
 def test_distance_and_relative_weight_by_hand():
-    assert nearest(jnp.array([0.0, 0.0]), jnp.array([[3.0, 4.0], [-6.0, 8.0]])) == 5.0
+    there = unbound(data=jnp.array([[3.0, 4.0], [-6.0, 8.0]]))
+    assert there.distance(jnp.array([0.0, 0.0])) == 5.0
     covariance = jnp.array([[4.0, 1.0], [1.0, 1.0]])
-    one = relative_weight(covariance, jnp.float32(2.0), jnp.array([[1.0, 0.0]]))
+    one = weighing._relative_weight(covariance, jnp.float32(2.0), jnp.array([[1.0, 0.0]]))
     assert one == 2.0  # S g / 2 = (2, .5), nearest to 2 g
-    both = relative_weight(covariance, jnp.float32(2.0), jnp.array([[2.0, 0.0], [0.0, 2.0]]))
+    both = weighing._relative_weight(
+        covariance, jnp.float32(2.0), jnp.array([[2.0, 0.0], [0.0, 2.0]])
+    )
     assert both == 1.25
     assert chosen("relative", [1.0]) == 0.5
 
@@ -193,7 +203,7 @@ def test_weights_and_curves_are_stored_beside_the_checkpoint(calibrated):
     folder, said = calibrated
     read = ChosenWeights.read(folder)
     assert read is not None and read.step == said["step"] == 4
-    assert read.criteria.keys() == said["weights"].keys() == parts("criterion").keys()
+    assert read.criteria.keys() == said["weights"].keys() == Part.all("criterion").keys()
     assert np.shape(read.grid) == (2, 3) and np.shape(read.criteria["distance"]["curves"]) == (2, 3)
     with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
         assert {*arrays.files} == {*Measured._fields}
@@ -212,9 +222,10 @@ def test_what_is_measured_is_of_the_actions_that_qgf_takes(calibrated):
     obs, key, weight = loaded.spec.example(), jax.random.key(3), jnp.float32(0.7)
     q = nets.q_of(params["critic"], obs)
     end = functools.partial(flow.endpoint, clip=True)
-    direct = part("rule", "one_step").make(nets.velocity(params["policy"], obs), q, end)
+    direct = Part.named("rule", "one_step").make(nets.velocity(params["policy"], obs), q, end)
     noise = jax.random.normal(key, (nets.chunk_dim,))
-    action, _ = act(direct, noise, weight, loaded.run.config["sampler"]["num_steps"])
+    steps = loaded.run.config["sampler"]["num_steps"]
+    action, _ = unbound(steps).act(direct, noise, weight)
     expected = loaded.sampler("qgf")(params, obs, key, weight)
     np.testing.assert_allclose(nets.clip(action), expected, atol=1e-5)
 

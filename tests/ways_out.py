@@ -86,7 +86,7 @@ def move(arguments):
     import jax
     import numpy as np
 
-    from qgf_jax.methods.table import Builder
+    from qgf_jax.methods.builder import Builder
     from qgf_jax.runs.run import Run
     from qgf_jax.training.programs import Trainer
     from qgf_jax.types import Spec

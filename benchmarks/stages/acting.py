@@ -16,6 +16,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
@@ -70,7 +71,7 @@ def _compile(
     lowered = {}
     config = made.config | {"precision": "tf32"}
     for method, n in methods:
-        sample = algorithms.Builder(config, made.spec).sample(method, n)
+        sample = Builder(config, made.spec).sample(method, n)
         act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
         lowered[label(method, n)] = act.lower(groups, obs, keys, np.float32(1))
 

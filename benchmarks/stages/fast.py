@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.training.programs import Trainer
 from stages import limits, programs, trace
@@ -78,7 +78,7 @@ def measure(plan: Plan, device: Any, *, dry: bool) -> dict[str, Any]:
     initial = programs.host_state(plan.size, dry=dry)
     data = jax.device_put(made.data)
     config = made.config | {"precision": plan.precision}
-    learner = algorithms.Builder(config, made.spec).learner()
+    learner = Builder(config, made.spec).learner()
     run = Trainer.of(learner, config, made.spec).run
     state = programs.repeated(initial, plan.seeds)
     size, started = ArrayTree(state.replace(key=None)).bytes(), time.perf_counter()

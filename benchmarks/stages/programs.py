@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax import config as configs
-from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training.programs import Trainer
 from qgf_jax.types import Spec
 from stages.record import ROOT
@@ -87,7 +87,7 @@ def host_state(name: str, *, dry: bool = False) -> Any:
 
 def initial(config: Mapping[str, Any], spec: Spec) -> Any:
     """As `host_state`, of any config. A CPU makes it, which compiles sooner."""
-    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     with jax.default_device(jax.devices("cpu")[0]):
         return jax.device_get(trainer.init(np.arange(1)).replace(key=None))
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from qgf_jax import config as configs
+from qgf_jax.cli import Parser
 from qgf_jax.data.collect import collect
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import load_policy
@@ -39,7 +40,7 @@ def kill_and_restore(results: Results, folder: Path, *, dry: bool) -> None:
     command = [
         *python("-m", "qgf_jax", "train", *words[:1], f"--workdir={folder}/killed", *words[1:])
     ]
-    overrides = configs.parse_overrides(words[1:])
+    overrides = Parser.parse_overrides(words[1:])
     config = configs.plain(configs.load(words[0].removeprefix("--config="), overrides))
     whole = pretrain(config, folder / "whole")
     # Dies in the middle of its second save, as by a kill: nothing is flushed or closed.

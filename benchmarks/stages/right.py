@@ -18,6 +18,7 @@ import optax
 
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.programs import Trainer
 from qgf_jax.training.state import TrainState
@@ -100,7 +101,7 @@ def losses_and_gradients(results: Results, device: Any, *, dry: bool) -> None:
     batch = jax.tree.map(lambda x: x[0], batches)
 
     def of_groups(config: Any) -> Callable[..., Any]:
-        learner = algorithms.Builder(config, made.spec).learner()
+        learner = Builder(config, made.spec).learner()
 
         def all_losses(params: Any, slow: Any, batch: Any, key: Any) -> Any:
             found = {}
@@ -135,7 +136,7 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
     tx = optax.sgd(1e-3)  # with ten times as much the critic's loss rises
 
     def of_descent(config: Any) -> Callable[..., Any]:
-        learner = algorithms.Builder(config, made.spec).learner()
+        learner = Builder(config, made.spec).learner()
         step = functools.partial(train_step, losses=learner.losses, tx=tx, tau=0.005)
 
         def ten(params: Any, slow: Any, batches: Any, key: Any) -> Any:
@@ -152,7 +153,7 @@ def ten_updates(results: Results, device: Any, *, dry: bool) -> None:
         compared = compare(found, expected, TOLERANCES[precision]["ten updates"])
         results.put(f"ten updates by descent, {precision}", compared)
     config = made.config | {"precision": "float32"}
-    learner = algorithms.Builder(config, made.spec).learner()
+    learner = Builder(config, made.spec).learner()
     trainer = Trainer.of(learner, config, made.spec)
     found, expected = (_ten_by_adam(trainer, made, where, dry) for where in (device, cpu()))
     results.put("ten updates by Adam, float32", movement(found, expected, params))
@@ -190,7 +191,7 @@ def _actions(precision: str, where: Any, dry: bool) -> dict[str, np.ndarray]:
     for name in algorithms.Method.named("qgf").serves:
         for n in algorithms.METHODS[name].best_of:
             if not dry or name in _DRY_METHODS:
-                sample = algorithms.Builder(config, made.spec).sample(name, n)
+                sample = Builder(config, made.spec).sample(name, n)
                 act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
                 lowered[acting.label(name, n)] = act.lower(*placed)
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -220,7 +221,7 @@ def _updates(dry: bool) -> tuple[Any, Callable[[], Any], int]:
         return programs.repeated(programs.host_state(_SIZE, dry=dry), 1), data
 
     config = made.config | {"precision": "tf32"}
-    learner = algorithms.Builder(config, made.spec).learner()
+    learner = Builder(config, made.spec).learner()
     trainer = Trainer.of(learner, config, made.spec)
     return trainer.run.lower(*begin(), steps).compile(), begin, steps
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, mean_of_best
-from qgf_jax.training.weighing import State, nearest
+from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Params
 
 _EDGE = 1e-4
@@ -28,7 +28,7 @@ def at_edge(action: Array) -> Array:
 
 def nearest_other(action: Array, actions: Array) -> Array:
     """The distance [] from `action` [D] to the nearest of `actions` [K, D] that differs from it."""
-    gaps = jax.vmap(lambda other: nearest(action, other[None]))(actions)
+    gaps = jnp.sqrt(((actions - action[None]) ** 2).sum(axis=1))
     return jnp.where(gaps > 0, gaps, jnp.inf).min()
 
 
@@ -39,7 +39,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     def one(params: Params, state: State) -> dict[str, Array]:
         _, drawn = acting.of_reference(subject, params, state)
         actions = acting.by_weight(subject, arms, params, state, weights)
-        judges = {"distance": lambda a: nearest(a, state.data), "clipped": at_edge}
+        judges = {"distance": state.distance, "clipped": at_edge}
         ranks, found = jax.vmap(state.q())(drawn), {}
         for name, judge in judges.items():
             found |= {f"{name}/{label}": jax.vmap(judge)(x) for label, x in actions.items()}

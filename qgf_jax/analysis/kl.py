@@ -18,7 +18,7 @@ from qgf_jax.analysis.subject import Subject, interval, numbers
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
 from qgf_jax.report.plots import weight_axis
 from qgf_jax.training.weighing import State
@@ -37,7 +37,7 @@ def of_best(candidates: Any) -> Any:
 def _rule_of(arm: Arm) -> str:
     """The rule of a method whose density is known. Raises `UserError` for any other."""
     row = Method.named(arm.method)
-    found = part("rule", row.options.get("rule", "one_step"))
+    found = Part.named("rule", row.options.get("rule", "one_step"))
     plain = row.sampler == "guided" and {*row.options} == {"rule"} and not arm.options
     if not plain or "q" not in found.needs or found.fields:
         raise UserError(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, numbers
 from qgf_jax.core import flow
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Direction, Endpoint, Velocity
@@ -56,7 +56,7 @@ def _of_method(name: str, state: State) -> Direction:
     options, velocity = Method.named(name).options, state.velocity
     end = _rest_of_flow(velocity, state.num_steps) if "endpoint" in options else flow.endpoint
     end = functools.partial(end, clip=state.nets.spec.clip)
-    return part("rule", options["rule"]).make(velocity, state.q(), end)
+    return Part.named("rule", options["rule"]).make(velocity, state.q(), end)
 
 
 def _rest_of_flow(velocity: Velocity, num_steps: int) -> Endpoint:

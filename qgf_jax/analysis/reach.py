@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, mean_of_best
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Critic, Params
 

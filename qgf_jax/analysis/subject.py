@@ -16,7 +16,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.statistics import Interval
 from qgf_jax.evaluation.summary import Row, summarize
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.weighing import Effort, Nearby, State, draw

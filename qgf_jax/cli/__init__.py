@@ -3,7 +3,6 @@
 import argparse
 import errno
 import functools
-import importlib
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 from qgf_jax.bounds import Bound, Count
 from qgf_jax.errors import SaveError, Stopped, UserError, log, said
 from qgf_jax.runtime import backend
+from qgf_jax.runtime.plugins import ByModule
 
 COMMANDS = {
     "collect": "make a dataset with the benchmark's own scripted experts",
@@ -27,6 +27,10 @@ COMMANDS = {
     "verify": "check that the checkpoints of a run, or converted data, are what was written",
     "import-official": "make a run of a checkpoint of the public QGF code",
 }
+
+
+RUNS = ByModule()
+"""Module, called as its command is -> what it does with the words after that."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,6 +82,19 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, where a value after a blank is the flag's even if it begins with -."""
         return super().parse_known_args(_joined(args or []), namespace)
+
+    @staticmethod
+    def parse_overrides(words: Sequence[str]) -> dict[str, str]:
+        """`--config.a.b=c` as `{"a.b": "c"}`; `parse_known_args` makes that of `--config.a.b c` too."""
+        overrides: dict[str, str] = {}
+        for word in words:
+            if not word.startswith("--config."):
+                raise UserError(f"unknown argument {word!r}: see `qgf train --help`")
+            key, equals, text = word.removeprefix("--config.").partition("=")
+            if not equals:
+                raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+            overrides[key] = text
+        return overrides
 
     def error(self, message: str) -> NoReturn:
         """Raises what `main` prints."""
@@ -217,7 +234,7 @@ def _run(words: Sequence[str]) -> None:
     elif words[0] not in COMMANDS:
         raise UserError.unknown("command", words[0], COMMANDS)
     else:
-        importlib.import_module(f"qgf_jax.cli.{words[0].replace('-', '_')}").main(words[1:])
+        RUNS.of(f"qgf_jax.cli.{words[0].replace('-', '_')}")(words[1:])
 
 
 def _open_standard_streams() -> None:

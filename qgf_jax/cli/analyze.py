@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qgf_jax.analysis.table import ANALYSES, Analysis
 from qgf_jax.bounds import Count, Index, Weights
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import Method
@@ -16,7 +16,8 @@ from qgf_jax.runtime import paths
 _STATES = 128
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `analyze`."""
     parser = _parser()
     flags = parser.parse_args(arguments)

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.data.load import Loaded
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `choose_weights`."""
     parser = Parser(
         prog="qgf calibrate",

@@ -4,13 +4,14 @@ import os
 from collections.abc import Sequence
 
 from qgf_jax.bounds import Count, Seed
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.envs.families import SIMULATORS
 from qgf_jax.errors import one_line, saving
 from qgf_jax.runtime import paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `data.collect.collect`."""
     parser = Parser(
         prog="qgf collect",

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.errors import one_line
 from qgf_jax.runtime import paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `data.convert.convert`."""
     parser = Parser(
         prog="qgf convert",

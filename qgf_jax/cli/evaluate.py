@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qgf_jax.bounds import Bound, Count, Counts, EpisodesIfAny, Index, Weights
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
@@ -23,15 +23,13 @@ _BUDGET = 25
 """Episodes of --select=bandit."""
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)
     config = Run.open(flags.workdir).config
     options = _options(flags, config["eval"])
-    names = (flags.methods or _default(config["algorithm"])).split(",")
-    names = [_paced(name, execute=flags.execute, delay=flags.delay) for name in names]
-    for name in names:
-        Method.parse(name)
+    methods = _methods(flags, config["algorithm"])
     name = EnvName.parse(config["env"])
     if flags.videos and not Family.of(name).draws:
         raise UserError(
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     from qgf_jax.evaluation.evaluate import evaluate
 
     sweep = Arm.sweep(
-        names,
+        methods,
         flags.weights or config["eval"]["weights"],
         flags.best_of,
         own_weights=not flags.weights,
@@ -200,6 +198,15 @@ def _envs(text: str) -> tuple[str | None, int | None]:
         raise UserError(f"{text!r} is neither a number nor jax nor jax:NUMBER")
     envs = Bound.of(Index).read("the value", count) if count else None
     return simulator or None, envs
+
+
+def _methods(flags: argparse.Namespace, algorithm: str) -> list[str]:
+    """The methods as --methods has them. Raises `UserError` for one that is none."""
+    names = (flags.methods or _default(algorithm)).split(",")
+    paced = [_paced(name, execute=flags.execute, delay=flags.delay) for name in names]
+    for name in paced:
+        Method.parse(name)
+    return paced
 
 
 def _paced(method: str, **flags: int | None) -> str:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.interop.import_official import import_run
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runtime import paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `import_run`."""
     parser = Parser(
         prog="qgf import-official",
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workdir", type=paths.expand, required=True, help="run folder to make")
     parser.add_cpu_threads()
     flags, rest = parser.parse_known_args(arguments)
-    config = configs.load(flags.config, {"preset": "paper"} | configs.parse_overrides(rest))
+    config = configs.load(flags.config, {"preset": "paper"} | Parser.parse_overrides(rest))
     resolved, workdir = configs.plain(config), flags.workdir
     TRAINING.check_free(workdir)
     print(json.dumps({"workdir": str(import_run(flags.params, resolved, workdir))}))

@@ -31,7 +31,7 @@ class _Entry(NamedTuple):
     @property
     def default(self) -> Any:
         """That of `configs.make()`, or else the one that most have."""
-        plain = (schema.Root.algorithm, METHODS[schema.Root.algorithm].critics[0])
+        plain = (schema.ALGORITHM, METHODS[schema.ALGORITHM].critics[0])
         first = next((value for value, who in self.defaults.items() if plain in who), None)
         return max(self.defaults, key=lambda v: len(self.defaults[v])) if first is None else first
 
@@ -94,7 +94,7 @@ def _entries() -> list[_Entry]:
         config = configs.make(name, critic=critic)
         # These two choose a config, so their defaults are not its.
         flat = configs.flatten(config) | {
-            "algorithm": schema.Root.algorithm,
+            "algorithm": schema.ALGORITHM,
             "critic": METHODS[name].critics[0],
         }
         for key, field in schema.fields(name, critic).items():

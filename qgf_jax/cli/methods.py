@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.training import costs
 
@@ -20,7 +20,8 @@ Acts with: the parameters that acting reads. N: candidates that an action is cho
 """
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Prints the table of methods."""
     parser = Parser(
         prog="qgf methods",

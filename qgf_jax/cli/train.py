@@ -9,19 +9,20 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from qgf_jax import config as configs
-from qgf_jax.cli import Parser, keys
+from qgf_jax.cli import RUNS, Parser, keys
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
-from qgf_jax.runs import frozen
+from qgf_jax.runs.frozen import Frozen
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import backend, paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `pretrain`."""
     flags, rest = _parser().parse_known_args(arguments)
-    config = _config(flags, configs.parse_overrides(rest))
+    config = _config(flags, Parser.parse_overrides(rest))
     widths = (*config.networks.policy_hidden, *config.networks.critic_hidden)
     backend.tune(widest=max(widths, default=0))
     if flags.show:
@@ -48,7 +49,7 @@ def _config(flags: argparse.Namespace, texts: Mapping[str, str]) -> ConfigDict:
         return configs.load(flags.config, texts)
     if flags.config is not None:
         raise UserError("--from has the config of its run: leave --config out")
-    return frozen.further(flags.source, flags.add, texts)
+    return Frozen.further(flags.source, flags.add, texts)
 
 
 def _parser() -> Parser:
@@ -97,7 +98,7 @@ def _describe(config: Mapping[str, Any], hosts: str | None) -> None:
 
 def _train(config: Mapping[str, Any], workdir: Path) -> None:
     # All that can be wrong with folder, config and data is found before JAX is imported.
-    config = frozen.resolved(config, workdir)
+    config = Frozen(config).resolved(workdir)
     _check(config, workdir)
     loaded = Loaded.of(config, lambda: _free_bytes(config))
     from qgf_jax.training.loop import pretrain

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qgf_jax.cli import Parser
+from qgf_jax.cli import RUNS, Parser
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.replay import replay
 from qgf_jax.data.shards import Source
@@ -18,7 +18,8 @@ from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import paths
 
 
-def main(arguments: Sequence[str]) -> None:
+@RUNS.declare
+def _main(arguments: Sequence[str]) -> None:
     """Compares every checkpoint with its seal, or converted data with their manifest; needs no JAX."""
     parser = Parser(
         prog="qgf verify",
@@ -69,18 +70,23 @@ def _verify(workdir: Path, *, rescue: bool) -> None:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"{workdir} has no sealed checkpoint: let `qgf train` finish")
-    invalid = {step: why for step in steps if (why := checkpoints.why_invalid(step))}
-    for step in steps:
-        about = {"fault": invalid[step]} if step in invalid else {"state": checkpoints.digest(step)}
-        print(json.dumps({"step": step, "sound": step not in invalid, **about}))
+    faults = {step: checkpoints.why_invalid(step) for step in steps}
+    for step, why in faults.items():
+        about = {"fault": why} if why else {"state": checkpoints.digest(step)}
+        print(json.dumps({"step": step, "sound": not why, **about}))
     if chosen := ChosenWeights.read(run.trained_in):
         current = chosen.step in steps and checkpoints.digest(chosen.step) == chosen.state
         print(json.dumps({"weights of": chosen.step, "sound": True, "current": current}))
-    for step, why in invalid.items():
-        if why != UNMERGED:
+    _refuse(workdir, faults)
+
+
+def _refuse(workdir: Path, faults: Mapping[int, str]) -> None:
+    """Raises `UserError` if a step has a fault; first for one that `--rescue` cannot mend."""
+    for step, why in faults.items():
+        if why not in ("", UNMERGED):
             raise UserError(f"{workdir}: checkpoint {step}: {why}: remove it")
-    if invalid:
-        raise UserError(f"{workdir}: checkpoint {', '.join(map(str, invalid))}: {UNMERGED}")
+    if unmerged := [str(step) for step, why in faults.items() if why]:
+        raise UserError(f"{workdir}: checkpoint {', '.join(unmerged)}: {UNMERGED}")
 
 
 def _rescue(checkpoints: Checkpoints) -> None:

@@ -27,45 +27,45 @@ class Path(NamedTuple):
     log_density: Array
     """[], of the action; -inf where no noise was found that leads to it."""
 
+    @classmethod
+    def forward(cls, velocity: Velocity, noise: Array, *, num_steps: int) -> "Path":
+        """Where `noise` [D] goes, with log p(action) = log N(noise) - sum log |det(I + J_k / n)|."""
 
-def normal(noise: Array) -> Array:
+        def step(point: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
+            end, jacobian = _with_jacobian(_euler(velocity, t, num_steps), point)
+            return end, (point, _log_det(jacobian))
+
+        action, (points, log_dets) = jax.lax.scan(step, noise, _times(num_steps, noise))
+        return cls(points, action, _normal(noise) - log_dets.sum())
+
+    @classmethod
+    def backward(cls, velocity: Velocity, action: Array, near: Array, *, num_steps: int) -> "Path":
+        """The way of the flow that ends in `action` [D], each step inverted by Newton's method.
+
+        `near` [n, D] is a way to begin the search at: that of a nearby action. Where a step has no
+        inverse within reach the density is -inf, and the points are those of `near`.
+        """
+
+        def step(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple, tuple]:
+            (end, found), (t, start) = carry, x
+            euler = _euler(velocity, t, num_steps)
+            point = _solve(euler, end, start)
+            reached, jacobian = _with_jacobian(euler, point)
+            found &= _distance(reached, end) <= _tolerance(end)
+            return (point, found), (point, _log_det(jacobian))
+
+        # `&` with what may vary over a batch: the carry's type must not change.
+        found = jnp.isfinite(action).all()
+        ways = (_times(num_steps, action), near)
+        (noise, found), (points, log_dets) = jax.lax.scan(step, (action, found), ways, reverse=True)
+        density = _normal(noise) - log_dets.sum()
+        found &= jnp.isfinite(density)
+        return cls(jnp.where(found, points, near), action, jnp.where(found, density, -jnp.inf))
+
+
+def _normal(noise: Array) -> Array:
     """log N(noise; 0, I) [] of `noise` [D]."""
     return -0.5 * (noise @ noise + noise.size * jnp.log(2.0 * jnp.pi))
-
-
-def forward(velocity: Velocity, noise: Array, *, num_steps: int) -> Path:
-    """Where `noise` [D] goes, with log p(action) = log N(noise) - sum log |det(I + J_k / n)|."""
-
-    def step(point: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
-        end, jacobian = _with_jacobian(_euler(velocity, t, num_steps), point)
-        return end, (point, _log_det(jacobian))
-
-    action, (points, log_dets) = jax.lax.scan(step, noise, _times(num_steps, noise))
-    return Path(points, action, normal(noise) - log_dets.sum())
-
-
-def backward(velocity: Velocity, action: Array, near: Array, *, num_steps: int) -> Path:
-    """The way of the flow that ends in `action` [D], each step inverted by Newton's method.
-
-    `near` [n, D] is a way to begin the search at: that of a nearby action. Where a step has no inverse
-    within reach the density is -inf, and the points are those of `near`.
-    """
-
-    def step(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple, tuple]:
-        (end, found), (t, start) = carry, x
-        euler = _euler(velocity, t, num_steps)
-        point = _solve(euler, end, start)
-        reached, jacobian = _with_jacobian(euler, point)
-        found &= _distance(reached, end) <= _tolerance(end)
-        return (point, found), (point, _log_det(jacobian))
-
-    # `&` with what may vary over a batch: the carry's type must not change.
-    found = jnp.isfinite(action).all()
-    ways = (_times(num_steps, action), near)
-    (noise, found), (points, log_dets) = jax.lax.scan(step, (action, found), ways, reverse=True)
-    density = normal(noise) - log_dets.sum()
-    found &= jnp.isfinite(density)
-    return Path(jnp.where(found, points, near), action, jnp.where(found, density, -jnp.inf))
 
 
 def _euler(velocity: Velocity, t: Array, num_steps: int) -> Callable[[Array], Array]:

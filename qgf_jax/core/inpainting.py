@@ -5,7 +5,6 @@ al., 2024, arXiv 2310.04432). Their time is ours: t = 0 is noise, t = 1 is data.
 are flattened to D numbers.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,59 +24,56 @@ class Overlap(NamedTuple):
     most: Array | float
     """β [], the most that guidance is multiplied by; 0: none."""
 
+    @staticmethod
+    def soft_weights(chunk: int, execute: int, delay: int) -> np.ndarray:
+        """W of each action of a new chunk [H], Eq. 5.
 
-def soft_weights(chunk: int, execute: int, delay: int) -> np.ndarray:
-    """W of each action of a new chunk [H], Eq. 5.
+        1 for the first `delay`, which are played while the chunk is computed. The one before ends
+        `execute` actions earlier, so H - `execute` overlap; from c = 1 - 1 / (H - execute - delay + 1)
+        on the weight c (e^c - 1) / (e - 1) falls as c goes to 0 in equal steps. 0 after that.
+        """
+        left = chunk - execute - np.arange(chunk)
+        c = np.clip(left / (chunk - execute - delay + 1), 0.0, 1.0)
+        return (c * np.expm1(c) / np.expm1(1.0)).astype(np.float32)
 
-    1 for the first `delay`, which are played while the chunk is computed. The one before ends `execute`
-    actions earlier, so H - `execute` overlap; from c = 1 - 1 / (H - execute - delay + 1) on the weight
-    c (e^c - 1) / (e - 1) falls as c goes to 0 in equal steps. 0 after that.
-    """
-    left = chunk - execute - np.arange(chunk)
-    c = np.clip(left / (chunk - execute - delay + 1), 0.0, 1.0)
-    return (c * np.expm1(c) / np.expm1(1.0)).astype(np.float32)
+    def strength(self, t: Array) -> Array:
+        """min(β, (1 - t) / (t r²)), r² = (1 - t)² / (t² + (1 - t)²), at time t: Eqs. 2 and 4.
 
+        r² is the variance of a at a known a_t if actions were N(0, I). β at both ends; 2 in the middle.
+        """
+        left = 1.0 - t
+        return jnp.minimum((t**2 + left**2) / jnp.maximum(t * left, 1e-12), self.most)
 
-def strength(t: Array, most: Array | float) -> Array:
-    """min(β, (1 - t) / (t r²)), r² = (1 - t)² / (t² + (1 - t)²), at time t: Eqs. 2 and 4.
+    def inpainted(self, field: Velocity, velocity: Velocity) -> Velocity:
+        """`field` + strength · Jᵀ W (y - a'), Eq. 2, with a backward pass of its own.
 
-    r² is the variance of a at a known a_t if actions were N(0, I). β at both ends; 2 in the middle.
-    """
-    left = 1.0 - t
-    return jnp.minimum((t**2 + left**2) / jnp.maximum(t * left, 1e-12), most)
+        `velocity` is the reference's; a' = a + (1 - t) velocity(a, t) [D] is its one-step endpoint,
+        Eq. 3, not clipped, and J = ∂a' / ∂a [D, D]. `field` may be guided, by Q or otherwise.
+        """
 
+        def added(action: Array, t: Array) -> Array:
+            end, pull_back = jax.vjp(lambda a: a + (1.0 - t) * velocity(a, t), action)
+            (back,) = pull_back(self.weight * (self.action - end))
+            return field(action, t) + self.strength(t) * back
 
-def inpainted(field: Velocity, velocity: Velocity, overlap: Overlap) -> Velocity:
-    """`field` + strength · Jᵀ W (y - a'), Eq. 2, with a backward pass of its own.
+        return added
 
-    `velocity` is the reference's; a' = a + (1 - t) velocity(a, t) [D] is its one-step endpoint, Eq. 3,
-    not clipped, and J = ∂a' / ∂a [D, D]. `field` may be guided, by Q or otherwise.
-    """
+    def pulled(self, endpoint: Endpoint, divisor: Array) -> Endpoint:
+        """`endpoint`, whose gradient brings that of `inpainted` over `divisor` [] along.
 
-    def added(action: Array, t: Array) -> Array:
-        end, pull_back = jax.vjp(lambda a: a + (1.0 - t) * velocity(a, t), action)
-        (back,) = pull_back(overlap.weight * (overlap.action - end))
-        return field(action, t) + strength(t, overlap.most) * back
+        The gradient in the action of any q(endpoint(a, t, velocity(a, t))) has strength · Jᵀ W (y - a')
+        / divisor added to it, so that one backward pass of the velocity serves both. Reverse mode only.
+        """
 
-    return added
+        def end(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
+            left = 1.0 - jnp.asarray(t, action.dtype)
+            pull = self.weight * (self.action - action - left * velocity)
+            pull = self.strength(t) / divisor * pull
+            return _with_gradient(
+                endpoint(action, t, velocity, **box), action, velocity, pull, left * pull
+            )
 
-
-def pulled(endpoint: Endpoint, overlap: Overlap, divisor: Array) -> Endpoint:
-    """`endpoint`, whose gradient brings that of `inpainted` over `divisor` [] along.
-
-    The gradient in the action of any q(endpoint(a, t, velocity(a, t))) has strength · Jᵀ W (y - a') /
-    divisor added to it, so that one backward pass of the velocity serves both. Reverse mode only.
-    """
-
-    def end(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
-        left = 1.0 - jnp.asarray(t, action.dtype)
-        pull = overlap.weight * (overlap.action - action - left * velocity)
-        pull = strength(t, overlap.most) / divisor * pull
-        return _with_gradient(
-            endpoint(action, t, velocity, **box), action, velocity, pull, left * pull
-        )
-
-    return end
+        return end
 
 
 @jax.custom_vjp
@@ -97,12 +93,3 @@ def _backward(gradients: tuple[Array, Array], cotangent: Array) -> tuple[Array, 
 
 
 _with_gradient.defvjp(_forward, _backward)
-
-
-def climbed_if(live: Array, q: Callable[..., Array]) -> Callable[..., Array]:
-    """`q`, without its slope where `live` [] is false; differentiated through even if it is constant."""
-
-    def followed(action: Array) -> Array:
-        return jnp.where(live, q(action), 0.0) + 0.0 * action.sum()
-
-    return followed

@@ -16,7 +16,7 @@ from qgf_jax.types import Array, Obs, Spec
 _INTERVALS = 8
 
 
-def interval_distances(x: Array, y: Array) -> Array:
+def _interval_distances(x: Array, y: Array) -> Array:
     """What the intervals from x_i to y_i of each component cover, [C, K] and [C, K] -> [C].
 
     An interval with y_i <= x_i is empty, and what several cover counts once. Each component is a
@@ -29,15 +29,6 @@ def interval_distances(x: Array, y: Array) -> Array:
     covered = jax.lax.cummax(end, axis=end.ndim - 1)
     before = jnp.concatenate([start[..., :1], covered[..., :-1]], axis=-1)
     return jnp.sum(jnp.maximum(end - jnp.maximum(start, before), 0.0), axis=-1)
-
-
-def interval_quasimetric(x: Array, y: Array, share: Array) -> Array:
-    """`share` of the components' mean, the rest of their maximum: [D] and [D] -> [].
-
-    IQE-maxmean, D a multiple of 8, the intervals of a component (Wang and Isola, 2022).
-    """
-    components = interval_distances(x.reshape(-1, _INTERVALS), y.reshape(-1, _INTERVALS))
-    return share * components.mean() + (1.0 - share) * components.max()
 
 
 class _Code(nn.Module):
@@ -63,6 +54,15 @@ class QuasimetricCritic(nn.Module):
     shape: Any
     """Of its layers; the codes are as wide as the last, down to a multiple of 8."""
 
+    @staticmethod
+    def distance(x: Array, y: Array, share: Array) -> Array:
+        """`share` of the components' mean, the rest of their maximum: [D] and [D] -> [].
+
+        IQE-maxmean, D a multiple of 8, the intervals of a component (Wang and Isola, 2022).
+        """
+        components = _interval_distances(x.reshape(-1, _INTERVALS), y.reshape(-1, _INTERVALS))
+        return share * components.mean() + (1.0 - share) * components.max()
+
     @nn.compact
     def __call__(self, obs: Obs, action: Array, next_state: Array | None = None) -> Any:
         """Q; or with the `next_state` the three numbers of the loss, [] each.
@@ -77,13 +77,11 @@ class QuasimetricCritic(nn.Module):
         change = self.shape.mlp(width, name="dynamics")(jnp.concatenate([state, action]))
         after = state + change
         if next_state is None:
-            return -interval_quasimetric(after, goal, share)
+            return -self.distance(after, goal, share)
         right = code(next_state)
-        there, back = (
-            interval_quasimetric(*pair, share) for pair in ((after, right), (right, after))
-        )
+        there, back = (self.distance(*pair, share) for pair in ((after, right), (right, after)))
         return (
-            interval_quasimetric(state, goal, share),
-            interval_quasimetric(state, right, share),
+            self.distance(state, goal, share),
+            self.distance(state, right, share),
             0.5 * (there + back),
         )

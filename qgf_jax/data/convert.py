@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from qgf_jax.data import readers
 from qgf_jax.data.converted import Manifest
 from qgf_jax.data.formats import Rows
-from qgf_jax.data.readers import hdf5, npz
 from qgf_jax.data.readers.recording import ALL, Choice, Recording
+from qgf_jax.data.readers.steps import Steps
 from qgf_jax.data.shards import Source
 from qgf_jax.errors import UserError
 from qgf_jax.runs.failpoints import failpoint
@@ -92,7 +92,7 @@ _LONGEST_NAME = 200
 def _targets(source: str, out: Path, name: str, choice: Choice) -> list[_Target]:
     """The data, and the validation data if there are any."""
     path = _npz_path(source)
-    if path and not (path.is_file() and npz.is_of_steps(path)):
+    if path and not (path.is_file() and Steps.are_in(path)):
         if choice != ALL:
             raise UserError(f"{path}: there is nothing to choose of an npz file")
         return _npz_targets(path, out, name)
@@ -159,7 +159,7 @@ def _slices(recording: Recording) -> Iterator[tuple[str, Rows]]:
             waiting, count, number = [], 0, number + 1
     if waiting:
         yield f"{number:05d}", Rows.joined(waiting)
-    if recording.files and hdf5.sha256(*recording.files) != recording.sha256:
+    if recording.files and Recording.digest(*recording.files) != recording.sha256:
         raise UserError(f"{recording.place}: it was altered while it was read: convert it again")
 
 

@@ -1,4 +1,9 @@
-"""Reads npz files of the raw layout into arrays that have been looked at. No JAX here."""
+"""Reads npz files of the raw layout into arrays that have been looked at. No JAX here.
+
+In OGBench's raw layout a row is a state and the action taken in it, `terminals` is 1 on the last row of
+each trajectory, and that row's action is void. A file that says in another column where trajectories
+end, or has the next observation in the same row, means something else by the same three keys.
+"""
 
 import contextlib
 import math
@@ -12,7 +17,6 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data import layouts
 from qgf_jax.data.summary import Summary
 from qgf_jax.errors import UserError, log_once
 
@@ -46,7 +50,7 @@ class Rows(NamedTuple):
         n = len(raw["observations"])
         for key, array in raw.items():
             _check_length(path, key, len(array), n)
-            check_numbers(path, key, array)
+            cls.check_numbers(path, key, array)
         actions, ends = raw.pop("actions"), raw.pop("terminals")
         _check_ends(path, ends)
         if not actions.any():
@@ -98,6 +102,21 @@ class Rows(NamedTuple):
         arrays = (self.observations, self.actions, self.ends)
         return Rows(*(array[start:stop] for array in arrays), info)
 
+    @staticmethod
+    def check_numbers(place: object, key: str, array: np.ndarray) -> None:
+        """Refuses numbers that are not finite, or so large that sums of squares are not."""
+        if array.dtype.kind not in "fiu" or not array.size:
+            return
+        # As Python's: float16 would round the bound to infinity, and integers have no -min.
+        ends = float(array.max()), float(array.min())
+        if all(abs(end) <= _LARGEST for end in ends):  # NaN if any is
+            return
+        wide = np.asarray(array, np.float64)
+        bad = ~(np.abs(wide) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+        row = int(np.argmax(bad))
+        what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
+        raise UserError(f"{place}: {key} is {what} in row {row}: collect it again")
+
     def check_labels(self, path: Path, heeded: Collection[str]) -> None:
         """Raises `UserError` if there are labels that nobody would heed; `heeded` are those that are."""
         _check_labels(path, self.info.keys() - set(heeded))
@@ -131,22 +150,7 @@ def _check_ends(path: Path, ends: np.ndarray) -> None:
         raise UserError(f"{path}: the last row does not end a trajectory: the file was cut off")
     if ends.all():
         raise UserError(f"{path}: every row of terminals ends a trajectory: there is no transition")
-    layouts.check_ends(path, ends)
-
-
-def check_numbers(place: object, key: str, array: np.ndarray) -> None:
-    """Refuses numbers that are not finite, or so large that sums of squares are not."""
-    if array.dtype.kind not in "fiu" or not array.size:
-        return
-    # As Python's: float16 would round the bound to infinity, and integers have no -min.
-    ends = float(array.max()), float(array.min())
-    if all(abs(end) <= _LARGEST for end in ends):  # NaN if any is
-        return
-    wide = np.asarray(array, np.float64)
-    bad = ~(np.abs(wide) <= _LARGEST).reshape(len(array), -1).all(axis=1)
-    row = int(np.argmax(bad))
-    what = f"larger than {_LARGEST:g}" if np.isfinite(array[row]).all() else "NaN or infinite"
-    raise UserError(f"{place}: {key} is {what} in row {row}: collect it again")
+    _check_compact(path, ends)
 
 
 _LARGEST = 1e9
@@ -190,20 +194,80 @@ def _read_zip(
 
 def _members(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The arrays that are read, by key."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    arrays = [(info.filename.removesuffix(".npy"), info) for info in file.infolist()]
-    for key, info in arrays:
-        if key in members:
-            raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
-        if key in _AXES:
-            members[key] = info
-    layouts.check_keys(path, _others(file))
+    members = _known(path, file)
+    _check_keys(path, _others(file))
     for key in _NEEDED:
         if key not in members:
             has = ", ".join(sorted(file.namelist()))[:60] or "nothing"
             raise UserError(f"{path}: key {key!r} is missing (the file has {has})")
     rows = _length(file, members["observations"])
     return {k: v for k, v in members.items() if k not in _LABELS or _length(file, v) == rows}
+
+
+def _known(path: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays whose keys mean something, by key. Raises `UserError` for two of one key."""
+    known: dict[str, zipfile.ZipInfo] = {}
+    for info in file.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key in known:
+            raise UserError(f"{path}: there are two arrays {key!r}: write the file again")
+        if key in _AXES:
+            known[key] = info
+    return known
+
+
+_REGULAR = "ogbench.utils.load_dataset's regular layout"
+_COMPACT = "ogbench.utils.load_dataset's compact layout"
+_D4RL = "D4RL's layout"
+_GYMNASIUM = "Gymnasium's and Minari's layout"
+_BUFFER = "robomimic's layout or a replay buffer's"
+_STEPS = "RLDS's layout"
+_EPISODES = "a layout with a column of episodes"
+_KEYS = {
+    _REGULAR: ("next_observations", "next_observation", "next_obs", "next_states"),
+    _COMPACT: ("valids", "valid"),
+    _D4RL: ("timeouts", "timeout", "infos/timeouts"),
+    _GYMNASIUM: (
+        "truncations", "truncation", "truncateds", "truncated",
+        "terminations", "termination", "terminateds", "terminated",
+    ),
+    _BUFFER: ("dones", "done", "dones_float", "done_bool", "not_done", "final_observations"),
+    _STEPS: ("is_first", "is_last", "is_terminal"),
+    _EPISODES: (
+        "episode_ends", "episode_starts", "episode_ids", "episode_id", "episode_index",
+        "episode_lengths", "episode", "episodes", "ends", "traj_ends", "traj_lengths", "traj_id",
+        "traj_ids", "trajectory_id", "trajectory_ids", "trajectory",
+    ),
+}  # fmt: skip
+_LAYOUTS = {key: layout for layout, keys in _KEYS.items() for key in keys}
+"""Key that is a sign of a layout -> what layout."""
+
+
+def _check_keys(path: Path, keys: Iterable[str]) -> None:
+    """Raises `UserError` if one of `keys` is a sign of another layout."""
+    keys = {*keys}
+    if keys >= {"terminated", "truncated"}:
+        raise UserError(
+            f"{path}: key 'terminated' is of a file of steps: run `qgf convert npz:{path}` and name the "
+            "folder that it makes (docs/data.md)"
+        )
+    for key in sorted(keys):
+        if layout := _LAYOUTS.get(key.lower()):
+            raise _of_layout(path, f"key {key!r}", layout)
+
+
+def _check_compact(path: Path, ends: np.ndarray) -> None:
+    """Raises `UserError` if terminals [R] are those of the compact layout, whatever keys there are."""
+    lengths = np.diff(np.flatnonzero(ends), prepend=-1)
+    if len(lengths) % 2 == 0 and (lengths[1::2] == 1).all() and (lengths[::2] > 1).all():
+        raise _of_layout(path, "a trajectory that ends twice", _COMPACT)
+
+
+def _of_layout(path: Path, sign: str, layout: str) -> UserError:
+    remedy = "use the original file" if "load_dataset" in layout else "rewrite it"
+    return UserError(
+        f"{path}: {sign} is of {layout}; only OGBench's raw one is read: {remedy} (docs/data.md)"
+    )
 
 
 def _length(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> int | None:

@@ -55,10 +55,14 @@ class Loaded:
         options = config["data"]
         name = EnvName.parse(config["env"]) if given else Source.env_of(config)
         rewarded = own_rewards(options["rewards"])
-        labels = _labels(name, own=bool(options["rewards"] or given))
+        labels = _labels(name, options["rewards"] or given)
         source = given.source() if given else Source.of_config(config)
         scale = ActionScale.of(source, options, _bounds(labels, source))
-        source = scale.applied(rewarded(source))
+
+        def learned_from(source: Source) -> Source:
+            return scale.applied(rewarded(source))
+
+        source = learned_from(source)
         prepare = functools.partial(
             _prepare, path=source.path, labels=labels, options=options, clip=scale.clip
         )
@@ -70,15 +74,15 @@ class Loaded:
         streamed = _is_streamed(source, sample, options, room)
         if streamed:
             dataset = Stream(source, prepare, config, steps=steps, goals=bool(name.goals))
-            asked = options["standardize"] and known is None
-            summary = _survey(source, prepare) if asked else source.summary
+            summary = source.summary
+            if options["standardize"] and known is None:
+                summary = _survey(source, prepare)
             starts.check_drawn(dataset.firsts, dataset.starts)
         else:
             dataset, summary = _gather_all(source, prepare, known)
             starts.check_drawn(np.zeros(1, np.int64), source.transitions - steps + 1)
         held_out = None if given else source.validation()
-        held_out = held_out and scale.applied(rewarded(held_out))
-        validation = _validation(held_out, prepare, summary, options)
+        validation = _validation(held_out, learned_from, prepare, summary, options)
         if not streamed:
             labels.close()
         fingerprint = _fingerprint(source, summary, options, name, streamed=streamed)
@@ -134,8 +138,8 @@ def _row(numbers: np.ndarray) -> str:
     return ", ".join(f"{x:g}" for x in shown)
 
 
-def _labels(name: EnvName, *, own: bool) -> Labels:
-    """The environment's, or for rewards of the user's own those that read them from the rows."""
+def _labels(name: EnvName, own: object) -> Labels:
+    """The environment's, or where rewards are the user's `own` those that read them from the rows."""
     labels = Family.of(name).labels(name)
     if not own or name.goals:
         return labels
@@ -181,6 +185,7 @@ _SHARE = 0.8
 
 def _validation(
     source: Source | None,
+    learned_from: Callable[[Source], Source],
     prepare: Callable[..., Dataset | GoalDataset],
     summary: Summary | None,
     options: Mapping[str, Any],
@@ -188,7 +193,7 @@ def _validation(
     """The first slice of validation data, if there are any, checked against the others."""
     if source is None:
         return None
-    rows = source.read(0, int(source.slices[1]))
+    rows = learned_from(source).read(0, int(source.slices[1]))
     prepared = prepare(rows, path=source.path)
     _check_validation(rows, source.path, summary, options)
     return prepared

@@ -238,6 +238,14 @@ class Family(abc.ABC):
 
     # Names
 
+    @staticmethod
+    def _is_module(name: str) -> bool:
+        """Whether there is a module of that name, or one that may hold it; it is not imported."""
+        root = name.partition(".")[0]
+        with contextlib.suppress(ValueError):  # a module without a specification, as __main__
+            return root.isidentifier() and importlib.util.find_spec(root) is not None
+        return True
+
     def claims(self, name: str) -> bool:
         """Whether a name without the prefix of a family has the form of this one's names.
 
@@ -383,11 +391,11 @@ def _resolve(name: str) -> tuple[Family, str]:
     if prefix in known:
         return _family(prefix), rest
     near = difflib.get_close_matches(prefix, known, n=1, cutoff=0.7)
-    if not near or is_module(prefix):
+    if not near or Family._is_module(prefix):
         for family in map(_family, _FAMILIES):
             if family.claims(name):
                 return family, name
-    if colon and is_module(prefix):
+    if colon and Family._is_module(prefix):
         raise UserError(
             f"environment {name!r}: after the module {prefix} comes a function, as make_arm, or "
             "an id, as Arm-v1"
@@ -395,14 +403,6 @@ def _resolve(name: str) -> tuple[Family, str]:
     if colon:
         raise UserError.unknown("family of environments", prefix, known)
     return _family(""), name
-
-
-def is_module(name: str) -> bool:
-    """Whether there is a module of that name, or one that may hold it; it is not imported."""
-    root = name.partition(".")[0]
-    with contextlib.suppress(ValueError):  # a module without a specification, as __main__
-        return root.isidentifier() and importlib.util.find_spec(root) is not None
-    return True
 
 
 def _outside() -> dict[str, importlib.metadata.EntryPoint]:

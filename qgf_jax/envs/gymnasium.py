@@ -30,7 +30,7 @@ import numpy as np
 
 from qgf_jax.envs import spaces
 from qgf_jax.envs.carried import Carried
-from qgf_jax.envs.families import Bounds, EnvName, Family, Labels, is_module
+from qgf_jax.envs.families import Bounds, EnvName, Family, Labels
 from qgf_jax.errors import UserError, raised
 from qgf_jax.runtime import children
 
@@ -106,7 +106,7 @@ class _Gymnasium(Family):
         return made
 
     def _open(self, name: EnvName, options: Mapping[str, Any]) -> Any:
-        if not is_module(name.env_id.partition(":")[0]) and ":" in name.env_id:
+        if not self._is_module(name.env_id.partition(":")[0]) and ":" in name.env_id:
             raise UserError(
                 f"{name.env_id}: there is no module {name.env_id.partition(':')[0]}: install it, or "
                 "name its folder in PYTHONPATH, or mend the name"

@@ -9,19 +9,18 @@ import dataclasses
 import difflib
 import importlib.metadata
 import json
-import random
 import re
 import shlex
 import types
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from qgf_jax.envs import mazes, unrendered
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family, Labels
+from qgf_jax.envs.task_env import TaskEnv
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import children
 
@@ -52,13 +51,10 @@ _FIRST_WORDS = (
 )
 """Of the names of scenes."""
 
-_POLICY_GOALS = {"stitch": (0.0, 0.5, 0.5), "explore": (0.0, 0.0, 1.0)}
-
-_WITH_BUTTONS = ("scene", "puzzle")
-"""Scenes whose state is also that of buttons."""
-
 _AT_ONCE = 8192
 """Rows that are labelled at once: OGBench's rule works in float64."""
+
+_POLICY_GOALS = {"stitch": (0.0, 0.5, 0.5), "explore": (0.0, 0.0, 1.0)}
 
 
 class _Name(EnvName):
@@ -101,6 +97,11 @@ class _Name(EnvName):
         """The name in tables, where the task has a column of its own; another simulator is named."""
         return self._with(["oraclerep"] * (self.goals == "oraclerep")) + self._played_by
 
+    @property
+    def buttons(self) -> tuple[str, ...]:
+        """The column of buttons, where the state is also theirs."""
+        return ("button_states",) * self.scene.startswith(("scene", "puzzle"))
+
     def _with(self, words: list[str]) -> str:
         return "-".join([self.scene, self.kind, *words, self.version])
 
@@ -140,9 +141,17 @@ class _OGBench(Family):
             return parsed.with_task(int(task))
         return parsed if goals else parsed.with_task(_default_task(parsed.scene))
 
-    def make(self, name: EnvName | str, **options: Any) -> "_Env":
+    def own(self, name: EnvName) -> _Name:
+        """The name with what this family alone knows of it."""
+        return name if isinstance(name, _Name) else _Name(**dataclasses.asdict(name))
+
+    def make(self, name: EnvName | str, **options: Any) -> TaskEnv:
         """The environment of a name; `options` are those of `gymnasium.make`."""
-        return _Env(self.parse(name) if isinstance(name, str) else name, **options)
+        name = self.parse(name) if isinstance(name, str) else name
+        if name.goals == "oraclerep":
+            options["use_oracle_rep"] = True
+        state = ("qpos", "qvel", *self.own(name).buttons)
+        return TaskEnv(name, self.gym(name.env_id, **options), state)
 
     def gym(self, env_id: str, **options: Any) -> Any:
         """`gymnasium.make` of an OGBench id. Raises `UserError` as `_check` does."""
@@ -152,18 +161,7 @@ class _OGBench(Family):
 
             return gymnasium.make(env_id, disable_env_checker=True, **options)
 
-    def reset(self, env: Any, seed: int, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Resets a Gymnasium environment so that the initial state is a function of `seed` alone.
-
-        OGBench draws from three places: the environment's generator, NumPy's global one (point mazes)
-        and, for a few steps that settle the scene, from an action space made on the spot and never
-        seeded. All three are tied to `seed`. NumPy's global generator stays so, for what the
-        environment draws from it later.
-        """
-        random.seed(seed)
-        np.random.seed(seed)
-        with _seeded_action_spaces(seed):
-            return env.reset(seed=seed, **options)
+    reset = staticmethod(TaskEnv.reset_by_seed)
 
     def requirements(self) -> list[str]:
         """What `pip install --no-deps` must be given: OGBench and what it needs for manipulation.
@@ -202,7 +200,7 @@ class _OGBench(Family):
 
     def widths(self, name: EnvName) -> tuple[int, int, int]:
         """(O, G, A), those of a point maze without its simulator."""
-        if _own(name).maze:
+        if self.own(name).maze:
             width, action = mazes.WIDTHS
             return width, width if name.goals else 0, action
         env = self.make(name.with_task(name.tasks[0]))
@@ -210,7 +208,7 @@ class _OGBench(Family):
         env.env.close()
         return width, whole - width, env.action_dim
 
-    def rendered(self, name: EnvName, size: int) -> "_Env":
+    def rendered(self, name: EnvName, size: int) -> TaskEnv:
         """The environment with `render`."""
         return self.make(name, width=size, height=size, render_mode="rgb_array")
 
@@ -218,11 +216,11 @@ class _OGBench(Family):
         """The point maze on the device; `UserError` for everything else."""
         from qgf_jax.envs.jax_pointmaze import PointMaze
 
-        return PointMaze(_own(name))
+        return PointMaze(self.own(name))
 
     def maze(self, name: EnvName) -> tuple[np.ndarray, float, tuple[float, float]]:
         """Free squares, the length of a side, minus the middle of square (0, 0)."""
-        if known := _own(name).maze:
+        if known := self.own(name).maze:
             return known.free, mazes.UNIT, (mazes.OFFSET[0], mazes.OFFSET[1])
         env = self.gym(name.env_id).unwrapped
         return env.maze_map == 0, env._maze_unit, (env._offset_x, env._offset_y)
@@ -233,7 +231,7 @@ class _OGBench(Family):
         The rules of point mazes are known here. Where goals are observations, rows say all that is
         learned from: that works without OGBench where it is not installed, and a line says so.
         """
-        if maze := _own(name).maze:
+        if maze := self.own(name).maze:
             return _MazeLabels(name, maze)
         if name.goals == "observation" and self.missing():
             log(f"data: without OGBench nobody checks that the rows are those of {name.env_id}")
@@ -244,7 +242,7 @@ class _OGBench(Family):
 
     def policy_goals(self, name: EnvName) -> tuple[float, float, float]:
         """OGBench's probabilities, by how the data were collected."""
-        return _POLICY_GOALS.get(_own(name).kind, (0.0, 1.0, 0.0))
+        return _POLICY_GOALS.get(self.own(name).kind, (0.0, 1.0, 0.0))
 
     def advice(self, dataset: str, folder: Path) -> str:
         """How to collect the dataset, or to download it."""
@@ -285,10 +283,6 @@ class _OGBench(Family):
 
 
 FAMILY = _OGBench()
-
-
-def _own(name: EnvName) -> _Name:
-    return name if isinstance(name, _Name) else _Name(**dataclasses.asdict(name))
 
 
 def _default_task(scene: str) -> int:
@@ -332,65 +326,6 @@ def _registry() -> Any:
     return gymnasium.registry
 
 
-@contextlib.contextmanager
-def _seeded_action_spaces(seed: int) -> Generator[None]:
-    from gymnasium.spaces import Box
-
-    generator = np.random.default_rng(seed)
-
-    def sample(box: Any, *_: Any, **__: Any) -> np.ndarray:
-        return generator.uniform(box.low, box.high).astype(box.dtype)
-
-    with mock.patch.object(Box, "sample", sample):
-        yield
-
-
-class _Env:
-    """The environment of a name, seeded; where it has goals, they are the end of an observation."""
-
-    def __init__(self, name: EnvName, **options: Any):
-        self.name = name
-        if self.name.goals == "oraclerep":
-            options["use_oracle_rep"] = True
-        self.env = FAMILY.gym(self.name.env_id, **options)
-        self.width = int(np.prod(self.env.observation_space.shape))
-        """Of an observation without its goal."""
-        self.action_dim = int(np.prod(self.env.action_space.shape))
-        self._goal = np.zeros(0)
-
-    def reset(self, seed: int) -> np.ndarray:
-        """First observation of the episode `seed`, see `FAMILY.reset`. The name must say the task."""
-        if not self.name.goals:
-            return FAMILY.reset(self.env, seed)[0]
-        obs, info = FAMILY.reset(self.env, seed, options={"task_id": self.name.task})
-        self._goal = np.asarray(info["goal"])
-        return np.concatenate([obs, self._goal])
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
-        """(observation, reward, whether the episode is over, info)."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        obs = np.concatenate([obs, self._goal]) if self.name.goals else obs
-        return obs, float(reward), bool(terminated or truncated), info
-
-    def set_state(self, columns: Mapping[str, np.ndarray]) -> bool:
-        """Puts MuJoCo into the state `qpos`, `qvel` and, of buttons, `button_states`."""
-        keys = ["qpos", "qvel"]
-        keys += ["button_states"] * _own(self.name).scene.startswith(_WITH_BUTTONS)
-        if not columns.keys() >= {*keys}:
-            return False
-        self.env.unwrapped.set_state(*(columns[key].copy() for key in keys))
-        return True
-
-    def goal_position(self) -> list[float] | None:
-        """The goal [x, y] of a maze that has been reset, else None."""
-        goal = getattr(self.env.unwrapped, "cur_goal_xy", None)
-        return None if goal is None else [float(x) for x in goal]
-
-    def render(self) -> np.ndarray:
-        """A picture [h, w, 3], if the environment was made with a `render_mode`."""
-        return np.asarray(self.env.render())
-
-
 class _StateLabels(Labels):
     """Labels that come from the simulator's state, which the data have in `qpos`; not from columns."""
 
@@ -400,8 +335,7 @@ class _StateLabels(Labels):
         self, columns: Mapping[str, np.ndarray], path: Path, width: int | None, what: str
     ) -> dict[str, np.ndarray]:
         """The state as OGBench's functions take and extend it."""
-        scene = _own(self.name).scene
-        for key in ["qpos"] + ["button_states"] * scene.startswith(_WITH_BUTTONS):
+        for key in ("qpos", *FAMILY.own(self.name).buttons):
             if key not in columns:
                 raise UserError(f"{path}: key {key!r} is missing, and {what} from it")
         if width not in (None, found := columns["qpos"].shape[1]):
@@ -440,7 +374,7 @@ class _SimulatorLabels(_StateLabels):
     @property
     def _env(self) -> Any:
         if self._made is None:
-            self._made = _Env(self.name).env
+            self._made = FAMILY.make(self.name).env
         return self._made
 
     @property

@@ -89,18 +89,18 @@ class Parts(NamedTuple):
             raise UserError(f"{where}: parts of the observations have different numbers of rows")
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
 
-
-def part(where: str, observation: Any, key: str) -> Any:
-    """What dictionaries, one within another, have under `key`. Raises `UserError` if it is missing."""
-    found = _find(observation, key) if key else observation
-    if found is None:
-        raise UserError(f"{where}: observation {key!r} is missing")
-    return found
+    @staticmethod
+    def find(where: str, observation: Any, key: str) -> Any:
+        """What dictionaries, one within another, have under `key`; `UserError` if it is missing."""
+        found = _find(observation, key) if key else observation
+        if found is None:
+            raise UserError(f"{where}: observation {key!r} is missing")
+        return found
 
 
 def _part(where: str, observations: Any, key: str, width: int) -> np.ndarray:
     """[R, width] of the part `key`."""
-    array = np.asarray(part(where, observations, key))
+    array = np.asarray(Parts.find(where, observations, key))
     array = array.reshape(len(array), -1)
     if array.shape[1] != width:
         what = f"observation {key!r} is" if key else "an observation is"

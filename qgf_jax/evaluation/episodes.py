@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
+from qgf_jax.errors import UserError
+from qgf_jax.evaluation import recorded
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
@@ -98,10 +100,10 @@ class EpisodeLog:
 
     @staticmethod
     def read(run: Run) -> Lines:
-        """The episodes of a run, and the lines of its file that are none. Raises `UserError`.
+        """The episodes of a run or its record, and the lines that are none. Raises `UserError`.
 
-        An episode is of the run's own environment, or of that in the simulator on the device, and of
-        one of its seeds.
+        In a record every line must be one. An episode is of the run's own environment, or of that in
+        the simulator on the device, and of one of its seeds.
         """
         name = EnvName.parse(run.config["env"])
         labels = (name.label, name.played_in(ON_DEVICE).label)
@@ -116,12 +118,27 @@ class EpisodeLog:
                 return f"seed {line['seed']} of a run with {run.config['seeds']}"
             return ""
 
+        if run.record.exists():
+            return recorded.read(run.record, why)
         return Lines.read(run.episodes, why)
+
+    @classmethod
+    def require(cls, run: Run) -> Lines:
+        """As `read`; raises `UserError` too if nothing was played."""
+        lines = cls.read(run)
+        if not lines.records:
+            why = f" ({note})" if (note := lines.note()) else ""
+            raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
+        return lines
 
     @classmethod
     @contextlib.contextmanager
     def only_writer(cls, run: Run) -> Generator["EpisodeLog"]:
         """Opens the log for this process alone. Raises `UserError` if another one writes it."""
+        if run.record.exists():
+            raise UserError(
+                f"{run.workdir} is the record of a run, without its checkpoints: evaluate the run itself"
+            )
         with EVALUATION.lock(run.workdir):
             yield cls(run)
 

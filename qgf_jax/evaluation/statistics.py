@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qgf_jax.evaluation import student
+
+_Tables = Sequence[np.ndarray]
+"""[S, E] of each task."""
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile of LEVEL
 # Student's t quantile of LEVEL, by degrees of freedom; what lies between is within 0.5 % of it.
@@ -26,6 +30,14 @@ KINDS = {
     "two-way bootstrap": "seeds and episodes resampled together, the same episodes for all seeds",
 }
 """The kinds of interval in words; see `Interval.kind`."""
+DIFFERENCE_KINDS = {
+    "t over episodes": "t interval over episodes; one seed, so it says nothing of training again",
+    "t over seeds": KINDS["t over seeds"],
+    "two-way t": "t interval; variances of seeds and of episodes, less what both have counted",
+}
+"""The kinds of interval of a difference in words; see `Difference.kind`."""
+POWER = 0.8
+"""That of a difference which counts as detectable."""
 
 
 class Interval(NamedTuple):
@@ -83,6 +95,143 @@ class Interval(NamedTuple):
         seeds, episodes, single = _variances(tables)
         between = float(episodes.sum())
         return _mean(tables), float(np.sqrt(max(seeds + between - single, seeds, between)))
+
+
+class Difference(NamedTuple):
+    """A mean difference of two arms on the same episodes, its 95 % interval and its test.
+
+    A t interval with the two-way standard error. Of two to four seeds it is `Interval`'s own; of five
+    and more, no bootstrap: that one covers less for differences, and no p below 1 / resamples comes of
+    it, which Holm's factor then multiplies. `benchmarks/coverage.py --paired` has both.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, of no difference: at most .05 if and only if the interval leaves 0 out."""
+    detectable: float
+    """The least difference that such a test finds four times in five (80 % power, alpha .05)."""
+
+    @staticmethod
+    def kind(seeds: int) -> str:
+        """The key of `DIFFERENCE_KINDS` that a difference over so many seeds has."""
+        names = list(DIFFERENCE_KINDS)
+        return names[0] if seeds == 1 else names[1] if seeds < FEW_SEEDS else names[2]
+
+    @classmethod
+    def of(
+        cls,
+        arm: _Tables,
+        baseline: _Tables,
+        *,
+        paired: bool,
+        success: bool,
+    ) -> "Difference":
+        """`arm` less `baseline`, complete tables [S, E] of the same episodes.
+
+        `paired`: both have the same seeds; else each has its own, S may differ, and only episodes are
+        paired. `success`: values are from 0 to 1, and few pairs may differ. Such an interval is never
+        narrower than that of Bonett and Price (2012), one pair more in either direction, of as many
+        independent pairs as the table is worth (Kish, 1965).
+        """
+        both = [*zip(arm, baseline, strict=True)]
+        if paired or len(arm[0]) == len(baseline[0]) == 1:
+            samples = [[x - y for x, y in both]]
+        else:  # less what is common to both in an episode
+            centres = [(_per_episode(x) + _per_episode(y)) / 2 for x, y in both]
+            samples = [[x - c for x, c in zip(one, centres, strict=True)] for one in zip(*both)]
+        gaps = [_per_episode(x) - _per_episode(y) for x, y in both]
+        sizes, mean, found = [x.shape[1] for x in gaps], _mean(gaps), _Clustered.of(samples, gaps)
+        error, freedom = found.error(sizes)
+        quantile = student.quantile(0.5 + LEVEL / 2, freedom)
+        low, high = mean - quantile * error, mean + quantile * error
+        p = student.two_sided(mean / error, freedom) if error else float(mean == 0)
+        detectable = (quantile + student.quantile(POWER, freedom)) * error
+        if success:
+            centre, least = _laplace(samples, found, sum(sizes))
+            low, high = min(low, centre - _Z * least), max(high, centre + _Z * least)
+            low, high = max(low, -1.0), min(high, 1.0)
+            p = max(p, student.two_sided(centre / least, np.inf))
+            detectable = max(detectable, (_Z + student.quantile(POWER, np.inf)) * least)
+        return cls(mean, float(low), float(high), float(p), float(detectable))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p values adjusted for that there are several (Holm, 1979): reject what is below alpha."""
+    adjusted, least = [0.0] * len(chances), 0.0
+    for rank, place in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
+        least = max(least, min(1.0, (len(chances) - rank) * chances[place]))
+        adjusted[place] = least
+    return adjusted
+
+
+def _per_episode(table: np.ndarray) -> np.ndarray:
+    return table.mean(axis=0, keepdims=True)
+
+
+class _Clustered(NamedTuple):
+    """The variances of a difference of means, and what they are of."""
+
+    seeds: Sequence[float]
+    """Clustered by seed, for each sample: the pairs' differences, or each arm with seeds of its own."""
+    episodes: np.ndarray
+    """[T], clustered by episode."""
+    single: float
+    """Clustered by neither."""
+    counts: Sequence[int]
+    """The seeds of each sample."""
+    spread: float
+    """The variance of one episode over the number of seeds."""
+
+    @classmethod
+    def of(cls, samples: Sequence[_Tables], gaps: _Tables) -> "_Clustered":
+        """`gaps`: the mean difference [1, E] of each episode."""
+        parts = [_variances(tables) for tables in samples]
+        return cls(
+            [part[0] for part in parts],
+            _variances(gaps)[1],
+            sum(part[2] for part in parts),
+            [len(tables[0]) for tables in samples],
+            float(sum(np.mean([x.var() for x in tables]) / len(tables[0]) for tables in samples)),
+        )
+
+    @property
+    def total(self) -> float:
+        """The variance, at least that by seed or by episode alone; see `Interval.mean_and_error`."""
+        seeds, between = sum(self.seeds), float(self.episodes.sum())
+        return max(seeds + between - self.single, seeds, between)
+
+    def error(self, sizes: Sequence[int]) -> tuple[float, float]:
+        """The standard error and its degrees of freedom, with tasks of `sizes` episodes.
+
+        That of two to four seeds is as in `_t_half_width`.
+        """
+        total = self.total
+        if Difference.kind(min(self.counts)) == "t over seeds":
+            total = float(sum(self.seeds) + self.episodes.sum() + SEED_SPREAD**2 * self.spread)
+        pieces = [*zip(self.seeds, self.counts, strict=True)]
+        pieces += zip(self.episodes, sizes, strict=True)
+        uncertain = float(sum(x**2 / max(n - 1, 1) for x, n in pieces))
+        return float(np.sqrt(total)), max(total**2 / uncertain, 1.0) if uncertain else np.inf
+
+
+def _laplace(samples: Sequence[_Tables], found: _Clustered, episodes: int) -> tuple[float, float]:
+    """The difference of successes and its standard error with one pair more in either direction.
+
+    Of as many pairs as would have the variance of the table; where no pair differs nothing says how
+    much seeds have in common, so of its distinct episodes.
+    """
+    n = float(episodes)
+    if found.single and found.total:
+        n *= min(found.counts) * min(1.0, found.single / found.total)
+    pairs = samples[0]
+    if len(samples) == 2:  # each seed of the one with each of the other
+        pairs = [x[:, None] - y[None] for x, y in zip(*samples, strict=True)]
+    better = (n * np.mean([np.maximum(x, 0).mean() for x in pairs]) + 1) / (n + 2)
+    worse = (n * np.mean([np.maximum(-x, 0).mean() for x in pairs]) + 1) / (n + 2)
+    error = np.sqrt((better + worse - (better - worse) ** 2) / (n + 2))
+    return float(better - worse), float(error)
 
 
 def _mean(tables: Sequence[np.ndarray]) -> float:

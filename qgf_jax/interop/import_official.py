@@ -16,6 +16,7 @@ from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 from qgf_jax.interop import pickled
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
@@ -174,7 +175,7 @@ def _state(official: Official, config: Mapping[str, Any], spec: Spec) -> Any:
     from qgf_jax.training.programs import Trainer
     from qgf_jax.training.state import TrainState
 
-    trainer = Trainer.of(algorithms.Builder(config, spec).learner(), config, spec)
+    trainer = Trainer.of(Builder(config, spec).learner(), config, spec)
     seeds = jnp.asarray(trainer.seeds)
     template: TrainState = jax.eval_shape(trainer.init, seeds)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import aggregates, flow, inpainting, jax, jnp, norms
-from qgf_jax.methods.parts import part
+from qgf_jax.methods.lazy import aggregates, flow, jax, jnp, norms
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
@@ -74,7 +74,7 @@ def guide(
     `slope_clip` is the most that the rule's direction is long, before units; `gate`, endpoint [D] ->
     factor [], multiplies the weight, see `disagreement_gate`; `skip_first` leaves t = 0 unguided. What
     bounds the whole displacement is `flow.integrate_within`. `overlap`, as `qgf_jax.overlap` makes it of
-    the chunk that is being played, adds real-time chunking, see `inpainting.inpainted`.
+    the chunk that is being played, adds real-time chunking, see `Overlap.inpainted`.
 
     Raises `UserError` for a part or an option that does not exist. What it returns raises it for a batch
     of actions, a `q` that is not one number, and a velocity or an endpoint of another shape.
@@ -84,10 +84,10 @@ def guide(
     weigh = _weighting(weight, schedule, cap, skip_first)
     convert = _conversion(units, calibration, precondition, slope_clip)
     as_it_is = units == "raw" and precondition is None and slope_clip is None and gate is None
-    if overlap is not None and as_it_is and "jacobian" in part("rule", rule).provides:
+    if overlap is not None and as_it_is and "jacobian" in Part.named("rule", rule).provides:
         return _in_one_pass(make, velocity, q, end, weigh, overlap)
     guided = _guided(make(velocity, q, end), convert, weigh, gate, end)
-    return guided if overlap is None else inpainting.inpainted(guided, velocity, overlap)
+    return guided if overlap is None else overlap.inpainted(guided, velocity)
 
 
 def _guided(
@@ -124,11 +124,20 @@ def _in_one_pass(
         weight_now = weigh(jnp.asarray(t, action.dtype))
         live = weight_now != 0
         divisor = jnp.where(live, weight_now, 1.0)  # of inpainting: multiplied by it below
-        ends = inpainting.pulled(end, overlap, divisor)
-        v, direction = make(velocity, inpainting.climbed_if(live, q), ends)(action, t)
+        ends = overlap.pulled(end, divisor)
+        v, direction = make(velocity, _climbed_if(live, q), ends)(action, t)
         return v + divisor * direction
 
     return guided
+
+
+def _climbed_if(live: Array, q: Callable[..., Array]) -> Callable[..., Array]:
+    """`q`, without its slope where `live` [] is false; differentiated through even if it is constant."""
+
+    def followed(action: Array) -> Array:
+        return jnp.where(live, q(action), 0.0) + 0.0 * action.sum()
+
+    return followed
 
 
 def disagreement_gate(
@@ -154,7 +163,7 @@ def disagreement_gate(
 
 def _rule(name: str, options: Mapping[str, Any]) -> Callable[..., Direction]:
     """The rule with its options, else a `UserError`."""
-    found = part("rule", name)
+    found = Part.named("rule", name)
     for option in options:
         if option not in found.fields:
             raise UserError.unknown(f"option of rule {name}", option, found.fields)
@@ -163,7 +172,7 @@ def _rule(name: str, options: Mapping[str, Any]) -> Callable[..., Direction]:
 
 def _asked(rule: str, q: Callable[..., Array]) -> Callable[..., Array]:
     """What the rule asks in place of a critic, with its shape checked."""
-    return _of_slope(q) if "slope" in part("rule", rule).needs else _scalar(q)
+    return _of_slope(q) if "slope" in Part.named("rule", rule).needs else _scalar(q)
 
 
 def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
@@ -195,7 +204,7 @@ def _conversion(
 ) -> Callable[[Array, Array, Array], Array]:
     """(direction [D], t [], velocity [D]) -> what the weight multiplies [D]."""
     _check_slope_clip(slope_clip)
-    unit = part("unit", units)
+    unit = Part.named("unit", units)
     if "calibration" in unit.needs and calibration is None:
         raise UserError(f"units={units} has constants: give calibration=…, as rules/units.py says")
 
@@ -213,7 +222,7 @@ def _weighting(
     weight: Array | float, schedule: str, cap: float, skip_first: bool
 ) -> Callable[[Array], Array]:
     """t [] -> the weight there []."""
-    factor = part("schedule", schedule).make
+    factor = Part.named("schedule", schedule).make
     if jnp.ndim(weight):
         raise UserError(
             f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"

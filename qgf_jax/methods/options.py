@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from qgf_jax.bounds import Bound, Field, NonNegative
 from qgf_jax.errors import UserError
-from qgf_jax.methods import parts
 from qgf_jax.methods.pace import Pace
-from qgf_jax.methods.parts import Names, Part, part
+from qgf_jax.methods.parts import Names, Part
 
 Options = tuple[tuple[str, Any], ...]
 """What a user sets of a sampler, a critic and a selector, sorted by name."""
@@ -28,14 +27,6 @@ OF_CRITIC = {
 """Options of whatever asks a critic in acting: a rule that guides by it, or the best of N."""
 
 
-def of_selectors(default: str) -> dict[str, Field]:
-    """The choice of a selector, `default` unless given, and the options of each."""
-    found = {"select": Field(default, Names("selector"), "how one of several candidates is chosen")}
-    for one in parts.parts("selector").values():
-        found.update(one.fields)
-    return found
-
-
 class Split(NamedTuple):
     """Options by whose they are, but for those of `Pace`."""
 
@@ -47,7 +38,7 @@ class Split(NamedTuple):
     def of(cls, options: Options, own: Mapping[str, Field]) -> "Split":
         """`options` of a method whose sampler has the options `own`, which go before."""
         split = cls({}, {}, {})
-        of_selector, of_pace = of_selectors(""), Pace.options()
+        of_selector, of_pace = cls.of_selectors(""), Pace.options()
         for option, value in options:
             if option in of_pace:
                 continue
@@ -58,6 +49,16 @@ class Split(NamedTuple):
             whose[option] = value
         return split
 
+    @staticmethod
+    def of_selectors(default: str) -> dict[str, Field]:
+        """The choice of a selector, `default` unless given, and the options of each."""
+        found = {
+            "select": Field(default, Names("selector"), "how one of several candidates is chosen")
+        }
+        for one in Part.all("selector").values():
+            found.update(one.fields)
+        return found
+
     def selection(self, method: str, sampler: str, default: str) -> tuple[Part, dict[str, Any]]:
         """The selector that is chosen, `default` unless another is, and its own options.
 
@@ -65,14 +66,14 @@ class Split(NamedTuple):
         selector that is not chosen, and for a selector that the sampler cannot serve.
         """
         given = dict(self.selector)
-        chosen = part("selector", given.pop("select", default))
+        chosen = Part.named("selector", given.pop("select", default))
         for option in given:
             if option not in chosen.fields:
-                users = [k for k, v in parts.parts("selector").items() if option in v.fields]
+                users = [k for k, v in Part.all("selector").items() if option in v.fields]
                 raise UserError(
                     f"method {method}: option {option} needs select={' or select='.join(users)}"
                 )
-        if "stages" in chosen.needs - part("sampler", sampler).provides:
+        if "stages" in chosen.needs - Part.named("sampler", sampler).provides:
             raise UserError(
                 f"method {method}: select={chosen.name} stops a guided flow half-way, and this method "
                 "has none"

@@ -92,7 +92,7 @@ class Pace(NamedTuple):
     def overlap(self, previous: Array, begun: Any = True) -> "Overlap":
         """What a new chunk has in common with `previous` [H, A]; nothing where `begun` [] is false."""
         rest = jnp.zeros_like(previous[: self.execute])
-        weight = inpainting.soft_weights(self.chunk, self.execute, self.delay)
+        weight = inpainting.Overlap.soft_weights(self.chunk, self.execute, self.delay)
         weight = np.repeat(weight, previous.shape[1])
         return inpainting.Overlap(
             jnp.concatenate([previous[self.execute :], rest]).ravel(),

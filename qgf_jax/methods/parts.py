@@ -63,6 +63,41 @@ class Part:
         """The first line of its docstring."""
         return (self.make.__doc__ or "").strip().split("\n")[0]
 
+    @staticmethod
+    def named(kind: str, name: str) -> "Part":
+        """The part called `name`; `UserError` with the nearest one if there is none."""
+        Part.load()
+        if (kind, name) not in _PARTS:
+            raise UserError.unknown(kind, name, Part.all(kind))
+        return _PARTS[kind, name]
+
+    @staticmethod
+    def all(kind: str) -> dict[str, "Part"]:
+        """All parts of a kind, by name."""
+        Part.load()
+        return {name: found for (k, name), found in _PARTS.items() if k == kind}
+
+    @staticmethod
+    def load() -> None:
+        """Imports all files of parts and of methods: this package's, then those of other packages.
+
+        Raises `UserError` if a module that another package names cannot be imported.
+        """
+        if _state["loaded"]:
+            return
+        _state["loaded"] = True  # a module that is being loaded may look at what is there by now
+        try:
+            for package in _PACKAGES:
+                module = importlib.import_module(f"qgf_jax.methods.{package}")
+                for found in pkgutil.iter_modules(module.__path__):
+                    importlib.import_module(f"{module.__name__}.{found.name}")
+            importlib.import_module(_ROWS)
+            for entry in importlib.metadata.entry_points(group=_GROUP):
+                load_entry(entry, "parts of methods")
+        except BaseException:
+            _state["loaded"] = False
+            raise
+
 
 class Names(Words):
     """The bound of an option that names a part of one kind; parts of other packages count too."""
@@ -75,10 +110,11 @@ class Names(Words):
     @property
     def words(self) -> tuple[str, ...]:
         """All names of the kind."""
-        return tuple(parts(self.kind))
+        return tuple(Part.all(self.kind))
 
 
 _PARTS: dict[tuple[str, str], Part] = {}
+_state = {"loaded": False}
 
 
 class _Register(Protocol):
@@ -127,30 +163,6 @@ def _check_defaults(what: str, fields: Mapping[str, Field]) -> None:
 
 policy, critic, sampler, selector, rule, unit, schedule, endpoint, criterion = map(_declare, KINDS)
 
-_state = {"loaded": False}
-
-
-def load() -> None:
-    """Imports all files of parts and of methods: this package's, then those of other packages.
-
-    Raises `UserError` if a module that another package names cannot be imported.
-    """
-    if _state["loaded"]:
-        return
-    _state["loaded"] = True  # a module that is being loaded may look at what is there by now
-    try:
-        for package in _PACKAGES:
-            module = importlib.import_module(f"qgf_jax.methods.{package}")
-            for found in pkgutil.iter_modules(module.__path__):
-                importlib.import_module(f"{module.__name__}.{found.name}")
-        importlib.import_module(_ROWS)
-        for entry in importlib.metadata.entry_points(group=_GROUP):
-            load_entry(entry, "parts of methods")
-    except BaseException:
-        _state["loaded"] = False
-        raise
-
-
 _TABLES = {f"{kind.upper()}S": kind for kind in KINDS} | {
     "POLICIES": "policy",
     "CRITERIA": "criterion",
@@ -161,18 +173,4 @@ def __getattr__(name: str) -> Any:
     """`RULES`, `CRITICS` and so on: name -> function of all parts of a kind, whoever adds them."""
     if name not in _TABLES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return {key: found.make for key, found in parts(_TABLES[name]).items()}
-
-
-def part(kind: str, name: str) -> Part:
-    """The part called `name`; `UserError` with the nearest one if there is none."""
-    load()
-    if (kind, name) not in _PARTS:
-        raise UserError.unknown(kind, name, parts(kind))
-    return _PARTS[kind, name]
-
-
-def parts(kind: str) -> dict[str, Part]:
-    """All parts of a kind, by name."""
-    load()
-    return {name: found for (k, name), found in _PARTS.items() if k == kind}
+    return {key: found.make for key, found in Part.all(_TABLES[name]).items()}

@@ -1,8 +1,8 @@
-"""The table of methods, how the command line names them, and what a run makes of them.
+"""The table of methods, and how the command line names them.
 
 A run trains the learners of one method, and serves every method that needs no others: the test-time
 methods all act with one pair of a flow policy and a critic. No JAX here, so that `qgf methods` and a
-mistyped option answer at once; the builders at the end import it when they are called.
+mistyped option answer at once.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 
 from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError
-from qgf_jax.methods import parts
-from qgf_jax.methods.options import OF_CRITIC, Options, Split, of_selectors
+from qgf_jax.methods.options import OF_CRITIC, Options, Split
 from qgf_jax.methods.pace import Pace
-from qgf_jax.methods.parts import Names, Part, part
-from qgf_jax.types import Learner, own_groups
+from qgf_jax.methods.parts import Names, Part
 
 _FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights"})
 """Needs that the environment or the run provides, and no part."""
@@ -91,16 +89,21 @@ class Method(NamedTuple):
 
     def further(self, critics: str) -> dict[str, tuple[str, str]]:
         """What checkpoints with these critics can have added: part -> method and critics with it."""
-        first, *others = critics.split(",")
+        given = critics.split(",")
         found: dict[str, tuple[str, str]] = {}
         for name, row in METHODS.items():
-            more = set(row.policies) - set(self.policies)
-            if len(more) == 1 and len(row.policies) > len(self.policies) and first in row.critics:
-                found.setdefault(more.pop(), (name, critics))
-        if any(part("critic", name).sets for name in (first, *others)):
+            if (more := row._policy_beyond(self)) and given[0] in row.critics:
+                found.setdefault(more, (name, critics))
+        if any(Part.named("critic", name).sets for name in given):
             return found
-        new = [n for n in self.critics if n not in (first, *others) and not part("critic", n).sets]
+        new = [n for n in self.critics if n not in given and not Part.named("critic", n).sets]
         return found | {name: (self.name, f"{critics},{name}") for name in new}
+
+    def _policy_beyond(self, other: "Method") -> str:
+        """The policy that it has more than `other`, if that is the only difference; else ""."""
+        more = set(self.policies) - set(other.policies)
+        longer = len(self.policies) > len(other.policies)
+        return more.pop() if longer and len(more) == 1 else ""
 
     def _is_another_training(self, row: "Method") -> bool:
         """Equal learners with other settings, as of qsm and qsm_bc: two trainings, one sampler."""
@@ -123,7 +126,7 @@ class Method(NamedTuple):
         needs = self.needs()
         others = [
             name
-            for name, found in sorted(parts.parts("critic").items())
+            for name, found in sorted(Part.all("critic").items())
             if needs <= found.provides and name != self.critic
         ]
         return (self.critic, *others)
@@ -137,7 +140,7 @@ class Method(NamedTuple):
         for name in given:
             if name not in self.critics:
                 raise UserError.unknown(f"critic of {self.name}", name, self.critics)
-            if len(given) > 1 and (sets := part("critic", name).sets):
+            if len(given) > 1 and (sets := Part.named("critic", name).sets):
                 raise UserError(
                     f"critic {name!r} is trained by itself: it sets {min(sets)} for the whole run"
                 )
@@ -148,7 +151,7 @@ class Method(NamedTuple):
     @property
     def goals(self) -> bool:
         """Whether it needs an environment with goals."""
-        own = (*self.extra_needs, *part("critic", self.critic).needs)
+        own = (*self.extra_needs, *Part.named("critic", self.critic).needs)
         needs = frozenset(own).union(*(found.needs for found in self._parts()))
         return bool(needs & {"goals", "goal_observations"})
 
@@ -160,7 +163,7 @@ class Method(NamedTuple):
     @property
     def at_zero(self) -> str:
         """The method with the same actions at weight 0, if there is one."""
-        guides = self.weighted and "flow" in part("sampler", self.sampler).needs
+        guides = self.weighted and "flow" in Part.named("sampler", self.sampler).needs
         return "reference" if guides else ""
 
     @property
@@ -169,7 +172,7 @@ class Method(NamedTuple):
 
         Those that a fixed part ignores, such as the schedule of a policy without guidance, are left out.
         """
-        fields = dict(part("sampler", self.sampler).fields)
+        fields = dict(Part.named("sampler", self.sampler).fields)
         fixed = self._chosen(self.options)
         for found in fixed:
             fields |= found.fields
@@ -188,7 +191,7 @@ class Method(NamedTuple):
 
         No training has the last two.
         """
-        inpaints = "inpainting" in part("sampler", self.sampler).provides
+        inpaints = "inpainting" in Part.named("sampler", self.sampler).provides
         free = self.free_options | self.critic_options | self.selector_options
         return free | Pace.options(inpaints)
 
@@ -211,7 +214,7 @@ class Method(NamedTuple):
         if self.fixed_best_of and self.best_of == (1,):
             return {}
         own = self.all_options
-        return {k: v for k, v in of_selectors(self.selector).items() if k not in own}
+        return {k: v for k, v in Split.of_selectors(self.selector).items() if k not in own}
 
     def selection(self, options: Options) -> tuple[Part, dict[str, Any]]:
         """The selector of several candidates under `options`, and its own; see `Split.selection`."""
@@ -249,7 +252,7 @@ class Method(NamedTuple):
         """
         if not options:
             return ()
-        known = Pace.options() | of_selectors(self.selector) | OF_CRITIC | self.all_options
+        known = Pace.options() | Split.of_selectors(self.selector) | OF_CRITIC | self.all_options
         return tuple(k for k, v in options if known[k].bound.is_real and v != known[k].default)
 
     def check_option(self, option: str, value: Any) -> None:
@@ -265,7 +268,7 @@ class Method(NamedTuple):
     def check(self) -> None:
         """Raises `UserError` for a part that does not exist, and for an option that no part has."""
         for kind in ("selector", "critic"):
-            part(kind, getattr(self, kind))
+            Part.named(kind, getattr(self, kind))
         known = {option for found in self._parts() for option in found.fields}
         for option in self.options:
             if option not in known:
@@ -277,7 +280,7 @@ class Method(NamedTuple):
         """What acting with `settings`, and training, ask of the critic and of further learners."""
         found = [*self._parts(settings)]
         if not self.fixed_best_of or self.best_of != (1,):
-            found.append(part("selector", self.selector))
+            found.append(Part.named("selector", self.selector))
         asked = frozenset(self.extra_needs).union(*(x.needs for x in found))
         return asked.difference(_FROM_ELSEWHERE, *(x.provides for x in found))
 
@@ -300,20 +303,20 @@ class Method(NamedTuple):
     def _parts(self, settings: Mapping[str, Any] = {}) -> Iterator[Part]:
         """Policies, sampler, and what the sampler's options choose."""
         for name in self.policies:
-            yield part("policy", name)
+            yield Part.named("policy", name)
         yield from self._acting(settings)
 
     def _acting(self, settings: Mapping[str, Any]) -> Iterator[Part]:
         """The sampler, and what its options choose."""
-        yield part("sampler", self.sampler)
-        defaults = {k: v.default for k, v in part("sampler", self.sampler).fields.items()}
+        yield Part.named("sampler", self.sampler)
+        defaults = {k: v.default for k, v in Part.named("sampler", self.sampler).fields.items()}
         yield from self._chosen({**defaults, **self.options, **settings})
 
     def _chosen(self, options: Mapping[str, Any]) -> list[Part]:
         """The parts that `options` of the sampler name, such as its rule."""
-        fields = part("sampler", self.sampler).fields
+        fields = Part.named("sampler", self.sampler).fields
         bound = {name: fields[name].bound for name in options if name in fields}
-        return [part(b.kind, options[k]) for k, b in bound.items() if isinstance(b, Names)]
+        return [Part.named(b.kind, options[k]) for k, b in bound.items() if isinstance(b, Names)]
 
 
 class _Table(MutableMapping[str, Method]):
@@ -325,7 +328,7 @@ class _Table(MutableMapping[str, Method]):
 
     def _load(self) -> None:
         """Loads the files, and checks the rows that are new. Raises `UserError` that names the row."""
-        parts.load()
+        Part.load()
         for name in self.known.keys() - self._checked:
             self._checked.add(name)
             try:
@@ -387,106 +390,3 @@ def acting_params(
     online = [name for name in params if name.partition("@")[0] == "critic"]
     merged |= {f"online_{name}": params[name] for name in online}
     return merged | ({"calibration": calibration} if calibration else {})
-
-
-class Builder(NamedTuple):
-    """Makes what a run of a resolved config needs: networks, the learner, and samplers of methods."""
-
-    config: Mapping[str, Any]
-    spec: Any
-    """The `Spec` of the run's data."""
-
-    def networks(self) -> Any:
-        """The `Networks` of the run."""
-        from qgf_jax.core.networks import Networks
-
-        precision = self.config.get("precision", "float32")
-        return Networks.of(self.spec, precision, **self.config["networks"])
-
-    def learner(self) -> Any:
-        """The `Learner` that trains the config's algorithm."""
-        config = self.config
-        nets, row = self.networks(), Method.named(config["algorithm"])
-        critic, *more = config["critic"].split(",")
-        learners = {critic: self._critic(critic)}
-        given = config["policy"] | config["sampler"]
-        for name in row.policies:
-            learner = part("policy", name)
-            made = learner.make(nets, **{k: given[k] for k in learner.fields})
-            learners[name] = made.as_actor()
-        # After all others, whose random numbers stay what they are without them.
-        learners |= {name: self._critic(name).renamed(f"@{name}") for name in more}
-        if added := config.get("frozen", {}).get("add"):
-            learners = {k: x if k == added else x.stilled() for k, x in learners.items()}
-        return Learner.merge(*learners.values())
-
-    def _critic(self, name: str) -> Learner:
-        """The learner of one of the run's critics."""
-        row, own = Method.named(self.config["algorithm"]), self.config["critics"][name]
-        # What a critic bootstraps on is the policy that is trained, before any guidance.
-        acts_next = "reference" if own.get("next") == "reference" else row.at_zero or row.name
-        return part("critic", name).make(self.networks(), self.sample(acts_next), **own)
-
-    def sample(self, name: str, best_of: int = 1, options: Options = ()) -> Any:
-        """The `Sample` of method `name` over the run's checkpoints; `UserError` if `best_of` < 1."""
-        if best_of < 1:
-            raise UserError(f"best of {best_of} candidates: give at least 1")
-        from qgf_jax.core import checks
-
-        nets, row = self.networks(), Method.named(name)
-        of_critic = row.split_options(options).critic
-        if "rho" in of_critic:
-            nets = nets.with_pessimism(of_critic["rho"])
-        sample = part("sampler", row.sampler).make(nets, **self.settings(name, options))
-        if best_of > 1:
-            chosen, own = row.selection(options)
-            sample = chosen.make(nets, sample, best_of, **own)
-
-        trained = self.config["critic"].split(",")
-        critic = of_critic.get("critic", trained[0])
-        if critic not in trained:
-            raise UserError.unknown("critic of the run", critic, trained)
-
-        def checked(params: Any, obs: Any, key: Any, weight: Any) -> Any:
-            if critic != trained[0]:
-                params = own_groups(params, f"@{critic}")
-            action = sample(params, obs, key, weight)
-            checks.shape(f"an action of {name}", action, (nets.chunk_dim,))
-            return action
-
-        return checked
-
-    def settings(self, name: str, options: Options = ()) -> dict[str, Any]:
-        """What the sampler of method `name` is called with.
-
-        The run's own options are those of the method that it was trained as. Any other shares the number
-        of steps alone, so that a row of a table is what its label says.
-        """
-        row, mine = Method.named(name), name == self.config["algorithm"]
-        known = row.all_options
-        of_run = {
-            k: v
-            for k, v in self.config["sampler"].items()
-            if k in known and (mine or k == "num_steps")
-        }
-        return {**of_run, **row.options, **row.split_options(options).sampler}
-
-    def lacking(self, name: str, options: Options, best_of: int) -> str:
-        """What method `name` with `options` needs and the run has not, in words; "" if nothing.
-
-        With the method to train, where there is one whose learners provide it.
-        """
-
-        def learned(row: Method, critic: str) -> frozenset[str]:
-            found = (part("critic", critic), *(part("policy", policy) for policy in row.policies))
-            return frozenset().union(*(x.provides for x in found))
-
-        settings = self.settings(name, options)
-        needs = Method.named(name).acting_needs(settings, best_of, options)
-        acting = dict(options).get("critic", self.config["critic"].split(",")[0])
-        missing = needs - learned(Method.named(self.config["algorithm"]), acting)
-        if not missing:
-            return ""
-        trains = [n for n, row in METHODS.items() if needs <= learned(row, row.critic)]
-        advice = f": train --config.algorithm={trains[0]}" if trains else ""
-        return f"needs {', '.join(sorted(missing))}, which it does not provide{advice}"

@@ -1,4 +1,4 @@
-"""Tables, plots and one page from a run's lines, and from nothing else."""
+"""Tables, plots and one page from a run's lines or their record, and from nothing else."""
 
 import base64
 import html
@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from qgf_jax.errors import UserError, log, saving
-from qgf_jax.evaluation import summary
+from qgf_jax.evaluation import paired, summary
 from qgf_jax.evaluation.episodes import EpisodeLog
-from qgf_jax.report.tables import Table
+from qgf_jax.evaluation.over_tasks import aggregate
+from qgf_jax.evaluation.paired import Evaluated
+from qgf_jax.evaluation.played import by_arm, newest
+from qgf_jax.report.tables import Table, add_optimism
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
@@ -26,21 +28,19 @@ figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
 
 
-def write(workdir: str | os.PathLike) -> str:
+def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
     """Writes `report/`: summary.json, table.md, table.csv, plots, index.html. The table as text.
 
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
-    it leaves out. Raises `UserError` if nothing was evaluated, `SaveError` if it cannot be written.
+    it leaves out. `baseline` is what rows are compared with, see `paired.compare`. Raises `UserError` if
+    nothing was evaluated or there is no such arm, `SaveError` if it cannot be written.
     """
     run = Run.open(workdir)
-    lines, metrics = EpisodeLog.read(run), MetricsLog.read(run.metrics)
-    if not lines.records:
-        why = f" ({note})" if (note := lines.note()) else ""
-        raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
+    lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
     lines.warn()
-    rows = summary.summarize(lines.records, _references(run))
+    table = _table(_evaluated(run, lines), baseline)
+    rows = table.rows
     metrics.warn()
-    table = Table(rows)
     _warn(table)
     notes = [*_notes(lines), *filter(None, [metrics.note()])]
     from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
@@ -53,6 +53,7 @@ def write(workdir: str | os.PathLike) -> str:
     record = {
         "rows": rows,
         "optimistic": table.optimistic(),
+        "aggregates": table.aggregates,
         "left_out": [
             {"file": found.path.name, **one._asdict()}
             for found in (lines, metrics)
@@ -71,28 +72,60 @@ def write(workdir: str | os.PathLike) -> str:
     return text
 
 
-def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> str:
+def table(workdir: str | os.PathLike, baseline: str | None = None) -> Table:
+    """The table of a run or of its record, as `write` has it. Writes nothing; raises as `write` does."""
+    return _table(evaluated(workdir), baseline)
+
+
+def evaluated(workdir: str | os.PathLike, trained_as: str = "") -> Evaluated:
+    """What a run, or its record, has played; `trained_as` is how tables of several runs call it."""
+    run = Run.open(workdir)
+    lines = EpisodeLog.require(run)
+    lines.warn()
+    return _evaluated(run, lines, trained_as)
+
+
+def _evaluated(run: Run, lines: Lines, trained_as: str = "") -> Evaluated:
+    references = _references(run)
+    rows = summary.summarize(lines.records, references)
+    add_optimism(rows)
+    return Evaluated(rows, by_arm(lines.records), run.workdir.name, trained_as, references)
+
+
+def _table(own: Evaluated, baseline: str | None) -> Table:
+    own = own._replace(name="")
+    paired.compare([own], baseline)
+    return Table(own.rows, aggregate([own], baseline))
+
+
+def compare(
+    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, baseline: str | None = None
+) -> str:
     """One table of several runs, the selected report rows alone: OUT.md and OUT.csv, and its text.
 
     What a run was trained as is a column, since one method may act with several trainings: algorithm and
-    critic, and its folder where these two do not tell the runs apart.
+    critic, and its folder where these two do not tell the runs apart. `baseline` is what rows are
+    compared with, see `paired.compare`: seeds of two runs are the same where they were trained with the
+    same number. Raises `UserError` if there is no such arm.
     """
     opened = [Run.open(workdir) for workdir in workdirs]
-    names = [f"{run.config['algorithm']}, {run.config['critic']}" for run in opened]
+    names = [*map(_trained_as, opened)]
     names = [f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)]
-    rows: list[dict[str, Any]] = []
+    runs: list[Evaluated] = []
     notes: list[str] = []
     for name, run in zip(names, opened, strict=True):
         lines = EpisodeLog.read(run)
         notes += [f"{name}: {note}" for note in _notes(lines)]
         lines.warn()
-        rows += [{"trained_as": name, **row} for row in _selected_reports(run, lines)]
+        runs.append(_selected_reports(name, run, lines))
+    rows = [row for one in runs for row in one.rows]
     if not rows:
         raise UserError(
             f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
         )
+    paired.compare(runs, baseline)
     rows.sort(key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"]))
-    table = Table(rows)
+    table = Table(rows, aggregate(runs, baseline))
     text = "\n\n".join([table.markdown(), *notes])
     write_atomically(Path(f"{out}.md"), text + "\n")
     write_atomically(Path(f"{out}.csv"), table.csv())
@@ -126,9 +159,13 @@ def _page(
         f"<style>{_STYLE}</style><h1>{env}</h1>{table.html()}"
         "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
         "the selection episodes. Every number is from the report episodes, which are others."
-        f"{of_success}</p>{lines}{body}"
+        f"{of_success}</p>{lines}{table.differences_html()}{table.aggregates_html()}{body}"
         f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
     )
+
+
+def _trained_as(run: Run) -> str:
+    return f"{run.config['algorithm']}, {run.config['critic']}"
 
 
 def _references(run: Run) -> list[float] | None:
@@ -139,11 +176,16 @@ def _references(run: Run) -> list[float] | None:
     return None
 
 
-def _selected_reports(run: Run, lines: Lines) -> list[dict[str, Any]]:
-    """The report rows of selected weights."""
-    rows = summary.summarize(lines.records, _references(run))
+def _selected_reports(name: str, run: Run, lines: Lines) -> Evaluated:
+    """The report rows of selected weights, by the numbers that seeds were trained with."""
+    first = run.config["seed"]
+    records = [{**line, "seed": first + line["seed"]} for line in lines.records]
+    rows = summary.summarize(records, _references(run))
+    add_optimism(rows)
     _warn(Table(rows))
-    return [row for row in rows if row["selected"] and row["split"] == "report"]
+    chosen = [row for row in rows if row["selected"] and row["split"] == "report"]
+    named = [{"trained_as": name, **row} for row in chosen]
+    return Evaluated(named, by_arm(records), name, _trained_as(run), _references(run))
 
 
 def _notes(lines: Lines) -> list[str]:
@@ -155,10 +197,8 @@ def _notes(lines: Lines) -> list[str]:
 
 def _earlier(lines: Lines) -> int:
     """How many episodes are of checkpoints before the newest one of their environment."""
-    newest: dict[str, int] = {}
-    for line in lines.records:
-        newest[line["env"]] = max(line["step"], newest.get(line["env"], 0))
-    return sum(line["step"] < newest[line["env"]] for line in lines.records)
+    steps = newest(lines.records)
+    return sum(line["step"] < steps[line["env"]] for line in lines.records)
 
 
 def _warn(table: Table) -> None:

@@ -18,6 +18,17 @@ _SELECTED = (
     "episodes, which are others."
 )
 
+_OF_OPTIMISM = (
+    "optimism: what the maximum over weights on these very report episodes, which is biased upwards, "
+    "adds to the success (return where there is none) of the selected weight, and that maximum's weight."
+)
+_OF_AGGREGATES = (
+    "Over all tasks, selected weights, a score for each seed and task (success, or the score between "
+    "references): IQM: the mean of the middle half of the scores; P(better): the chance that a seed is "
+    "better than one of the arm in `against`, the mean over tasks; difference: of success from that "
+    "arm, paired, the mean over tasks, with a t interval; >x: the share of scores above x. "
+    "[95 %] else: seeds resampled, so too narrow with fewer than five, and none with one."
+)
 
 _Group = tuple[str, int, Sampler]
 """Environment, task and sampler: what rows have in common whose weights compete."""
@@ -28,6 +39,8 @@ class Table:
     """Rows as `summary.summarize` makes them, of one run or of several."""
 
     rows: Sequence[Row]
+    aggregates: Sequence[Mapping[str, Any]] = ()
+    """Of many tasks, as `over_tasks.aggregate` makes them."""
 
     @property
     def reported(self) -> list[Row]:
@@ -43,11 +56,20 @@ class Table:
         brackets = [f"{name} [95 %]" for name in shown if name != "length"]
         head = ["env", "task", "method", "weight", *brackets, "length", "n"]
         body = [_line(row, shown) for row in self.reported]
+        if _has_optimism(self.reported):
+            head.append("optimism")
+            body = [[*line, _optimism(row)] for line, row in zip(body, self.reported, strict=True)]
         if any("trained_as" in row for row in self.rows):
             head.insert(2, "trained as")
             for line, row in zip(body, self.reported, strict=True):
                 line.insert(2, row["trained_as"])
-        return "\n\n".join([_grid([head, *body]), _SELECTED, *self.notes()])
+        parts = [grid([head, *body]), _SELECTED, *self.notes()]
+        if compared := _compared(self.reported):
+            parts += [grid([_differences_head(compared), *map(_differences_line, compared)])]
+            parts += self.difference_notes()
+        if self.aggregates:
+            parts += [grid(_aggregate_lines(self.aggregates)), _OF_AGGREGATES]
+        return "\n\n".join(parts)
 
     def csv(self) -> str:
         """All rows, with success_mean, success_low and so on as columns."""
@@ -66,10 +88,48 @@ class Table:
         each = ([row for row in self.reported if row["env"] == name] for name in names)
         return "".join(head + _html_table(mine) for head, mine in zip(heads, each, strict=True))
 
+    def differences_html(self) -> str:
+        """The differences from the baseline as a table, with what its columns are; empty without any."""
+        compared = _compared(self.reported)
+        if not compared:
+            return ""
+        head = "".join(f"<th>{html.escape(name)}" for name in _differences_head(compared))
+        body = "".join(map(_html_difference, compared))
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.difference_notes())
+        return f"<h2>Differences</h2><table><tr>{head}</tr>{body}</table>{notes}"
+
     def notes(self) -> list[str]:
         """What the brackets of the report rows are, a line for each kind; then what rows lack."""
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
-        return [*(f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds), *self.gaps()]
+        words = [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
+        return [*words, *[_OF_OPTIMISM] * _has_optimism(self.reported), *self.gaps()]
+
+    def aggregates_html(self) -> str:
+        """The numbers over all tasks as a table, with what its columns are; empty without any."""
+        if not self.aggregates:
+            return ""
+        head, *body = _aggregate_lines(self.aggregates)
+        names = "".join(f"<th>{html.escape(name)}" for name in head)
+        lines = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in line)}</tr>" for line in body
+        )
+        note = html.escape(_OF_AGGREGATES)
+        return f"<h2>All tasks</h2><table><tr>{names}</tr>{lines}</table><p>{note}</p>"
+
+    def difference_notes(self) -> list[str]:
+        """What the columns of the table of differences are."""
+        compared = _compared(self.reported)
+        family = sum(row["paired"]["p_holm"] is not None for row in compared)
+        kinds = dict.fromkeys(row["paired"]["interval"] for row in compared)
+        alone = any(not row["paired"]["same_seeds"] for row in compared)
+        return [
+            "difference: less the arm in `against`, over the (seed, episode) pairs that both have "
+            "played; p: of no difference, two-sided; p (Holm): adjusted for the "
+            f"{family} selected rows of this table; detectable: what such a test finds with 80 % "
+            "power at alpha .05.",
+            *(f"[95 %], {kind}: {statistics.DIFFERENCE_KINDS[kind]}." for kind in kinds),
+            *["*: no seed in common, so episodes alone are paired."] * alone,
+        ]
 
     def gaps(self) -> list[str]:
         """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
@@ -96,6 +156,36 @@ class Table:
             if group not in best or _rank(row) > _rank(best[group]):
                 best[group] = row
         return list(best.values())
+
+
+def add_optimism(rows: Sequence[Row]) -> None:
+    """Gives selected report rows their `optimism`: what the maximum over weights would have added.
+
+    `gap`, of success, or of return where there is none, and the `weight` of the maximum, as
+    `Table.optimistic` has it. Rows of methods with a single weight have none.
+    """
+    table = Table(rows)
+    best = {_group(row): row for row in table.optimistic()}
+    weights: dict[_Group, set[float]] = {}
+    for row in table.reported:
+        weights.setdefault(_group(row), set()).add(row["weight"])
+    for row in table.reported:
+        if row["selected"] and len(weights[_group(row)]) > 1:
+            other, name = best[_group(row)], "success" if row["success"] else "return"
+            gap = other[name]["mean"] - row[name]["mean"]
+            row["optimism"] = {"gap": gap, "weight": other["weight"]}
+
+
+def _has_optimism(rows: Iterable[Row]) -> bool:
+    return any("optimism" in row for row in rows)
+
+
+def _optimism(row: Row) -> str:
+    if "optimism" not in row:
+        return "-"
+    digits, found = _DIGITS["success" if row["success"] else "return"], row["optimism"]
+    where = f" at {found['weight']:g}" if found["weight"] != row["weight"] else ""
+    return f"{found['gap']:+.{digits}f}{where}"
 
 
 def _group(row: Row) -> _Group:
@@ -148,7 +238,23 @@ def _cells(row: Row) -> dict[str, str]:
     }
 
 
-def _grid(lines: Sequence[Sequence[str]]) -> str:
+def cell(row: Row, column: str, digits: int | None = None) -> str:
+    """How a row has one of `COLUMNS`; `digits` after the point of a mean, or as many as it always has.
+
+    Means have their 95 % interval in brackets, but for the steps; "-" stands where a row has none.
+    """
+    if column == "steps":
+        return f"{row['length']['mean']:.{digits or 0}f}"
+    if column in _DIGITS:
+        return _interval(row.get(column), _DIGITS[column] if digits is None else digits)
+    return row["env"] if column == "env" else _cells(row)[column]
+
+
+COLUMNS = ("env", "task", "method", "weight", "success", "return", "score", "steps", "episodes")
+"""What `cell` writes."""
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table of a head and further lines, its columns aligned."""
     head, *body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
@@ -178,20 +284,104 @@ def _interval(value: dict[str, float] | None, digits: int) -> str:
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
+def _signed(found: Mapping[str, float], digits: int) -> str:
+    mean, low, high = (f"{found[name]:+.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _compared(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.get("paired")]
+
+
+def _differences_head(rows: Sequence[Row]) -> list[str]:
+    names = ["trained as"] * ("trained_as" in rows[0])
+    numbers = ["difference [95 %]", "p", "p (Holm)", "detectable", "pairs"]
+    return ["env", "task", *names, "method", "weight", "against", "of", *numbers]
+
+
+def _differences_line(row: Row) -> list[str]:
+    written, found = _cells(row), row["paired"]
+    seeds = f" / {found['seeds']} seeds" if found["seeds"] > 1 else ""
+    return [
+        row["env"],
+        written["task"],
+        *([row["trained_as"]] if "trained_as" in row else []),
+        written["method"] + (" **←**" if row["selected"] else ""),
+        written["weight"],
+        found["baseline"],
+        found["measure"],
+        _signed(found, _DIGITS[found["measure"]]),
+        _chance(found["p"]),
+        "-" if found["p_holm"] is None else _chance(found["p_holm"]),
+        f"{found['detectable']:.{_DIGITS[found['measure']]}f}",
+        f"{found['pairs']}{seeds}{'' if found['same_seeds'] else ' *'}",
+    ]
+
+
+def _aggregate_lines(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A head and a line for each record."""
+    several = any(one["trained_as"] for one in records)
+    levels = [f">{level}" for level in records[0]["profile"]]
+    names = ["trained as"] * several + [
+        "method",
+        "IQM [95 %]",
+        "against",
+        "P(better) [95 %]",
+        "difference [95 %]",
+    ]
+    lines = [[*names, *levels, "n"]]
+    for one in records:
+        lines.append(
+            [
+                *[one["trained_as"]] * several,
+                one["method"],
+                _maybe_interval(one["iqm"]),
+                one["baseline"] or "-",
+                _maybe_interval(one["improvement"]),
+                _signed(one["difference"], 2) if one["difference"] else "-",
+                *(f"{share:.2f}" for share in one["profile"].values()),
+                f"{one['scores']} / {one['tasks']} tasks",
+            ]
+        )
+    return lines
+
+
+def _maybe_interval(value: dict[str, float] | None) -> str:
+    if value and value["low"] is None:
+        return f"{value['mean']:.2f}"
+    return _interval(value, 2)
+
+
+def _chance(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _html_difference(row: Row) -> str:
+    kind = ' class="selected"' if row["selected"] else ""
+    line = _differences_line(row | {"selected": False})
+    words, numbers = line[:-5], line[-5:]
+    cells = "".join(f"<td>{html.escape(cell)}" for cell in words)
+    cells += "".join(f'<td class="n">{html.escape(cell)}' for cell in numbers)
+    return f"<tr{kind}>{cells}</tr>"
+
+
 def _html_table(rows: Sequence[Row]) -> str:
     shown = _shown(rows)
-    names = ["task", "method", "weight", *shown, "episodes", "seeds"]
+    more = ["optimism"] * _has_optimism(rows)
+    names = ["task", "method", "weight", *shown, "episodes", "seeds", *more]
     head = f"<tr>{''.join(f'<th>{name}' for name in names)}</tr>"
-    return f"<table>{head}{''.join(_html_line(row, shown) for row in rows)}</table>"
+    lines = (_html_line(row, shown, [_optimism(row) for _ in more]) for row in rows)
+    return f"<table>{head}{''.join(lines)}</table>"
 
 
-def _html_line(row: Row, shown: Sequence[str]) -> str:
+def _html_line(row: Row, shown: Sequence[str], more: Sequence[str]) -> str:
     written = _cells(row)
     numbers = [
         written["weight"],
         *(_html_interval(row.get(k), _DIGITS[k]) for k in shown),
         written["episodes"],
         str(row["seeds"]),
+        *more,
     ]
     kind = ' class="selected"' if row["selected"] else ""
     name = html.escape(json.dumps(written["method"])[1:-1])

@@ -6,6 +6,7 @@ Nothing here trains: no optimiser, no data and no simulator is imported or built
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +20,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from qgf_jax import config as configs
 from qgf_jax.bounds import Bound, Count, Finite, Index
-from qgf_jax.envs import spaces
+from qgf_jax.envs.spaces import Parts
 from qgf_jax.errors import UserError
-from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.pace import Pace
+from qgf_jax.methods.parts import Part
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.files import write_atomically
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runs.weights import ChosenWeights
@@ -102,6 +105,13 @@ class LoadedRun:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not readable ({error}): remove it and train again") from None
 
+    @staticmethod
+    def write_calibration(workdir: Path, step: int, constants: Mapping[str, Array]) -> None:
+        """Writes calibration.npz, with what was measured for the checkpoint at `step`."""
+        buffer = io.BytesIO()
+        np.savez(buffer, step=np.int64(step), **jax.device_get(dict(constants)))
+        write_atomically(workdir / "calibration.npz", buffer.getvalue())
+
     @property
     def seeds(self) -> int:
         """How many training seeds the run has."""
@@ -116,8 +126,8 @@ class LoadedRun:
         return self._builder.networks()
 
     @property
-    def _builder(self) -> algorithms.Builder:
-        return algorithms.Builder(self.run.config, self.spec)
+    def _builder(self) -> Builder:
+        return Builder(self.run.config, self.spec)
 
     def params_of(self, seed: int) -> Params:
         """The parameters of one seed, by its place in the run."""
@@ -134,10 +144,10 @@ class LoadedRun:
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         critic = dict(options).get("critic", "")
-        if "calibration" in parts.part("unit", settings.get("units", "raw")).needs:
+        if "calibration" in Part.named("unit", settings.get("units", "raw")).needs:
             self._check_calibration(method, settings.get("scale", "value"))
             self._check_first_critic(method, critic, "units")
-        if "weights" in parts.part("sampler", row.sampler).needs:
+        if "weights" in Part.named("sampler", row.sampler).needs:
             self._check_weights(method, settings.get("by", row.all_options["by"].default))
             self._check_first_critic(method, critic, "a weight")
         if lacking := builder.lacking(method, options, best_of):
@@ -249,7 +259,7 @@ def _untraceable(method: str, arguments: Sequence[str]) -> str:
 
 def _check_networks(run: Run, spec: Spec, params: Params, step: int) -> None:
     """Raises `UserError` where the parameters are not those of the networks that the config names."""
-    learner = algorithms.Builder(run.config, spec).learner()
+    learner = Builder(run.config, spec).learner()
 
     def init(key: Array) -> Params:
         return learner.init(key, spec.example(), jnp.zeros(spec.chunk_dim))
@@ -356,7 +366,7 @@ class _Policy:
             )
         arrays = []
         for key, width in self._parts:
-            found = spaces.part("the policy", observation, key)
+            found = Parts.find("the policy", observation, key)
             arrays.append(jnp.atleast_1d(jnp.asarray(found, jnp.float32)))
             if arrays[-1].shape[-1] != width or arrays[-1].shape[:-1] != arrays[0].shape[:-1]:
                 raise UserError(

@@ -28,9 +28,11 @@ class Clock:
         self.seconds[name] += now - self._last
         self._last = now
 
-    def share(self, name: str) -> float:
-        """The fraction of the whole that `name` took, from 0 to 1."""
-        return self.seconds[name] / max(sum(self.seconds.values()), 1e-9)
+    def goodput(self) -> str:
+        """Where the time went; "data" is the time in which the devices waited for data."""
+        parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+        share = self.seconds["train"] / max(sum(self.seconds.values()), 1e-9)
+        return f"goodput {share:.2f}: {parts}"
 
 
 class MetricsLog:

@@ -23,6 +23,8 @@ _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
 )  # fmt: skip
 
+_RECORD = "episodes.csv.gz"
+
 _NEEDED = {
     "config": ("env", "seed", "seeds", "algorithm", "critic", "eval"),
     "spec": (),
@@ -52,7 +54,7 @@ class Run(NamedTuple):
         """The run in `workdir`. Raises `UserError` if there is none or its config.json was altered."""
         workdir = Path(workdir)
         path = workdir / "config.json"
-        record = configs.read(path)
+        record = RunConfig.read_record(path)
         if why := _why_invalid(record):
             raise UserError(f"{path}: {why}: the file was altered")
         source = record.get("checkpoints_of")
@@ -77,7 +79,7 @@ class Run(NamedTuple):
         """
         workdir = Path(workdir)
         path = workdir / "config.json"
-        former = _former(configs.read(path)) if path.exists() else ()
+        former = _former(RunConfig.read_record(path)) if path.exists() else ()
         spec = cls.first_spec(workdir, config, spec, data)
         record = {
             "config": config,
@@ -109,7 +111,7 @@ class Run(NamedTuple):
         if not path.exists():
             frozen = config.get("frozen", {}).get("run")
             return cls.open(frozen)._spec_on(spec, data) if frozen else dict(spec)
-        old = configs.read(path).get("spec", {})
+        old = RunConfig.read_record(path).get("spec", {})
         if not _is_alike(old, spec):
             raise UserError(
                 f"{workdir}: the data have other widths or another normalisation than when it was "
@@ -142,7 +144,11 @@ class Run(NamedTuple):
         path = workdir / "config.json"
         if not path.exists():
             return
-        old = configs.read(path)
+        if (workdir / _RECORD).exists():
+            raise UserError(
+                f"{workdir} is the record of a run and not for training: choose another --workdir"
+            )
+        old = RunConfig.read_record(path)
         if old.get("checkpoints_of"):
             raise UserError(
                 f"{workdir} holds episodes of the checkpoints in {old['checkpoints_of']} and is not "
@@ -198,6 +204,11 @@ class Run(NamedTuple):
         return self.workdir / "episodes.jsonl"
 
     @property
+    def record(self) -> Path:
+        """The same as a publication holds it, in place of `episodes`; see `evaluation.recorded`."""
+        return self.workdir / _RECORD
+
+    @property
     def metrics(self) -> Path:
         """One line per logged step of training."""
         return self.trained_in / "metrics.jsonl"
@@ -235,7 +246,7 @@ class Run(NamedTuple):
         Call it once the checkpoint has been found. Does nothing for a run with its own checkpoints.
         """
         if self.checkpoints_of is not None:
-            record = configs.read(self.checkpoints_of / "config.json")
+            record = RunConfig.read_record(self.checkpoints_of / "config.json")
             _write(self.workdir, {**record, "checkpoints_of": str(self.checkpoints_of)})
 
 
@@ -313,12 +324,8 @@ def _why_invalid(record: Any) -> str:
     """What keeps the content of a config.json from being a run's; "" if nothing does."""
     if not isinstance(record, dict):
         return "it holds no run"
-    for part, names in _NEEDED.items():
-        if not isinstance(record.get(part), dict):
-            return f"{part!r} is missing"
-        if missing := [name for name in names if name not in record[part]]:
-            return f"{missing[0]!r} is missing in {part!r}"
-    if why := _why_no_spec(record["spec"]) or _why_no_dataset(record["dataset"]):
+    why = _why_incomplete(record)
+    if why := why or _why_no_spec(record["spec"]) or _why_no_dataset(record["dataset"]):
         return why
     if not isinstance(record.get("checkpoints_of"), str | None):
         return "'checkpoints_of' is no folder"
@@ -326,6 +333,15 @@ def _why_invalid(record: Any) -> str:
         _former(record)
     except (KeyError, TypeError):
         return "'data.dir' or 'former_fingerprints' is none"
+    return ""
+
+
+def _why_incomplete(record: Mapping[str, Any]) -> str:
+    for part, names in _NEEDED.items():
+        if not isinstance(record.get(part), dict):
+            return f"{part!r} is missing"
+        if missing := [name for name in names if name not in record[part]]:
+            return f"{missing[0]!r} is missing in {part!r}"
     return ""
 
 

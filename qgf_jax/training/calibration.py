@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.state import TrainState
 from qgf_jax.types import Array, Obs, Params, Spec
@@ -38,8 +39,8 @@ def measure(
     and `vectors` [S, D, D], the axes in columns. `dataset` is made of `blocks` of one shape, and
     `stacked` if it has a leading axis of length 1, as a piece on one of several devices has.
     """
-    nets = algorithms.Builder(config, spec).networks()
-    sample = algorithms.Builder(config, spec).sample("reference")
+    nets = Builder(config, spec).networks()
+    sample = Builder(config, spec).sample("reference")
     feed = BatchSampler.of(config, spec, batch_size=STATES, blocks=blocks)
 
     def draw(data: Any, key: Array) -> Obs:

@@ -4,27 +4,21 @@ Counts are kept in the cache folder, each under a hash of all that it depends on
 of this package's methods and of other packages' parts, and the versions.
 """
 
-import functools
-import hashlib
-import importlib.metadata
-import json
-import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import qgf_jax
 from qgf_jax.errors import log
-from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
+from qgf_jax.training import kept
 
 _OBS, _ACTION, _CHUNK, _HIDDEN = 46, 5, 5, (256,) * 3  # widths as of cube-triple
 BATCH = 8
 """Observations that a counted program acts in at once."""
 _UNIT = "qgf"
-# The count reads the operations of a program that is never run, so its machine code may be poor.
-_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_FIELDS = ("flops", "needs")
 
 
 def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -34,21 +28,21 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     be counted has None for both, and a line on standard error says why.
     """
     names = list(names)
-    kept = {name: _read_file(_file(name)) for name in {_UNIT, *names}}
-    if missing := [name for name, found in kept.items() if not found]:
+    counts = {name: kept.read(_file(name), _FIELDS) for name in {_UNIT, *names}}
+    if missing := [name for name, found in counts.items() if not found]:
         log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
     for name in missing:
         try:
-            kept[name] = _count(name)
+            counts[name] = _count(name)
         except Exception as error:  # of a part, perhaps from another package: the rest is listed
             log(f"qgf: the cost of {name} is not known: {type(error).__name__}: {error}")
             continue
-        _write_file(_file(name), kept[name])
-    unit = kept[_UNIT].get("flops")
+        kept.write(_file(name), counts[name])
+    unit = counts[_UNIT].get("flops")
     return {
         name: {
-            "cost": round(kept[name]["flops"] / unit, 3) if unit and kept[name] else None,
-            "needs": kept[name].get("needs"),
+            "cost": round(counts[name]["flops"] / unit, 3) if unit and counts[name] else None,
+            "needs": counts[name].get("needs"),
         }
         for name in names
     }
@@ -71,7 +65,7 @@ def _count(name: str) -> dict[str, Any]:
     config.networks.update(policy_hidden=_HIDDEN, critic_hidden=_HIDDEN)
     plain, row = configs.plain(config), algorithms.Method.named(name)
     spec = Spec((_OBS,), _ACTION, _CHUNK, goal=(_OBS,) if row.goals else None)
-    learner = algorithms.Builder(plain, spec).learner()
+    learner = Builder(plain, spec).learner()
     obs, width = spec.example(), spec.chunk_dim
     params = jax.eval_shape(learner.init, jax.random.key(0), obs, jnp.zeros(width))
     targets = {group: params[group] for group in learner.targets}
@@ -80,9 +74,9 @@ def _count(name: str) -> dict[str, Any]:
         "logit_std": jnp.ones(()),
         "values": jnp.ones(width),
         "vectors": jnp.eye(width),
-        "weights": {criterion: jnp.ones(()) for criterion in parts.parts("criterion")},
+        "weights": {criterion: jnp.ones(()) for criterion in Part.all("criterion")},
     }
-    sample = algorithms.Builder(plain, spec).sample(name, row.best_of[0])
+    sample = Builder(plain, spec).sample(name, row.best_of[0])
     acting = algorithms.acting_params(params, targets, constants)
     traced, compiled = compiled_acting(sample, acting, spec)
     return {"flops": flops.count(compiled) / BATCH, "needs": _groups_read(traced)}
@@ -100,7 +94,7 @@ def compiled_acting(sample: Any, params: Any, spec: Any) -> tuple[Any, Any]:
     keys = jax.random.split(jax.random.key(0), BATCH)
     obs = spec.observation(jnp.zeros((BATCH, spec.width)))
     traced = act.trace(params, obs, keys, jnp.zeros(()))
-    return traced, traced.lower().compile(compiler_options=_QUICKLY)
+    return traced, traced.lower().compile(compiler_options=kept.QUICKLY)
 
 
 def _groups_read(traced: Any) -> list[str]:
@@ -118,50 +112,4 @@ def _groups_read(traced: Any) -> list[str]:
 
 def _file(name: str) -> Path | None:
     """Where the count of a method is kept; None if nothing is to be kept."""
-    if os.environ.get("QGF_CACHE") == "off":
-        return None
-    row = algorithms.Method.named(name)
-    text = "\n".join(
-        [repr(row), qgf_jax.__version__, importlib.metadata.version("jax"), *_sources()]
-    )
-    try:
-        folder = Path.home() / ".cache" / "qgf_jax" / "costs"
-    except RuntimeError:  # there is no home
-        return None
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-
-
-@functools.cache
-def _sources() -> tuple[str, ...]:
-    """SHA-256 of each file that says how a method acts."""
-    package = Path(__file__).parent.parent
-    files = {path for room in ("core", "methods") for path in package.glob(f"{room}/**/*.py")}
-    files |= {package / "types.py", package / "runtime" / "flops.py"}
-    for kind in parts.KINDS:
-        for found in parts.parts(kind).values():
-            module = sys.modules.get(getattr(found.make, "__module__", ""))
-            if path := getattr(module, "__file__", None):
-                files.add(Path(path))
-    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files))
-
-
-def _read_file(path: Path | None) -> dict[str, Any]:
-    """What a file holds, or nothing."""
-    try:
-        found = json.loads(path.read_text()) if path else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and found.keys() == {"flops", "needs"} else {}
-
-
-def _write_file(path: Path | None, found: dict[str, Any]) -> None:
-    """Writes it whole or not at all; where the home cannot be written, nothing is kept."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(found))
-        beside.replace(path)
-    except OSError:
-        return
+    return kept.place("costs", ("core", "methods"), repr(algorithms.Method.named(name)))

@@ -7,7 +7,6 @@ guidance weight is calibrated.
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import sys
@@ -27,11 +26,10 @@ from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import NotFiniteError, UserError, log
-from qgf_jax.methods.table import Builder
-from qgf_jax.runs import frozen
+from qgf_jax.methods.builder import Builder
 from qgf_jax.runs.checkpoint import Checkpoints, RestoredState
 from qgf_jax.runs.failpoints import failpoint
-from qgf_jax.runs.files import write_atomically
+from qgf_jax.runs.frozen import Frozen
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.metrics import Clock, MetricsLog
@@ -64,10 +62,9 @@ def pretrain(
     On SIGTERM or SIGINT it saves the current step and raises `Stopped`. Raises `UserError` for unusable
     data or an unusable folder, `NotFiniteError` after ten skipped updates in a row.
     """
-    if isinstance(config, ConfigDict):
-        config = configs.plain(config)
+    config = configs.plain(config)
     configs.check(config)
-    config = frozen.resolved(config, Path(workdir))
+    config = Frozen(config).resolved(Path(workdir))
     backend.devices()  # fails in one line, before anything asks which process this is
     workdir, clock = Path(workdir), Clock()
     with contextlib.ExitStack() as stack:
@@ -92,11 +89,8 @@ def pretrain(
             host=host,
             trainer=trainer,
             outputs=outputs,
-            validation=jax.device_put(host.loaded.validation) if outputs else None,
             clock=clock,
-            step=start.step,
-            state=start.state,
-            pending=[(n, {k: jnp.asarray(v) for k, v in m.items()}) for n, m in start.note],
+            start=start,
         )
         state = loop.run()
         if not calibrated:
@@ -189,7 +183,7 @@ class _Outputs(NamedTuple):
             return None
         loaded = host.loaded
         run = Run.create(host.workdir, config, loaded.spec, loaded.fingerprint)
-        stack.callback(lambda: _log_times(clock))
+        stack.callback(lambda: log(clock.goodput()))
         host.tracker.keep()
         writer = MetricsLog(run.metrics, host.tracker)
         stack.callback(writer.close)
@@ -209,7 +203,7 @@ class _Outputs(NamedTuple):
         self.clock.lap("start")
         checkpoint = self.checkpoints.restore(template)
         if checkpoint is None and config["frozen"]["add"]:
-            parts = frozen.read(config, template)
+            parts = Frozen(config).read(template)
             state = trainer.init(jnp.asarray(trainer.seeds)).joined(parts)
             checkpoint = RestoredState(0, state, [])
         self.clock.lap("checkpoint")
@@ -259,20 +253,7 @@ def _calibrate(host: _Host, config: Mapping[str, Any], spec: Spec, state: TrainS
         host.feed.blocks,
         stacked=host.layout.count > 1,
     )
-    _write_calibration(host.workdir, steps, constants)
-
-
-def _write_calibration(workdir: Path, step: int, constants: Mapping[str, Any]) -> None:
-    """Writes calibration.npz, with what `measure` gave for the checkpoint at `step`."""
-    buffer = io.BytesIO()
-    np.savez(buffer, step=np.int64(step), **jax.device_get(dict(constants)))
-    write_atomically(workdir / "calibration.npz", buffer.getvalue())
-
-
-def _log_times(clock: Clock) -> None:
-    """Where the time went; "data" is the time in which the devices waited for data."""
-    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.seconds.items())
-    log(f"goodput {clock.share('train'):.2f}: {parts}")
+    LoadedRun.write_calibration(host.workdir, steps, constants)
 
 
 @dataclasses.dataclass
@@ -286,16 +267,17 @@ class _Loop:
     host: _Host
     trainer: Trainer
     outputs: _Outputs | None
-    validation: Any
-    """The validation data on one device, if there are any."""
     clock: Clock
-    step: int
-    """Updates done."""
-    state: TrainState
-    pending: list[tuple[int, Metrics]]
-    """(steps, their mean metrics) of each dispatch since metrics were last written."""
+    start: dataclasses.InitVar[RestoredState]
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, start: RestoredState) -> None:
+        self.validation = jax.device_put(self.host.loaded.validation) if self.outputs else None
+        self.step, self.state = start.step, start.state
+        # (steps, their mean metrics) of each dispatch since metrics were last written.
+        self.pending: list[tuple[int, Metrics]] = [
+            (steps, {name: jnp.asarray(mean) for name, mean in metrics.items()})
+            for steps, metrics in start.note
+        ]
         # Steps up to here were done before, and lost.
         self._reached = self.outputs.writer.last if self.outputs else 0
         self._compiled: set[int] = set()

@@ -15,8 +15,8 @@ import numpy as np
 from qgf_jax.core import density, flow
 from qgf_jax.core.networks import Networks
 from qgf_jax.data.sampling import BatchSampler
-from qgf_jax.methods.parts import part
-from qgf_jax.methods.table import Builder
+from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.parts import Part
 from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.calibration import covariance
 from qgf_jax.types import Array, Critic, Direction, Obs, Params, Spec, Velocity
@@ -40,6 +40,27 @@ class Effort(NamedTuple):
     factors: tuple[float, ...] = tuple(np.geomspace(1e-2, 1e2, 25).tolist())
     """The grid, in units of the weight `relative`."""
 
+    def measure(
+        self, config: Mapping[str, Any], spec: Spec, params: Params, dataset: Any, blocks: int = 1
+    ) -> dict[str, Array]:
+        """The fields of `criteria.Measured`, each with a leading axis of the seeds.
+
+        `params` are those of a `LoadedRun`; `dataset`, made of `blocks` of one shape, lies on the
+        device.
+        """
+        builder = Builder(config, spec)
+        nets = builder.networks()
+        num_steps = builder.settings("qgf")["num_steps"]
+        groups = {name: params[name] for name in ("policy", "critic")}
+
+        @jax.jit
+        def program(groups: Params, dataset: Any) -> dict[str, Array]:
+            near = draw(config, spec, dataset, blocks, self)
+            one = functools.partial(_one_seed, nets, num_steps, self, near)
+            return over_seeds(one, groups)
+
+        return program(groups, dataset)
+
 
 FULL = Effort()
 """What `qgf calibrate` takes."""
@@ -54,60 +75,13 @@ class Nearby(NamedTuple):
     """[N, K, D]."""
 
 
-def act(direct: Direction, noise: Array, weight: Array, num_steps: int) -> tuple[Array, Array]:
-    """The guided action [D] from `noise` [D], unclipped, and w Σ dt |g|² [], how much Q should rise.
-
-    dQ = ∇Q · da, and guidance adds da = w g dt, with g = ∇Q in each step; so the sum is the rise of Q to
-    first order in w where the flow carries what is added on unchanged.
-    """
-
-    def step(action: Array, t: Array) -> tuple[Array, Array]:
-        velocity, slope = direct(action, t)
-        return action + (velocity + weight * slope) / num_steps, slope @ slope / num_steps
-
-    times = jnp.arange(num_steps, dtype=noise.dtype) / num_steps
-    action, squares = jax.lax.scan(step, noise, times)
-    return action, weight * squares.sum()
-
-
-def nearest(action: Array, actions: Array) -> Array:
-    """The Euclidean distance [] from `action` [D] to the nearest of `actions` [K, D]."""
-    return jnp.sqrt(((actions - action[None]) ** 2).sum(axis=1).min())
-
-
-def relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
+def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     """The w [] for which w g is nearest to S g / q_std, summed over the slopes g, `slopes` [K, D].
 
     So the direction of `qgf` under w is, by least squares, that of `qgf_relative` under 1.
     """
     turned = jnp.matmul(slopes, covariance, precision="highest")
     return (slopes * turned).sum() / (q_std * (slopes * slopes).sum())
-
-
-def measure(
-    config: Mapping[str, Any],
-    spec: Spec,
-    params: Params,
-    dataset: Any,
-    blocks: int = 1,
-    effort: Effort = FULL,
-) -> dict[str, Array]:
-    """The fields of `criteria.Measured`, each with a leading axis of the seeds.
-
-    `params` are those of a `LoadedRun`; `dataset`, made of `blocks` of one shape, lies on the device.
-    """
-    builder = Builder(config, spec)
-    nets = builder.networks()
-    num_steps = builder.settings("qgf")["num_steps"]
-    groups = {name: params[name] for name in ("policy", "critic")}
-
-    @jax.jit
-    def program(groups: Params, dataset: Any) -> dict[str, Array]:
-        near = draw(config, spec, dataset, blocks, effort)
-        one = functools.partial(_one_seed, nets, num_steps, effort, near)
-        return over_seeds(one, groups)
-
-    return program(groups, dataset)
 
 
 def draw(
@@ -154,7 +128,7 @@ def _one_seed(
 
     stds, covariances, slopes = over_states(lambda s: s.spread(effort.actions), effort.states, 32)
     q_std, slopes = jnp.median(stds), slopes.reshape(-1, nets.chunk_dim)
-    relative = relative_weight(covariances.mean(axis=0), q_std, slopes)
+    relative = _relative_weight(covariances.mean(axis=0), q_std, slopes)
     weights = relative * jnp.array(effort.factors)
     of_weights = over_states(lambda s: s.guided(weights), effort.states, 32)
     of_weights |= over_states(lambda s: s.densities(weights, effort.noises), effort.dense_states, 4)
@@ -183,6 +157,26 @@ class State(NamedTuple):
         """Of the reference."""
         return self.nets.velocity(self.params["policy"], self.obs)
 
+    def act(self, direct: Direction, noise: Array, weight: Array) -> tuple[Array, Array]:
+        """The guided action [D] from `noise` [D], unclipped, and w Σ dt |g|² [], how much Q should rise.
+
+        dQ = ∇Q · da, and guidance adds da = w g dt, with g = ∇Q in each step; so the sum is the rise of
+        Q to first order in w where the flow carries what is added on unchanged.
+        """
+
+        def step(action: Array, t: Array) -> tuple[Array, Array]:
+            velocity, slope = direct(action, t)
+            return action + (velocity + weight * slope) / steps, slope @ slope / steps
+
+        steps = self.num_steps
+        times = jnp.arange(steps, dtype=noise.dtype) / steps
+        action, squares = jax.lax.scan(step, noise, times)
+        return action, weight * squares.sum()
+
+    def distance(self, action: Array) -> Array:
+        """The Euclidean distance [] from `action` [D] to the nearest of the data's."""
+        return jnp.sqrt(((self.data - action[None]) ** 2).sum(axis=1).min())
+
     def q(self, members: slice = slice(None)) -> Critic:
         """Of some of the critic's members, which is all unless said otherwise."""
         chosen = jax.tree.map(lambda x: x[members], self.params["critic"])
@@ -191,7 +185,7 @@ class State(NamedTuple):
     def direct(self, q: Critic, rule: str = "one_step") -> Direction:
         """The rule's, at the endpoint of one straight step."""
         end = functools.partial(flow.endpoint, clip=self.nets.spec.clip)
-        return part("rule", rule).make(self.velocity, q, end)
+        return Part.named("rule", rule).make(self.velocity, q, end)
 
     def spread(self, actions: int) -> tuple[Array, Array, Array]:
         """Of reference actions: the standard deviation of Q [], their covariance, the slopes there."""
@@ -207,7 +201,7 @@ class State(NamedTuple):
         own = clip(flow.integrate(self.velocity, self.noise, num_steps=self.num_steps))
 
         def under(q: Critic) -> tuple[Array, Array]:
-            one = functools.partial(act, self.direct(q), self.noise, num_steps=self.num_steps)
+            one = functools.partial(self.act, self.direct(q), self.noise)
             actions, promised = jax.vmap(lambda w: one(weight=w))(weights)
             return clip(actions), promised
 
@@ -215,8 +209,8 @@ class State(NamedTuple):
         found = {
             "gain": jax.vmap(everyone)(actions) - everyone(own),
             "promised": promised,
-            "distance": jax.vmap(lambda a: nearest(a, self.data))(actions),
-            "own_distance": nearest(own, self.data),
+            "distance": jax.vmap(self.distance)(actions),
+            "own_distance": self.distance(own),
         }
         if self.nets.ensemble > 1:
             other = self.q(slice(-1, None))
@@ -227,7 +221,7 @@ class State(NamedTuple):
     def densities(self, weights: Array, noises: int, rule: str = "one_step") -> dict[str, Array]:
         """By weight [W]: log p_0 and log p_w - log p_0 of the guided action; the 1 % quantile []."""
         direct = self.direct(self.q(), rule)
-        forward = functools.partial(density.forward, num_steps=self.num_steps)
+        forward = functools.partial(density.Path.forward, num_steps=self.num_steps)
         drawn = jax.random.normal(jax.random.fold_in(self.key, 2), (noises, self.nets.chunk_dim))
         every = jnp.concatenate([self.noise[None], drawn])
         reference = jax.vmap(functools.partial(forward, self.velocity))(every)
@@ -241,7 +235,9 @@ class State(NamedTuple):
 
         def search(near: Array, path: density.Path) -> tuple[Array, Array]:
             # Weight by weight, each search beginning where the last one ended.
-            found = density.backward(self.velocity, path.action, near, num_steps=self.num_steps)
+            found = density.Path.backward(
+                self.velocity, path.action, near, num_steps=self.num_steps
+            )
             return found.points, found.log_density
 
         paths = jax.vmap(guided)(weights)

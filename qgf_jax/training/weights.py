@@ -14,7 +14,7 @@ from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError, log
-from qgf_jax.methods import parts
+from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun
@@ -22,7 +22,7 @@ from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.weights import ChosenWeights
 from qgf_jax.runtime import backend
-from qgf_jax.training.weighing import FULL, Effort, measure
+from qgf_jax.training.weighing import FULL, Effort
 
 
 @backend.standardized
@@ -42,7 +42,7 @@ def choose_weights(
         feed = DatasetFeed(data or Loaded.of_run(loaded.run), loaded.spec.steps)
         try:
             dataset = feed.at(loaded.step - 1)
-            found = measure(config, loaded.spec, loaded.params, dataset, feed.blocks, effort)
+            found = effort.measure(config, loaded.spec, loaded.params, dataset, feed.blocks)
             found = {name: np.asarray(array) for name, array in jax.device_get(found).items()}
         finally:
             feed.close()
@@ -86,7 +86,7 @@ def _of_seed(found: Mapping[str, np.ndarray], seed: int) -> Measured:
 def _judge(measured: list[Measured]) -> dict[str, dict[str, Any]]:
     """By criterion what it chooses for each seed, as JSON."""
     judged = {}
-    for name, criterion in parts.parts("criterion").items():
+    for name, criterion in Part.all("criterion").items():
         choices: list[Choice] = [criterion.make(m) for m in measured]
         judged[name] = {
             "about": criterion.about,

@@ -1,16 +1,15 @@
 """Readers of other people's datasets, a file each.
 
-Each module has `open_recording(place, choice) -> Recording`: what the source says of itself, and its
-episodes one after another. `qgf convert FORMAT:PLACE` writes them in one layout. A format needs the
-library that owns it, as an optional extra. Formats of other packages are found by the entry-point group
-`qgf_jax.formats`, whose entries name such a function.
+Each module declares in `OPENERS` a function `(place, choice) -> Recording`: what the source says of
+itself, and its episodes one after another. `qgf convert FORMAT:PLACE` writes them in one layout. A
+format needs the library that owns it, as an optional extra. Formats of other packages are found by the
+entry-point group `qgf_jax.formats`, whose entries name such a function.
 """
 
-import importlib
 import importlib.metadata
 from collections.abc import Iterable
 
-from qgf_jax.data.readers.recording import ALL, Choice, Recording
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Recording
 from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import load_entry
 
@@ -31,12 +30,12 @@ def open_recording(source: str, choice: Choice = ALL) -> Recording:
     if not place:
         raise UserError(f"{source!r} says no place: write {name}:PLACE")
     if name in _OURS:
-        opener = importlib.import_module(f"{__name__}.{name}").open_recording
+        opens = OPENERS.of(f"{__name__}.{name}")
     else:
         entry = next(entry for entry in _outside() if entry.name == name)
-        opener = load_entry(entry, "a format of data")
+        opens = load_entry(entry, "a format of data")
     try:
-        found = opener(place, choice)
+        found = opens(place, choice)
     except OSError as error:  # of a path that no file can have, or that nobody may read
         raise UserError.unreadable(source[:200], error) from None
     if not isinstance(found, Recording):

@@ -8,8 +8,8 @@ has `next_observations`; without it the last transition of each episode that was
 from collections.abc import Iterator
 from pathlib import Path
 
-from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording
+from qgf_jax.data.readers.hdf5 import Hdf5File
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Episode, Recording
 from qgf_jax.data.readers.steps import Steps
 from qgf_jax.errors import UserError
 from qgf_jax.runtime import paths
@@ -17,7 +17,8 @@ from qgf_jax.runtime import paths
 _INFO = ("qpos", "qvel")
 
 
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@OPENERS.declare
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of an HDF5 file. Raises `UserError` if it is none of D4RL's."""
     if choice.observations or choice.split or choice.ends:
         raise UserError(
@@ -37,7 +38,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         f"d4rl:{place}",
         path.stem,
         about,
-        sha256(path),
+        Recording.digest(path),
         None,
         lambda: _episodes(path, actions),
         files=(path,),

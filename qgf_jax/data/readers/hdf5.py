@@ -1,8 +1,6 @@
 """What the readers of HDF5 files share: nothing outside the file is read, and no size is believed."""
 
 import contextlib
-import functools
-import hashlib
 import math
 from collections.abc import Generator
 from pathlib import Path
@@ -11,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers.recording import reading
+from qgf_jax.data.readers.recording import Recording
 from qgf_jax.errors import UserError
-from qgf_jax.runs import files
 
 
 class Hdf5File(NamedTuple):
@@ -30,7 +27,7 @@ class Hdf5File(NamedTuple):
         h5py = cls.library()
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        with reading(path, "h5py"), h5py.File(path, "r") as file:
+        with Recording.reading(path, "h5py"), h5py.File(path, "r") as file:
             yield cls(path, file)
 
     @staticmethod
@@ -97,18 +94,3 @@ class Hdf5File(NamedTuple):
                     f"{self.path}: {parent.name}/{name} is none of the episodes NAME_NUMBER"
                 )
         return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
-
-
-def sha256(*paths: Path) -> str:
-    """Of the files together, in this order; of one file its own."""
-    sums = []
-    for path in paths:
-        state = path.stat()
-        sums.append(_sha256(path, state.st_size, state.st_mtime_ns))
-    return sums[0] if len(sums) == 1 else hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
-
-
-@functools.lru_cache(maxsize=2**20)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Read once as long as the file's size and time of change stay, however many parts it has."""
-    return files.sha256(path)

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers.hdf5 import sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, reading
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Episode, Recording
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
@@ -50,7 +49,8 @@ class _Folder(NamedTuple):
         ]
 
 
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@OPENERS.declare
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a folder. Raises `UserError` if it is none of LeRobot's, or of another version."""
     where, path = f"lerobot:{place}", paths.expand(place)
     _library(where)
@@ -77,7 +77,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         where,
         name,
         about,
-        sha256(*files),
+        Recording.digest(*files),
         None,
         lambda: _episodes(folder, means),
         files=tuple(files),
@@ -162,7 +162,7 @@ def _ends_by_columns(where: str, info: Mapping[str, Any]) -> str:
 
 def _lengths(where: str, path: Path, info: Mapping[str, Any], split: str) -> dict[int, int]:
     """The frames of each episode that is read. `split`: one of the info's splits, such as train."""
-    with reading(where, "pyarrow"):
+    with Recording.reading(where, "pyarrow"):
         records = _episode_records(where, path, info["codebase_version"])
         lengths = {int(record["episode_index"]): int(record["length"]) for record in records}
     if sorted(lengths) != list(range(info["total_episodes"])):
@@ -213,7 +213,7 @@ def _range(where: str, splits: Any, split: str, count: int) -> tuple[int, int]:
 def _tasks(where: str, path: Path) -> list[str]:
     """What the episodes' tasks are called, by number."""
     old, new = path / "meta" / "tasks.jsonl", path / "meta" / "tasks.parquet"
-    with reading(where, "pyarrow", StopIteration):
+    with Recording.reading(where, "pyarrow", StopIteration):
         if old.is_file():
             records = sorted(_json_lines(old), key=lambda x: int(x["task_index"]))
             return [str(x["task"]) for x in records]
@@ -273,7 +273,7 @@ def _pieces(folder: _Folder) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
 
 def _frames(folder: _Folder, path: Path) -> dict[str, np.ndarray]:
     """The columns of one file, [frames] or [frames, width]."""
-    with reading(path, "pyarrow"):
+    with Recording.reading(path, "pyarrow"):
         table = _table(folder.place, path, None)
         has = {*table.column_names}
         for key in folder.columns:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording, reading
+from qgf_jax.data.readers.hdf5 import Hdf5File
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Episode, Recording
 from qgf_jax.envs import spaces
 from qgf_jax.envs.carried import Carried
 from qgf_jax.envs.spaces import Parts
@@ -21,7 +21,8 @@ from qgf_jax.errors import UserError, log_once
 _INFO = ("qpos", "qvel")
 
 
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@OPENERS.declare
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a local dataset, by its id or folder. Raises `UserError` if there is none."""
     where = f"minari:{place}"
     if choice.actions or choice.split or choice.ends:
@@ -45,7 +46,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         where,
         name,
         about,
-        sha256(*files),
+        Recording.digest(*files),
         bounds,
         lambda: _episodes(where, dataset, parts),
         files=tuple(files),
@@ -61,14 +62,14 @@ def _dataset(where: str, carried: Carried) -> Any:
         ) from None
     if carried.metadata["data_format"] == "hdf5":
         Hdf5File.library("minari")
-    with reading(where, "minari", AssertionError, NotImplementedError, ImportError):
+    with Recording.reading(where, "minari", AssertionError, NotImplementedError, ImportError):
         return minari.MinariDataset(carried.folder)
 
 
 def _episodes(where: str, dataset: Any, parts: Parts) -> Iterator[Episode]:
     if dataset.storage.FORMAT == "hdf5":
         _check_declared(where, Path(dataset.storage.data_path), dataset.total_episodes)
-    with reading(where, "minari", AssertionError, NotImplementedError):
+    with Recording.reading(where, "minari", AssertionError, NotImplementedError):
         for episode in dataset.iterate_episodes():
             yield _episode(f"{where}: episode {episode.id}", episode, parts)
 

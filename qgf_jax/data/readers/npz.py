@@ -17,28 +17,18 @@ import numpy as np
 
 from qgf_jax.data import formats
 from qgf_jax.data.formats import check_size
-from qgf_jax.data.readers import hdf5
-from qgf_jax.data.readers.recording import ALL, Choice, Recording, reading
-from qgf_jax.data.readers.steps import Steps
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Recording
+from qgf_jax.data.readers.steps import ENDS, Steps
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
-_ENDS = ("terminated", "truncated")
 _COLUMNS = ("observations", "actions", "rewards", "next_observations", "qpos", "qvel")
 _CONTRADICT = ("terminals", "masks", "mask", "discounts", "discount", "valids")
 """Columns that say once more what ends, which nobody would compare with `terminated`."""
 
 
-def is_of_steps(path: Path) -> bool:
-    """Whether a file is of this layout, if not a whole one: it has `terminated` or `truncated`."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return not {*_ENDS}.isdisjoint(name.removesuffix(".npy") for name in file.namelist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
-
-
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@OPENERS.declare
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a file. Raises `UserError` if it is not of this layout."""
     path = paths.expand(place)
     if choice != ALL:
@@ -46,7 +36,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     columns = _read(path)
-    ends = [columns.pop(key) for key in _ENDS]
+    ends = [columns.pop(key) for key in ENDS]
     steps = Steps.of(str(path), columns, *ends)
     about = {
         "format": "npz",
@@ -54,18 +44,18 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         "observations": [["observations", columns["observations"].shape[1]]],
         "actions": "actions",
     }
-    return Recording(str(path), path.stem, about, hdf5.sha256(path), None, steps.episodes)
+    return Recording(str(path), path.stem, about, Recording.digest(path), None, steps.episodes)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The columns. Sizes are checked before memory is taken for them."""
     errors = (zipfile.BadZipFile, zlib.error, NotImplementedError)
-    with reading(path, "NumPy", *errors), zipfile.ZipFile(path) as file:
+    with Recording.reading(path, "NumPy", *errors), zipfile.ZipFile(path) as file:
         members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
         if len(members) < len(file.infolist()):
             raise UserError(f"{path}: two arrays have one name: write the file again")
         _check_keys(path, members)
-        members = {key: info for key, info in members.items() if key in (*_COLUMNS, *_ENDS)}
+        members = {key: info for key, info in members.items() if key in (*_COLUMNS, *ENDS)}
         sizes = [(info.file_size, info.compress_size) for info in members.values()]
         check_size(path, *map(sum, zip(*sizes, strict=True)))
         return {key: formats.read_array(path, file, key, info) for key, info in members.items()}
@@ -73,7 +63,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _check_keys(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> None:
     """Raises `UserError` if a column is missing, or if one would be ignored that says what ends."""
-    for key in ("observations", "actions", *_ENDS):
+    for key in ("observations", "actions", *ENDS):
         if key not in members:
             has = ", ".join(sorted(members))[:60]
             raise UserError(f"{path}: key {key!r} is missing (the file has {has}): write it")
@@ -83,5 +73,5 @@ def _check_keys(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> None:
                 f"{path}: column {key!r} would not be read, as terminated and truncated say what "
                 "ends: take it out of the file"
             )
-    if unread := sorted(members.keys() - {*_COLUMNS, *_ENDS}):
+    if unread := sorted(members.keys() - {*_COLUMNS, *ENDS}):
         log(f"data: {path}: columns that are not read: {', '.join(unread)}")

@@ -7,15 +7,19 @@
 """
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.formats import check_numbers
+from qgf_jax.data.formats import Rows
 from qgf_jax.data.summary import Rounding
 from qgf_jax.errors import UserError, log, raised
+from qgf_jax.runs import files
+from qgf_jax.runtime.plugins import ByModule
 
 
 class Choice(NamedTuple):
@@ -97,6 +101,44 @@ class Recording(NamedTuple):
     files: tuple[Path, ...] = ()
     """Those that `sha256` is of, where they are read later than it."""
 
+    @staticmethod
+    def digest(*paths: Path) -> str:
+        """The SHA-256 of files together, in this order; of one file its own."""
+        sums = []
+        for path in paths:
+            state = path.stat()
+            sums.append(_sha256(path, state.st_size, state.st_mtime_ns))
+        if len(sums) == 1:
+            return sums[0]
+        return hashlib.sha256(bytes.fromhex("".join(sums))).hexdigest()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def reading(place: object, library: str, *errors: type[Exception]) -> Generator[None]:
+        """Turns the errors of `library`, and of the operating system, into one line about `place`."""
+        try:
+            yield
+        except UserError:
+            raise
+        except OSError as error:
+            if error.errno is not None:
+                raise UserError.unreadable(place, error) from None
+            raise UserError(
+                f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}"
+            ) from None
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            RuntimeError,
+            EOFError,
+            *errors,
+        ) as error:
+            raise UserError(
+                f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}"
+            ) from None
+
     def described(self) -> dict[str, Any]:
         """What a manifest keeps: `about`, and the bounds of actions, `None` where there is none."""
         about = dict(self.about)
@@ -148,6 +190,12 @@ class Recording(NamedTuple):
                 )
 
 
+@functools.lru_cache(maxsize=2**20)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Read once as long as the file's size and time of change stay, however many parts it has."""
+    return files.sha256(path)
+
+
 def _checked(where: str, episode: Episode) -> Episode:
     _check_shapes(where, episode)
     arrays = {"observations": episode.observations, "actions": episode.actions, **episode.info}
@@ -155,7 +203,7 @@ def _checked(where: str, episode: Episode) -> Episode:
     for key, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise UserError(f"{where}: {key} has type {array.dtype}; it must be plain numbers")
-        check_numbers(where, key, array)
+        Rows.check_numbers(where, key, array)
     return episode._replace(
         observations=np.asarray(episode.observations, np.float32),
         actions=np.asarray(episode.actions, np.float32),
@@ -180,11 +228,16 @@ def _check_shapes(where: str, episode: Episode) -> None:
         )
     if episode.rewards is not None and episode.rewards.shape != (length,):
         raise UserError(f"{where}: rewards have shape {episode.rewards.shape}, not {(length,)}")
-    for key, array in episode.info.items():
+    _check_rows(where, episode.info, length + 1)
+
+
+def _check_rows(where: str, columns: Mapping[str, np.ndarray], rows: int) -> None:
+    """Raises `UserError` for a column without a row for each observation."""
+    for key, array in columns.items():
         if not array.ndim:
             raise UserError(f"{where}: {key} has shape (): it must have a row for each observation")
-        if len(array) != length + 1:
-            raise UserError(f"{where}: {key} has {len(array)} rows, observations have {length + 1}")
+        if len(array) != rows:
+            raise UserError(f"{where}: {key} has {len(array)} rows, observations have {rows}")
 
 
 def _columns(episode: Episode) -> dict[str, tuple[int, ...]]:
@@ -208,19 +261,8 @@ def _check_like(
             )
 
 
-@contextlib.contextmanager
-def reading(place: object, library: str, *errors: type[Exception]) -> Generator[None]:
-    """Turns the errors of `library`, and of the operating system, into one line about `place`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise UserError.unreadable(place, error) from None
-        raise UserError(f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}") from None
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError, EOFError, *errors) as error:
-        raise UserError(f"{place}: {library} cannot read it: {raised(error)}: {_AGAIN}") from None
+OPENERS = ByModule()
+"""Module, called as its format is -> (place, choice) -> `Recording`."""
 
 
 _AGAIN = "it is cut off, altered or of another format"

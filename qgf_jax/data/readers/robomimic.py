@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.data.readers.hdf5 import Hdf5File, sha256
-from qgf_jax.data.readers.recording import ALL, Choice, Episode, Recording
+from qgf_jax.data.readers.hdf5 import Hdf5File
+from qgf_jax.data.readers.recording import ALL, OPENERS, Choice, Episode, Recording
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 
 _SPLITS = ("train", "valid")
 
 
-def open_recording(place: str, choice: Choice = ALL) -> Recording:
+@OPENERS.declare
+def _open_recording(place: str, choice: Choice = ALL) -> Recording:
     """The episodes of a file or of one of its masks; `UserError` if it is not in this layout."""
     path, actions = paths.expand(place), choice.actions or "actions"
     with Hdf5File.open(path) as file:
@@ -46,7 +47,7 @@ def open_recording(place: str, choice: Choice = ALL) -> Recording:
         f"robomimic:{place}",
         path.stem,
         about,
-        sha256(path),
+        Recording.digest(path),
         None,
         lambda: _episodes(path, names, tuple(zip(keys, widths, strict=True)), actions, ends),
         splits,

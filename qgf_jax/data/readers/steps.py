@@ -1,6 +1,8 @@
 """Episodes one after another, a row a step: D4RL, replay buffers, and arrays of your own."""
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,8 +10,10 @@ import numpy as np
 from qgf_jax.data.readers.recording import Episode
 from qgf_jax.errors import UserError
 
+ENDS = ("terminated", "truncated")
+"""Columns that say whether a step ended the task, or its episode."""
 _AXES = {"observations": 2, "actions": 2, "next_observations": 2}
-_AXES |= dict.fromkeys(("rewards", "terminated", "truncated"), 1)
+_AXES |= dict.fromkeys(("rewards", *ENDS), 1)
 
 
 class Steps(NamedTuple):
@@ -26,6 +30,15 @@ class Steps(NamedTuple):
     """[T] bool, whether the step ended an episode, by its task's end or by cutting it off."""
     read: Callable[[Any, int, int], np.ndarray] = lambda column, start, stop: column[start:stop]
     """(column, start, stop) -> rows [start, stop)"""
+
+    @staticmethod
+    def are_in(path: Path) -> bool:
+        """Whether an npz file is of steps, if not a whole one: it has `terminated` or `truncated`."""
+        try:
+            with zipfile.ZipFile(path) as file:
+                return not {*ENDS}.isdisjoint(name.removesuffix(".npy") for name in file.namelist())
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+            return False
 
     @classmethod
     def of(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from qgf_jax.bounds import Count, History, NonNegative
 from qgf_jax.methods.lazy import aggregates, checks, jax, jnp
-from qgf_jax.methods.parts import critic, part
+from qgf_jax.methods.parts import Part, critic
 from qgf_jax.methods.table import acting_params
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample, Summary
 
@@ -46,7 +46,7 @@ def _td(
     collected the data.
     """
     if next != "data" and best_of > 1:
-        sample = part("selector", "best_of").make(nets, sample, best_of)
+        sample = Part.named("selector", "best_of").make(nets, sample, best_of)
 
     def init(key: Array, obs: Obs, action: Array) -> Params:
         return {"critic": nets.init_ensemble(key, obs, action)}

@@ -6,7 +6,7 @@ from qgf_jax.bounds import Finite, Positive
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps, Weighted, noise_of_action
-from qgf_jax.methods.policies.gaussians import log_density
+from qgf_jax.methods.policies.gaussians import GaussianActor
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
 if TYPE_CHECKING:
@@ -77,4 +77,4 @@ def _squashed(mean: Array, log_std: Array, key: Array) -> tuple[Array, Array]:
     x = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
     # log (1 - tanh(x) ** 2) in a form that neither over- nor underflows.
     bend = 2.0 * (jnp.log(2.0) - x - jax.nn.softplus(-2.0 * x))
-    return jnp.tanh(x), log_density(x, mean, log_std) - bend.sum()
+    return jnp.tanh(x), GaussianActor.log_normal(x, mean, log_std) - bend.sum()

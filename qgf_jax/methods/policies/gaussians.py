@@ -15,16 +15,16 @@ InverseTemperature = Annotated[
 MaxWeight = Annotated[Positive, "largest weight that an advantage gives an example"]
 
 
-def log_density(x: Array, mean: Array, log_std: Array) -> Array:
-    """log N(x; mean, diag exp(log_std) ** 2), all [D] -> []."""
-    z = (x - mean) * jnp.exp(-log_std)
-    return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
-
-
 class GaussianActor(NamedTuple):
     """A policy that is one Gaussian, the group "actor"."""
 
     nets: "Networks"
+
+    @staticmethod
+    def log_normal(x: Array, mean: Array, log_std: Array) -> Array:
+        """log N(x; mean, diag exp(log_std) ** 2), all [D] -> []."""
+        z = (x - mean) * jnp.exp(-log_std)
+        return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi))
 
     def mean(self, params: Params, x: Batch) -> Array:
         """The mean [D] of the action."""
@@ -32,12 +32,12 @@ class GaussianActor(NamedTuple):
 
     def log_density(self, params: Params, x: Batch) -> Array:
         """log density [] of the data's action."""
-        return log_density(x.action, *self.nets.gaussian.apply(params["actor"], x.obs))
+        return self.log_normal(x.action, *self.nets.gaussian.apply(params["actor"], x.obs))
 
     def imitation(self, params: Params, x: Batch) -> Array:
         """Negative log density [] of the data's action under a Gaussian of unit variance."""
         mean, log_std = self.nets.gaussian.apply(params["actor"], x.obs)
-        return -log_density(x.action, mean, jnp.zeros_like(log_std))
+        return -self.log_normal(x.action, mean, jnp.zeros_like(log_std))
 
     def learner(self, loss: Loss) -> Learner:
         """Learns it by `loss`."""

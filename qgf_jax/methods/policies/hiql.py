@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.gaussians import (
+    GaussianActor,
     InverseTemperature,
     MaxWeight,
     advantage_weight,
-    log_density,
 )
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params
 
@@ -51,7 +51,7 @@ def _hiql(
         advantage = value(params, next_obs) - value(params, obs)
         mean, log_std = nets.low.apply(params["low"], obs, code(params, obs))
         weight = advantage_weight(advantage, low_inverse_temperature, max_weight)
-        return -weight * log_density(x.action, mean, jnp.zeros_like(log_std)), {}
+        return -weight * GaussianActor.log_normal(x.action, mean, jnp.zeros_like(log_std)), {}
 
     def high(
         params: Params, target_params: Params, x: Batch, noise: Array
@@ -61,6 +61,6 @@ def _hiql(
         mean, log_std = nets.high.apply(params["high"], x.obs)
         weight = advantage_weight(advantage, high_inverse_temperature, max_weight)
         subgoal = code(params, x.obs._replace(goal=x.subgoal_to_goal))
-        return -weight * log_density(subgoal, mean, jnp.zeros_like(log_std)), {}
+        return -weight * GaussianActor.log_normal(subgoal, mean, jnp.zeros_like(log_std)), {}
 
     return Learner(init, {"low": Loss(low), "high": Loss(high)})

@@ -29,12 +29,12 @@ def _density(
     """
 
     def choose(actions: Array, q: Array) -> Array:
-        return actions[jnp.argmax(q + density_weight * log_density(actions))]
+        return actions[jnp.argmax(q + density_weight * _log_density(actions))]
 
     return choosing(nets, sample, n, choose)
 
 
-def log_density(actions: Array) -> Array:
+def _log_density(actions: Array) -> Array:
     """log mean_j exp(-|a_i - a_j|^2 / h) [N] over the others j, up to a constant, of `actions` [N, D].
 
     h is the mean squared distance of all pairs, so that neither the scale of actions nor the number of

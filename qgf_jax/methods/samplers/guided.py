@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qgf_jax.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
-from qgf_jax.methods.lazy import checks, flow, inpainting, jax, jnp, networks
-from qgf_jax.methods.parts import Names, Part, part, sampler
+from qgf_jax.methods.lazy import checks, flow, jax, jnp, networks
+from qgf_jax.methods.parts import Names, Part, sampler
 from qgf_jax.types import Array, Obs, Params, Sample, Staged, Velocity
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def _guided(
 
     `params` may have an `Overlap` with the chunk before, "overlap", which the new one goes on from.
     """
-    needs = part("rule", rule).needs
-    end, unit = part("endpoint", endpoint), part("unit", units)
+    needs = Part.named("rule", rule).needs
+    end, unit = Part.named("endpoint", endpoint), Part.named("unit", units)
     clip = ("straight_through" if straight_through else "box") if nets.spec.clip else "none"
     if not checks.is_off(gate) and nets.ensemble < 2:
         raise UserError("gate needs members that can disagree, and networks.ensemble is 1")
@@ -97,7 +97,7 @@ def _flowing(
         else:
             # The action that Q may not move far from goes on from the chunk before too.
             if (overlap := params.get("overlap")) is not None:
-                velocity = inpainting.inpainted(velocity, velocity, overlap)
+                velocity = overlap.inpainted(velocity, velocity)
             action = flow.integrate_within(field, velocity, noise, radius=trust_radius, **steps)
         return nets.clip(action)
 

@@ -27,10 +27,10 @@ def _jump(
     At margin 0 it is the best of them, and with a large one the policy itself. All n are drawn in
     any case.
     """
-    return choosing(nets, sample, n, lambda actions, q: first_unless(actions, q, margin))
+    return choosing(nets, sample, n, lambda actions, q: _first_unless(actions, q, margin))
 
 
-def first_unless(actions: Array, q: Array, margin: Array | float) -> Array:
+def _first_unless(actions: Array, q: Array, margin: Array | float) -> Array:
     """Of `actions` [N, D] that with the largest `q` [N], if it exceeds q[0] + margin; else the first."""
     best = jnp.argmax(q)
     return actions[jnp.where(q[best] - q[0] > margin, best, 0)]

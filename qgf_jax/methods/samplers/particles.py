@@ -47,7 +47,7 @@ def _particles(
         width = (nets.chunk_dim,)
         starts, draw, walk = (jax.random.fold_in(key, i) for i in range(3))
         others = jax.random.normal(starts, (count - 1, *width))
-        found = particles.steer(
+        found = particles.Particles.steer(
             velocity,
             potential,
             lambda action: weight * q(nets.clip(action)),

@@ -25,10 +25,10 @@ def _softmax(
     Near temperature 0 it is the best of them, near infinity their plain mean. A mean of actions that go
     two ways round an obstacle goes into it.
     """
-    return choosing(nets, sample, n, lambda actions, q: average(actions, q, q_temperature))
+    return choosing(nets, sample, n, lambda actions, q: _average(actions, q, q_temperature))
 
 
-def average(actions: Array, q: Array, temperature: Array | float) -> Array:
+def _average(actions: Array, q: Array, temperature: Array | float) -> Array:
     """sum_i softmax(q / temperature)_i actions_i [D], of `actions` [N, D] and `q` [N]."""
     shares = jax.nn.softmax(q / temperature)
     return (shares[:, jnp.newaxis] * actions).sum(axis=0)

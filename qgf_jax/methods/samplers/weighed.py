@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qgf_jax.bounds import Count
-from qgf_jax.methods.parts import Names, part, sampler
+from qgf_jax.methods.parts import Names, Part, sampler
 from qgf_jax.types import Array, Params, Sample, Staged
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def _weighed(
     num_steps: Annotated[Count, "steps of the flow"] = 10,
 ) -> Sample:
     """As `guided` under QGF's rule; the weight is a factor of the run's own, 1 being that."""
-    guided = part("sampler", "guided").make(nets, rule="one_step", num_steps=num_steps)
+    guided = Part.named("sampler", "guided").make(nets, rule="one_step", num_steps=num_steps)
 
     def weighing(f: Callable[..., Any]) -> Callable[..., Any]:
         """`f`, whose last argument is the weight, under the factor of the run's own."""

@@ -1,0 +1,231 @@
+"""How report rows differ from a baseline, over the episodes that both have played. No JAX."""
+
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_jax.errors import UserError
+from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.choice import Cell, Tasks
+from qgf_jax.evaluation.played import Group, Key, complete, played_to_the_end
+from qgf_jax.evaluation.statistics import Difference, holm
+from qgf_jax.evaluation.summary import Row
+
+_MATCHED = 4
+"""Candidates of best-of-N that take as much arithmetic as guidance."""
+_LEAST = 2
+"""Episodes of each task without which nobody can say how much they differ."""
+
+
+class Evaluated(NamedTuple):
+    """A run's rows, and what each of them is the mean of."""
+
+    rows: Sequence[Row]
+    played: Mapping[Key, Tasks]
+    """By the numbers that seeds were trained with, which two runs may have in common."""
+    name: str = ""
+    """How a table of several runs calls it."""
+    training: str = ""
+    """What it was trained as, which several runs may have in common."""
+    references: Sequence[float] | None = None
+    """The returns that count as 0 and 1."""
+
+    def table(self, row: Row, name: str) -> np.ndarray:
+        """`name` [S, E] of what a row of one task counts."""
+        tasks = self.played[Key.of(row)]
+        shared, seeds = complete(tasks)
+        if name != "success":
+            shared = played_to_the_end(tasks, shared, seeds)
+        (episodes,), (cell,) = shared.values(), tasks.values()
+        return np.array([[cell[s, e][name] for e in sorted(episodes)] for s in seeds], float)
+
+
+class _Side(NamedTuple):
+    """A row of a run."""
+
+    run: Evaluated
+    row: Row
+
+    @property
+    def tasks(self) -> Tasks:
+        return self.run.played[Key.of(self.row)]
+
+    @property
+    def seeds(self) -> set[int]:
+        return {seed for cell in self.tasks.values() for seed, _ in cell}
+
+    @property
+    def label(self) -> str:
+        """As tables print it, with its weight if it has one and its run where there are several."""
+        text = Group.of(self.row).sampler.label
+        text += f", weight {self.row['weight']:g}" if self.row["weight"] else ""
+        return f"{text} ({self.run.name})" if self.run.name else text
+
+    def tables(
+        self, name: str, shared: Mapping[int, Set], seeds: Sequence[int]
+    ) -> list[np.ndarray]:
+        """`name` [S, E] of each task."""
+        return [
+            np.array(
+                [[self.tasks[task][s, e][name] for e in sorted(episodes)] for s in seeds], float
+            )
+            for task, episodes in sorted(shared.items())
+        ]
+
+
+def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
+    """Gives each report row of `runs` its `paired`: how it differs from its baseline, or `None`.
+
+    `baseline`: the label of an arm as tables print it, of the first of `runs` that has it in the row's
+    environment and task; N may be left out. Without one it is best-of-4 of the row's own run, or else
+    the reference; a run that has neither is compared with those of the first one that has. Where
+    the baseline has several weights, its selected one counts.
+
+    The difference is of success, of return where there is none, over (seed, episode) pairs that both
+    have played. If no seed number is in both runs, their seeds are independent and episodes alone are
+    paired. `p_holm` of selected rows is adjusted (Holm, 1979) for all of these. Rows without two
+    common episodes in each task have no difference. Raises `UserError` if no run has the `baseline`.
+    """
+    reported = [(run, row) for run in runs for row in run.rows if row["split"] == "report"]
+    bases = [_baseline(runs, run, row, baseline) for run, row in reported]
+    if baseline and not any(bases):
+        labels = sorted({Group.of(row).sampler.label for run in runs for row in run.rows})
+        raise UserError(
+            f"no selected report row of an arm {baseline!r}: there are {', '.join(labels)}"
+        )
+    for (run, row), base in zip(reported, bases, strict=True):
+        row["paired"] = base and _difference(_Side(run, row), base)
+    _adjust([row["paired"] for _, row in reported if row["selected"] and row["paired"]])
+
+
+def _adjust(family: Sequence[dict[str, Any]]) -> None:
+    for found, p in zip(family, holm([found["p"] for found in family]), strict=True):
+        found["p_holm"] = p
+
+
+def _baseline(
+    runs: Sequence[Evaluated], own: Evaluated, row: Row, wanted: str | None
+) -> _Side | None:
+    order = runs if wanted else [own, *runs]
+    for run in order:
+        ranks = {
+            i: rank
+            for i, other in enumerate(run.rows)
+            if other["split"] == "report" and other["selected"]
+            and (other["env"], other["task"]) == (row["env"], row["task"])
+            and (rank := rank_as_baseline(Group.of(other).sampler, wanted)) is not None
+        }  # fmt: skip
+        if ranks:
+            return _Side(run, run.rows[min(ranks, key=lambda i: ranks[i])])
+    return None
+
+
+def rank_as_baseline(sampler: Sampler, wanted: str | None) -> tuple[Any, ...] | None:
+    """The order in which arms are taken as the baseline; `None` for those that are none."""
+    near = (sampler.best_of != _MATCHED, sampler.best_of)
+    if wanted:
+        if sampler.label == wanted:
+            return (0, *near)
+        return (1, *near) if sampler._replace(best_of=1).label == wanted else None
+    order = {"best_of": 0, "reference": 1}.get(sampler.method)
+    return None if order is None else (order, bool(sampler.options), *near)
+
+
+class _Pairs(NamedTuple):
+    """What two rows have played in common."""
+
+    measure: str
+    """success, or return where one of them has none."""
+    tables: Sequence[Sequence[np.ndarray]]
+    """Of either row, [S, E] of each task."""
+    same_seeds: bool
+
+    @classmethod
+    def of(cls, arm: _Side, base: _Side) -> "_Pairs | None":
+        """`None` where too little is common."""
+        if arm.tasks.keys() != base.tasks.keys():
+            return None
+        common = bool(arm.seeds & base.seeds)
+        shared, sides = _common(arm, base) if common else _on_the_same_episodes(arm, base)
+        measure = "success" if arm.row["success"] and base.row["success"] else "return"
+        if not all(sides):
+            return None
+        both = [*zip((arm, base), sides, strict=True)]
+        if measure == "return":
+            for side, seeds in both:
+                shared = played_to_the_end(side.tasks, shared, seeds)
+        if shared.keys() != arm.tasks.keys() or min(map(len, shared.values())) < _LEAST:
+            return None
+        return cls(measure, [side.tables(measure, shared, seeds) for side, seeds in both], common)
+
+    @property
+    def seeds(self) -> int:
+        """Of the side that has fewer."""
+        return min(len(tables[0]) for tables in self.tables)
+
+    def difference(self) -> Difference:
+        """Of the first row less the second."""
+        success = self.measure == "success"
+        return Difference.of(*self.tables, paired=self.same_seeds, success=success)
+
+
+def _difference(arm: _Side, base: _Side) -> dict[str, Any] | None:
+    """The record of a row; `None` for the baseline itself, and where too little is common."""
+    pairs = None if arm.row is base.row else _Pairs.of(arm, base)
+    return pairs and {
+        "baseline": base.label,
+        "measure": pairs.measure,
+        **pairs.difference()._asdict(),
+        "p_holm": None,
+        "pairs": pairs.seeds * sum(table.shape[1] for table in pairs.tables[0]),
+        "seeds": pairs.seeds,
+        "same_seeds": pairs.same_seeds,
+        "interval": Difference.kind(pairs.seeds),
+    }
+
+
+def mean_difference(
+    arm: Sequence[tuple[Evaluated, Row]], base: Sequence[tuple[Evaluated, Row]]
+) -> Difference | None:
+    """Of successes over tasks, one row of each: the mean of the tasks' differences, tasks as strata.
+
+    Seeds of one number count as one over all tasks, of several runs too, which widens the interval
+    where such runs are alike. `None` where a task has no success, or rows have not the same seeds.
+    """
+    sides = zip(arm, base, strict=True)
+    each = [_Pairs.of(_Side(*one), _Side(*other)) for one, other in sides]
+    alike = {pairs and (pairs.measure, pairs.same_seeds, pairs.seeds) for pairs in each}
+    found = [pairs for pairs in each if pairs]
+    if len(alike) > 1 or not found or found[0][::2] != ("success", True):
+        return None
+    ours, theirs = ([table for pairs in found for table in pairs.tables[i]] for i in (0, 1))
+    return Difference.of(ours, theirs, paired=True, success=True)
+
+
+_Common = tuple[Mapping[int, Set], list[list[int]]]
+"""The episodes of each task that count, and the seeds of either side."""
+
+
+def _common(arm: _Side, base: _Side) -> _Common:
+    both: dict[int, Cell] = {
+        task: {pair: line for pair, line in cell.items() if pair in base.tasks[task]}
+        for task, cell in arm.tasks.items()
+    }
+    if not all(both.values()):
+        return {}, [[], []]
+    shared, seeds = complete(both)
+    return shared, [seeds, seeds]
+
+
+def _on_the_same_episodes(arm: _Side, base: _Side) -> _Common:
+    both: dict[int, Any] = {
+        task: {
+            ((place, seed), episode): line
+            for place, side in enumerate((arm, base))
+            for (seed, episode), line in side.tasks[task].items()
+        }
+        for task in arm.tasks
+    }
+    shared, seeds = complete(both)
+    return shared, [[seed for place, seed in seeds if place == side] for side in (0, 1)]
