@@ -23,6 +23,18 @@ MAY_IMPORT = {
     "training": PURE | {"config", "core", "data", "envs", "methods", "runs", "runtime", "training"},
     "evaluation": PURE | {"envs", "evaluation", "methods", "runs", "runtime"},
     "report": PURE | {"envs", "evaluation", "methods", "report", "runs", "runtime"},
+    "analysis": PURE
+    | {
+        "analysis",
+        "core",
+        "data",
+        "evaluation",
+        "methods",
+        "report",
+        "runs",
+        "runtime",
+        "training",
+    },
     "interop": PURE | {"config", "envs", "interop", "methods", "runs", "runtime", "training"},
     "__main__": {"cli"},
 }

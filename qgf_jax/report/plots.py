@@ -109,7 +109,7 @@ def _own_color(label: str) -> str | None:
     return _COLORS.get(label.split(" of ")[0].replace("best", "best_of"))
 
 
-def _color(label: str, place: int) -> str:
+def color_of(label: str, place: int) -> str:
     """The colour of a label; `place` tells those apart that have none of their own."""
     return _own_color(label) or _MORE_COLORS[place % len(_MORE_COLORS)]
 
@@ -204,12 +204,12 @@ def _sweep_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
     """`name` of each method against the weight."""
     by_label = _legible(rows)
     for place, (label, mine) in enumerate(by_label.items()):
-        color = _color(label, place)
+        color = color_of(label, place)
         if len(mine) == 1 and mine[0]["weight"] == 0:
             _band(ax, mine[0][name], color, label)
         else:
             _curve(ax, mine, name, color, label)
-    _weight_axis(ax, sorted({row["weight"] for mine in by_label.values() for row in mine}))
+    weight_axis(ax, sorted({row["weight"] for mine in by_label.values() for row in mine}))
     ax.set_ylabel(name)
     ax.grid(alpha=0.3)
 
@@ -247,7 +247,7 @@ def _curve(ax: Axes, rows: Sequence[Row], name: str, color: str, label: str) -> 
             ax.plot(row["weight"], row[name]["mean"], "o", ms=12, mfc="none", color=color)
 
 
-def _weight_axis(ax: Axes, weights: Sequence[float]) -> None:
+def weight_axis(ax: Axes, weights: Sequence[float]) -> None:
     """A logarithmic axis of the weights, which begins at 0."""
     positive = [weight for weight in weights if weight > 0]
     if positive:
@@ -334,7 +334,7 @@ def _lines_of(row: Row, lines: Sequence[Line]) -> list[Line]:
 def _draw_path(ax: Axes, line: Line, row: Row, place: int) -> None:
     """The way of an episode, its start and its goal."""
     x, y = np.array(line["path"]).T
-    color, star = _color(_label(row), place), "#d62728"
+    color, star = color_of(_label(row), place), "#d62728"
     if row["task"] == ALL_TASKS:
         color = star = _MORE_COLORS[line["task"] % len(_MORE_COLORS)]
     ax.plot(x, y, lw=1.0, alpha=0.75, color=color)

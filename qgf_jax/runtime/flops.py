@@ -11,6 +11,10 @@ _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _SHAPE = re.compile(r"^\(?\w+\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
+_TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_KIND = re.compile(r"(?:^|[\s)\]}])([a-z][a-z0-9\-]*)\(")
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+"""Lines of a program that start nothing."""
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -30,6 +34,37 @@ def count(compiled: Any) -> float:
             shapes, lines = computations[name]
             known[name] = sum(_line(text, shapes, total) for text in lines)
         return known[name]
+
+    return total(entry)
+
+
+def launches(compiled: Any) -> float:
+    """How many operations a `jax.stages.Compiled` starts one after the other: its kernels.
+
+    Fusions, products, calls of libraries and whatever else is no rearrangement of buffers, in the
+    program and in the bodies of its loops, as often as these turn. What a fusion holds is one kernel; of
+    a conditional the mean over its branches counts. Raises `ValueError` as `count` does.
+    """
+    computations, entry = _parse(compiled.as_text())
+
+    def total(name: str) -> float:
+        return sum(launched(text) for text in computations[name][1])
+
+    def launched(text: str) -> float:
+        if branches := _BRANCHES.search(text):
+            names = [name.strip().lstrip("%") for name in branches[1].split(",")]
+            return sum(map(total, names)) / len(names)
+        called, kind = _CALLED.findall(text), _KIND.search(text)
+        if kind is None or kind[1] in _FREE:
+            return 0.0
+        if kind[1] == "while":
+            turns = _TURNS.search(text)
+            if not turns:
+                raise ValueError("a loop with an unknown number of turns")
+            return int(turns[1]) * sum(map(total, called))
+        if kind[1] == "conditional":
+            return sum(map(total, called)) / len(called)
+        return sum(map(total, called)) if kind[1] == "call" else 1.0
 
     return total(entry)
 
@@ -65,7 +100,7 @@ def _line(text: str, shapes: dict[str, str], total: Any) -> float:
     called = _CALLED.findall(text)
     inside = sum(map(total, called))
     if " while(" in text and inside:
-        turns = re.search(r'known_trip_count":\{"n":"(\d+)"', text)
+        turns = _TURNS.search(text)
         if not turns:
             raise ValueError("a loop with matrix products and an unknown number of turns")
         return inside * int(turns[1])

@@ -14,7 +14,9 @@ from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.parts import Part
 from qgf_jax.training import kept
 
-_OBS, _ACTION, _CHUNK, _HIDDEN, _BATCH = 46, 5, 5, (256,) * 3, 8  # widths as of cube-triple
+_OBS, _ACTION, _CHUNK, _HIDDEN = 46, 5, 5, (256,) * 3  # widths as of cube-triple
+BATCH = 8
+"""Observations that a counted program acts in at once."""
 _UNIT = "qgf"
 _FIELDS = ("flops", "needs")
 
@@ -75,16 +77,24 @@ def _count(name: str) -> dict[str, Any]:
         "weights": {criterion: jnp.ones(()) for criterion in Part.all("criterion")},
     }
     sample = Builder(plain, spec).sample(name, row.best_of[0])
+    acting = algorithms.acting_params(params, targets, constants)
+    traced, compiled = compiled_acting(sample, acting, spec)
+    return {"flops": flops.count(compiled) / BATCH, "needs": _groups_read(traced)}
+
+
+def compiled_acting(sample: Any, params: Any, spec: Any) -> tuple[Any, Any]:
+    """A sampler's program for a batch of `BATCH` observations: `jax.stages.Traced`, and compiled.
+
+    Of `params` only shapes are read. The program is for counting; its machine code is poor.
+    """
+    import jax
+    import jax.numpy as jnp
+
     act = jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, None)))
-    keys = jax.random.split(jax.random.key(0), _BATCH)
-    traced = act.trace(
-        algorithms.acting_params(params, targets, constants),
-        spec.observation(jnp.zeros((_BATCH, spec.width))),
-        keys,
-        jnp.zeros(()),
-    )
-    compiled = traced.lower().compile(compiler_options=kept.QUICKLY)
-    return {"flops": flops.count(compiled) / _BATCH, "needs": _groups_read(traced)}
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    obs = spec.observation(jnp.zeros((BATCH, spec.width)))
+    traced = act.trace(params, obs, keys, jnp.zeros(()))
+    return traced, traced.lower().compile(compiler_options=kept.QUICKLY)
 
 
 def _groups_read(traced: Any) -> list[str]:

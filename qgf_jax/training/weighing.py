@@ -69,7 +69,7 @@ class Effort(NamedTuple):
 
         @jax.jit
         def program(groups: Params, dataset: Any) -> dict[str, Array]:
-            near = _draw(config, spec, dataset, blocks, self)
+            near = draw(config, spec, dataset, blocks, self)
             one = functools.partial(_one_seed, nets, theirs, num_steps, self, near)
             return over_seeds(one, groups)
 
@@ -80,7 +80,7 @@ FULL = Effort()
 """What `qgf calibrate` takes."""
 
 
-class _Nearby(NamedTuple):
+class Nearby(NamedTuple):
     """States of the data, and what the data did near them."""
 
     obs: Obs
@@ -98,9 +98,9 @@ def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     return (slopes * turned).sum() / (q_std * (slopes * slopes).sum())
 
 
-def _draw(
+def draw(
     config: Mapping[str, Any], spec: Spec, dataset: Any, blocks: int, effort: Effort
-) -> _Nearby:
+) -> Nearby:
     """States, and of the `bank` the chunks that begin in the nearest states.
 
     Nearest by all numbers of a state, each over its standard deviation; a goal does not count.
@@ -120,7 +120,7 @@ def _draw(
         whole = bank.actor.weight > 0  # a chunk that runs over the end of its trajectory is none
         return jax.lax.top_k(-jnp.where(whole, gap, jnp.inf), effort.neighbours)[1]
 
-    return _Nearby(
+    return Nearby(
         states, bank.action[jax.lax.map(neighbours, here, batch_size=min(32, effort.states))]
     )
 
@@ -130,7 +130,7 @@ def _one_seed(
     judge: Networks | None,
     num_steps: int,
     effort: Effort,
-    near: _Nearby,
+    near: Nearby,
     params: Params,
 ) -> dict[str, Array]:
     """`measure` of one seed; `params` have the judge's critic too, if there is one."""
@@ -198,7 +198,8 @@ class State(NamedTuple):
         """The Euclidean distance [] from `action` [D] to the nearest of the data's."""
         return jnp.sqrt(((self.data - action[None]) ** 2).sum(axis=1).min())
 
-    def _q(self, members: slice = slice(None)) -> Critic:
+    def q(self, members: slice = slice(None)) -> Critic:
+        """Of some of the critic's members, which is all unless said otherwise."""
         chosen = jax.tree.map(lambda x: x[members], self.params["critic"])
         return self.nets.q_of(chosen, self.obs)
 
@@ -219,25 +220,26 @@ class State(NamedTuple):
 
         return judged
 
-    def _direct(self, q: Critic) -> Direction:
+    def direct(self, q: Critic, rule: str = "one_step") -> Direction:
+        """The rule's, at the endpoint of one straight step."""
         end = functools.partial(flow.endpoint, clip=self.nets.spec.clip)
-        return Part.named("rule", "one_step").make(self.velocity, q, end)
+        return Part.named("rule", rule).make(self.velocity, q, end)
 
     def spread(self, actions: int) -> tuple[Array, Array, Array]:
         """Of reference actions: the standard deviation of Q [], their covariance, the slopes there."""
         noises = jax.random.normal(jax.random.fold_in(self.key, 1), (actions, self.nets.chunk_dim))
         run = functools.partial(flow.integrate, self.velocity, num_steps=self.num_steps)
         drawn = self.nets.clip(jax.vmap(run)(noises))
-        q, slopes = jax.vmap(jax.value_and_grad(self._q()))(drawn)
+        q, slopes = jax.vmap(jax.value_and_grad(self.q()))(drawn)
         return q.std(ddof=1), covariance(drawn), slopes
 
     def guided(self, weights: Array) -> dict[str, Array]:
         """By weight [W]: gains and distances; the reference's own distance []."""
-        clip, everyone = self.nets.clip, self._q()
+        clip, everyone = self.nets.clip, self.q()
         own = clip(flow.integrate(self.velocity, self.noise, num_steps=self.num_steps))
 
         def under(q: Critic) -> tuple[Array, Array]:
-            one = functools.partial(self.act, self._direct(q), self.noise)
+            one = functools.partial(self.act, self.direct(q), self.noise)
             actions, promised = jax.vmap(lambda w: one(weight=w))(weights)
             return clip(actions), promised
 
@@ -253,14 +255,14 @@ class State(NamedTuple):
             gain = jax.vmap(other)(actions) - other(own)
             found |= {"other_gain": gain, "other_promised": promised}
         elif self.nets.ensemble > 1:
-            other = self._q(slice(-1, None))
-            actions, found["other_promised"] = under(self._q(slice(-1)))
+            other = self.q(slice(-1, None))
+            actions, found["other_promised"] = under(self.q(slice(-1)))
             found["other_gain"] = jax.vmap(other)(actions) - other(own)
         return found
 
-    def densities(self, weights: Array, noises: int) -> dict[str, Array]:
+    def densities(self, weights: Array, noises: int, rule: str = "one_step") -> dict[str, Array]:
         """By weight [W]: log p_0 and log p_w - log p_0 of the guided action; the 1 % quantile []."""
-        direct = self._direct(self._q())
+        direct = self.direct(self.q(), rule)
         forward = functools.partial(density.Path.forward, num_steps=self.num_steps)
         drawn = jax.random.normal(jax.random.fold_in(self.key, 2), (noises, self.nets.chunk_dim))
         every = jnp.concatenate([self.noise[None], drawn])
