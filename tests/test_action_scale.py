@@ -296,7 +296,7 @@ def test_a_run_keeps_the_scale_of_its_actions(tmp_path, monkeypatch):
 def test_the_sampler_looks_beyond_a_box_that_is_not_there():
     """The critic rises only beyond 1.5, where the flow ends at 3 and more."""
     nets = SimpleNamespace(
-        chunk_dim=1,
+        noise=lambda key: jax.random.normal(key, (1,)),
         velocity=lambda group, obs: lambda action, t: 5 * jnp.ones(1),
         q_of=lambda members, obs: lambda action: jax.nn.relu(action[0] - 1.5),
     )

@@ -71,7 +71,7 @@ def acting(config, method):
     names = {"q_std": (), "logit_std": (), "values": (6,), "vectors": (6, 6)}
     target = {name: params[name] for name in learner.targets}
     target["calibration"] = {name: shape(*sizes) for name, sizes in names.items()}
-    target["calibration"]["weights"] = {"distance": shape()}
+    target["calibration"]["weights"] = {"near": shape()}
 
     def act(params, target, obs, keys, weights):
         one = functools.partial(sample, algorithms.acting_params(params, target))

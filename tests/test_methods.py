@@ -117,7 +117,7 @@ def trained(maze_data, tmp_path_factory):
             patch.setattr(loop, "_calibrate", keeping)
             made = pretrain(config, folder / name)
         state = Checkpoints(made).digest(2)
-        chosen = {"distance": {"weights": [1.0], "limit": 0.0, "curves": [[0.0]]}}
+        chosen = {"near": {"weights": [1.0], "limit": 0.0, "curves": [[0.0]]}}
         ChosenWeights(2, state, chosen, [[1.0]]).write(made, {})
         return made, states[name]
 

@@ -112,7 +112,7 @@ def trained():
             from qgf_jax.training import calibration as calibrate
 
             constants = {"calibration": calibrate.measure(config, SPEC, state, bandit())}
-            constants["calibration"]["weights"] = {"distance": jnp.full(SEEDS, 0.5)}
+            constants["calibration"]["weights"] = {"near": jnp.full(SEEDS, 0.5)}
         return config, state.params, state.target_params | constants
 
     return train

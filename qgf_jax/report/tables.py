@@ -20,7 +20,7 @@ _SELECTED = (
 
 _OF_OPTIMISM = (
     "optimism: what the maximum over weights on these very report episodes, which is biased upwards, "
-    "adds to the success (return where there is none) of the selected weight, and that maximum's weight."
+    "adds to what weights are selected by, and that maximum's weight."
 )
 _OF_AGGREGATES = (
     "Over all tasks, selected weights, a score for each seed and task (success, or the score between "
