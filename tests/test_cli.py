@@ -228,9 +228,3 @@ def test_help_on_no_key_names_the_nearest(topic, near, capsys):
 def test_the_page_of_keys_is_up_to_date():
     """`python -m qgf_jax.cli.keys > docs/config.md` makes it."""
     assert (ROOT / "docs" / "config.md").read_text() == keys._page()
-
-
-def test_methods_as_json_has_names(capsys):
-    cli.main(["methods", "--json"])
-    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
-    assert names[:2] == ["reference", "best_of"] and {"qgf", "fql", "qam"} <= set(names)

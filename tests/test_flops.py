@@ -120,6 +120,7 @@ def test_a_method_that_cannot_be_counted_is_listed_with_the_reason(counted, monk
     cli.main(["methods", "--json"])
     out, err = capsys.readouterr()
     rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == list(algorithms.METHODS)
     assert rows["fql"]["cost"] is None and rows["qgf"]["cost"] == 1.0
     assert "the cost of fql is not known: KeyError: 'actor'" in err
     cli.main(["methods"])
