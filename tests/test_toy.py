@@ -140,7 +140,7 @@ def act(trained, name, best_of=1, count=200):
 
 # Each differs from another row by a rule or a loss that has a closed form of its own elsewhere.
 ALIKE = {"qgf_chain", "qgf_regularized", "qgf_smooth", "qgf_ortho", "jacobian_schedule", "ifql"}
-ALIKE |= {"qgf_jacobian_distill", "cgql_mse", "cgql_linex", "qsm_bc"}
+ALIKE |= {"qgf_jacobian_distill", "cgql_mse", "cgql_linex", "qsm_bc", "agf", "seed_critic"}
 NAMES = [n for n, r in algorithms.METHODS.items() if not r.goals and (LONG or n not in ALIKE)]
 
 
