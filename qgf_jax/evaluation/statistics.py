@@ -5,7 +5,7 @@ table for each task. The seeds of a list are the same in each table, since one c
 tasks. Tasks are strata: they stay, and the mean is that of the tasks' means.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +50,7 @@ class Interval(NamedTuple):
     @staticmethod
     def kind(seeds: int) -> str:
         """The key of `KINDS` that an interval over so many seeds has."""
-        names = list(KINDS)
-        return names[0] if seeds == 1 else names[1] if seeds < FEW_SEEDS else names[2]
+        return _of_seeds(KINDS, seeds)
 
     @classmethod
     def of_mean(cls, tables: Sequence[np.ndarray], *, resamples: int = 2000) -> "Interval":
@@ -101,8 +100,8 @@ class Difference(NamedTuple):
     """A mean difference of two arms on the same episodes, its 95 % interval and its test.
 
     A t interval with the two-way standard error. Of two to four seeds it is `Interval`'s own; of five
-    and more, no bootstrap: that one covers less for differences, and no p below 1 / resamples comes of
-    it, which Holm's factor then multiplies. `benchmarks/coverage.py --paired` has both.
+    and more, no bootstrap: no p below 1 / resamples comes of it, which Holm's factor then multiplies,
+    and in a small trial it covered less. `benchmarks/coverage.py --paired` has both.
     """
 
     mean: float
@@ -116,8 +115,7 @@ class Difference(NamedTuple):
     @staticmethod
     def kind(seeds: int) -> str:
         """The key of `DIFFERENCE_KINDS` that a difference over so many seeds has."""
-        names = list(DIFFERENCE_KINDS)
-        return names[0] if seeds == 1 else names[1] if seeds < FEW_SEEDS else names[2]
+        return _of_seeds(DIFFERENCE_KINDS, seeds)
 
     @classmethod
     def of(
@@ -155,6 +153,12 @@ class Difference(NamedTuple):
             p = max(p, student.two_sided(centre / least, np.inf))
             detectable = max(detectable, (_Z + student.quantile(POWER, np.inf)) * least)
         return cls(mean, float(low), float(high), float(p), float(detectable))
+
+
+def _of_seeds(kinds: Mapping[str, str], seeds: int) -> str:
+    """Which of three kinds an interval over so many seeds has."""
+    one, few, many = kinds
+    return one if seeds == 1 else few if seeds < FEW_SEEDS else many
 
 
 def holm(chances: Sequence[float]) -> list[float]:
