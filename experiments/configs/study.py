@@ -1,4 +1,4 @@
-"""Nine tasks of OGBench at a size that two CPU cores can train; the number after a name is the task.
+"""Twelve tasks of OGBench at a size that two CPU cores can train; the number after a name is the task.
 
     qgf train --config=experiments/configs/study.py:cube_single_2 --config.seeds=5 --workdir=runs/cube
 
@@ -30,7 +30,7 @@ _ARM = _WIDTHS | {
 _TASKS = {
     "pointmaze_medium": ("pointmaze-medium-navigate", _MAZE, (1, 2, 3)),
     "pointmaze_large": ("pointmaze-large-navigate", _MAZE, (1,)),
-    "cube_single": ("cube-single-play", _ARM, (2, 4)),
+    "cube_single": ("cube-single-play", _ARM, (1, 2, 3, 4, 5)),
     "puzzle_3x3": ("puzzle-3x3-play", _ARM, (2, 4)),
     "scene": ("scene-play", _ARM, (2,)),
 }
