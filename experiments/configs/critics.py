@@ -33,7 +33,7 @@ CRITICS: dict[str, dict[str, Any]] = {
     "td_qam_10": {**_TEN, "critics.td.next": "policy"},
     "sarsa_10": {**_TEN, "critics.td.next": "data"},
 }
-_HALF = {"train.steps": 10_000}  # of study.py's: ten critics under QAM take fourteen times the time of two
+_HALF = {"train.steps": 10_000}  # of study.py: ten critics under QAM cost fourteen times two
 _OTHERS = runpy.run_path(str(Path(__file__).with_name("study.py")))["VARIANTS"]
 TASKS: dict[str, dict[str, Any]] = {
     "cube_single": _OTHERS["cube_single_2"] | _HALF,
