@@ -13,8 +13,8 @@ _STEPS = ("train", "steps")  # a resumed run may change it, and a schedule follo
 def config_changes(run: Run, other: Run, but: Sequence[str] = ()) -> list[str]:
     """What the configs differ in, as "key: one -> other": no seeds, nothing that may change.
 
-    What a resumed run may change are places, the layout of training on devices, evaluation and the like. The number of
-    updates counts. `but`: more keys that do not.
+    What a resumed run may change are places, the layout of training on devices, evaluation and the
+    like. The number of updates counts. `but`: more keys that do not.
     """
     found = RunConfig(run.config).changes_to(other.config)
     found = [text for text in found if text.partition(":")[0] not in (*_SEEDS, *but)]
