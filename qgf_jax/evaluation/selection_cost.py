@@ -1,8 +1,8 @@
 """What choosing a weight costs: success of the chosen one against selection episodes spent. No JAX.
 
-The question of Jackson et al. (2025, "A clean slate for offline reinforcement learning"): how good is a
-method once somebody has to choose its hyperparameter by playing? Selection episodes are subsampled, the weight is chosen as ever, and what
-counts are its report episodes, which are others.
+The question of Jackson et al. (2025, "A clean slate for offline reinforcement learning"): how good is
+a method once somebody has to choose its hyperparameter by playing? Selection episodes are subsampled,
+the weight is chosen as ever, and what counts are its report episodes, which are others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

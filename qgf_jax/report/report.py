@@ -78,7 +78,7 @@ def write(
         "summary.json": json.dumps(record, indent=1) + "\n",
         "table.md": text + "\n",
         "table.csv": table.csv(),
-        "index.html": _page(run, table, figures, cost.page(curves), notes),
+        "index.html": _page(run, table, figures, notes, cost.page(curves)),
     }.items():
         write_atomically(folder / name, content, _ELSEWHERE)
     return text
@@ -161,8 +161,8 @@ def _page(
     run: Run,
     table: Table,
     figures: Sequence[tuple[str, Path]],
-    costs: str,
     more: Sequence[str] = (),
+    costs: str = "",
 ) -> str:
     """The report as one self-contained HTML page. `more` says what the tables leave out."""
     env = html.escape(run.config["env"])
