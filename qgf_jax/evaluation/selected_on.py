@@ -25,14 +25,11 @@ def select_on(runs: Sequence[Evaluated], tasks: Sequence[int]) -> None:
     if a sampler with several weights has no selection episodes in one of `tasks`.
     """
     _check_apart(runs)
-    groups = {Group.of(row) for run in runs for row in run.rows}
-    chosen = {
-        domain: _chosen(domain, runs, tasks)
-        for domain in sorted({(group.env, group.sampler) for group in groups}, key=repr)
-    }
-    for row in (row for run in runs for row in run.rows):
-        group = Group.of(row)
-        row["selected"] = row["weight"] == chosen[group.env, group.sampler]
+    rows = [row for run in runs for row in run.rows]
+    domains = dict.fromkeys(_domain(Group.of(row)) for row in rows)
+    chosen = {domain: _chosen(domain, runs, tasks) for domain in domains}
+    for row in rows:
+        row["selected"] = row["weight"] == chosen[_domain(Group.of(row))]
 
 
 def played_on(
@@ -43,14 +40,19 @@ def played_on(
     for run in runs:
         for (group, weight, split), cells in run.played.items():
             chooses = split == "selection" and group.task in tasks
-            if chooses and (group.env, group.sampler) == domain:
+            if chooses and _domain(group) == domain:
                 found.setdefault(weight, {})[group.task] = cells[group.task]
     return found
 
 
+def _domain(group: Group) -> _Domain:
+    return group.env, group.sampler
+
+
 def _chosen(domain: _Domain, runs: Sequence[Evaluated], tasks: Sequence[int]) -> float:
     env, sampler = domain
-    weights = {key.weight for run in runs for key in run.played if key.group[::2] == domain}
+    mine = (key for run in runs for key in run.played if _domain(key.group) == domain)
+    weights = {key.weight for key in mine}
     if len(weights) == 1:
         return weights.pop()
     played = played_on(domain, runs, tasks)
