@@ -86,7 +86,7 @@ def test_the_mean_over_the_tasks_that_select_decides_and_not_the_sum_of_episodes
 
 
 def test_only_weights_that_all_selecting_tasks_have_played_are_chosen():
-    more = chosen_on([1] * 8, 9.0, 2)  # as good as 3.0 where it was played, and larger
+    more = chosen_on([1] * 40, 9.0, 2)  # more than all others together, and in one task alone
     lines = [line for task in (2, 4) for line in TASKS[task]]
     lines = [x for x in lines if x["weight"] != 3.0 or x["split"] == "report" or x["task"] == 2]
     run = run_of([*lines, *more])
