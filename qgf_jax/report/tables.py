@@ -15,7 +15,7 @@ from qgf_jax.evaluation.summary import ALL_TASKS, Row
 
 _SELECTED = (
     "← the smallest weight that one standard error does not tell from the best on the selection "
-    "episodes, which are others."
+    "episodes{}, which are others."
 )
 
 _OF_OPTIMISM = (
@@ -41,6 +41,8 @@ class Table:
     rows: Sequence[Row]
     aggregates: Sequence[Mapping[str, Any]] = ()
     """Of many tasks, as `over_tasks.aggregate` makes them."""
+    select_on: Sequence[int] = ()
+    """The tasks whose selection episodes choose a weight; empty: each by its own, or by all together."""
 
     @property
     def reported(self) -> list[Row]:
@@ -63,13 +65,19 @@ class Table:
             head.insert(2, "trained as")
             for line, row in zip(body, self.reported, strict=True):
                 line.insert(2, row["trained_as"])
-        parts = [grid([head, *body]), _SELECTED, *self.notes()]
+        parts = [grid([head, *body]), _SELECTED.format(self.of_tasks), *self.notes()]
         if compared := _compared(self.reported):
             parts += [grid([_differences_head(compared), *map(_differences_line, compared)])]
             parts += self.difference_notes()
         if self.aggregates:
             parts += [grid(_aggregate_lines(self.aggregates)), _OF_AGGREGATES]
         return "\n\n".join(parts)
+
+    @property
+    def of_tasks(self) -> str:
+        """What words about the selection episodes add: of which tasks they are."""
+        names = " and ".join(map(str, self.select_on))
+        return f" of task{'s' * (len(self.select_on) > 1)} {names}" if names else ""
 
     def csv(self) -> str:
         """All rows, with success_mean, success_low and so on as columns."""
