@@ -18,11 +18,15 @@ from qgf_jax.types import Spec
 
 SPEC, STEPS, DISCOUNT = Spec((1,), 2, 1), 3, 0.5
 PAY = np.array([1.0, -1.0])
-"""The reward is PAY . a + state; the state stays as it is."""
+"""The reward is PAY . a + state; the state changes its sign."""
 GUIDES = np.array([[2.0, 1.0], [0.0, 0.9]])
 """By seed, the slope of the critic that guides: right in the first number, wrong in the second."""
+NUDGE = np.array([0.1, -0.2])
+"""The reference's action is NUDGE . state."""
 WEIGHTS = STEPS * np.array([[0.1, 0.25, 0.5, 1.0]] * 2, np.float32)
-EFFORT = Effort(states=6, bank=8, neighbours=1, evaluated=slice(1, None), updates=400)
+EFFORT = Effort(
+    states=6, bank=8, neighbours=1, transitions=256, evaluated=slice(1, None), updates=400
+)
 CONFIG = tiny(
     **{
         "networks.policy_hidden": (),
@@ -36,63 +40,72 @@ CONFIG = tiny(
 )
 
 
-def straight() -> Dataset:
-    """512 transitions, each from a state to itself, with every kind of action."""
+def data() -> Dataset:
+    """512 transitions between the states 1 and -1, with every kind of action; some do not count."""
     rng, rows = np.random.default_rng(0), np.arange(512, dtype=np.int32)
-    obs = rng.choice([-1.0, 1.0], (512, 1)).astype(np.float32)
+    obs = np.where(rows % 2, -1.0, 1.0).astype(np.float32)[:, None]
     actions = rng.uniform(-1, 1, (512, 2)).astype(np.float32)
-    ones, reward = np.ones(512, np.float32), (actions @ PAY + obs[:, 0]).astype(np.float32)
-    made = Dataset(obs, actions, rows, rows, ones, reward, np.float32(DISCOUNT) * ones)
-    return jax.device_put(made)
+    weight = (rows % 5 > 0).astype(np.float32)
+    reward = np.where(weight, actions @ PAY + obs[:, 0], 1000.0).astype(np.float32)
+    discount = np.full(512, DISCOUNT, np.float32)
+    return jax.device_put(Dataset(obs, actions, rows, rows ^ 1, weight, reward, discount))
 
 
 def params() -> Any:
-    """Linear networks: -STEPS a as the velocity, so that each step of the flow forgets where it was."""
+    """Linear networks. The velocity is STEPS (NUDGE state - a), so that a step forgets where it was."""
     nets, key = Builder(CONFIG, SPEC).networks(), jax.random.key(0)
     obs, action = SPEC.example(), jnp.zeros(2)
 
     def linear(tree: Any, slope: Any, bias: float = 0.0) -> Any:
-        """Parameters that see the action, after the one number of a state, and nothing else."""
+        """Parameters of a layer that sees state and action, and no time."""
 
         def filled(x: Any) -> Any:
-            return jnp.full_like(x, bias) if x.ndim < 2 else jnp.zeros_like(x).at[1:3].set(slope)
+            return jnp.full_like(x, bias) if x.ndim < 2 else jnp.zeros_like(x).at[:3].set(slope)
 
         return jax.tree.map(filled, tree)
 
     def of_seed(guide: np.ndarray) -> Any:
         member = nets.critic.init(key, obs, action)
-        members = [linear(member, guide[:, None], bias) for bias in (-1.0, 1.0)]
-        policy = linear(nets.policy.init(key, obs, action, jnp.zeros(())), -STEPS * jnp.eye(2))
+        members = [linear(member, np.r_[0.0, guide][:, None], bias) for bias in (-1.0, 1.0)]
+        slope = STEPS * np.vstack([NUDGE, -np.eye(2)])
+        policy = linear(nets.policy.init(key, obs, action, jnp.zeros(())), slope)
         return {"policy": policy, "critic": jax.tree.map(lambda *x: jnp.stack(x), *members)}
 
     return jax.tree.map(lambda *x: jnp.stack(x), *map(of_seed, GUIDES))
 
 
-def guided_actions() -> np.ndarray:
-    """[S, 1 + W, D], at weight 0 and at each other: the slope at w / STEPS, kept in the box."""
+def guided_actions(states: Any) -> np.ndarray:
+    """[S, 1 + W, N, D]: at weight 0 the reference's, further the guide's slope at w / STEPS on."""
     weights = np.concatenate([np.zeros((2, 1)), WEIGHTS], axis=1)
-    return np.clip(weights[:, :, None] / STEPS * GUIDES[:, None], -1, 1)
+    moved = (weights[:, :, None] / STEPS * GUIDES[:, None])[:, :, None]
+    return np.clip(moved + np.asarray(states)[:, None] * NUDGE, -1, 1)
+
+
+@pytest.fixture(scope="module")
+def states() -> np.ndarray:
+    """[N], those that are drawn."""
+    return np.asarray(draw(CONFIG, SPEC, data(), 1, EFFORT).obs.state[:, 0])
 
 
 @pytest.fixture(scope="module")
 def values() -> np.ndarray:
-    return fitted_values(CONFIG, SPEC, params(), straight(), WEIGHTS, EFFORT)
+    return fitted_values(CONFIG, SPEC, params(), data(), WEIGHTS, EFFORT)
 
 
-def test_values_are_those_of_going_on_by_the_weight_for_good(values):
-    """(PAY . a + state) / (1 - DISCOUNT), whatever the guiding critic says of a."""
-    states = draw(CONFIG, SPEC, straight(), 1, EFFORT).obs.state[:, 0]
-    pays = guided_actions() @ PAY
-    expected = (pays[:, :, None] + np.asarray(states)) / (1 - DISCOUNT)
+def test_values_are_those_of_going_on_by_the_weight_for_good(values, states):
+    """What is earned here, then in the other state, then here, by turns."""
+    assert set(states) == {-1.0, 1.0}
+    now, then = (guided_actions(s) @ PAY + s for s in (states, -states))
+    expected = (now + DISCOUNT * then) / (1 - DISCOUNT**2)
     expected[:, 1] = np.nan  # the weight that was not asked for
     np.testing.assert_allclose(values, expected, atol=0.02)
 
 
-def test_an_evaluation_begins_with_the_mean_of_the_members_that_guide():
+def test_an_evaluation_begins_with_the_mean_of_the_members_that_guide(states):
     """Q of the guide is its slope times the action, by the members 1 less and 1 more."""
-    begun = fitted_values(CONFIG, SPEC, params(), straight(), WEIGHTS, EFFORT._replace(updates=0))
-    expected = (guided_actions() * GUIDES[:, None]).sum(axis=-1)
-    np.testing.assert_allclose(begun[:, 2:], np.repeat(expected[:, 2:, None], 6, 2), atol=1e-5)
+    begun = fitted_values(CONFIG, SPEC, params(), data(), WEIGHTS, EFFORT._replace(updates=0))
+    expected = (guided_actions(states) * GUIDES[:, None, None]).sum(axis=-1)
+    np.testing.assert_allclose(begun[:, 2:], expected[:, 2:], atol=1e-5)
 
 
 def chosen(evaluated: Any, weights: Any = WEIGHTS[0]) -> Any:
@@ -101,9 +114,11 @@ def chosen(evaluated: Any, weights: Any = WEIGHTS[0]) -> Any:
     return Part.named("criterion", "evaluated").make(Measured(**given))
 
 
-def test_where_the_guide_is_wrong_the_smaller_weight_is_chosen_though_its_own_q_rises(values):
+def test_where_the_guide_is_wrong_the_smaller_weight_is_chosen_though_its_own_q_rises(
+    values, states
+):
     """The first guide is worth following until a's first number is at its bound, the second never."""
-    own = (guided_actions() * GUIDES[:, None]).sum(axis=-1)
+    own = (guided_actions(states) * GUIDES[:, None, None]).sum(axis=-1).mean(axis=-1)
     assert (own.argmax(axis=1) == len(WEIGHTS[0])).all()
     assert chosen(values[0]).weight == WEIGHTS[0, 2]
     assert chosen(values[1]).weight == 0

@@ -215,7 +215,7 @@ def test_agreement_may_be_on_no_weight_and_needs_a_judge():
 
 LITTLE = Effort(
     states=12, dense_states=4, actions=4, noises=8, bank=64, neighbours=4, factors=(0.1, 1.0, 10.0),
-    evaluated=slice(1, None), updates=3,
+    evaluated=slice(1, None), transitions=16, updates=3,
 )  # fmt: skip
 
 
