@@ -40,6 +40,12 @@ class Effort(NamedTuple):
     """Chunks of these that a distance is from the nearest of. The weight by distance depends on it."""
     factors: tuple[float, ...] = tuple(np.geomspace(1e-2, 1e2, 25).tolist())
     """The grid, in units of the weight `relative`."""
+    evaluated: slice = slice(6, 24, 3)
+    """Which of these are evaluated, if any are: 0.1 to 32 times `relative`, by half decades."""
+    transitions: int = 32768
+    """Of the data, after which each of these weights acts, and which its critic learns from."""
+    updates: int = 2000
+    """Of each critic that evaluates."""
 
     def measure(
         self,
