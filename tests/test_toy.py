@@ -162,7 +162,12 @@ def test_every_method_improves_on_its_reference(name, trained):
 
 def act_with(trained, row, name, **options):
     """The actions of method `name` over the training of `row`."""
-    config, params, target = trained(row.policies, str(row.settings))
+    return _acted(trained, row.policies, str(row.settings), name, **options)
+
+
+@functools.cache  # many rows have one training, and each asks for its reference
+def _acted(trained, policies, settings, name, **options):
+    config, params, target = trained(policies, settings)
     sample = Builder(config, SPEC).sample(name, options=tuple(options.items()))
     keys = jax.random.split(jax.random.key(1), 200)
 
