@@ -26,6 +26,7 @@ MEAN, VARIANCE = np.array([0.4, -0.7], np.float32), np.array([0.25, 0.09], np.fl
 SPEC = Spec(state=(1,), action=2, chunk=1)
 OBS = SPEC.example()
 A, T = np.array([0.7, -1.1], np.float32), np.float32(0.6)
+TAU = np.float32(0.3)
 KEY = jax.random.key(3)
 
 
@@ -55,6 +56,11 @@ def drawn(a_t, t, noise, steps):
     return mean + factor * noise
 
 
+def time_of(code):
+    """What a sinusoidal code [16] is of, by its lowest frequency."""
+    return jnp.arctan2(code[15], code[7]) / 10000.0**0.125
+
+
 class Exact(nn.Module):
     """The reference's velocity, and given more than an action that of the posterior's flow."""
 
@@ -64,19 +70,19 @@ class Exact(nn.Module):
         if seen.shape == (2,):
             return velocity(seen, t) + idle
         x, a_t, code = jnp.split(seen, (2, 4))
-        slow = 10000.0**0.125  # the code's lowest frequency
-        mean, variance, _ = posterior(a_t, jnp.arctan2(code[-1], code[7]) / slow)
+        mean, variance, _ = posterior(a_t, time_of(code))
         return mean + rate(t, variance) * (x - t * mean) + idle
 
 
 class Linear(nn.Module):
-    """on_x * x + on_action * a_t + shift."""
+    """on_x * x + on_action * a_t + shift, if a_t is one at time T and x one at TAU."""
 
     @nn.compact
     def __call__(self, obs, seen, t):
         names = ("on_x", "on_action", "shift")
         rows = [self.param(name, nn.initializers.zeros, (2,)) for name in names]
-        return rows[0] * seen[:2] + rows[1] * seen[2:4] + rows[2]
+        clocks = time_of(seen[4:]) / T, t / TAU
+        return rows[0] * seen[:2] * clocks[1] + rows[1] * seen[2:4] * clocks[0] + rows[2]
 
 
 class Known(networks.Networks):
@@ -111,13 +117,13 @@ def batch_of(action):
 def test_least_squares_find_the_velocity_to_the_posterior(monkeypatch):
     """Eight examples that have the first two moments of action, noise and inner noise exactly."""
     loss = known(Learned, monkeypatch).learner().losses["posterior"]
-    tau, signs = np.float32(0.3), np.array([*itertools.product((-1, 1), repeat=3)], np.float32)
+    signs = np.array([*itertools.product((-1, 1), repeat=3)], np.float32)
     a, z, epsilon = (np.stack([x, x], axis=1) for x in signs.T)
-    fixed = ((z, np.full(8, T)), (epsilon, np.full(8, tau)))
+    fixed = ((z, np.full(8, T)), (epsilon, np.full(8, TAU)))
     batch = batch_of(jnp.asarray(MEAN + np.sqrt(VARIANCE) * a))
     _, variance, gain = posterior(A, T)
-    on_x = rate(tau, variance)
-    rest = 1 - tau * on_x
+    on_x = rate(TAU, variance)
+    rest = 1 - TAU * on_x
     exact = {"on_x": on_x, "on_action": rest * gain, "shift": rest * (1 - T * gain) * MEAN}
     exact, unflatten = ravel_pytree(jax.tree.map(jnp.asarray, exact))
 
@@ -163,6 +169,12 @@ def test_draws_have_the_joint_law_of_noisy_and_clean_actions(monkeypatch):
     mean = draw(A, jnp.zeros(2), 3)
     np.testing.assert_allclose(mean, flow.endpoint(A, T, velocity(A, T), clip=False), atol=1e-5)
     np.testing.assert_allclose(draw(A, BEST, 4), drawn(A, T, BEST, 4), atol=1e-5)
+
+
+def test_noise_of_a_rule_is_in_pairs_and_another_at_another_time():
+    noise = antithetic_noise(T, 3, A)
+    np.testing.assert_array_equal(noise[2], -noise[0])
+    assert np.abs(noise - antithetic_noise(TAU, 3, A)).min() > 0.01
 
 
 def direction(of=q, weight=1.0, **options):
