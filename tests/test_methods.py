@@ -61,7 +61,7 @@ def with_goals(batch):
 
 
 # Whatever critic it is, these ask it for one number alone, as others that are tested with each.
-ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill", "seed_critic"}
+ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill", "qpilots_m", "seed_critic"}
 CASES = [
     (name, "default", critic)
     for name, critic in TRAININGS
@@ -353,6 +353,7 @@ ALL = {"iql", "td", "dqc", "contrastive", "qrl"}
         ("agf", {"iql", "td", "dqc"}),  # so does this one
         ("cgql_linex", {"iql", "td", "dqc"}),
         ("seed_critic", {"iql", "td", "dqc"}),
+        ("qpilots_m", ALL),  # its learner asks no critic
         ("cfgrl", {"iql"}),  # asks for a V in the units of Q
         ("iql", {"iql"}),
         ("fql", {"iql", "td"}),  # weighs Q against cloning, so Q must be a return
