@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
