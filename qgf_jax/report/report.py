@@ -29,6 +29,8 @@ tr.selected{background:#eaf3fb;font-weight:600}figure{margin:2em 0}img,video{max
 figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}
 """
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
+_CURVE = "steps.csv"
+"""Selected report rows of all checkpoints that were evaluated."""
 
 
 def write(
@@ -37,10 +39,10 @@ def write(
     """Writes `report/`: summary.json, table.md, table.csv, plots, index.html. The table as text.
 
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
-    it leaves out. `baseline` is what rows are compared with, see `paired.compare`. With `select_on`,
-    tasks, a weight is chosen on these alone, see `selected_on.select_on`. Raises `UserError` if nothing
-    was evaluated, there is no such arm or `select_on` lacks episodes, `SaveError` if it cannot be
-    written.
+    it leaves out. Where several checkpoints were evaluated, steps.csv and steps.png have them all.
+    `baseline` is what rows are compared with, see `paired.compare`. With `select_on`, tasks, a weight is
+    chosen on these alone, see `selected_on.select_on`. Raises `UserError` if nothing was evaluated, there
+    is no such arm or `select_on` lacks episodes, `SaveError` if it cannot be written.
     """
     run = Run.open(workdir)
     lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
@@ -54,10 +56,12 @@ def write(
     notes = [*_notes(lines), *filter(None, [metrics.note()]), *chosen]
     from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
 
-    folder = run.workdir / "report"
+    folder, episodes = run.workdir / "report", summary.unique(lines.records)
+    curve = summary.by_step(lines.records, _references(run)) if _earlier(lines) else []
     with saving(folder, _ELSEWHERE):
         folder.mkdir(exist_ok=True)
-        figures = plots.draw(run, rows, folder, summary.unique(lines.records), metrics.records)
+        (folder / _CURVE).unlink(missing_ok=True)  # of an earlier report
+        figures = plots.draw(run, rows, folder, episodes, metrics.records, curve)
         figures += cost.draw(curves, folder / "selection_cost.png")
     text = "\n\n".join([table.markdown(), *filter(None, [cost.markdown(curves)]), *notes])
     record = {
@@ -78,6 +82,7 @@ def write(
         "summary.json": json.dumps(record, indent=1) + "\n",
         "table.md": text + "\n",
         "table.csv": table.csv(),
+        **({_CURVE: Table(curve).csv()} if curve else {}),
         "index.html": _page(run, table, figures, notes, cost.page(curves)),
     }.items():
         write_atomically(folder / name, content, _ELSEWHERE)
