@@ -73,6 +73,11 @@ _MODULES = {
 """{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES = {
+    "analysis.acting.by_weight": "analysis.subject:Subject.actions",
+    "analysis.acting.curve": "rows",
+    "analysis.acting.of_reference": "analysis.subject:Subject.reference",
+    "analysis.subject.number": "numbers",
+    "analysis.subject.with_means": "Subject.with_means",
     "bounds.check": "Bound.check",
     "bounds.fields": "Field.declared_in",
     "bounds.of": "Bound.of",

@@ -12,8 +12,8 @@ from conftest import command
 from PIL import Image
 
 from qgf_jax.analysis import distance, kl, noise, reach, sensitivity, toy
-from qgf_jax.analysis.subject import interval, mean_of_best, with_means
-from qgf_jax.analysis.table import ANALYSES
+from qgf_jax.analysis.subject import Subject, interval, mean_of_best
+from qgf_jax.analysis.table import ANALYSES, MEASURES
 from qgf_jax.core import flow
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.runtime import flops
@@ -63,7 +63,7 @@ def cosine(a, b):
 
 def test_estimators_of_a_linear_flow_turn_as_their_matrices_say():
     """With v = A a, at the action, one step's end and the flow's end, and through their Jacobians."""
-    record = noise.measure(Made(lambda a, t: A @ a, parabola))
+    record = MEASURES[noise.__name__](Made(lambda a, t: A @ a, parabola))
     expected = np.zeros((5, N, 5))
     for key in jax.random.split(jax.random.key(0), STATES):
         action = np.asarray(jax.random.normal(key, (2,)))
@@ -89,7 +89,7 @@ def test_estimators_of_a_linear_flow_turn_as_their_matrices_say():
 
 def test_a_slope_of_nothing_has_no_direction():
     """To a point mass all ends are one: QGF's slope stays, and with the exact Jacobian there is none."""
-    record = noise.measure(Made(lambda a, t: (BEST / 2 - a) / (1 - t), parabola))
+    record = MEASURES[noise.__name__](Made(lambda a, t: (BEST / 2 - a) / (1 - t), parabola))
     by_name = dict(zip(record["estimators"], record["cosine"], strict=True))
     lost = dict(zip(record["estimators"], record["undefined"], strict=True))
     np.testing.assert_allclose(by_name["qgf"], 1.0, atol=1e-5)
@@ -127,7 +127,7 @@ def test_divergence_of_a_shifted_gaussian():
         row_of("qgf", 0.5, options={"cap": 1}),
     ]
     still = Made(lambda a, t: 0 * a, lambda a: SLOPE @ a, (0.0, 0.5, 2.0), rows)
-    record = kl.measure(still)
+    record = MEASURES[kl.__name__](still)
     z = np.stack([jax.random.normal(key, (2,)) for key in still.keys])
     for w, found in zip((0.0, 0.5, 2.0), record["curves"][:3], strict=True):
         expected = (w * z @ SLOPE + w**2 * SLOPE @ SLOPE / 2).mean()
@@ -170,7 +170,7 @@ def test_edges_weights_and_means_by_hand():
     assert distance.at_edge(jnp.array([1.0, -1.0, 0.999, 0.0])) == 0.5
     twins = jnp.array([[0.0, 1.0], [3.0, 5.0], [0.0, 1.0]])
     assert distance.nearest_other(twins[0], twins) == 5.0
-    assert with_means({0.0, 1.0, 4.0, 100.0}) == (0.0, 1.0, 2.0, 4.0, 20.0, 100.0)
+    assert Subject.with_means({0.0, 1.0, 4.0, 100.0}) == (0.0, 1.0, 2.0, 4.0, 20.0, 100.0)
     table = np.array([[1.0, 2.0, np.inf], [3.0, 4.0, 5.0], [np.nan] * 3])
     assert interval(table)["mean"] == 2.5
     assert interval(np.full((2, 2), np.nan)) == {"mean": None, "low": None, "high": None}

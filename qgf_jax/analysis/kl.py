@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, interval, numbers
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
@@ -47,7 +48,8 @@ def _rule_of(arm: Arm) -> str:
     return found.name
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@MEASURES.declare
+def _measure(subject: Subject) -> dict[str, Any]:
     """`curves`: by method and weight the divergence; `points`: success of what was played at those."""
     arms, weights = subject.arms(METHODS), subject.weights()
     rules = {label: _rule_of(arm) for label, arm in arms.items()}
@@ -91,7 +93,8 @@ def _points(rows: Iterable[Row], curves: Sequence[Mapping[str, Any]]) -> list[di
     return points
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """Left the divergence by weight; right, for each task, success against it."""
     points = record["points"]
     tasks = sorted({point["task"] for point in points})
@@ -108,12 +111,8 @@ def draw(record: Mapping[str, Any]) -> Figure:
 
 
 def _by_weight(ax: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
-    for label in dict.fromkeys(c["method"] for c in curves):
-        mine = [c for c in curves if c["method"] == label and c["kl"]["mean"] is not None]
-        x, color = [c["weight"] for c in mine], acting.color(label)
-        ax.plot(x, [c["kl"]["mean"] for c in mine], color=color, marker=".", label=label)
-        low, high = ([c["kl"][k] for c in mine] for k in ("low", "high"))
-        ax.fill_between(x, low, high, color=color, alpha=0.15)
+    for label, mine in acting.by_method([{**c, **c["kl"]} for c in curves]).items():
+        acting.line(ax, mine, "weight", acting.color(label), label, alpha=0.15)
     for n in (4, 16, 64):
         ax.axhline(of_best(n), color=acting.color("best of 4"), ls=":", lw=1)
         ax.annotate(

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, numbers
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.core import flow
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
@@ -100,7 +101,8 @@ def _in_one_state(state: State) -> dict[str, Array]:
     return jax.lax.map(at, (points[chosen], times[chosen]))
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@MEASURES.declare
+def _measure(subject: Subject) -> dict[str, Any]:
     """`cosine` [E, T, Σ], its mean over seeds, states and perturbations; by seed; what is undefined."""
     subject.arms(ESTIMATORS)
     found = subject.measure(lambda params, state: _in_one_state(state))
@@ -123,7 +125,8 @@ def measure(subject: Subject) -> dict[str, Any]:
     }
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """A panel each sigma: 1 - cosine against t, a line an estimator, a band over seeds."""
     times, sigmas = record["times"], record["sigmas"]
     by_seed = 1 - np.array(record["cosine_by_seed"], float)  # [S, E, T, Σ]
