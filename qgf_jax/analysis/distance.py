@@ -22,12 +22,12 @@ _EDGE = 1e-4
 """Numbers this near to the box's edge count as clipped; the data's own are kept 1e-5 inside it."""
 
 
-def at_edge(action: Array) -> Array:
+def _at_edge(action: Array) -> Array:
     """The share [] of the numbers of `action` [D] that are at an edge of the box [-1, 1]."""
     return (jnp.abs(action) >= 1.0 - _EDGE).mean(dtype=jnp.float32)
 
 
-def nearest_other(action: Array, actions: Array) -> Array:
+def _nearest_other(action: Array, actions: Array) -> Array:
     """The distance [] from `action` [D] to the nearest of `actions` [K, D] that differs from it."""
     gaps = jnp.sqrt(((actions - action[None]) ** 2).sum(axis=1))
     return jnp.where(gaps > 0, gaps, jnp.inf).min()
@@ -41,15 +41,15 @@ def _measure(subject: Subject) -> dict[str, Any]:
     def one(params: Params, state: State) -> dict[str, Array]:
         _, drawn = subject.reference(params, state)
         actions = subject.actions(arms, params, state, weights)
-        judges = {"distance": state.distance, "clipped": at_edge}
+        judges = {"distance": state.distance, "clipped": _at_edge}
         ranks, found = jax.vmap(state.q())(drawn), {}
         for name, judge in judges.items():
             found |= {f"{name}/{label}": jax.vmap(judge)(x) for label, x in actions.items()}
             values = jax.vmap(judge)(drawn)
             for n in acting.BEST_OF:
                 found[f"{name}/best of {n}"] = mean_of_best(ranks, values, n)
-        found["distance/data"] = nearest_other(state.data[0], state.data)
-        return found | {"clipped/data": jax.vmap(at_edge)(state.data).mean()}
+        found["distance/data"] = _nearest_other(state.data[0], state.data)
+        return found | {"clipped/data": jax.vmap(_at_edge)(state.data).mean()}
 
     record: dict[str, list[dict[str, Any]]] = {"distance": [], "clipped": []}
     for name, table in subject.measure(one).items():

@@ -29,7 +29,7 @@ METHODS = ("qgf", "qgf_jacobian")
 _MARKS = {"report": "full", "selection": "none"}
 
 
-def of_best(candidates: Any) -> Any:
+def _of_best(candidates: Any) -> Any:
     """The KL divergence in nats of the best of N candidates from one: log N - (N - 1) / N."""
     n = np.asarray(candidates, float)
     return np.log(n) - (n - 1) / n
@@ -82,7 +82,7 @@ def _points(rows: Iterable[Row], curves: Sequence[Mapping[str, Any]]) -> list[di
     for row in rows:
         alone = row["best_of"] == 1 and not row["options"]
         if row["method"] in ("reference", "best_of") and not row["options"]:
-            divergence = float(of_best(row["best_of"]))
+            divergence = float(_of_best(row["best_of"]))
         elif alone and known.get((row["method"], row["weight"])) is not None:
             divergence = known[row["method"], row["weight"]]
         else:
@@ -114,9 +114,9 @@ def _by_weight(ax: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
     for label, mine in acting.by_method([{**c, **c["kl"]} for c in curves]).items():
         acting.line(ax, mine, "weight", acting.color(label), label, alpha=0.15)
     for n in (4, 16, 64):
-        ax.axhline(of_best(n), color=acting.color("best of 4"), ls=":", lw=1)
+        ax.axhline(_of_best(n), color=acting.color("best of 4"), ls=":", lw=1)
         ax.annotate(
-            f"best of {n}", (0.02, of_best(n)), xycoords=("axes fraction", "data"), fontsize=7
+            f"best of {n}", (0.02, _of_best(n)), xycoords=("axes fraction", "data"), fontsize=7
         )
     weight_axis(ax, sorted({c["weight"] for c in curves}))
     ax.set(xlabel="guidance weight", ylabel="KL from the reference [nats]")

@@ -31,7 +31,7 @@ _SHIFTS = 4
 _MOST_TIMES = 10
 
 
-def cosines(slope: Callable[[Array], Array], action: Array, shifts: Array, sigmas: Array) -> Array:
+def _cosines(slope: Callable[[Array], Array], action: Array, shifts: Array, sigmas: Array) -> Array:
     """[Σ, K] between the slope at `action` [D] and at action + sigma * shift, `shifts` [K, D].
 
     NaN where one of the two slopes is 0 and so has no direction.
@@ -95,7 +95,7 @@ def _in_one_state(state: State) -> dict[str, Array]:
         found = {}
         for name in ESTIMATORS:
             direct = _of_method(name, state)
-            found[name] = cosines(lambda a, d=direct: d(a, x[1])[1], x[0], shifts, sigmas)
+            found[name] = _cosines(lambda a, d=direct: d(a, x[1])[1], x[0], shifts, sigmas)
         return found
 
     return jax.lax.map(at, (points[chosen], times[chosen]))

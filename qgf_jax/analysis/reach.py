@@ -22,7 +22,7 @@ from qgf_jax.types import Array, Critic, Params
 _OWN, _GUIDING, _HELD, _OTHER = "critic", "guiding members", "held-out member", "other run"
 
 
-def gains(
+def _gains(
     own: Array, drawn: Array, actions: Mapping[str, Array], rank: Critic, judge: Critic
 ) -> dict[str, Array]:
     """What `judge` says of actions, by method [W]; of the best of N by `rank` [].
@@ -50,17 +50,17 @@ def _measure(subject: Subject) -> dict[str, Any]:
         own, drawn = subject.reference(params, state)
         actions = subject.actions(arms, params, state, weights)
         critic = state.q()
-        found = {_OWN: gains(own, drawn, actions, critic, critic)}
+        found = {_OWN: _gains(own, drawn, actions, critic, critic)}
         if other is not None:
             nets = Builder(other.run.config, other.spec).networks()
             judge = nets.q_of(params["judge"], state.obs)
-            found[_OTHER] = gains(own, drawn, actions, critic, judge)
+            found[_OTHER] = _gains(own, drawn, actions, critic, judge)
         if state.nets.ensemble > 1:
             rest = jax.tree.map(lambda x: x[:-1], params["critic"])
             actions = subject.actions(arms, params | {"critic": rest}, state, weights)
             guides, held = state.q(slice(-1)), state.q(slice(-1, None))
-            found[_GUIDING] = gains(own, drawn, actions, guides, guides)
-            found[_HELD] = gains(own, drawn, actions, guides, held)
+            found[_GUIDING] = _gains(own, drawn, actions, guides, guides)
+            found[_HELD] = _gains(own, drawn, actions, guides, held)
         return {f"{who}/{what}": x for who, of in found.items() for what, x in of.items()}
 
     rows = []

@@ -36,7 +36,7 @@ _SPLITS = {
 }
 
 
-def plateau(weights: Sequence[float], scores: Sequence[float]) -> list[float]:
+def _plateau(weights: Sequence[float], scores: Sequence[float]) -> list[float]:
     """[lowest, highest] of the weights around the best whose scores are within 0.1 of it."""
     near = [score >= max(scores) - _LOSS for score in scores]
     low = high = int(np.argmax(scores))
@@ -110,7 +110,7 @@ def _plateaus(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if mine[0]["of"] == "success":
             scores, weights = [r["mean"] for r in mine], [r["weight"] for r in mine]
             best = weights[int(np.argmax(scores))]
-            flat = plateau(weights, scores)
+            flat = _plateau(weights, scores)
             plateaus.append({"task": task, "method": label, "best": best, "within": flat})
     return plateaus
 

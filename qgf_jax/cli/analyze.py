@@ -21,7 +21,8 @@ def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `analyze`."""
     parser = _parser()
     flags = parser.parse_args(arguments)
-    row = _checked(flags)
+    row = _row(flags.analysis)
+    _check(flags, row)
     methods = _methods(flags.methods)
     # All that can be wrong with folder and data is found before JAX is imported.
     run = Run.open(flags.workdir) if row.has_run else None
@@ -45,12 +46,15 @@ def _main(arguments: Sequence[str]) -> None:
     print("\n".join(map(str, found)))
 
 
-def _checked(flags: argparse.Namespace) -> Analysis:
-    """Its row. Raises `UserError` for a flag that the analysis lacks, or that it has no use for."""
-    name = flags.analysis
+def _row(name: str) -> Analysis:
     if name not in ANALYSES:
         raise UserError.unknown("analysis", name, ANALYSES)
-    row = ANALYSES[name]
+    return ANALYSES[name]
+
+
+def _check(flags: argparse.Namespace, row: Analysis) -> None:
+    """Raises `UserError` for a flag that the analysis lacks, or that it has no use for."""
+    name = flags.analysis
     if row.has_run and flags.workdir is None:
         raise UserError(f"analyze {name} needs a run: give its folder, `qgf analyze {name} RUN`")
     if not row.has_run and flags.workdir is not None:
@@ -60,7 +64,6 @@ def _checked(flags: argparse.Namespace) -> Analysis:
     for flag in ("states", "step", "methods", "weights", "other"):
         if getattr(flags, flag) is not None and flag not in row.takes:
             raise UserError(f"analyze {name} has no use for --{flag}: leave it out")
-    return row
 
 
 def _methods(text: str | None) -> list[str]:
