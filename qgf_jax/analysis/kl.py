@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
-from qgf_jax.analysis.subject import Subject, interval, numbers
+from qgf_jax.analysis.subject import Subject, interval
 from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
@@ -22,6 +22,7 @@ from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
 from qgf_jax.report.plots import weight_axis
+from qgf_jax.runs.files import numbers
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array
 

@@ -15,11 +15,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
-from qgf_jax.analysis.subject import Subject, numbers
+from qgf_jax.analysis.subject import Subject
 from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.core import flow
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
+from qgf_jax.runs.files import numbers
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Direction, Endpoint, Velocity
 

@@ -18,9 +18,10 @@ from qgf_jax.evaluation.statistics import Interval
 from qgf_jax.evaluation.summary import Row, summarize
 from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.table import Method
+from qgf_jax.runs.files import numbers
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime.seeds import over_seeds
-from qgf_jax.training.weighing import Effort, Nearby, State, draw
+from qgf_jax.training.weighing import Effort, Nearby, State
 from qgf_jax.types import Array, Params
 
 _BATCH = 16
@@ -51,7 +52,9 @@ class Subject:
         feed = DatasetFeed(self.data, loaded.spec.steps)
         try:
             dataset = feed.at(loaded.step - 1)
-            drawn = functools.partial(draw, loaded.run.config, loaded.spec, blocks=feed.blocks)
+            drawn = functools.partial(
+                Nearby.draw, loaded.run.config, loaded.spec, blocks=feed.blocks
+            )
             return jax.jit(lambda data: drawn(data, effort=Effort(states=self.states)))(dataset)
         finally:
             feed.close()
@@ -160,14 +163,6 @@ def interval(table: np.ndarray) -> dict[str, float | None]:
     if not whole.size:
         return {"mean": None, "low": None, "high": None}
     return {k: numbers(v) for k, v in Interval.of_mean([whole])._asdict().items()}
-
-
-def numbers(values: Any) -> Any:
-    """A number, or an array as nested lists, as JSON has it: to six digits, without NaN and infinity."""
-    array = np.asarray(values)
-    if array.ndim:
-        return [numbers(x) for x in array]
-    return float(f"{array:.6g}") if np.isfinite(array) else None
 
 
 def mean_of_best(ranks: Array, values: Array, of: int) -> Array:
