@@ -139,12 +139,10 @@ class DeviceSimulator(Simulator):
         starts = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), nowhere)
         identity, weight = np.zeros((*shape, 2), np.int32), np.zeros(shape, np.float32)
         numbers = tuple(np.zeros(shape, np.float32) for _ in program.arguments)
-        known: dict[tuple[int, int], Start] = {}
+        start = functools.cache(self._maze.start)
         for seed, column in enumerate(taken):
             for place, job in enumerate(column):
-                key = (job.task, job.reset_seed)
-                known[key] = known.get(key) or self._maze.start(*key)
-                for into, value in zip(starts, known[key], strict=True):
+                for into, value in zip(starts, start(job.task, job.reset_seed), strict=True):
                     into[seed, place] = value
                 identity[seed, place] = (job.task, job.episode)
                 weight[seed, place] = job.acts_as.weight

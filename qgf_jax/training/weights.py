@@ -17,6 +17,7 @@ from qgf_jax.errors import UserError, log
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.files import numbers
 from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
@@ -129,13 +130,8 @@ def _choices(measured: list[Measured]) -> dict[str, dict[str, Any]]:
         choices: list[Choice] = [criterion.make(m) for m in measured]
         chosen[name] = {
             "about": criterion.about,
-            "weights": _numbers([choice.weight for choice in choices]),
-            "limit": _numbers([choices[0].limit])[0],
-            "curves": [None if c.curve is None else _numbers(c.curve) for c in choices],
+            "weights": numbers([choice.weight for choice in choices]),
+            "limit": numbers(choices[0].limit),
+            "curves": [None if c.curve is None else numbers(c.curve) for c in choices],
         }
     return chosen
-
-
-def _numbers(values: Any) -> list[float | None]:
-    """As JSON, which has no NaN and no infinity."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
