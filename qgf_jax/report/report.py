@@ -40,9 +40,9 @@ def write(
 
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
     it leaves out. Where several checkpoints were evaluated, steps.csv and steps.png have them all.
-    `baseline` is what rows are compared with, see `paired.compare`. With `select_on`, tasks, a weight is
-    chosen on these alone, see `selected_on.select_on`. Raises `UserError` if nothing was evaluated, there
-    is no such arm or `select_on` lacks episodes, `SaveError` if it cannot be written.
+    `baseline` is what rows are compared with, see `paired.compare`. With `select_on`, tasks, a weight
+    is chosen on these alone, see `selected_on.select_on`. Raises `UserError` if nothing was evaluated,
+    there is no such arm or `select_on` lacks episodes, `SaveError` if it cannot be written.
     """
     run = Run.open(workdir)
     lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)

@@ -21,7 +21,7 @@ from qgf_jax.runtime.seeds import over_seeds
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.state import TrainState
 from qgf_jax.training.step import train_step
-from qgf_jax.training.weighing import Effort, draw
+from qgf_jax.training.weighing import Effort, Nearby
 from qgf_jax.types import Array, Batch, Obs, Params, Spec
 
 
@@ -51,7 +51,7 @@ def fitted_values(
             Builder(config, spec),
             functools.partial(feed.gather, dataset),
             feed.draw(dataset, jax.random.key(3)),
-            draw(config, spec, dataset, blocks, effort).obs,
+            Nearby.draw(config, spec, dataset, blocks, effort).obs,
             effort.updates,
         )
         return over_seeds(evaluation.values, groups)
