@@ -109,15 +109,16 @@ class WorkerPool(Simulator):
     @contextlib.contextmanager
     def _environments(self, name: EnvName, slots: int) -> Generator[EnvPool]:
         """Workers of an environment: kept ones, or new ones, which end with the block or are kept."""
+        start = functools.partial(EnvPool, name.full, slots, self._workers, parts=name.parts)
         if self._kept is None:
-            with EnvPool(name.full, slots, self._workers, parts=name.parts) as pool:
+            with start() as pool:
                 yield pool
             return
         pool = self._kept.pop((name.full, slots), None)
         if pool is None:
             while self._kept and slots + sum(n for _, n in self._kept) > _KEPT:
                 self._kept.pop(next(iter(self._kept))).close()
-            pool = EnvPool(name.full, slots, self._workers, parts=name.parts)
+            pool = start()
         self._kept[name.full, slots] = pool
         yield pool
 
