@@ -56,6 +56,14 @@ def _main(arguments: Sequence[str]) -> None:
         film(flags.workdir, sweep, flags.videos, **where)
 
 
+def check(words: Sequence[str]) -> None:
+    """Raises `UserError` for flags that would be refused whatever the run is; of those, no --workdir."""
+    flags = _parser().parse_args(["--workdir=.", *words])
+    _budget(flags)
+    if flags.methods:
+        _methods(flags, "")
+
+
 def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
     """What `evaluate` is called with: the flags, and where they say nothing the run's own `eval`."""
     simulator, envs = getattr(flags, "envs", (None, None))
