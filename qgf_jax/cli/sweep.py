@@ -11,7 +11,7 @@ from qgf_jax.bounds import Index, Positive
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
-from qgf_jax.sweep.engines import OURS, engines, function_of, make_engine
+from qgf_jax.sweep.engines import OURS, engine_with, engines, function_of
 from qgf_jax.sweep.job import Job, Needs
 from qgf_jax.sweep.plan import Plan
 
@@ -39,14 +39,14 @@ def _start(arguments: Sequence[str]) -> None:
     _check_evaluations(jobs)
     from qgf_jax.sweep.plan import plan
 
-    engine = make_engine(flags.on, options)
+    make_engine = engine_with(flags.on, options)
     planned, configs = plan(jobs, flags.out)
     if flags.dry_run:
         _describe(planned, configs, flags)
         return
     from qgf_jax.sweep.launch import launch
 
-    done = launch(planned, engine, retries=flags.retries)
+    done = launch(planned, make_engine, retries=flags.retries)
     print(json.dumps({"sweep": str(flags.out), **done}))
 
 

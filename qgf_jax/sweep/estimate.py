@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qgf_jax.errors import UserError
-from qgf_jax.sweep.plan import Plan
+from qgf_jax.sweep.plan import Plan, Planned
 from qgf_jax.sweep.state import State
 
 _IDLE = ("seed", "eval", "wandb", "env")
@@ -56,22 +56,28 @@ def estimate(
     known = [rates[s] * c.flops_per_update for s, c in counted.items() if s in rates]
     flop_rate = flop_rate or (statistics.median(known) if known else None)
     found = []
-    for state in states:
+    for planned, state in zip(plan.jobs.values(), states, strict=True):
         shape = shapes.get(state.name, "")
         one, rate = counted.get(shape), rates.get(shape)
         if rate is None and one and flop_rate:
             rate = flop_rate / one.flops_per_update
-        left = 0 if state.word == "done" else max(0, state.steps - state.step)
-        kept = configs[state.name]["train"]["keep"] if state.name in configs else 0
-        found.append(
-            Estimate(
-                state,
-                left / rate / 3600 if rate else None if left else 0.0,
-                one and one.flops_per_update * state.steps,
-                one and one.state_bytes * kept,
-            )
-        )
+        hours = _hours(planned, state, rate)
+        if one is None:
+            found.append(Estimate(state, hours))
+            continue
+        kept = one.state_bytes * configs[state.name]["train"]["keep"]
+        found.append(Estimate(state, hours, one.flops_per_update * state.steps, kept))
     return found
+
+
+def _hours(planned: Planned, state: State, rate: float | None) -> float | None:
+    """Of training that is left; `None` where steps or rate are not known."""
+    if planned.job.trains and not state.steps:
+        return None
+    left = max(0, state.steps - state.step)
+    if not left:
+        return 0.0
+    return left / rate / 3600 if rate else None
 
 
 def _shape_of(config: Mapping[str, Any]) -> str:
@@ -80,7 +86,14 @@ def _shape_of(config: Mapping[str, Any]) -> str:
 
     own = {key: value for key, value in config.items() if key not in _IDLE}
     own["train"] = {k: v for k, v in config["train"].items() if k not in ("steps", "save_every")}
-    return json.dumps([EnvName.parse(config["env"]).dataset, own], sort_keys=True)
+    return json.dumps([EnvName.parse(config["env"]).dataset, _without_reals(own)], sort_keys=True)
+
+
+def _without_reals(value: Any) -> Any:
+    """A config in which of a number that is not whole only stays whether it is 0, and so left out."""
+    if isinstance(value, Mapping):
+        return {key: _without_reals(item) for key, item in value.items()}
+    return value != 0 if isinstance(value, float) else value
 
 
 def _rates(states: Sequence[State], shapes: Mapping[str, str]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qgf_jax.errors import UserError, log
@@ -144,7 +144,7 @@ class _Launch:
                 self._give_up(other)
 
 
-def launch(plan: Plan, engine: Engine, *, retries: int = 3) -> Mapping[str, int]:
+def launch(plan: Plan, make_engine: Callable[[], Engine], *, retries: int = 3) -> Mapping[str, int]:
     """Runs what the jobs of a plan lack, and returns how many there are and how many ran.
 
     What is done is skipped, what was broken off goes on. An exit code of `NOT_RETRIED` ends a job;
@@ -155,7 +155,7 @@ def launch(plan: Plan, engine: Engine, *, retries: int = 3) -> Mapping[str, int]
     plan.folder.mkdir(parents=True, exist_ok=True)
     plan.write()
     runner.begin(plan.folder)
-    at_work = _Launch(plan, engine, retries)
+    at_work = _Launch(plan, make_engine(), retries)
     before = len(at_work.done)
     if before:
         log(f"qgf: {before} of {len(plan.jobs)} jobs are done already")

@@ -7,13 +7,14 @@ command that failed, as docs/reliability.md lists them; 128 + n if a signal stop
 import contextlib
 import datetime
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.locks import JOB
 from qgf_jax.runs.signals import StopRequest
 from qgf_jax.runtime import children
@@ -75,12 +76,8 @@ def _acquire(stack: contextlib.ExitStack, workdir: Path) -> int | None:
 def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: int) -> int:
     """Runs a stage to its end and notes in the run folder how it went. Returns the exit code."""
     workdir = folder / planned.name
+    begun = _announce(workdir / LOG, stage)
     with (workdir / LOG).open("ab") as log:
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        about = f"\n{now} on {socket.gethostname()}: qgf {' '.join(stage.words)}\n"
-        log.write(about.encode())
-        log.flush()
-        begun = log.tell()
         process = subprocess.Popen(
             children.command("qgf_jax", *stage.words),
             stdin=subprocess.DEVNULL,
@@ -98,6 +95,15 @@ def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: 
         line = _last_words(workdir / LOG, begun) or said(code)
         record._replace(failure=Failure(code, line, socket.gethostname())).write(workdir)
     return code
+
+
+def _announce(path: Path, stage: Stage) -> int:
+    """Writes to the log what begins, and returns the log's length. Raises `SaveError`."""
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    about = f"\n{now} on {socket.gethostname()}: qgf {shlex.join(stage.words)}\n"
+    with saving(path), path.open("ab") as log:
+        log.write(about.encode())
+        return log.tell()
 
 
 def _environment(planned: Planned) -> dict[str, str]:

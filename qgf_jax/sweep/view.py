@@ -32,7 +32,9 @@ def _row(one: State) -> tuple[str, ...]:
     word = f"{one.word}: {one.doing}" if one.word == "running" else one.word
     running = one.word == "running"
     left = one.seconds_left if running and one.doing == "train" else None
-    losses = " ".join(f"{group} {value:.4g}" for group, value in one.losses.items())
+    losses = " ".join(
+        f"{group} {value:.4g}" for group, value in one.losses.items() if "/" not in group
+    )
     more = one.line
     if running and one.doing == "evaluate":
         more = f"{one.episodes} episodes"

@@ -6,6 +6,7 @@ are found by the entry-point group `qgf_jax.engines`, whose entries name such a 
 is ready, tried again, or done, is settled in `qgf_jax.sweep.launch`.
 """
 
+import functools
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,15 +61,18 @@ def engines() -> list[str]:
     return sorted({*OURS, *(entry.name for entry in _outside())})
 
 
-def make_engine(name: str, texts: Mapping[str, str]) -> Engine:
-    """The engine of a name with the options that texts write. Raises `UserError`, in one line."""
+def engine_with(name: str, texts: Mapping[str, str]) -> Callable[[], Engine]:
+    """What makes the engine of a name with the options that texts write.
+
+    Raises `UserError`, in one line; a cluster is asked for nothing before the call of what it returns.
+    """
     make, options = function_of(name), {}
     fields = Field.declared_in(make)
     for key, text in texts.items():
         if key not in fields:
             raise UserError.unknown(f"flag of `qgf sweep --on={name}`", f"--{key}", _flags(fields))
         options[key] = fields[key].bound.read(f"--{key}", text)
-    return make(**options)
+    return functools.partial(make, **options)
 
 
 def function_of(name: str) -> Callable[..., Engine]:
