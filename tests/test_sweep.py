@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from qgf_jax.sweep.plan import Plan, Planned, checked, plan, read_file
 from qgf_jax.sweep.state import Record, State, scan
 from qgf_jax.sweep.view import estimates_table, states_table
 
+CUBE = "experiments/configs/ogbench.py:cube_single_small"
 TINY = str(ROOT / "tests" / "tiny_config.py")
 
 
@@ -290,7 +293,8 @@ if what == "9" and not (workdir / "tried").exists():
     (workdir / "tried").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "60":
-    (workdir / "begun").touch()
+    (workdir / "begin").write_text(str(os.getpid()))
+    (workdir / "begin").rename(workdir / "begun")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     time.sleep(60)
 if kind == "train":
@@ -372,13 +376,25 @@ def test_a_cancelled_job_ends_its_command_and_goes_on_later(tmp_path, fakes):
     assert not runner.is_cancelled(tmp_path)
 
 
-def test_the_lock_lives_as_long_as_the_command_of_a_runner_that_was_killed(tmp_path):
-    with JOB.lock(tmp_path) as descriptor:
-        child = subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,))
-    assert JOB.holder(tmp_path)
-    child.kill()
-    child.wait()
-    assert not JOB.holder(tmp_path)
+def test_a_command_keeps_the_lock_of_a_runner_that_was_killed(tmp_path, fakes):
+    planned_in(tmp_path, seeded("a", 60))
+    workdir = tmp_path / "a"
+    runner_id = os.fork()
+    if not runner_id:
+        try:
+            runner.run_job(tmp_path, "a")
+        finally:
+            os._exit(0)
+    wait_for(workdir / "begun")
+    os.kill(runner_id, signal.SIGKILL)
+    os.waitpid(runner_id, 0)
+    holder = JOB.holder(workdir)
+    os.kill(int((workdir / "begun").read_text()), signal.SIGKILL)
+    assert holder, "its command is still at work"
+    end = time.monotonic() + 20
+    while JOB.holder(workdir):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 # Many jobs: an engine that runs them in this process.
@@ -569,6 +585,34 @@ def test_a_wrong_command_is_one_line_and_makes_nothing(words, said, tmp_path, mo
     assert command("sweep", *words) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_says_what_the_command_does(tmp_path, monkeypatch, capsys):
+    """Each `qgf sweep` of docs/launching.md: planned, and then, as if its runs were done, called."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qgf_jax.data.collect.collect", lambda *given, **options: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    Path("experiments").symlink_to(ROOT / "experiments")
+    text = (ROOT / "docs" / "launching.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    Path("sweeps").mkdir()
+    Path("sweeps/critics.py").write_text(code)
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^    (qgf sweep .*)$", text, re.M)]
+    begin = [words for words in commands if words[1] not in ("status", "cancel", "run-job")]
+    for words in begin:
+        assert command(*words, "--dry_run") == 0, words
+    for folder, file in (("runs/critics", "sweeps/critics.py"), ("runs/cube", "")):
+        jobs = read_file(Path(file)) if file else [Job(config=CUBE, overrides={"seed": 0})]
+        found, _ = plan(jobs, tmp_path / folder)
+        found.folder.mkdir(parents=True)
+        found.write()
+        for one in found.jobs.values():
+            finish(one, found.folder, step=one.steps or 1)
+    capsys.readouterr()
+    for words in commands:
+        if words not in begin or "sweeps/critics.py" in words:
+            assert command(*words) == 0, words
+    assert '"jobs": 6, "ran": 0' in capsys.readouterr().out
 
 
 def test_a_sweep_trains_evaluates_and_is_done(tmp_path, maze_data, capsys):
