@@ -77,7 +77,7 @@ class _Processes:
     """An engine."""
 
     def __init__(self, total: _Budget, devices: Sequence[str]):
-        self._total, self._free_devices = total, [*devices]
+        self._total, self._devices = total, devices
         self._running: list[_Running] = []
 
     def start(self, tasks: Sequence[Task]) -> list[Task]:
@@ -96,10 +96,8 @@ class _Processes:
         return started
 
     def _begin(self, task: Task, taken: _Budget) -> None:
-        own, self._free_devices = (
-            self._free_devices[: taken.devices],
-            self._free_devices[taken.devices :],
-        )
+        used = {name for one in self._running for name in one.devices}
+        own = [name for name in self._devices if name not in used][: taken.devices]
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
         task.log.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("ab") as log:
@@ -118,8 +116,6 @@ class _Processes:
         """Those that have; their devices are free again."""
         over = [one for one in self._running if one.process.poll() is not None]
         self._running = [one for one in self._running if one.process.returncode is None]
-        for one in over:
-            self._free_devices += one.devices
         return [(one.task, one.process.returncode) for one in over]
 
     def stop(self) -> None:
