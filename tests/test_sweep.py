@@ -236,6 +236,12 @@ def test_states_say_where_each_job_is(tmp_path):
     begun = states["begun"]
     assert (begun.step, begun.steps, begun.rate, begun.seconds_left) == (1, 2, 2.0, 0.5)
     assert begun.losses == {"policy": 0.5} and begun.host == os.uname().nodename
+    short = states_table([*states.values()], begun=True)
+    assert [line.split(" ")[0] for line in short.splitlines()[1:-1]] == [
+        "failed",
+        "stopped",
+        "begun",
+    ]
     table = states_table([*states.values()])
     assert "no such file" in table
     assert table.endswith("5 jobs: 1 done, 1 running, 1 failed, 1 stopped, 1 waiting")
@@ -342,6 +348,13 @@ def test_a_job_that_fails_says_its_last_line(tmp_path, fakes):
     assert (failure.code, failure.line) == (2, "the data are gone: look")
     assert played(tmp_path) == ["train a"]
     assert State.read(one, tmp_path).word == "failed"
+
+
+def test_why_a_job_failed_is_what_was_said_last(tmp_path):
+    (tmp_path / "job.log").write_text("step 1\nqgf: error: no sweep here\n")
+    assert runner.failure_of(tmp_path, 2) == "no sweep here"
+    assert runner.failure_of(tmp_path, 137) == "killed by signal 9"
+    assert runner.failure_of(tmp_path / "none", 1) == "exit code 1"
 
 
 def test_a_job_that_is_worked_on_is_left_alone(tmp_path, fakes, monkeypatch):
@@ -577,6 +590,7 @@ def test_each_job_has_its_own_devices(tmp_path):
         ([f"--config={TINY}", "--out=o", "--core=1"], "did you mean '--cores'"),
         ([f"--config={TINY}", "--out=o", "--cores=-1"], "--cores is -1; it must be"),
         ([f"--config={TINY}", "--out=o", "--flop"], "unknown argument '--flop'"),
+        ([f"--config={TINY}", "--out=o", "--flops"], "--flops goes with --dry_run"),
         (["status", "o"], "o holds no sweep"),
     ],
 )

@@ -33,6 +33,7 @@ def _start(arguments: Sequence[str]) -> None:
     parser = _parser()
     flags, rest = parser.parse_known_args(arguments)
     options = _engine_options(rest)
+    _check_alone(flags)
     if flags.out is None:
         raise UserError("--out is missing: see `qgf sweep --help`")
     jobs = _jobs(flags)
@@ -48,6 +49,13 @@ def _start(arguments: Sequence[str]) -> None:
 
     done = launch(planned, make_engine, retries=flags.retries)
     print(json.dumps({"sweep": str(flags.out), **done}))
+
+
+def _check_alone(flags: Any) -> None:
+    """Raises `UserError` for a flag that means nothing without another."""
+    for flag, other in {"json": "dry_run", "flops": "dry_run", "flop_rate": "flops"}.items():
+        if getattr(flags, flag) and not getattr(flags, other):
+            raise UserError(f"--{flag} goes with --{other}: give both, or leave it out")
 
 
 def _parser() -> Parser:
@@ -207,7 +215,7 @@ def _say_status(flags: Any) -> bool:
     if flags.json:
         print(json.dumps(view.records(states), indent=1))
     else:
-        text = view.states_table(states)
+        text = view.states_table(states, begun=flags.follow)
         print(f"\x1b[H\x1b[J{text}" if flags.follow and sys.stdout.isatty() else text, flush=True)
     return all(one.word == "done" for one in states)
 

@@ -126,8 +126,7 @@ class _Launch:
             self._settle_failure(name, code)
 
     def _settle_failure(self, name: str, code: int) -> None:
-        failure = Record.read(self._workdir(name)).failure
-        line = failure.line if failure and failure.code == code else runner.said(code)
+        line = runner.failure_of(self._workdir(name), code)
         tried = self.tries[name] = self.tries.get(name, 0) + 1
         if code in NOT_RETRIED or tried > self.retries:
             self.failed[name] = line
@@ -152,7 +151,6 @@ def launch(plan: Plan, make_engine: Callable[[], Engine], *, retries: int = 3) -
     asked to save and end, and is waited for. Raises `UnfinishedError` once all that can be done is,
     if that is not all, with a line for each job that failed, and `Stopped` after a signal.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
     plan.write()
     runner.begin(plan.folder)
     at_work = _Launch(plan, make_engine(), retries)

@@ -27,8 +27,10 @@ ELSEWHERE = 75
 LOG = "job.log"
 """The file in the run folder with what its commands say."""
 _CANCEL = "sweep.cancel"
+_TAIL = 1 << 16  # bytes of a log
 _PATIENCE = 2.0  # seconds for a lock that a look at it may hold for a moment
 _POLL = 0.2  # seconds
+_LOOK = 1.0  # seconds between looks for the file by which a sweep is cancelled
 
 
 def command(folder: Path, name: str) -> tuple[str, ...]:
@@ -46,15 +48,16 @@ def run_job(folder: Path, name: str) -> int:
     if name not in jobs:
         raise UserError.unknown("job", name, jobs)
     planned, workdir = jobs[name], folder / name
+    kept = f"job {name}: the same sweep goes on with it"
     with StopRequest() as stop, contextlib.ExitStack() as stack:
         if (lock := _acquire(stack, workdir)) is None:
             return ELSEWHERE
         for stage in Record.read(workdir).lacks(planned, folder):
+            stop.check(kept)
             if is_cancelled(folder):
                 return 128 + signal.SIGTERM
-            code = _run(planned, folder, stage, stop, lock)
-            stop.check(f"job {name}: stopped; the same sweep goes on with it")
-            if code:
+            if code := _run(planned, folder, stage, stop, lock):
+                stop.check(kept)
                 return code
     return 0
 
@@ -113,14 +116,16 @@ def _environment(planned: Planned) -> dict[str, str]:
 
 def _wait(process: subprocess.Popen, stop: StopRequest, folder: Path) -> int:
     """The exit code of a process, which is asked to end once, if we are; 128 + n for signal n."""
-    asked = False
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(_POLL)
-            return 128 - code if code < 0 else code
-        if not asked and (stop.wanted or is_cancelled(folder)):
+    asked, cancelled, look = False, False, 0.0
+    while (code := process.poll()) is None:
+        if time.monotonic() >= look and not stop.wanted:
+            look = time.monotonic() + _LOOK
+            cancelled = is_cancelled(folder)
+        if not asked and (stop.wanted or cancelled):
             process.terminate()
             asked = True
+        time.sleep(_POLL)
+    return 128 - code if code < 0 else code
 
 
 def said(code: int) -> str:
@@ -128,11 +133,23 @@ def said(code: int) -> str:
     return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
 
 
-def _last_words(path: Path, begun: int) -> str:
-    """The last line that a command wrote about its end; else its last line at all."""
-    with path.open("rb") as file:
-        file.seek(begun)
-        text = file.read().decode(errors="replace")
+def failure_of(workdir: Path, code: int) -> str:
+    """Why a job has ended with a code, in one line."""
+    failure = Record.read(workdir).failure
+    if failure and failure.code == code:
+        return failure.line
+    # The runner itself failed, and has said so; a signal lets nobody say anything.
+    return (_last_words(workdir / LOG) if code < 128 else "") or said(code)
+
+
+def _last_words(path: Path, begun: int = 0) -> str:
+    """The last line that a command wrote about its end; else its last line; "" without a log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(begun, file.seek(0, os.SEEK_END) - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     own = [line for line in lines if line.startswith(("qgf: error:", "qgf: stopped:"))]
     return (own or lines or [""])[-1][:300].removeprefix("qgf: error: ")

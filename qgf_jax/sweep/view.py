@@ -20,9 +20,10 @@ def counts(states: Iterable[State]) -> str:
     return f"{sum(found.values())} jobs: {', '.join(parts)}"
 
 
-def states_table(states: Sequence[State]) -> str:
-    """A line a job and their counts."""
-    return "\n".join([*_aligned(_HEAD, map(_row, states)), counts(states)])
+def states_table(states: Sequence[State], *, begun: bool = False) -> str:
+    """A line a job and their counts; if `begun`, lines of those alone that are begun and not done."""
+    shown = [one for one in states if not begun or one.word not in ("done", "waiting")]
+    return "\n".join([*(_aligned(_HEAD, map(_row, shown)) if shown else ()), counts(states)])
 
 
 _HEAD = ("job", "state", "step", "rate", "left", "loss", "host", "")
