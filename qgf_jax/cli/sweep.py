@@ -66,7 +66,7 @@ def _parser() -> Parser:
         "  qgf sweep status FOLDER    where each job is; --json, --follow\n"
         "  qgf sweep cancel FOLDER    all jobs save and end",
         epilog=f"{_about_engines()}\n\n"
-        "example: qgf sweep experiments/sweeps/offline.py --out=runs/offline\n"
+        "example: qgf sweep sweeps/critics.py --out=runs/critics\n"
         "         qgf sweep --config=experiments/configs/smoke.py --grid seed=0..3 --out=runs/smoke",
     )
     parser.add_argument("file", nargs="?", help="a Python file with jobs() -> list[Job]")
