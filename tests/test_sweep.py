@@ -213,6 +213,9 @@ def test_a_job_is_done_while_what_it_made_is_there(tmp_path):
     assert kinds(one._replace(steps=3), tmp_path) == everything
     (tmp_path / "a/checkpoints/seals/3.json").write_text("{}")
     assert kinds(one, tmp_path) == everything, "trained on by hand: what was played is of step 2"
+    train = one.stages(tmp_path)[0]
+    Record.read(tmp_path / "a").with_done(one, tmp_path, train).write(tmp_path / "a")
+    assert kinds(one, tmp_path) == everything[1:], "and now of a step before"
     (tmp_path / "a/job.json").write_text("{")
     assert kinds(one, tmp_path) == everything
 
@@ -269,6 +272,7 @@ def test_hours_follow_from_a_run_of_the_same_shape(tmp_path):
     jobs = [Job(config=TINY, name=f"s{i}", overrides={"seed": i}) for i in (0, 1)]
     jobs.append(Job(config=TINY, name="wide", overrides={"networks.policy_hidden": (16,)}))
     jobs.append(Job(source="s0", add="td"))
+    jobs.append(Job(source="s0", name="played", evaluations=["--episodes=1"]))
     found, configs = plan(jobs, tmp_path)
     rate = {"s0": 2.0}
     states = [
@@ -276,7 +280,11 @@ def test_hours_follow_from_a_run_of_the_same_shape(tmp_path):
         for name, one in found.jobs.items()
     ]
     hours = [one.hours for one in estimate(found, configs, states)]
-    assert hours == [0.0, 4 / 2 / 3600, None, None]
+    assert hours == [0.0, 4 / 2 / 3600, None, None, 0.0]
+    workdir = tmp_path / "played"  # whose config is a copy of its source's
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps({"config": {"train": {"steps": 4}}}))
+    assert State.read(found.jobs["played"], tmp_path).steps == 0
     table = estimates_table(estimate(found, configs, states))
     assert "without 2 jobs of unknown hours" in table
 

@@ -119,7 +119,7 @@ class State(NamedTuple):
     """ "train" or "evaluate": what runs, or what is next."""
     step: int = 0
     steps: int = 0
-    """0 where nobody knows yet."""
+    """0 where nobody knows yet, or nothing is trained."""
     rate: float | None = None
     """Updates a second of the last training."""
     losses: Mapping[str, float] = {}
@@ -150,7 +150,7 @@ class State(NamedTuple):
             "done",
             doing=lacking[0].kind if lacking else "",
             step=metrics.get("step", 0),
-            steps=planned.steps or _steps_of(workdir),
+            steps=planned.steps or (planned.job.trains and _steps_of(workdir)) or 0,
             rate=metrics.get("steps_per_second"),
             losses={k[:-5]: v for k, v in metrics.items() if k.endswith("/loss")},
         )

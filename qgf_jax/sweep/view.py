@@ -39,7 +39,7 @@ def _row(one: State) -> tuple[str, ...]:
     more = one.line
     if running and one.doing == "evaluate":
         more = f"{one.episodes} episodes"
-    rate = f"{one.rate:.0f}/s" if one.rate else ""
+    rate = f"{one.rate:.3g}/s" if one.rate else ""
     return (
         one.name, word, _steps(one), rate, _time(left), losses, one.host, more,
     )  # fmt: skip
