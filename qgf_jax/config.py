@@ -200,9 +200,9 @@ def load(reference: str, overrides: Mapping[str, str] | None = None) -> ConfigDi
     # These decide which sections there are, so the file has to know them first.
     choice = {key: texts.pop(key) for key in inspect.signature(make).parameters if key in texts}
     path, variant = _locate(reference)
-    module = _import(path)
+    module = import_file(path)
     _check_variant(path, module, variant)
-    with _mistakes_of(path):
+    with mistakes_of(path):
         config = module.get_config(*([variant] if variant else []), **choice)
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned no config: start from qgf_jax.config.make")
@@ -223,19 +223,20 @@ def override(
     return config
 
 
-def _import(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
+    """The module of a Python file of the user's. Raises `UserError` if it cannot be imported."""
     module_spec = importlib.util.spec_from_file_location(f"_qgf_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is not a Python file: give --config=PATH.py[:variant]")
     module = importlib.util.module_from_spec(module_spec)
-    with _mistakes_of(path):
+    with mistakes_of(path):
         module_spec.loader.exec_module(module)
     return module
 
 
 @contextlib.contextmanager
-def _mistakes_of(path: Path) -> Generator[None]:
-    """Makes one line of a mistake in a config file, with the number of the file's own line."""
+def mistakes_of(path: Path) -> Generator[None]:
+    """Makes one line of a mistake in a user's file, with the number of the file's own line."""
     try:
         yield
     except UserError:

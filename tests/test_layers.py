@@ -35,6 +35,7 @@ MAY_IMPORT = {
         "runtime",
         "training",
     },
+    "sweep": PURE | {"config", "envs", "runs", "runtime", "schema", "sweep", "training"},
     "interop": PURE | {"config", "envs", "interop", "methods", "runs", "runtime", "training"},
     "__main__": {"cli"},
 }

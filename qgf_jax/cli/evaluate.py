@@ -64,6 +64,15 @@ def _check_before_waiting(flags: argparse.Namespace) -> None:
     """Raises `UserError` for flags that no run could make right."""
     if flags.step is not None:
         raise UserError("--follow evaluates every checkpoint: leave --step out")
+    _check(flags)
+
+
+def check(words: Sequence[str]) -> None:
+    """Raises `UserError` for flags that would be refused whatever the run is; of those, no --workdir."""
+    _check(_parser().parse_args(["--workdir=.", *words]))
+
+
+def _check(flags: argparse.Namespace) -> None:
     _budget(flags)
     if flags.methods:
         _methods(flags, "")
