@@ -215,3 +215,11 @@ def test_commands_of_the_map_are_understood(capsys):
     assert "--config.env=puzzle-4x5" in capsys.readouterr().out
     for name in re.findall(r"--methods=([\w,]+)", text):
         assert {*name.split(",")} <= METHODS.keys()
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "sweeps").glob("*.py")), ids=lambda path: path.stem)
+def test_every_sweep_can_be_planned(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)  # which configs are named from
+    cli.main(["sweep", str(path), f"--out={tmp_path / 'runs'}", "--dry_run", "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed) >= 4 and not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from qgf_jax.sweep import Job, Needs, runner
 from qgf_jax.sweep.engines import Task, engine_with
 from qgf_jax.sweep.estimate import estimate
 from qgf_jax.sweep.launch import UnfinishedError, launch
-from qgf_jax.sweep.plan import Plan, Planned, checked, plan, read_file
+from qgf_jax.sweep.plan import Plan, Planned, checked, chosen, plan, read_file
 from qgf_jax.sweep.state import Record, State, scan
 from qgf_jax.sweep.view import estimates_table, states_table
 
@@ -657,3 +657,16 @@ def test_a_sweep_trains_evaluates_and_is_done(tmp_path, maze_data, capsys):
     assert command("sweep", "status", str(tmp_path / "runs"), "--json") == 0
     (state,) = json.loads(capsys.readouterr().out)
     assert (state["word"], state["step"], state["steps"]) == ("done", 4, 4)
+
+
+def test_some_jobs_are_chosen_with_what_they_wait_for():
+    first, second = (Job(name=name, config="smoke.py") for name in ("first", "second"))
+    added = Job(name="added", source="first", add="td")
+    played = Job(
+        name="played", source="added", after=["elsewhere/run"], evaluations=["--methods=qgf"]
+    )
+    jobs = [second, played, added, first]
+    assert chosen(jobs, ["play*"]) == [played, added, first]
+    assert chosen(jobs, ["first", "sec?nd"]) == [second, first]
+    with pytest.raises(UserError, match="unknown job 'fist': did you mean 'first'"):
+        chosen(jobs, ["fist"])

@@ -13,7 +13,7 @@
 
 `iql_2` is what the paper trains (Zhou et al., 2026), `td_qam_10` the critic of its Fig. 10. Each run
 trains its own flow policy, on the same batches, and serves every test-time method;
-`experiments/launch/critics.sh` trains some of them on one policy. Not run by us yet.
+`experiments/sweeps/critics.py` trains some of them on one policy. Results: experiments/results.
 """
 
 import runpy

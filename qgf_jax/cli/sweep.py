@@ -13,7 +13,7 @@ from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
 from qgf_jax.sweep.engines import OURS, engine_with, engines, function_of
 from qgf_jax.sweep.job import Job, Needs
-from qgf_jax.sweep.plan import Plan
+from qgf_jax.sweep.plan import Plan, chosen
 
 _FOLLOW = 2.0  # seconds
 _CANCELLED = 120.0  # seconds in which jobs save and end
@@ -37,6 +37,8 @@ def _start(arguments: Sequence[str]) -> None:
     if flags.out is None:
         raise UserError("--out is missing: see `qgf sweep --help`")
     jobs = _jobs(flags)
+    if flags.only:
+        jobs = chosen(jobs, [name for names in flags.only for name in names.split(",")])
     _check_evaluations(jobs)
     from qgf_jax.sweep.plan import plan
 
@@ -88,6 +90,12 @@ def _parser() -> Parser:
         "--needs",
         type=Needs.parse,
         help="with --grid: what a job takes, devices=1,cores=1,memory_gib=2,hours=0",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME,…",
+        help="of these jobs, and what they wait for; a name may have * and ? as in the shell",
     )
     parser.add_argument("--on", default="local", help=f"engine: {', '.join(engines())}")
     parser.add_argument("--retries", type=Index, default=3, help="of a job that was killed")

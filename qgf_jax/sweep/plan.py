@@ -1,6 +1,7 @@
 """The jobs of a sweep: read from a file, checked together, and kept in the sweep's folder."""
 
 import contextlib
+import fnmatch
 import graphlib
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -101,6 +102,25 @@ def read_file(path: Path) -> list[Job]:
     if not jobs:
         raise UserError(f"{path}: jobs() gave no job")
     return jobs
+
+
+def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
+    """The jobs whose name matches a pattern of the shell's kind, and all that they wait for.
+
+    Raises `UserError` for a pattern that no job's name matches.
+    """
+    wanted: set[str] = set()
+    for pattern in patterns:
+        matched = {job.name for job in jobs if fnmatch.fnmatchcase(job.name, pattern)}
+        if not matched:
+            raise UserError.unknown("job", pattern, [job.name for job in jobs])
+        wanted |= matched
+    before = {job.name: job.waits_for for job in jobs}
+    new = wanted
+    while new:
+        new = {name for one in new for name in before.get(one, ())} - wanted
+        wanted = wanted | new
+    return [job for job in jobs if job.name in wanted]
 
 
 def checked(jobs: Iterable[Job]) -> list[Job]:
