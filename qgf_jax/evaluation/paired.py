@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.choice import Cell, Tasks
 from qgf_jax.evaluation.played import Group, Key, complete, played_to_the_end
 from qgf_jax.evaluation.statistics import Difference, holm
@@ -58,8 +58,7 @@ class _Side(NamedTuple):
     @property
     def label(self) -> str:
         """As tables print it, with its weight if it has one and its run where there are several."""
-        text = Group.of(self.row).sampler.label
-        text += f", weight {self.row['weight']:g}" if self.row["weight"] else ""
+        text = Arm.of(self.row).label
         return f"{text} ({self.run.name})" if self.run.name else text
 
     def tables(

@@ -100,11 +100,6 @@ def _label(row: Row) -> str:
     return Arm.of(row).sampler.label
 
 
-def _at_weight(row: Row) -> str:
-    """How a row's weight is added to its label; methods without one say nothing."""
-    return f", weight {row['weight']:g}" if row["weight"] else ""
-
-
 def _own_color(label: str) -> str | None:
     return _COLORS.get(label.split(" of ")[0].replace("best", "best_of"))
 
@@ -173,7 +168,7 @@ def _methods_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
         value, color = row[name], _own_color(_label(row)) or "#444444"
         ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
         ax.plot(value["mean"], place, "o", color=color, ms=6)
-    ax.set_yticks(range(len(rows)), [_label(r) + _at_weight(r) for r in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [Arm.of(r).label for r in rows], fontsize=8)
     ax.grid(alpha=0.3, axis="x")
 
 
@@ -301,7 +296,7 @@ def _trajectories(subject: _Subject) -> Any:
     several = len({row["env"] for row in shown}) > 1
     for place, (ax, row) in enumerate(zip(axes, shown, strict=True)):
         maze.draw(ax)
-        title = _label(row) + _at_weight(row) + (f"\n{row['env']}" if several else "")
+        title = Arm.of(row).label + (f"\n{row['env']}" if several else "")
         _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
 

@@ -1,35 +1,30 @@
-"""Tables, plots and one page from a run's lines or their record, and from nothing else."""
+"""Tables, plots and pages from a run's lines or their record, and from nothing else."""
 
-import base64
-import html
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from qgf_jax.errors import UserError, log, saving
+from qgf_jax.errors import ELSEWHERE, UserError, log, saving
 from qgf_jax.evaluation import paired, summary
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.over_tasks import aggregate
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import by_arm, newest
+from qgf_jax.report import run_page
+from qgf_jax.report.page import Cell
 from qgf_jax.report.tables import Table, add_optimism
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .8em;border-bottom:1px solid #ddd}
-th{text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
-tr.selected{background:#eaf3fb;font-weight:600}figure{margin:2em 0}img,video{max-width:100%}
-figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}
-"""
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
 
 
 def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
-    """Writes `report/`: summary.json, table.md, table.csv, plots, index.html. The table as text.
+    """Writes `report/`: summary.json, table.md, table.csv, plots, two pages. The table as text.
 
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
     it leaves out. `baseline` is what rows are compared with, see `paired.compare`. Raises `UserError` if
@@ -38,38 +33,76 @@ def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
     run = Run.open(workdir)
     lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
     lines.warn()
-    table = _table(_evaluated(run, lines), baseline)
-    rows = table.rows
+    own = _evaluated(run, lines)
+    found = Reported(run, lines, metrics, own, _table(own, baseline))
     metrics.warn()
-    _warn(table)
-    notes = [*_notes(lines), *filter(None, [metrics.note()])]
-    from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
+    _warn(found.table)
+    return found.write(run.workdir / "report", _ELSEWHERE)
 
-    folder = run.workdir / "report"
-    with saving(folder, _ELSEWHERE):
-        folder.mkdir(exist_ok=True)
-        figures = plots.draw(run, rows, folder, summary.unique(lines.records), metrics.records)
-    text = "\n\n".join([table.markdown(), *notes])
-    record = {
-        "rows": rows,
-        "optimistic": table.optimistic(),
-        "aggregates": table.aggregates,
-        "left_out": [
-            {"file": found.path.name, **one._asdict()}
-            for found in (lines, metrics)
-            for one in found.left_out
-        ],
-        "earlier_checkpoints": _earlier(lines),
-        "versions": Run.versions(run.config["env"]),
-    }
-    for name, content in {
-        "summary.json": json.dumps(record, indent=1) + "\n",
-        "table.md": text + "\n",
-        "table.csv": table.csv(),
-        "index.html": _page(run, table, figures, notes),
-    }.items():
-        write_atomically(folder / name, content, _ELSEWHERE)
-    return text
+
+class Reported(NamedTuple):
+    """What a report of a run is made of."""
+
+    run: Run
+    lines: Lines
+    metrics: Lines
+    own: Evaluated
+    table: Table
+
+    @classmethod
+    def of(cls, run: Run, baseline: str | None) -> "Reported":
+        """Of a run among several, which may lack the `baseline` and has its own then. Says nothing."""
+        lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
+        own = _evaluated(run, lines)
+        has_arm = baseline and any(
+            row["split"] == "report" and row["selected"]
+            and paired.rank_as_baseline(Arm.of(row).sampler, baseline) is not None
+            for row in own.rows
+        )  # fmt: skip
+        return cls(run, lines, metrics, own, _table(own, baseline if has_arm else None))
+
+    def write(self, folder: Path, elsewhere: str = ELSEWHERE, ways: Sequence[Cell] = ()) -> str:
+        """Writes summary.json, table.md, table.csv, plots and pages into `folder`; the table as text.
+
+        `ways` are links to other pages. Raises `SaveError` with the advice
+        `elsewhere`.
+        """
+        # Matplotlib, which an error should not wait for.
+        from qgf_jax.report import plots
+
+        run, table = self.run, self.table
+        notes = [*_notes(self.lines), *filter(None, [self.metrics.note()])]
+        films = run_page.films_of(run)
+        with saving(folder, elsewhere):
+            folder.mkdir(parents=True, exist_ok=True)
+            episodes = summary.unique(self.lines.records)
+            figures = plots.draw(run, table.rows, folder, episodes, self.metrics.records)
+            run_page.copy_films(films, folder)
+        pages = run_page.Pages(run, self.own, table, figures, notes, films)
+        text = "\n\n".join([table.markdown(), *notes])
+        for name, content in {
+            "summary.json": json.dumps(self._summary(), indent=1) + "\n",
+            "table.md": text + "\n",
+            "table.csv": table.csv(),
+            run_page.EPISODES: pages.episodes(),
+            "index.html": pages.results(ways),
+        }.items():
+            write_atomically(folder / name, content, elsewhere)
+        return text
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "rows": self.table.rows,
+            "optimistic": self.table.optimistic(),
+            "aggregates": self.table.aggregates,
+            "left_out": [
+                {"file": found.path.name, **one._asdict()}
+                for found in (self.lines, self.metrics)
+                for one in found.left_out
+            ],
+            "earlier_checkpoints": _earlier(self.lines),
+            "versions": Run.versions(self.run.config["env"]),
+        }
 
 
 def table(workdir: str | os.PathLike, baseline: str | None = None) -> Table:
@@ -98,70 +131,62 @@ def _table(own: Evaluated, baseline: str | None) -> Table:
     return Table(own.rows, aggregate([own], baseline))
 
 
+class Together(NamedTuple):
+    """Several runs as one table, the selected report rows alone."""
+
+    table: Table
+    names: Sequence[str]
+    """How the table calls each run, in the order given."""
+    notes: Sequence[str]
+    """What it leaves out."""
+
+    @classmethod
+    def of(cls, opened: Sequence[Run], baseline: str | None = None) -> "Together":
+        """What a run was trained as is a column, since one method may act with several trainings.
+
+        That is algorithm and critic, and the folder where these two do not tell the runs apart.
+        `baseline` is what rows are compared with, see `paired.compare`: seeds of two runs are the same
+        where they were trained with the same number. Raises `UserError` if there is no such arm.
+        """
+        names = [*map(_trained_as, opened)]
+        names = [
+            f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)
+        ]
+        runs: list[Evaluated] = []
+        notes: list[str] = []
+        for name, run in zip(names, opened, strict=True):
+            lines = EpisodeLog.read(run)
+            notes += [f"{name}: {note}" for note in _notes(lines)]
+            lines.warn()
+            runs.append(_selected_reports(name, run, lines))
+        rows = [row for one in runs for row in one.rows]
+        if not rows:
+            where = ", ".join(str(run.workdir) for run in opened)
+            raise UserError(f"{where}: nothing selected and reported: run `qgf evaluate`")
+        paired.compare(runs, baseline)
+        rows.sort(
+            key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"])
+        )
+        return cls(Table(rows, aggregate(runs, baseline)), names, notes)
+
+    @property
+    def text(self) -> str:
+        """The table as Markdown, and what it leaves out."""
+        return "\n\n".join([self.table.markdown(), *self.notes])
+
+    def write(self, markdown: Path, commas: Path) -> None:
+        """Writes both files. Raises `SaveError`."""
+        write_atomically(markdown, self.text + "\n")
+        write_atomically(commas, self.table.csv())
+
+
 def compare(
     workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, baseline: str | None = None
 ) -> str:
-    """One table of several runs, the selected report rows alone: OUT.md and OUT.csv, and its text.
-
-    What a run was trained as is a column, since one method may act with several trainings: algorithm and
-    critic, and its folder where these two do not tell the runs apart. `baseline` is what rows are
-    compared with, see `paired.compare`: seeds of two runs are the same where they were trained with the
-    same number. Raises `UserError` if there is no such arm.
-    """
-    opened = [Run.open(workdir) for workdir in workdirs]
-    names = [*map(_trained_as, opened)]
-    names = [f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)]
-    runs: list[Evaluated] = []
-    notes: list[str] = []
-    for name, run in zip(names, opened, strict=True):
-        lines = EpisodeLog.read(run)
-        notes += [f"{name}: {note}" for note in _notes(lines)]
-        lines.warn()
-        runs.append(_selected_reports(name, run, lines))
-    rows = [row for one in runs for row in one.rows]
-    if not rows:
-        raise UserError(
-            f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
-        )
-    paired.compare(runs, baseline)
-    rows.sort(key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"]))
-    table = Table(rows, aggregate(runs, baseline))
-    text = "\n\n".join([table.markdown(), *notes])
-    write_atomically(Path(f"{out}.md"), text + "\n")
-    write_atomically(Path(f"{out}.csv"), table.csv())
-    return text
-
-
-def _page(
-    run: Run,
-    table: Table,
-    figures: Sequence[tuple[str, Path]],
-    more: Sequence[str] = (),
-) -> str:
-    """The report as one self-contained HTML page. `more` says what the tables leave out."""
-    env = html.escape(run.config["env"])
-    films = sorted(p for p in (run.workdir / "report" / "videos").glob("*.gif") if p.is_file())
-    pictures = [(caption, path, "png") for caption, path in figures]
-    pictures += [(path.stem.replace("_", " "), path, "gif") for path in films]
-    body = "".join(
-        f'<figure><img src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
-        f' alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, path, kind in pictures
-    )
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in [*table.notes(), *more])
-    of_success = (
-        " Of successes, intervals are never narrower than the Wilson interval of the distinct episodes."
-        * any(row["success"] for row in table.rows)
-    )
-    record = html.escape((run.workdir / "config.json").read_text())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
-        f"<style>{_STYLE}</style><h1>{env}</h1>{table.html()}"
-        "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
-        "the selection episodes. Every number is from the report episodes, which are others."
-        f"{of_success}</p>{lines}{table.differences_html()}{table.aggregates_html()}{body}"
-        f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
-    )
+    """One table of several runs, see `Together`: OUT.md and OUT.csv, and its text."""
+    found = Together.of([Run.open(workdir) for workdir in workdirs], baseline)
+    found.write(Path(f"{out}.md"), Path(f"{out}.csv"))
+    return found.text
 
 
 def _trained_as(run: Run) -> str:
