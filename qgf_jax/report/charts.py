@@ -7,7 +7,7 @@ from typing import NamedTuple
 from qgf_jax.report.page import text
 
 _WIDTH, _HEIGHT = 440, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 12, 42
 _MOST = 8
 """Series in one chart, which is how many colours the style has."""
 _MARKS = (
@@ -72,6 +72,14 @@ class Axis(NamedTuple):
         return cls(label, first, last, {k: f"{10.0**k:g}" for k in range(first, last + 1)})
 
     @classmethod
+    def nats(cls, label: str, values: Iterable[float]) -> "Axis":
+        """Of numbers from 0 on, put through `linear_then_log`."""
+        last = max(math.ceil(linear_then_log(max(values))), 1)
+        return cls(
+            label, -0.1, last, {0.0: "0"} | {k: f"{10.0 ** (k - 2):g}" for k in range(1, last + 1)}
+        )
+
+    @classmethod
     def share(cls, label: str) -> "Axis":
         """From 0 to 1."""
         return cls(label, -0.03, 1.03, {k / 5: f"{k / 5:.1f}" for k in range(6)})
@@ -79,6 +87,11 @@ class Axis(NamedTuple):
     def at(self, value: float) -> float:
         """From 0 at its beginning to 1 at its end."""
         return (value - self.low) / (self.high - self.low)
+
+
+def linear_then_log(value: float) -> float:
+    """10 x up to x = 0.1, and then two more than the logarithm to base ten."""
+    return 10 * value if value <= 0.1 else 2 + math.log10(value)
 
 
 def charts(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:

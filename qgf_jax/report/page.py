@@ -89,7 +89,7 @@ def _written(cell: Cell) -> str:
     """A number leads to where it comes from; what follows it, as its interval, is small."""
     found = _NUMBER.fullmatch(cell.text)
     if not found:
-        return link(cell.text, cell.href)
+        return link(cell.text, cell.href if cell.text != "-" else "")
     more = f" <small>{text(found[2].strip())}</small>" if found[2] else ""
     return link(found[1], cell.href) + more
 
@@ -112,6 +112,7 @@ def part(
         ]
         lines.append([*cells, *(column[place] for column in extra.values())])
     marked = {i for i, row in enumerate(one.rows) if row["selected"]}
+    marked = marked if len(marked) < len(one.rows) else set()
     return table(one.title, [*one.head, *extra], lines, marked) + paragraphs(one.notes)
 
 

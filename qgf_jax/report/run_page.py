@@ -17,7 +17,7 @@ from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Key, complete
 from qgf_jax.evaluation.summary import Row
 from qgf_jax.report import page
-from qgf_jax.report.charts import Axis, Point, Series, charts
+from qgf_jax.report.charts import Axis, Point, Series, charts, linear_then_log
 from qgf_jax.report.page import Cell, Section
 from qgf_jax.report.tables import Part, Table, cell
 from qgf_jax.runs.files import Lines
@@ -221,7 +221,7 @@ class Pages(NamedTuple):
             mine = sorted((p for p in reported if p["method"] == method), key=lambda p: p["kl"])
             marks = [
                 Point(
-                    p["kl"], p["mean"], p["low"], p["high"],
+                    linear_then_log(p["kl"]), p["mean"], p["low"], p["high"],
                     f"{method}, {_dose(p)}: {_bracket(p)}", self._of_point(p),
                 )
                 for p in mine
@@ -230,7 +230,7 @@ class Pages(NamedTuple):
         of = reported[0]["of"]
         heights = [p[name] for p in reported for name in ("low", "high")]
         y = Axis.share(of) if of == "success" else Axis.of(of, heights)
-        x = Axis.of("KL from the reference [nats]", [0.0, *(p["kl"] for p in reported)])
+        x = Axis.nats("KL from the reference [nats]", [p["kl"] for p in reported])
         return charts(f"task {'all' if task == ALL_TASKS else task}", series, x, y)
 
     def _of_point(self, point: Mapping[str, Any]) -> str:
@@ -296,14 +296,14 @@ def _is_point(point: Any) -> bool:
 
 def _films(films: Iterable[Path]) -> str:
     """Films of the same start beside each other, by method and weight."""
-    starts: dict[tuple[int, int], list[tuple[tuple[str, float], str, str]]] = {}
+    starts: dict[tuple[int, int], list[tuple[Any, str, str]]] = {}
     for path in films:
         if found := _FILM.fullmatch(path.stem):
             method, _, weight = found[2].partition("_weight")
             try:
-                order = (method, float(weight or 0))
+                order = (bool(weight), method, float(weight or 0))
             except ValueError:
-                order = (method, 0.0)
+                order = (True, method, 0.0)
             words = f"{method}, weight {weight}" if weight else method
             starts.setdefault((int(found[1]), int(found[3])), []).append((order, words, path.name))
     parts = []

@@ -44,7 +44,7 @@
     const names = titles.map((title) => title.toLowerCase());
     const body = table.tBodies[0];
     const input = make("input", {
-      type: "search", placeholder: `words, ${names[names.length > 3 ? 3 : 0]}=3, success>0.5`,
+      type: "search", placeholder: names.includes("weight") ? "words, weight=3, success>0.5" : "words",
     });
     const status = make("span", {});
     status.setAttribute("role", "status");

@@ -58,7 +58,8 @@ def write(
 
     index.html is written last. For each run the site has what a report of that run alone has. A site
     there is replaced, but pages of runs that are not among `workdirs` stay, with no link to them. Raises
-    `UserError` if nothing was selected and reported, or if `out` holds anything but a site, `SaveError` if it cannot be written.
+    `UserError` if nothing was selected and reported, or if `out` holds anything but a site, `SaveError`
+    if it cannot be written.
     """
     out = Path(out)
     _check_free(out)
@@ -124,8 +125,10 @@ def _sections(places: Sequence[_Place], together: Together) -> list[Section]:
 
     sections = []
     for part in together.table.parts():
-        pages = {"run": [_pages_of(by_row[id(row)]) for row in part.rows]} if part.rows else {}
-        sections.append(Section(part.title, page.part(part, href, pages)))
+        mine = [by_row[id(row)] for row in part.rows]
+        # Where rows are each of one run, what it was trained as leads there already.
+        more = {"runs": [*map(_pages_of, mine)]} if any(len(home) > 1 for home in mine) else {}
+        sections.append(Section(part.title, page.part(part, href, more)))
     said = (
         "Each number is of a run's report episodes, at the weight that was selected on other episodes, "
         "and leads to them; what a run was trained as leads to its own page, with all weights, config "
@@ -299,6 +302,13 @@ def _lines_of(place: _Place) -> Iterable[Any]:
     )  # fmt: skip
 
 
+def _short(value: str) -> Cell:
+    """JSON of a setting; sums and long lists are cut, and a run's page has them whole."""
+    if re.fullmatch(r'"[0-9a-f]{40,64}(-dirty)?"', value):
+        value = value[1:13]
+    return Cell(value if len(value) <= 60 else f"{value[:57]}…")
+
+
 def _configs(places: Sequence[_Place]) -> str:
     """The settings in which the runs differ, a column for each run."""
     if len(places) < 2:
@@ -309,7 +319,7 @@ def _configs(places: Sequence[_Place]) -> str:
     for name in names:
         values = [json.dumps(one[name]) if name in one else "-" for one in settings]
         if len(set(values)) > 1:
-            lines.append([Cell(name), *(Cell(value.strip('"') or '""') for value in values)])
+            lines.append([Cell(name), *map(_short, values)])
     if not lines:
         return page.paragraphs(["None: all have the same config, data, versions and commit."])
     head = ["setting", *(place.folder for place in places)]
