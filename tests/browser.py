@@ -1,5 +1,6 @@
 """A headless Chromium that tests drive by its DevTools protocol, over a pipe: no port, no package."""
 
+import base64
 import json
 import os
 import select
@@ -68,9 +69,9 @@ class Browser:
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url="about:blank")
-        self._until(lambda found: found.get("method") == "Page.loadEventFired", 60)
-        self.call("Page.navigate", url=address)
+        page, _, anchor = address.partition("#")
+        # The number makes it another page each time, where an anchor alone would load nothing.
+        self.call("Page.navigate", url=f"{page}?{self._count}#{anchor}")
         self._until(lambda found: found.get("method") == "Page.loadEventFired", 60)
 
     def value(self, expression):
@@ -81,16 +82,15 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def press(self, key, code):
-        for kind in ("rawKeyDown", "keyUp"):
+    def press(self, key, code, text=""):
+        for kind, more in (("keyDown", {"text": text} if text else {}), ("keyUp", {})):
             self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
+                "Input.dispatchKeyEvent",
+                type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more,
+            )  # fmt: skip
 
     def picture(self, path, **clip):
         """A PNG of the whole page, or of a part of it."""
-        import base64
-
         more = {"clip": {"scale": 1, **clip}} if clip else {}
         found = self.call("Page.captureScreenshot", captureBeyondViewport=True, **more)
         Path(path).write_bytes(base64.b64decode(found["data"]))
