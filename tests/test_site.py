@@ -99,7 +99,9 @@ def site(tmp_path_factory):
     """A site of three runs: one has a hostile method, KL and films, one has no episodes."""
     place = tmp_path_factory.mktemp("site")
     first = make_run(
-        place / "a b#1", [*played(), line(HOSTILE, 0.0, 1, 1.0, 0)], losses=[9.0, 2.0, 0.1]
+        place / "a b#1",
+        [*played(), line(HOSTILE, 0.0, 1, 1.0, 0), line("qgf", 0.0, 1, 1.0, env=f"{ENV} (jax)")],
+        losses=[9.0, 2.0, 0.1],
     )
     point = {"task": 1, "split": "report", "selected": True, "of": "success"}
     sizes = {"mean": 0.5, "low": 0.25, "high": 1.0}
@@ -199,7 +201,7 @@ def cells_of(text, title):
 def test_a_number_leads_to_its_row_of_the_summary(site, where):
     path = site / where
     checked = 0
-    for title in ("Results", "Differences"):
+    for title in ('Results[^"]*', 'Differences[^"]*'):
         for row in cells_of(path.read_text(), title):
             shown = {name.split(" [")[0]: words for name, words, _ in row}
             for name, words, to in row:
@@ -221,7 +223,7 @@ def test_a_number_leads_to_its_row_of_the_summary(site, where):
 def test_a_difference_leads_to_the_episodes_of_both_arms(site):
     rows = summary(site / "a-b-1")
     (row,) = (
-        one for one in cells_of((site / "a-b-1/index.html").read_text(), "Differences")
+        one for one in cells_of((site / "a-b-1/index.html").read_text(), "Differences[^\"]*")
         if ("method", "qgf", "") in one and ("weight", "3", "") in one
     )  # fmt: skip
     (to,) = (to for name, _, to in row if name.startswith("difference"))
@@ -256,6 +258,17 @@ def test_the_command_of_a_row_plays_its_episodes_and_no_others(site):
         count = 5 if row["weight"] == 1.0 else 4  # of one seed alone, and it is there
         counts = (flags.episodes, flags.selection_episodes)
         assert counts == ((count, 0) if row["split"] == "report" else (0, count))
+
+
+def test_another_simulator_has_a_table_of_its_own(site):
+    tree = Tree((site / "a-b-1/index.html").read_text())
+    assert tree.found.count("h3") == 2
+    text = (site / "a-b-1/index.html").read_text()
+    assert len(cells_of(text, f"Results, {ENV}")) == 5
+    (row,) = cells_of(text, rf"Results, {ENV} \(jax\)")
+    (to,) = {to for _, _, to in row if to}
+    data = json.loads(Tree((site / "a-b-1/episodes.html").read_text()).scripts["data"])
+    assert data["rows"][int(to.split("=")[1])]["command"].endswith(" --envs=jax")
 
 
 def test_films_of_one_start_are_side_by_side_by_weight(site):
@@ -385,7 +398,7 @@ COLUMN = """[...document.querySelectorAll('#results tbody tr')].map((row) =>
 
 
 def test_a_table_sorts_and_filters_by_keyboard(site, chromium):
-    chromium.open((site / "a-b-1/index.html").as_uri())
+    chromium.open((site / "A-B-1-2/index.html").as_uri())
     before = chromium.value(COLUMN % "success")
     for wanted in (sorted(before), sorted(before, reverse=True)):
         chromium.value("[...document.querySelectorAll('#results th button')].at(4).focus()")
@@ -398,11 +411,11 @@ def test_a_table_sorts_and_filters_by_keyboard(site, chromium):
         "input.dispatchEvent(new Event('input'));"
         "return document.querySelector('#results [role=status]').textContent})()"
     )
-    assert chromium.value(search % "QGF weight=3") == "1 of 5 rows"
+    assert chromium.value(search % "QGF weight=0.5") == "1 of 4 rows"
     assert chromium.value(COLUMN % "method") == ["qgf"]
     some = sum(float(x[:4]) > 0.6 for x in before)
-    assert chromium.value(search % "success>0.6") == f"{some} of 5 rows"
-    assert chromium.value(search % "nothing") == "0 of 5 rows"
+    assert chromium.value(search % "success>0.6") == f"{some} of 4 rows"
+    assert chromium.value(search % "nothing") == "0 of 4 rows"
 
 
 def test_a_link_shows_the_episodes_of_its_row(site, chromium):

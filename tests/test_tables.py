@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from qgf_jax.evaluation import statistics, summary
-from qgf_jax.report import report, tables
+from qgf_jax.report import tables
 from qgf_jax.report.tables import Table
-from qgf_jax.runs.run import Run
 
 
 def lines_for(method, weight, selection, report, *, seed=0, best_of=1, step=10, length=5):
@@ -79,16 +78,15 @@ def test_lines_written_twice_and_older_checkpoints_do_not_count():
     assert summary.summarize(lines) == summary.summarize(LINES)
 
 
-def test_another_simulator_has_rows_a_step_and_a_table_of_its_own(tmp_path):
+def test_another_simulator_has_rows_a_step_and_a_table_of_its_own():
     ours = [line | {"env": "maze (jax)"} for line in lines_for("qgf", 1.0, [1], [0], step=20)]
     rows = summary.summarize([*LINES, *ours])
     assert [r for r in rows if r["env"] == "maze"] == summary.summarize(LINES)
     assert find(rows, env="maze (jax)", split="report")["step"] == 20
-    (tmp_path / "config.json").write_text("{}")
-    made = report._page(Run(tmp_path, {"env": "maze"}, {}, {}), Table(rows), [])
-    parts = made.split("<h2>")[1:]
-    assert [part.split("</h2>")[0] for part in parts] == ["maze", "maze (jax)"]
-    assert [part.count("<tr") - 1 for part in parts] == [4, 1]
+    (part,) = Table(rows).parts()
+    apart = part.by_env()
+    assert {env: len(mine.lines) for env, mine in apart.items()} == {"maze": 4, "maze (jax)": 1}
+    assert all(row["env"] == env for env, mine in apart.items() for row in mine.rows)
 
 
 def test_table_and_csv_hold_every_report_row_with_its_interval():

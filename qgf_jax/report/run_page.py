@@ -112,10 +112,21 @@ class Pages(NamedTuple):
         said = [_SELECTED, *[_WILSON] * any(row["success"] for row in self.table.rows), *self.notes]
         sections = []
         for one in self.table.parts():
-            body = page.part(one, self.href) if one.rows else self._over_tasks(one)
+            body = self._by_env(one) if one.rows else self._over_tasks(one)
             sections.append(Section(one.title, body + page.paragraphs(said)))
             said = []
         return sections
+
+    def _by_env(self, one: Part) -> str:
+        several = one.by_env()
+        if len(several) == 1:
+            return page.part(one, self.href)
+        titled = (
+            f"<h3>{page.text(env)}</h3>"
+            + page.part(mine._replace(title=f"{one.title}, {env}"), self.href)
+            for env, mine in several.items()
+        )
+        return "".join(titled) + page.paragraphs(one.notes)
 
     def _over_tasks(self, one: Part) -> str:
         """Numbers over all tasks, which lead to the episodes of the arm in each."""

@@ -43,6 +43,15 @@ class Part(NamedTuple):
     notes: Sequence[str]
     """What its columns are."""
 
+    def by_env(self) -> dict[str, "Part"]:
+        """A part for each environment, without notes: simulators that differ never share one."""
+        found: dict[str, Part] = {}
+        for line, row in zip(self.lines, self.rows, strict=True):
+            empty = self._replace(lines=(), rows=(), notes=())
+            mine = found.get(row["env"], empty)
+            found[row["env"]] = mine._replace(lines=[*mine.lines, line], rows=[*mine.rows, row])
+        return found
+
     def markdown(self) -> str:
         """A Markdown table, with an arrow at selected rows."""
         place = self.head.index("method")
