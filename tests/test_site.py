@@ -18,7 +18,7 @@ from qgf_jax.runs.files import Lines
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
-HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u202e\x00"
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&$\\frac{$\u202e\x00"
 VOID = {"meta", "img", "input", "br", "link"}
 
 
@@ -153,7 +153,7 @@ def test_pages_are_whole_and_nothing_of_a_name_is_markup(site):
         )
         assert "\u202e" not in text and "\x00" not in text
     shown = "".join(Tree((site / "a-b-1/index.html").read_text()).cells)
-    assert "</script><img src=x onerror=alert(1)>\"'&\\u202e\\u0000" in shown
+    assert "</script><img src=x onerror=alert(1)>\"'&$\\frac{$\\u202e\\u0000" in shown
     data = json.loads(Tree((site / "a-b-1/episodes.html").read_text()).scripts["data"])
     assert HOSTILE in {group[2] for group in data["groups"]}
 

@@ -43,10 +43,15 @@ class Section(NamedTuple):
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def text(value: object) -> str:
-    """HTML of a text: markup escaped, and what has no picture, such as half a character, as \\uNNNN."""
+def printable(value: object) -> str:
+    """A text in which what has no picture, such as half a character, is \\uNNNN; lines may break."""
     shown = (c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in str(value))
-    return html.escape("".join(shown))
+    return "".join(shown)
+
+
+def text(value: object) -> str:
+    """HTML of a text, its markup escaped."""
+    return html.escape(printable(value))
 
 
 def link(words: str, href: str) -> str:
