@@ -73,6 +73,11 @@ _MODULES = {
 """{old module: where it is now}; the other modules below an old package have moved with it."""
 
 _ATTRIBUTES = {
+    "analysis.acting.by_weight": "analysis.subject:Subject.actions",
+    "analysis.acting.curve": "rows",
+    "analysis.acting.of_reference": "analysis.subject:Subject.reference",
+    "analysis.subject.number": "runs.files:numbers",
+    "analysis.subject.with_means": "Subject.with_means",
     "bounds.check": "Bound.check",
     "bounds.fields": "Field.declared_in",
     "bounds.of": "Bound.of",
@@ -295,6 +300,7 @@ _ATTRIBUTES = {
     "training.step.seeds_of": "training.programs:_seeds_of",
     "training.vectors.pack": "Packed.of",
     "training.weighing.act": "State.act",
+    "training.weighing.draw": "Nearby.draw",
     "training.weighing.measure": "Effort.measure",
     "training.weighing.nearest": "State.distance",
     "types.Slope": "Direction",

@@ -1,5 +1,6 @@
 """CPU with eight simulated devices, no broadcasting by accident, and compilation kept cheap."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -24,11 +25,16 @@ AS_USERS: dict = {}
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have no choice
     # The newer kernels run quicker and take three times as long to compile.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    # One thread compiles a program that is small already: to divide it is a fifth of the work.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
     AS_USERS = {"xla_cpu_use_fusion_emitters": True}
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+# Tracing makes many objects, and the modules are a heap that each full collection walks through.
+gc.set_threshold(100_000, 50, 50)
 
 import numpy as np
 import pytest

@@ -12,8 +12,8 @@ from conftest import command
 from PIL import Image
 
 from qgf_jax.analysis import distance, kl, noise, reach, sensitivity, toy
-from qgf_jax.analysis.subject import interval, mean_of_best, with_means
-from qgf_jax.analysis.table import ANALYSES
+from qgf_jax.analysis.subject import Subject, interval, mean_of_best
+from qgf_jax.analysis.table import ANALYSES, MEASURES
 from qgf_jax.core import flow
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.runtime import flops
@@ -35,11 +35,13 @@ class Made:
 
     num_steps = N
     rows = ()
+    critic = ()
+    other = data = given = None
 
     def __init__(self, velocity, q, weights=(0.0,), rows=()):
         self.nets = SimpleNamespace(
             velocity=lambda group, obs: velocity, q_of=lambda members, obs: q, chunk_dim=2,
-            spec=SimpleNamespace(clip=False),
+            spec=SimpleNamespace(clip=False), ensemble=1,
         )  # fmt: skip
         self._weights, self.rows = weights, rows
         self.keys = jax.random.split(jax.random.key(0), STATES)
@@ -50,9 +52,15 @@ class Made:
     def weights(self):
         return self._weights
 
-    def measure(self, one):
-        params = {"policy": None, "critic": ()}
-        state = lambda key: one(params, State(self.nets, params, N, None, None, key))
+    def actions(self, arms, params, state, weights):
+        return {name: self.given[: len(weights)] for name in arms}
+
+    def reference(self, params, state):
+        return jnp.zeros(2), jnp.stack([jnp.arange(32.0), jnp.zeros(32)], axis=1)
+
+    def measure(self, one, extra=None):
+        params = {"policy": None, "critic": self.critic}
+        state = lambda key: one(params, State(self.nets, params, N, None, self.data, key))
         found = jax.jit(lambda keys: jax.lax.map(state, keys))(self.keys)
         return {k: np.stack([np.asarray(x)] * SEEDS) for k, x in found.items()}
 
@@ -63,7 +71,7 @@ def cosine(a, b):
 
 def test_estimators_of_a_linear_flow_turn_as_their_matrices_say():
     """With v = A a, at the action, one step's end and the flow's end, and through their Jacobians."""
-    record = noise.measure(Made(lambda a, t: A @ a, parabola))
+    record = MEASURES[noise.__name__](Made(lambda a, t: A @ a, parabola))
     expected = np.zeros((5, N, 5))
     for key in jax.random.split(jax.random.key(0), STATES):
         action = np.asarray(jax.random.normal(key, (2,)))
@@ -89,15 +97,14 @@ def test_estimators_of_a_linear_flow_turn_as_their_matrices_say():
 
 def test_a_slope_of_nothing_has_no_direction():
     """To a point mass all ends are one: QGF's slope stays, and with the exact Jacobian there is none."""
-    record = noise.measure(Made(lambda a, t: (BEST / 2 - a) / (1 - t), parabola))
+    record = MEASURES[noise.__name__](Made(lambda a, t: (BEST / 2 - a) / (1 - t), parabola))
     by_name = dict(zip(record["estimators"], record["cosine"], strict=True))
     lost = dict(zip(record["estimators"], record["undefined"], strict=True))
     np.testing.assert_allclose(by_name["qgf"], 1.0, atol=1e-5)
     np.testing.assert_allclose(by_name["qgf_chain"], 1.0, atol=1e-5)
     assert np.max(by_name["qfql"]) < 1.0
     np.testing.assert_array_equal(lost["qgf"], 0)
-    flat = noise.cosines(lambda a: 0 * a, jnp.ones(2), jnp.ones((3, 2)), jnp.ones(2))
-    assert flat.shape == (2, 3) and jnp.isnan(flat).all()
+    np.testing.assert_array_equal([lost["qgf_jacobian"], lost["bptt"]], 1)
 
 
 SLOPE = np.array([1.0, -0.5], np.float32)
@@ -120,14 +127,18 @@ def row_of(method, weight, best_of=1, **more):
 
 def test_divergence_of_a_shifted_gaussian():
     """Where the reference stays at its noise z, a = z + w g: the log ratio is w z.g + w^2 |g|^2 / 2."""
-    rows = [row_of("best_of", 0.0, 4), row_of("qgf", 2.0), row_of("qgf", 9.0), row_of("dsrl", 0.0)]
+    rows = [row_of("best_of", 0.0, n) for n in (4, 16)] + [
+        row_of("qgf", 2.0),
+        row_of("qgf", 9.0),
+        row_of("dsrl", 0.0),
+    ]
     rows += [
         row_of("reference", 0.0),
         row_of("qgf", 2.0, 4),
         row_of("qgf", 0.5, options={"cap": 1}),
     ]
     still = Made(lambda a, t: 0 * a, lambda a: SLOPE @ a, (0.0, 0.5, 2.0), rows)
-    record = kl.measure(still)
+    record = MEASURES[kl.__name__](still)
     z = np.stack([jax.random.normal(key, (2,)) for key in still.keys])
     for w, found in zip((0.0, 0.5, 2.0), record["curves"][:3], strict=True):
         expected = (w * z @ SLOPE + w**2 * SLOPE @ SLOPE / 2).mean()
@@ -135,17 +146,13 @@ def test_divergence_of_a_shifted_gaussian():
         np.testing.assert_allclose([found["kl"]["mean"], *found["by_seed"]], expected, rtol=1e-4)
     assert {c["method"] for c in record["curves"]} == {"qgf", "qgf_jacobian"}
     shown = {(p["method"], p["best_of"]): p["kl"] for p in record["points"]}
-    assert shown.keys() == {("best_of", 4), ("qgf", 1), ("reference", 1)}
-    np.testing.assert_allclose(shown["best_of", 4], np.log(4) - 3 / 4)
-    assert shown["reference", 1] == 0 and shown["qgf", 1] == record["curves"][2]["kl"]["mean"]
-
-
-def test_divergence_of_the_best_of_many_by_quadrature():
-    """The best of N has density N u^(N - 1) over the rank u."""
+    assert shown.keys() == {("best_of", 4), ("best_of", 16), ("qgf", 1), ("reference", 1)}
     u = (np.arange(200_000) + 0.5) / 200_000
-    for n in (1, 4, 16):
+    for n in (4, 16):  # the best of N has density N u^(N - 1) over the rank u
         density = n * u ** (n - 1)
-        np.testing.assert_allclose(kl.of_best(n), (density * np.log(density)).mean(), atol=1e-4)
+        by_quadrature = (density * np.log(density)).mean()
+        np.testing.assert_allclose(shown["best_of", n], by_quadrature, atol=1e-4)
+    assert shown["reference", 1] == 0 and shown["qgf", 1] == record["curves"][2]["kl"]["mean"]
 
 
 def test_mean_of_the_best_over_all_choices():
@@ -157,20 +164,36 @@ def test_mean_of_the_best_over_all_choices():
 
 
 def test_gains_are_by_the_judge_and_candidates_are_ranked_by_the_guide():
-    drawn = jnp.arange(32.0)[:, None]
-    actions = {"qgf": jnp.array([[1.0], [4.0]])}
-    own, guide, judge = jnp.array([3.0]), lambda a: a[0], lambda a: -2 * a[0]
-    found = reach.gains(own, drawn, actions, guide, judge)
-    np.testing.assert_allclose(found["qgf"], [4.0, -2.0])
+    """Q is c a_0, with c = 1 of the members that guide and c = -2 of the one that judges."""
+    made = Made(None, None, (1.0, 2.0))
+    made.nets.q_of = lambda members, obs: lambda a: members.mean() * a[0]
+    made.nets.ensemble, made.critic = 2, jnp.array([1.0, -2.0])
+    made.given = jnp.array([[1.0, 0.0], [4.0, 0.0]])
+    record = MEASURES[reach.__name__](made)
+    found = {(r["judge"], r["method"], r["weight"]): r["mean"] for r in record["rows"]}
     best = np.mean([max(c) for c in itertools.combinations(range(32), 4)])
-    np.testing.assert_allclose(found["best of 4"], -2 * (best - 15.5), rtol=1e-5)
+    for judge, factor in {"critic": -0.5, "guiding members": 1, "held-out member": -2}.items():
+        np.testing.assert_allclose([found[judge, "qgf", w] for w in (1, 2)], [factor, 4 * factor])
+        chosen = (31 - best if judge == "critic" else best) - 15.5  # by all, the smallest is best
+        np.testing.assert_allclose(found[judge, "best of 4", None], factor * chosen, rtol=1e-5)
 
 
-def test_edges_weights_and_means_by_hand():
-    assert distance.at_edge(jnp.array([1.0, -1.0, 0.999, 0.0])) == 0.5
-    twins = jnp.array([[0.0, 1.0], [3.0, 5.0], [0.0, 1.0]])
-    assert distance.nearest_other(twins[0], twins) == 5.0
-    assert with_means({0.0, 1.0, 4.0, 100.0}) == (0.0, 1.0, 2.0, 4.0, 20.0, 100.0)
+def test_distances_and_edges_by_hand():
+    made = Made(None, lambda a: a[0], (1.0,))
+    made.data, made.given = (
+        jnp.array([[0.0, 1.0], [3.0, 5.0], [0.0, 1.0]]),
+        jnp.array([[-1.0, 0.999]]),
+    )
+    record = MEASURES[distance.__name__](made)
+    far, clipped = (
+        {r["method"]: r["mean"] for r in record[name]} for name in ("distance", "clipped")
+    )
+    np.testing.assert_allclose([far["qgf"], far["data"]], [np.hypot(1, 0.001), 5.0], rtol=1e-5)
+    np.testing.assert_allclose([clipped["qgf"], clipped["data"]], [0.5, 2 / 3], rtol=1e-5)
+
+
+def test_weights_and_means_by_hand():
+    assert Subject.with_means({0.0, 1.0, 4.0, 100.0}) == (0.0, 1.0, 2.0, 4.0, 20.0, 100.0)
     table = np.array([[1.0, 2.0, np.inf], [3.0, 4.0, 5.0], [np.nan] * 3])
     assert interval(table)["mean"] == 2.5
     assert interval(np.full((2, 2), np.nan)) == {"mean": None, "low": None, "high": None}
@@ -212,9 +235,18 @@ def test_energy_distance():
 
 
 def test_a_plateau_is_around_the_best_and_has_no_gap():
-    weights = [0.0, 1.0, 3.0, 10.0, 30.0]
-    assert sensitivity.plateau(weights, [0.95, 0.2, 0.9, 1.0, 0.91]) == [3.0, 30.0]
-    assert sensitivity.plateau(weights, [0.1, 0.2, 0.3, 0.4, 1.0]) == [30.0, 30.0]
+    weights, scores = [0.0, 1.0, 3.0, 10.0, 30.0], [0.95, 0.2, 0.9, 1.0, 0.91]
+    means = {"qgf": scores, "qgf_jacobian": [0.1, 0.2, 0.3, 0.4, 1.0]}
+    rows = [
+        row_of(method, w, split="selection", success={"mean": mean, "low": 0.0, "high": 1.0})
+        for method, of in means.items()
+        for w, mean in zip(weights, of, strict=True)
+    ]
+    made = Made(None, lambda a: a[0], (0.0, 1.0), rows)
+    made.given = jnp.ones((2, 2))
+    found = {row["method"]: row for row in MEASURES[sensitivity.__name__](made)["plateaus"]}
+    assert (found["qgf"]["best"], found["qgf"]["within"]) == (10.0, [3.0, 30.0])
+    assert found["qgf_jacobian"]["within"] == [30.0, 30.0]
 
 
 def test_kernels_are_counted_as_often_as_loops_turn():

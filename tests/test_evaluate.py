@@ -5,11 +5,12 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
 import pytest
-from conftest import LONG
+from conftest import LONG, command
 
 from qgf_jax import cli
 from qgf_jax.cli import evaluate as evaluate_command
@@ -17,6 +18,7 @@ from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Program
+from qgf_jax.evaluation.compiled import Compiled
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.runs import loaded
@@ -446,3 +448,83 @@ def test_devices_divide_the_seeds_and_act_the_same(run_folder, monkeypatch):
     monkeypatch.setattr(loaded, "_sharding", lambda count: one)
     np.testing.assert_array_equal(divided, worker_pool._compile_act(restored, QGF, 3)(*asked))
     assert np.any(divided[0] != divided[1])
+
+
+def counted(monkeypatch, owner, name):
+    """How often a class's method, or a class, is called from now on: a list that grows."""
+    calls, real = [], getattr(owner, name)
+
+    def call(*args, **options):
+        calls.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def results_of(folder):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(folder)]
+
+
+@pytest.mark.parametrize("simulator", ["mujoco", "jax"])
+def test_every_checkpoint_is_followed_with_the_programs_and_workers_of_the_first(
+    run_folder, tmp_path, monkeypatch, simulator
+):
+    """The lines of one evaluation a step; the last step's constants, which come late, change nothing."""
+    sweep = Arm.sweep(["reference", "qgf"], [0.5])
+    options = {"episodes": 1, "selection_episodes": 0, "envs": 4, "simulator": simulator}
+    apart, folder = (shutil.copytree(run_folder, tmp_path / name) for name in ("apart", "run"))
+    for step in (2, 4):
+        evaluate.evaluate(apart, sweep, step=step, **options, workers=1)
+    compiled = counted(monkeypatch, Compiled, "__init__")
+    pools = counted(monkeypatch, worker_pool, "EnvPool")
+    opened = counted(monkeypatch, LoadedRun, "open")
+    evaluate.evaluate(folder, sweep, **options, workers=1, follow=True)
+    assert [line["step"] for line in lines_of(folder)] == [2] * 4 + [4] * 4
+
+    def ordered(place):
+        return sorted(results_of(place), key=lambda line: (line["step"], *identity(line)))
+
+    assert ordered(folder) == ordered(apart)
+    assert len(compiled) == 2 and len(pools) == (simulator == "mujoco") and len(opened) == 2
+    assert "calibration" in LoadedRun.open(folder, 4).params
+    assert "calibration" not in LoadedRun.open(folder, 2).params
+    assert evaluate.evaluate(folder, sweep, **options, follow=True).episodes == 0
+    assert len(opened) == 4  # and nothing was loaded for that
+
+
+def test_checkpoints_are_followed_while_they_come_and_altered_ones_are_passed_by(
+    folder, tmp_path, capsys
+):
+    """Step 2 was altered, step 4 comes later; with nothing to play but the last step there is an end."""
+    (altered,) = (folder / "checkpoints" / "2").glob("manifest.ocdbt")
+    altered.write_bytes(altered.read_bytes() + b"x")
+    seal = folder / "checkpoints" / "seals" / "4.json"
+    seal.rename(tmp_path / "later")
+    words = ["--methods=reference", "--episodes=1", "--selection_episodes=0", "--envs=jax:2"]
+    later = threading.Timer(0.3, lambda: (tmp_path / "later").rename(seal))
+    later.start()
+    assert command("evaluate", f"--workdir={folder}", "--follow", *words) == 0
+    assert [line["step"] for line in lines_of(folder)] == [4, 4]
+    said = [x for x in capsys.readouterr().err.splitlines() if x.startswith("qgf: ")]
+    assert "checkpoint 2 is not used: manifest.ocdbt was altered" in said[0]
+    assert said[1].endswith("after step 2, up to step 4") and len(said) == 2
+    (folder / "episodes.jsonl").unlink()
+    seal.write_text("{}")
+    assert command("evaluate", f"--workdir={folder}", "--follow", *words) == 2
+    assert "step 4 is not there or not sound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--step=3", "leave --step out"),
+        ("--methods=qgff", "did you mean 'qgf'"),
+        ("--budget=4", "--select=bandit"),
+    ],
+)
+def test_what_is_wrong_with_following_is_said_before_a_run_is_waited_for(
+    tmp_path, capsys, word, said
+):
+    assert command("evaluate", f"--workdir={tmp_path / 'none'}", "--follow", word) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -23,6 +23,7 @@ CASES = {
     "fql": "iql", "qam": "iql", "qsm": "iql", "dac": "iql", "fawac": "td", "fbrac": "iql",
     "dsrl": "td", "iql": "iql", "rebrac": "td", "agf": "iql", "gcbc": "none", "gciql": "iql",
     "gcivl": "ivl", "crl": "contrastive", "hiql": "ivl", "qrl": "qrl", "seed_critic": "iql",
+    "qpilots_m": "iql",
 }  # fmt: skip
 # What depends on the whole batch, by a sum, a draw or a gather, and is off or idle by default.
 CHANGES = {"fql": {"policy.normalize_q": True}, "fawac": {"critics.td.noise": 0.2}}

@@ -273,6 +273,7 @@ def evaluated(run_folder, tmp_path):
     path = folders[1] / "config.json"
     record = json.loads(path.read_text())
     record["config"]["seed"] += 1
+    record["config"]["train"]["batch_size"] += 1  # or they would be seeds of one row
     path.write_text(json.dumps(record))
     return folders
 

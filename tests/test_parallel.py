@@ -44,14 +44,20 @@ def numbers(state):
     return [np.asarray(x) for x in jax.tree.leaves((state.params, state.target_params))]
 
 
-def trained(dataset, steps=3, **changes):
-    """(state as one host has it, metrics, state on all devices)."""
+@pytest.fixture(scope="module")
+def dataset_trained(dataset):
+    """`trained` on the data, each run once."""
+    return functools.cache(functools.partial(trained, dataset))
+
+
+def trained(dataset, **changes):
+    """(state as one host has it, metrics, state on all devices) after three steps."""
     config = config_of(**changes)
     layout = DeviceLayout.of(config)
     trainer = layout.make_trainer(Builder(config, SPEC).learner(), config, SPEC)
     pieces = layout.for_data().put(dataset.split(layout.count, SPEC.chunk))
     state = layout.replicate(trainer.init(np.arange(config["seeds"])))
-    state, metrics = trainer.run(state, pieces, steps)
+    state, metrics = trainer.run(state, pieces, 3)
     return layout.local(state), jax.device_get(layout.local(metrics)), state, layout
 
 
@@ -73,10 +79,12 @@ def emulated(dataset, count, form, steps=3, **changes):
     ("form", "count", "seeds"),
     [("pmap", 8, 2), ("jit", 2, 2), *([("pmap", 2, 1), ("jit", 8, 1)] if LONG else [])],
 )
-def test_many_devices_compute_what_one_does_with_the_same_pieces(dataset, form, count, seeds):
+def test_many_devices_compute_what_one_does_with_the_same_pieces(
+    dataset, dataset_trained, form, count, seeds
+):
     """All losses, their noise too; 8 devices with two seeds are pmap(vmap)."""
     changes = {"devices": str(count), "parallel": form, "seeds": seeds}
-    mine, metrics, everywhere, layout = trained(dataset, **changes)
+    mine, metrics, everywhere, layout = dataset_trained(**changes)
     theirs, expected = emulated(dataset, count, form, **changes)
     for a, b in zip(numbers(mine), numbers(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -87,8 +95,8 @@ def test_many_devices_compute_what_one_does_with_the_same_pieces(dataset, form, 
     layout.check_replicas(everywhere)
 
 
-def test_both_forms_draw_the_same_batches_and_the_same_noise(dataset):
-    found = [trained(dataset, devices="2", parallel=form)[0] for form in FORMS]
+def test_both_forms_draw_the_same_batches_and_the_same_noise(dataset_trained):
+    found = [dataset_trained(devices="2", parallel=form, seeds=2)[0] for form in FORMS]
     for a, b in zip(*map(numbers, found), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -113,7 +121,7 @@ def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
         pieces = layout.put(dataset.split(4, SPEC.chunk))
         alone = trainer.init(np.arange(1))
         state = layout.replicate(alone)
-        after, _ = trainer.run(state, pieces, 1)
+        after, _ = trainer.run(state, pieces, 2)  # the program of the test above
         assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, alone)
         held_out = trainer.evaluate(layout.local(after), jax.device_put(dataset))

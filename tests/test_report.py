@@ -9,7 +9,7 @@ import pytest
 from qgf_jax import cli
 from qgf_jax.evaluation import evaluate
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.report import plots
+from qgf_jax.report import plots, report
 from qgf_jax.types import Spec
 
 
@@ -45,6 +45,27 @@ def test_losses_within_a_factor_of_ten_are_on_a_linear_axis(monkeypatch, tmp_pat
     ]
     plots.draw(run, [], tmp_path, [], losses)
     assert scales == {"near/loss": "linear", "far/loss": "log", "signed/loss": "linear"}
+
+
+def test_a_run_with_several_checkpoints_has_a_learning_curve(run_folder, tmp_path, capsys):
+    """The table stays that of the newest; a run with one checkpoint has no curve."""
+    folder, sweep = shutil.copytree(run_folder, tmp_path / "run"), Arm.sweep(["reference"], [0.0])
+    options = {"episodes": 2, "selection_episodes": 0, "envs": 2, "simulator": "jax"}
+    evaluate.evaluate(folder, sweep, **options)
+    report.write(folder)
+    alone = {path.name for path in (folder / "report").iterdir()}
+    table = (folder / "report" / "table.csv").read_text()
+    evaluate.evaluate(folder, sweep, **options, follow=True)
+    cli.main(["report", f"--workdir={folder}"])
+    assert {path.name for path in (folder / "report").iterdir()} == alone | {
+        "steps.csv",
+        "steps.png",
+    }
+    assert (folder / "report" / "table.csv").read_text() == table
+    rows = list(csv.DictReader((folder / "report" / "steps.csv").open()))
+    assert [row["step"] for row in rows] == ["2", "4"]
+    assert all(row["success_low"] and row["success_high"] for row in rows)
+    assert "4 lines of earlier checkpoints left out" in capsys.readouterr().out
 
 
 def test_several_runs_need_a_place_for_their_table(tmp_path, capsys):

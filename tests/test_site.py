@@ -1,5 +1,7 @@
 """The report as pages: whole HTML, links that resolve, numbers that agree; in a browser too."""
 
+import base64
+import csv
 import html.parser
 import json
 import re
@@ -73,7 +75,8 @@ ENV = "pointmaze-medium-navigate-v0"
 
 
 def make_run(folder, lines, seed=0, losses=(), **changes):
-    config = tiny(env=f"{ENV[:-3]}-singletask-task1-v0", seeds=2, seed=seed, **changes)
+    defaults = {"env": f"{ENV[:-3]}-singletask-task1-v0", "seeds": 2, "seed": seed}
+    config = tiny(**(defaults | changes))
     data = {"file": "maze.npz", "sha256": "0" * 64}
     run = Run.create(folder, config, Spec(state=(4,), action=2, chunk=1).record(), data)
     for one in lines:
@@ -120,7 +123,7 @@ def site(tmp_path_factory):
 
     for name in ("reference", "qgf_weight3", "qgf_weight10", "qgf_weight1"):
         Image.new("P", (8, 8)).save(videos / f"task1_{name}_episode1.gif")
-    second = make_run(place / "A-B-1", [*played((0.5,))], seed=5, losses=[3.0, 2.0])
+    second = make_run(place / "A-B-1", [*played((0.5,))], seed=5, losses=[3.0, 2.0], critic="td")
     third = make_run(place / "later", [])
     words = [str(path) for path in (first, second, third)]
     assert command("report", *words, f"--out={place / 'site'}") == 0
@@ -269,6 +272,99 @@ def test_another_simulator_has_a_table_of_its_own(site):
     (to,) = {to for _, _, to in row if to}
     data = json.loads(Tree((site / "a-b-1/episodes.html").read_text()).scripts["data"])
     assert data["rows"][int(to.split("=")[1])]["command"].endswith(" --envs=jax")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """A site of two folders that seeds alone tell apart, and of one that was trained otherwise."""
+    place = tmp_path_factory.mktemp("seeds")
+    folders = [make_run(place / f"s{seed}", played(), seed=seed) for seed in (0, 5)]
+    folders.append(make_run(place / "other", played(), critic="td"))
+    assert command("report", *map(str, folders), f"--out={place / 'site'}") == 0
+    return place / "site"
+
+
+def test_a_row_of_several_folders_leads_to_the_episodes_of_each(seeds):
+    rows = {row["trained_as"]: row for row in csv.DictReader((seeds / "table.csv").open())}
+    assert {name: row["seeds"] for name, row in rows.items()} == {"qgf, iql": "4", "qgf, td": "2"}
+    text = (seeds / "index.html").read_text()
+    for title in ("Results", "Differences"):
+        for row in cells_of(text, title):
+            shown = {name.split(" [")[0]: (words, to) for name, words, to in row}
+            number = shown["difference" if title == "Differences" else "success"]
+            if shown["trained as"][0] == "qgf, td":
+                assert shown["runs"][0] == "other" and number[1].startswith("other/episodes.html#")
+                continue
+            assert shown["runs"][0] == "s0, s5" and not number[1] and not shown["trained as"][1]
+    for folder in ("s0", "s5"):
+        places = [int(i) for i in re.findall(rf'{folder}/episodes.html#row=(\d+)">{folder}<', text)]
+        own = [summary(seeds / folder)[place] for place in places]
+        arms = {("reference", 0.0), ("best_of", 0.0), ("qgf", float(selected(text)))}
+        assert {(row["method"], row["weight"]) for row in own} == arms
+        assert {row["split"] for row in own} == {"report"}
+    assert "s0, s5 are one sample" in text
+
+
+def selected(text):
+    """The weight of QGF in the row of both folders."""
+    (weight,) = (
+        {name: words for name, words, _ in row}["weight"]
+        for row in cells_of(text, "Results")
+        if {("method", "qgf", ""), ("trained as", "qgf, iql", "")} <= {*row}
+    )
+    return weight
+
+
+def test_a_sweep_of_several_folders_has_a_point_for_each_weight(seeds):
+    sweeps = (seeds / "index.html").read_text().split('<section id="sweeps">')[1]
+    sweeps = sweeps.split("</section>")[0]
+    titles = re.findall(r"<title>(.*?)</title>", sweeps)
+    assert [one.split(":")[0] for one in titles] == [
+        f"qgf (qgf, {critic}), weight {weight}" for critic in ("iql", "td") for weight in (1, 3)
+    ]
+
+
+def test_a_site_has_the_weight_that_some_tasks_select(tmp_path):
+    """Weight 3 wins on task 2 and weight 1 on task 1, each a run, and 2 alone selects."""
+    lines = {
+        task: [
+            line("qgf", weight, i, float(weight == best), task=task)
+            for weight in (1.0, 3.0) for i in range(16)
+        ]
+        for task, best in ((1, 1.0), (2, 3.0))
+    }  # fmt: skip
+    folders = [
+        make_run(tmp_path / f"t{task}", mine, env=f"{ENV[:-3]}-singletask-task{task}-v0")
+        for task, mine in lines.items()
+    ]
+    site = tmp_path / "site"
+    assert command("report", *map(str, folders), f"--out={site}", "--select_on=2") == 0
+    for task in (1, 2):
+        found = json.loads((site / f"t{task}/summary.json").read_text())
+        assert found["select_on"] == [2]
+        assert {row["weight"] for row in found["rows"] if row["selected"]} == {3.0}
+        assert "episodes of task 2." in (site / f"t{task}/index.html").read_text()
+    rows = [*csv.DictReader((site / "table.csv").open())]
+    assert [(row["task"], row["weight"]) for row in rows] == [("1", "3.0"), ("2", "3.0")]
+    assert "selected on other episodes of task 2," in (site / "index.html").read_text()
+
+
+def test_a_page_has_the_cost_of_selection_and_the_learning_curve(tmp_path):
+    """A name with dollar signs is no formula in its picture, and no markup in its table."""
+    name = "$\\frac{$<b>"
+    arms = (("qgf", 1.0), ("qgf", 3.0), (name, 1.0), (name, 3.0))
+    lines = [
+        line(method, weight, i, float(i % 3 < 2), step=step)
+        for step in (4, 9) for method, weight in arms for i in range(8)
+    ]  # fmt: skip
+    run = make_run(tmp_path / "run", lines)
+    assert command("report", str(run)) == 0
+    tree = Tree((run / "report/index.html").read_text())
+    assert "cost-of-selection" in tree.ids and "n = 4" in tree.cells and name in tree.cells
+    for picture in ("selection_cost.png", "steps.png"):
+        content = base64.b64encode((run / "report" / picture).read_bytes()).decode()
+        assert f"data:image/png;base64,{content}" in tree.links
+    assert len([*csv.DictReader((run / "report/steps.csv").open())]) == 4
 
 
 def test_films_of_one_start_are_side_by_side_by_weight(site):

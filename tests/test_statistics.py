@@ -107,7 +107,7 @@ def test_coverage():
         (5, 0.1, 0.4), (10, 0.0, 0.4), (10, 0.1, 1.0), (1, 0.15, 0.4),
     ):  # fmt: skip
         case = coverage.Case(0.7, spread, difficulty, seeds, 50)
-        found[case] = coverage.measure(case, repeats=100, resamples=200)
+        found[case] = coverage.measure(case, repeats=100, resamples=200).values()
     for case, (before, after) in found.items():
         assert after["success"] >= 0.91 and after["return"] >= 0.88, (case, after)
         assert after["width"] < (0.65 if case.seeds == 2 else 0.5), (case, after)

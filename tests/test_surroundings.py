@@ -271,6 +271,21 @@ def test_a_resumed_run_of_weights_and_biases_goes_on_under_its_id(odd_run, monke
         Tracker(config, folder)
 
 
+def test_a_run_of_weights_and_biases_leaves_its_group_to_the_clients_variable(
+    tmp_path, monkeypatch
+):
+    """And its id is that of its folder, however often it begins, and from wherever."""
+    monkeypatch.setitem(sys.modules, "wandb", wandb := FakeWandb())
+    config = tiny(**{"wandb.project": "p"})
+    for name in ("job0", "job1", "job0", "./job1"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        with Tracker(config, tmp_path / name) as tracker:
+            tracker.keep()
+    assert [asked.get("id") for asked in wandb.asked] == [None, None, "new1", "new2"]
+    assert [asked["name"] for asked in wandb.asked] == ["job0", "job1"] * 2
+    assert not any({"group", "tags", "entity"} & {*asked} for asked in wandb.asked)
+
+
 def test_seeds_reach_the_last_one_and_each_is_a_run_of_its_own():
     seeds = programs._seeds_of({"seed": 2**32 - 3, "seeds": 3})
     assert seeds.dtype == np.uint32 and seeds.tolist() == [2**32 - 3, 2**32 - 2, 2**32 - 1]

@@ -73,6 +73,16 @@ def test_candidates_are_selected_apart_and_seeds_together():
     assert (row["seeds"], row["episodes"], row["success"]["mean"]) == (2, 2, 0.5)
 
 
+def test_a_learning_curve_selects_each_steps_weight_on_its_own_selection_episodes():
+    early = [*lines_for("qgf", 1.0, [0, 0], [1, 1], step=5)]
+    early += lines_for("qgf", 3.0, [1, 1], [0, 1], step=5)
+    rows = summary.by_step([*LINES, *early])  # in any order
+    found = [(r["step"], r["method"], r["weight"], r["success"]["mean"]) for r in rows]
+    assert found == [(5, "qgf", 3.0, 0.5), (10, "reference", 0.0, 0.5), (10, "qgf", 1.0, 0.5)]
+    newest = [r for r in summary.summarize(LINES) if r["selected"] and r["split"] == "report"]
+    assert rows[1:] == newest
+
+
 def test_lines_written_twice_and_older_checkpoints_do_not_count():
     lines = [*LINES, *LINES, *lines_for("qgf", 9.0, [1, 1], [1, 1], step=5)]
     assert summary.summarize(lines) == summary.summarize(LINES)

@@ -63,6 +63,7 @@ SETTINGS = {
     "qgf_ortho": 0.3, "jacobian_schedule": 0.3, "qgf_relative": 2.0, "qfql": 0.3, "bptt": 0.3,
     "grad_step": 0.03, "qgf_distill": 0.3, "qgf_jacobian_distill": 0.3, "robust_q": 0.3, "agf": 0.3,
     "cfgrl": 2.0, "qpilots_u": 1.0, "cgql": 0.01, "cgql_mse": 0.1, "cgql_linex": 0.1,
+    "qpilots_m": 1.0,
 }  # fmt: skip
 TRAINING = {
     "edp": {"policy.bc_weight": 3.0},
@@ -140,7 +141,15 @@ def act(trained, name, best_of=1, count=200):
 
 # Each differs from another row by a rule or a loss that has a closed form of its own elsewhere.
 ALIKE = {"qgf_chain", "qgf_regularized", "qgf_smooth", "qgf_ortho", "jacobian_schedule", "ifql"}
-ALIKE |= {"qgf_jacobian_distill", "cgql_mse", "cgql_linex", "qsm_bc", "agf", "seed_critic"}
+ALIKE |= {
+    "qgf_jacobian_distill",
+    "cgql_mse",
+    "cgql_linex",
+    "qsm_bc",
+    "agf",
+    "seed_critic",
+    "qpilots_m",
+}
 NAMES = [n for n, r in algorithms.METHODS.items() if not r.goals and (LONG or n not in ALIKE)]
 
 
@@ -162,7 +171,12 @@ def test_every_method_improves_on_its_reference(name, trained):
 
 def act_with(trained, row, name, **options):
     """The actions of method `name` over the training of `row`."""
-    config, params, target = trained(row.policies, str(row.settings))
+    return _acted(trained, row.policies, str(row.settings), name, **options)
+
+
+@functools.cache  # many rows have one training, and each asks for its reference
+def _acted(trained, policies, settings, name, **options):
+    config, params, target = trained(policies, settings)
     sample = Builder(config, SPEC).sample(name, options=tuple(options.items()))
     keys = jax.random.split(jax.random.key(1), 200)
 

@@ -1,5 +1,6 @@
 """Updates on vectors, as accelerators make them, are the updates on trees."""
 
+import functools
 import re
 
 import jax
@@ -33,24 +34,35 @@ def programs_of(packed, **changes):
     return Trainer.uncompiled(learner, config, SPEC, packed=packed)
 
 
-CASES = [
-    {},
-    {"seeds": 2, "optimizer.clip_norm": 0.1, "optimizer.lagged_target": True},
-    {"algorithm": "rebrac", "critic": "td"},  # groups and slow copies that wait
-]
+CASES = {
+    "plain": {},
+    "clipped": {"seeds": 2, "optimizer.clip_norm": 0.1, "optimizer.lagged_target": True},
+    "delayed": {"algorithm": "rebrac", "critic": "td"},  # groups and slow copies that wait
+}
+STEPS = 5
 
 
-@pytest.mark.parametrize("changes", CASES, ids=["plain", "clipped", "delayed"])
-def test_updates_on_vectors_are_those_on_trees(dataset, changes):
-    seeds = np.arange(changes.get("seeds", 1))
-    start = jax.jit(programs_of(False, **changes).init)(seeds)
-    states, metrics = zip(
-        *(
-            jax.jit(programs_of(packed, **changes).run, static_argnums=2)(start, dataset, 5)
-            for packed in (False, True)
-        ),
-        strict=True,
-    )
+def run_of(packed, case):
+    return jax.jit(programs_of(packed, **CASES[case]).run, static_argnums=2)
+
+
+@pytest.fixture(scope="module")
+def on_trees(dataset):
+    """case -> (a first state, state and metrics after five updates on trees), each made once."""
+
+    @functools.cache
+    def made(case):
+        seeds = np.arange(CASES[case].get("seeds", 1))
+        start = jax.jit(programs_of(False, **CASES[case]).init)(seeds)
+        return start, *run_of(False, case)(start, dataset, STEPS)
+
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_updates_on_vectors_are_those_on_trees(dataset, case, on_trees):
+    start, *one = on_trees(case)
+    states, metrics = zip(one, run_of(True, case)(start, dataset, STEPS), strict=True)
     raw = [jax.device_get(s.replace(key=jax.random.key_data(s.key))) for s in states]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *raw)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *metrics)
@@ -67,13 +79,11 @@ def as_an_accelerator(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("changes", CASES, ids=["plain", "clipped", "delayed"])
-def test_an_accelerator_s_updates_are_those_of_a_cpu(dataset, changes, request):
-    seeds = np.arange(changes.get("seeds", 1))
-    start = jax.jit(programs_of(False, **changes).init)(seeds)
-    wanted, _ = jax.jit(programs_of(False, **changes).run, static_argnums=2)(start, dataset, 5)
+@pytest.mark.parametrize("case", CASES)
+def test_an_accelerator_s_updates_are_those_of_a_cpu(dataset, case, on_trees, request):
+    start, wanted, _ = on_trees(case)
     request.getfixturevalue("as_an_accelerator")
-    found, _ = jax.jit(programs_of(True, **changes).run, static_argnums=2)(start, dataset, 5)
+    found, _ = run_of(True, case)(start, dataset, STEPS)
     assert int(found.guard.skipped[0]) == 0
     for part in ("params", "target_params"):
         jax.tree.map(
@@ -82,12 +92,12 @@ def test_an_accelerator_s_updates_are_those_of_a_cpu(dataset, changes, request):
         )  # fmt: skip
 
 
-def test_an_accelerator_leaves_out_what_is_not_finite(dataset, as_an_accelerator):
-    start = jax.jit(programs_of(True).init)(np.arange(1))
-    run = jax.jit(programs_of(True).run, static_argnums=2)
+def test_an_accelerator_leaves_out_what_is_not_finite(dataset, on_trees, request):
+    start, *_ = on_trees("plain")
+    request.getfixturevalue("as_an_accelerator")
     bad = dataset._replace(reward=jnp.full_like(dataset.reward, jnp.nan))
-    state, metrics = run(start, bad, 3)
-    assert int(state.guard.skipped[0]) == 3
+    state, metrics = run_of(True, "plain")(start, bad, STEPS)
+    assert int(state.guard.skipped[0]) == STEPS
     jax.tree.map(np.testing.assert_array_equal, state.params, start.params)
     jax.tree.map(np.testing.assert_array_equal, state.opt_state, start.opt_state)
     assert np.isnan(metrics["critic/loss"]).all()
@@ -139,7 +149,9 @@ def _is_jaxpr(x):
 WAITS = re.compile("cond|callback|infeed|outfeed|device_put|copy_to_host|sort|scatter")
 
 
-@pytest.mark.parametrize("changes", [{}, {"seeds": 2}, CASES[2]], ids=["one", "seeds", "delayed"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"seeds": 2}, CASES["delayed"]], ids=["one", "seeds", "delayed"]
+)
 def test_nothing_in_an_update_of_an_accelerator_makes_the_host_wait(dataset, changes):
     """A conditional, a callback or a transfer in the scan would; float64 is a thirtieth of the speed."""
     programs = programs_of(True, **changes)

@@ -21,7 +21,7 @@ from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.loaded import LoadedRun, load_policy
 from qgf_jax.runs.run import Run
-from qgf_jax.runs.weights import ChosenWeights
+from qgf_jax.runs.weights import ChosenWeights, check_can_be_evaluated
 from qgf_jax.training import weighing
 from qgf_jax.training.loop import pretrain
 from qgf_jax.training.weighing import Effort, State
@@ -214,15 +214,16 @@ def test_agreement_may_be_on_no_weight_and_needs_a_judge():
 
 
 LITTLE = Effort(
-    states=12, dense_states=4, actions=4, noises=8, bank=64, neighbours=4, factors=(0.1, 1.0, 10.0)
-)
+    states=12, dense_states=4, actions=4, noises=8, bank=64, neighbours=4, factors=(0.1, 1.0, 10.0),
+    evaluated=slice(1, None), transitions=16, updates=3,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def calibrated(run_folder, tmp_path_factory):
-    """(folder of a run with two seeds and chosen weights, what `choose_weights` said)."""
+    """(folder of a run with two seeds and weights by every criterion, what `choose_weights` said)."""
     folder = shutil.copytree(run_folder, tmp_path_factory.mktemp("weights") / "run")
-    return folder, choose_weights(folder, effort=LITTLE)
+    return folder, choose_weights(folder, effort=LITTLE, evaluate=True)
 
 
 def test_weights_and_curves_are_stored_beside_the_checkpoint(calibrated):
@@ -237,6 +238,10 @@ def test_weights_and_curves_are_stored_beside_the_checkpoint(calibrated):
         assert arrays["log_density"].shape == (2, 3, 4) and arrays["gain"].shape == (2, 3, 12)
         # A hundred times the weight moves no action the other way.
         assert (arrays["gain"].mean(axis=-1)[:, 2] > 0).all()
+        known = np.isfinite(arrays["evaluated"])
+    assert known.shape == (2, 4, 12) and known[:, [0, 2, 3]].all() and not known[:, 1].any()
+    assert None not in said["weights"]["evaluated"]
+    assert [curve[0] for curve in read.criteria["evaluated"]["curves"]] == [None, None]
     assert all(weight > 0 for weight in said["weights"]["relative"])
     assert said["weights"]["agree"] == [None, None] and read.judge is None
     assert "judge" not in json.loads((folder / "weights.json").read_text())
@@ -341,6 +346,8 @@ def test_a_run_on_the_other_half_judges_and_says_so(halves, capsys, monkeypatch)
         np.testing.assert_array_equal(arrays["other_promised"], arrays["promised"])
         assert (arrays["other_gain"] != arrays["gain"]).any()
     load_policy(even, "qgf_auto", by="agree")
+    with pytest.raises(UserError, match="no weight by evaluated.*give `qgf calibrate --evaluate`"):
+        load_policy(even, "qgf_auto", by="evaluated")
     assert command("verify", str(even)) == 0
     content = json.loads((even / "weights.json").read_text())
     content["judge"]["state"] = "another"
@@ -391,6 +398,14 @@ def test_who_cannot_judge_is_told_so_in_one_line(case, run_folder):
     assert "\n" not in str(error.value)
 
 
+def test_q_that_is_no_return_is_refused_in_one_line(run_folder):
+    run = Run.open(run_folder)
+    check_can_be_evaluated(run)
+    with pytest.raises(UserError, match="critic 'qrl' is no return.*leave --evaluate out") as error:
+        check_can_be_evaluated(run._replace(config={**run.config, "critic": "qrl"}))
+    assert "\n" not in str(error.value)
+
+
 def test_another_files_data_are_taken_with_a_warning(run_folder, capsys):
     run = Run.open(run_folder)
     check_judge(run, changed(run, sha256="0" * 64))
@@ -407,6 +422,7 @@ def test_a_judge_of_the_same_trajectories_leaves_nothing_behind(run_folder, caps
 def test_qgf_auto_is_qgf_under_the_weight_of_its_seed(calibrated):
     folder, said = calibrated
     obs, key = np.array([1.0, 2.0], np.float32), jax.random.key(0)
+    load_policy(folder, "qgf_auto", by="evaluated")
     for seed in (0, 1):
         weight = said["weights"]["relative"][seed]
         for factor in (1.0, 3.0):
@@ -419,6 +435,8 @@ def test_qgf_auto_is_qgf_under_the_weight_of_its_seed(calibrated):
 def test_a_run_without_weights_says_how_to_choose_them(run_folder, capsys):
     with pytest.raises(UserError, match="no weight that was chosen from its data: give `qgf calib"):
         load_policy(run_folder, "qgf_auto")
+    with pytest.raises(UserError, match="no weight .* its data: give `qgf calibrate --evaluate`"):
+        load_policy(run_folder, "qgf_auto", by="evaluated")
     words = [f"--workdir={run_folder}", "--methods=qgf_auto", "--episodes=1"]
     assert command("evaluate", *words) == 2
     error = capsys.readouterr().err

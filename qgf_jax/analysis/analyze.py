@@ -1,6 +1,5 @@
 """One analysis of a run, or of none: a JSON file and a picture."""
 
-import importlib
 import io
 import json
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import qgf_jax
 from qgf_jax.analysis.subject import Subject
-from qgf_jax.analysis.table import ANALYSES
+from qgf_jax.analysis.table import ANALYSES, MEASURES, PICTURES
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.checkpoint import Checkpoints
@@ -39,7 +38,8 @@ def analyze(
     `data` are those of the run, which are taken. Raises `UserError` for what the run cannot say,
     `SaveError` for files that cannot be written.
     """
-    module = importlib.import_module(f"qgf_jax.analysis.{name}")
+    module = f"qgf_jax.analysis.{name}"
+    measure, draw = MEASURES.of(module), PICTURES.of(module)
     about: dict[str, Any] = {"analysis": name, "qgf_jax": qgf_jax.__version__}
     subject = None
     if workdir is not None:
@@ -49,9 +49,9 @@ def analyze(
         judge = None if other is None else _alike(loaded, LoadedRun.open(other))
         subject = Subject(loaded, data, states, tuple(methods), tuple(weights), judge)
         about |= _about(loaded, states if ANALYSES[name].reads_data else None)
-    record = about | (module.measure() if subject is None else module.measure(subject))
+    record = about | (measure() if subject is None else measure(subject))
     picture = io.BytesIO()
-    module.draw(record).savefig(picture, format="png", dpi=100, bbox_inches="tight")
+    draw(record).savefig(picture, format="png", dpi=100, bbox_inches="tight")
     paths = [out / f"{name}.json", out / f"{name}.png"]
     with saving(out, _ELSEWHERE):
         out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.runtime import flops
 from qgf_jax.training.costs import BATCH, compiled_acting
 
@@ -21,7 +22,8 @@ METHODS = (
 _UNIT = "qgf"
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@MEASURES.declare
+def _measure(subject: Subject) -> dict[str, Any]:
     """`rows`: by method operations and kernels of an action chunk, also relative to those of QGF."""
     loaded = subject.loaded
     params = jax.eval_shape(lambda: loaded.params_of(0))
@@ -40,7 +42,8 @@ def measure(subject: Subject) -> dict[str, Any]:
     return {"batch": BATCH, "relative_to": unit["method"], "rows": rows}
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """Two panels of bars, the unit at 1."""
     rows = record["rows"]
     labels, places = [row["method"] for row in rows], range(len(rows))[::-1]

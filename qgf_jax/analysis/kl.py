@@ -14,13 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
-from qgf_jax.analysis.subject import Subject, interval, numbers
+from qgf_jax.analysis.subject import Subject, interval
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
 from qgf_jax.report.plots import weight_axis
+from qgf_jax.runs.files import numbers
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array
 
@@ -28,7 +30,7 @@ METHODS = ("qgf", "qgf_jacobian")
 _MARKS = {"report": "full", "selection": "none"}
 
 
-def of_best(candidates: Any) -> Any:
+def _of_best(candidates: Any) -> Any:
     """The KL divergence in nats of the best of N candidates from one: log N - (N - 1) / N."""
     n = np.asarray(candidates, float)
     return np.log(n) - (n - 1) / n
@@ -47,7 +49,8 @@ def _rule_of(arm: Arm) -> str:
     return found.name
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@MEASURES.declare
+def _measure(subject: Subject) -> dict[str, Any]:
     """`curves`: by method and weight the divergence; `points`: success of what was played at those."""
     arms, weights = subject.arms(METHODS), subject.weights()
     rules = {label: _rule_of(arm) for label, arm in arms.items()}
@@ -80,7 +83,7 @@ def _points(rows: Iterable[Row], curves: Sequence[Mapping[str, Any]]) -> list[di
     for row in rows:
         alone = row["best_of"] == 1 and not row["options"]
         if row["method"] in ("reference", "best_of") and not row["options"]:
-            divergence = float(of_best(row["best_of"]))
+            divergence = float(_of_best(row["best_of"]))
         elif alone and known.get((row["method"], row["weight"])) is not None:
             divergence = known[row["method"], row["weight"]]
         else:
@@ -91,7 +94,8 @@ def _points(rows: Iterable[Row], curves: Sequence[Mapping[str, Any]]) -> list[di
     return points
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """Left the divergence by weight; right, for each task, success against it."""
     points = record["points"]
     tasks = sorted({point["task"] for point in points})
@@ -108,16 +112,12 @@ def draw(record: Mapping[str, Any]) -> Figure:
 
 
 def _by_weight(ax: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
-    for label in dict.fromkeys(c["method"] for c in curves):
-        mine = [c for c in curves if c["method"] == label and c["kl"]["mean"] is not None]
-        x, color = [c["weight"] for c in mine], acting.color(label)
-        ax.plot(x, [c["kl"]["mean"] for c in mine], color=color, marker=".", label=label)
-        low, high = ([c["kl"][k] for c in mine] for k in ("low", "high"))
-        ax.fill_between(x, low, high, color=color, alpha=0.15)
+    for label, mine in acting.by_method([{**c, **c["kl"]} for c in curves]).items():
+        acting.line(ax, mine, "weight", acting.color(label), label, alpha=0.15)
     for n in (4, 16, 64):
-        ax.axhline(of_best(n), color=acting.color("best of 4"), ls=":", lw=1)
+        ax.axhline(_of_best(n), color=acting.color("best of 4"), ls=":", lw=1)
         ax.annotate(
-            f"best of {n}", (0.02, of_best(n)), xycoords=("axes fraction", "data"), fontsize=7
+            f"best of {n}", (0.02, _of_best(n)), xycoords=("axes fraction", "data"), fontsize=7
         )
     weight_axis(ax, sorted({c["weight"] for c in curves}))
     ax.set(xlabel="guidance weight", ylabel="KL from the reference [nats]")

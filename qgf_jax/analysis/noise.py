@@ -15,10 +15,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
-from qgf_jax.analysis.subject import Subject, numbers
+from qgf_jax.analysis.subject import Subject
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.core import flow
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
+from qgf_jax.runs.files import numbers
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Direction, Endpoint, Velocity
 
@@ -30,7 +32,7 @@ _SHIFTS = 4
 _MOST_TIMES = 10
 
 
-def cosines(slope: Callable[[Array], Array], action: Array, shifts: Array, sigmas: Array) -> Array:
+def _cosines(slope: Callable[[Array], Array], action: Array, shifts: Array, sigmas: Array) -> Array:
     """[Σ, K] between the slope at `action` [D] and at action + sigma * shift, `shifts` [K, D].
 
     NaN where one of the two slopes is 0 and so has no direction.
@@ -94,13 +96,14 @@ def _in_one_state(state: State) -> dict[str, Array]:
         found = {}
         for name in ESTIMATORS:
             direct = _of_method(name, state)
-            found[name] = cosines(lambda a, d=direct: d(a, x[1])[1], x[0], shifts, sigmas)
+            found[name] = _cosines(lambda a, d=direct: d(a, x[1])[1], x[0], shifts, sigmas)
         return found
 
     return jax.lax.map(at, (points[chosen], times[chosen]))
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@MEASURES.declare
+def _measure(subject: Subject) -> dict[str, Any]:
     """`cosine` [E, T, Σ], its mean over seeds, states and perturbations; by seed; what is undefined."""
     subject.arms(ESTIMATORS)
     found = subject.measure(lambda params, state: _in_one_state(state))
@@ -123,7 +126,8 @@ def measure(subject: Subject) -> dict[str, Any]:
     }
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """A panel each sigma: 1 - cosine against t, a line an estimator, a band over seeds."""
     times, sigmas = record["times"], record["sigmas"]
     by_seed = 1 - np.array(record["cosine_by_seed"], float)  # [S, E, T, Σ]

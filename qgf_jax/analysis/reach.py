@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject, mean_of_best
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.methods.builder import Builder
 from qgf_jax.training.weighing import State
 from qgf_jax.types import Array, Critic, Params
@@ -21,7 +22,7 @@ from qgf_jax.types import Array, Critic, Params
 _OWN, _GUIDING, _HELD, _OTHER = "critic", "guiding members", "held-out member", "other run"
 
 
-def gains(
+def _gains(
     own: Array, drawn: Array, actions: Mapping[str, Array], rank: Critic, judge: Critic
 ) -> dict[str, Array]:
     """What `judge` says of actions, by method [W]; of the best of N by `rank` [].
@@ -36,7 +37,8 @@ def gains(
     }
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@MEASURES.declare
+def _measure(subject: Subject) -> dict[str, Any]:
     """`rows`: method, weight, who judges, and the mean gain with its interval."""
     arms, weights = subject.arms(acting.METHODS), subject.weights()
     other, extra = subject.other, {}
@@ -45,33 +47,31 @@ def measure(subject: Subject) -> dict[str, Any]:
         extra["judge"] = jax.tree.map(lambda x: x[place], other.params["critic"])
 
     def one(params: Params, state: State) -> dict[str, Array]:
-        own, drawn = acting.of_reference(subject, params, state)
-        actions = acting.by_weight(subject, arms, params, state, weights)
+        own, drawn = subject.reference(params, state)
+        actions = subject.actions(arms, params, state, weights)
         critic = state.q()
-        found = {_OWN: gains(own, drawn, actions, critic, critic)}
+        found = {_OWN: _gains(own, drawn, actions, critic, critic)}
         if other is not None:
             nets = Builder(other.run.config, other.spec).networks()
             judge = nets.q_of(params["judge"], state.obs)
-            found[_OTHER] = gains(own, drawn, actions, critic, judge)
+            found[_OTHER] = _gains(own, drawn, actions, critic, judge)
         if state.nets.ensemble > 1:
             rest = jax.tree.map(lambda x: x[:-1], params["critic"])
-            actions = acting.by_weight(subject, arms, params | {"critic": rest}, state, weights)
+            actions = subject.actions(arms, params | {"critic": rest}, state, weights)
             guides, held = state.q(slice(-1)), state.q(slice(-1, None))
-            found[_GUIDING] = gains(own, drawn, actions, guides, guides)
-            found[_HELD] = gains(own, drawn, actions, guides, held)
+            found[_GUIDING] = _gains(own, drawn, actions, guides, guides)
+            found[_HELD] = _gains(own, drawn, actions, guides, held)
         return {f"{who}/{what}": x for who, of in found.items() for what, x in of.items()}
 
     rows = []
     for name, table in subject.measure(one, extra).items():
         who, _, label = name.partition("/")
-        if table.ndim == 2:
-            rows.append(acting.level(label, table, judge=who))
-        else:
-            rows += acting.curve(label, weights, table, judge=who)
+        rows += acting.rows(label, weights, table, judge=who)
     return {"rows": rows, "judges": list(dict.fromkeys(row["judge"] for row in rows))}
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """A panel each judge, in the order in which they can be compared."""
     order = [_OWN, _GUIDING, _HELD, _OTHER]
     judges = sorted(record["judges"], key=order.index)
@@ -85,8 +85,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
     }
     for ax, judge in zip(axes, judges, strict=True):
         rows = [row for row in record["rows"] if row["judge"] == judge]
-        acting.plot(ax, rows)
-        acting.finish(ax, rows, "gain of Q over the reference [return]")
+        acting.plot(ax, rows, "gain of Q over the reference [return]")
         ax.axhline(0, color="black", lw=0.6)
         ax.set_title(titles[judge], fontsize=9)
     _share_limits([ax for ax, j in zip(axes, judges, strict=True) if j in (_OWN, _GUIDING, _HELD)])

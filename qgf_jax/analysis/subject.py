@@ -17,13 +17,17 @@ from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.statistics import Interval
 from qgf_jax.evaluation.summary import Row, summarize
 from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.table import Method
+from qgf_jax.runs.files import numbers
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime.seeds import over_seeds
-from qgf_jax.training.weighing import Effort, Nearby, State, draw
+from qgf_jax.training.weighing import Effort, Nearby, State
 from qgf_jax.types import Array, Params
 
 _BATCH = 16
 """States at once."""
+_DRAWN = 32
+"""Reference actions in a state, of which the best of N is taken in all ways."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Subject:
         feed = DatasetFeed(self.data, loaded.spec.steps)
         try:
             dataset = feed.at(loaded.step - 1)
-            drawn = functools.partial(draw, loaded.run.config, loaded.spec, blocks=feed.blocks)
+            drawn = functools.partial(
+                Nearby.draw, loaded.run.config, loaded.spec, blocks=feed.blocks
+            )
             return jax.jit(lambda data: drawn(data, effort=Effort(states=self.states)))(dataset)
         finally:
             feed.close()
@@ -88,7 +94,16 @@ class Subject:
         played = {
             row["weight"] for row in self.rows if row["method"] == "qgf" and not row["options"]
         }
-        return with_means({*self.loaded.run.config["eval"]["weights"], *played})
+        return self.with_means({*self.loaded.run.config["eval"]["weights"], *played})
+
+    @staticmethod
+    def with_means(weights: Sequence[float] | set[float]) -> tuple[float, ...]:
+        """0, the weights above it, and the geometric mean of each two that follow one another."""
+        above = np.array(sorted(w for w in weights if w > 0))
+        means = np.sqrt(above[1:] * above[:-1])
+        # To three digits, for tables; what was asked for stays as it is.
+        rounded = (float(f"{mean:.3g}") for mean in means)
+        return tuple(sorted({0.0, *above.tolist(), *rounded}))
 
     @functools.cached_property
     def num_steps(self) -> int:
@@ -116,14 +131,26 @@ class Subject:
         )
         return {name: np.asarray(x) for name, x in jax.device_get(found).items()}
 
+    def actions(
+        self, arms: Mapping[str, Arm], params: Params, state: State, weights: Sequence[float]
+    ) -> dict[str, Array]:
+        """By method the actions [W, D] under `weights` from the state's noise, clipped as in play."""
+        found = {}
+        for label, arm in arms.items():
+            sample = self.loaded.sampler(arm.method, arm.best_of, arm.options)
+            given = jnp.array(weights if Method.named(arm.method).weighted else (0.0,))
+            found[label] = jax.lax.map(
+                lambda w, sample=sample: sample(params, state.obs, state.key, w), given
+            )
+        return found
 
-def with_means(weights: Sequence[float] | set[float]) -> tuple[float, ...]:
-    """0, the weights above it, and the geometric mean of each two that follow one another."""
-    above = np.array(sorted(w for w in weights if w > 0))
-    means = np.sqrt(above[1:] * above[:-1])
-    # To three digits, for tables; what was asked for stays as it is.
-    rounded = (float(f"{mean:.3g}") for mean in means)
-    return tuple(sorted({0.0, *above.tolist(), *rounded}))
+    def reference(self, params: Params, state: State) -> tuple[Array, Array]:
+        """The reference's action [D] from the state's noise, and others [M, D], from other noise."""
+        sample = self.loaded.sampler("reference")
+        keys = jax.random.split(jax.random.fold_in(state.key, 1), _DRAWN)
+        zero = jnp.zeros(())
+        draw = jax.vmap(lambda key: sample(params, state.obs, key, zero))
+        return sample(params, state.obs, state.key, zero), draw(keys)
 
 
 def interval(table: np.ndarray) -> dict[str, float | None]:
@@ -135,18 +162,7 @@ def interval(table: np.ndarray) -> dict[str, float | None]:
     whole = some[:, np.isfinite(some).all(axis=0)]
     if not whole.size:
         return {"mean": None, "low": None, "high": None}
-    return {k: number(v) for k, v in Interval.of_mean([whole])._asdict().items()}
-
-
-def number(value: Any) -> float | None:
-    """As JSON, which has no NaN and no infinity, to six digits."""
-    return float(f"{value:.6g}") if np.isfinite(value) else None
-
-
-def numbers(values: Any) -> Any:
-    """The same of an array, as nested lists."""
-    array = np.asarray(values)
-    return [numbers(x) for x in array] if array.ndim else number(array)
+    return {k: numbers(v) for k, v in Interval.of_mean([whole])._asdict().items()}
 
 
 def mean_of_best(ranks: Array, values: Array, of: int) -> Array:

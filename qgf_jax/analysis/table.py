@@ -2,11 +2,15 @@
 
 from typing import NamedTuple
 
-OF_ACTIONS = ("states", "step")
+from qgf_jax.runtime.plugins import ByModule
+
+MEASURES, PICTURES = ByModule(), ByModule()
+"""What a module declares: (subject) -> record, without a subject if it has no run; record -> figure."""
+_OF_ACTIONS = ("states", "step")
 
 
 class Analysis(NamedTuple):
-    """A row; the module `qgf_jax.analysis.NAME` has its functions `measure` and `draw`."""
+    """A row; the module `qgf_jax.analysis.NAME` declares what it measures and draws."""
 
     about: str
     takes: tuple[str, ...] = ()
@@ -19,23 +23,23 @@ class Analysis(NamedTuple):
 ANALYSES = {
     "noise": Analysis(
         "how far each estimator of the critic's slope turns when the action is perturbed",
-        OF_ACTIONS,
+        _OF_ACTIONS,
     ),
     "reach": Analysis(
         "Q that guided actions reach, by the critic that guides and by one that does not",
-        ("methods", "weights", "other", *OF_ACTIONS),
+        ("methods", "weights", "other", *_OF_ACTIONS),
     ),
     "distance": Analysis(
         "how far guided actions are from what the data did nearby, and how many are clipped",
-        ("methods", "weights", *OF_ACTIONS),
+        ("methods", "weights", *_OF_ACTIONS),
     ),
     "kl": Analysis(
         "KL divergence of guided actions from the reference, and success against it",
-        ("methods", "weights", *OF_ACTIONS),
+        ("methods", "weights", *_OF_ACTIONS),
     ),
     "sensitivity": Analysis(
         "success and Q by weight, and Q by the steps of the flow",
-        ("methods", "weights", *OF_ACTIONS),
+        ("methods", "weights", *_OF_ACTIONS),
     ),
     "compute": Analysis(
         "operations and kernels of one action, counted in the compiled programs",

@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qgf_jax.analysis import acting
-from qgf_jax.analysis.subject import number, numbers
+from qgf_jax.analysis.table import MEASURES, PICTURES
 from qgf_jax.core import flow
 from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.table import Method
+from qgf_jax.runs.files import numbers
 from qgf_jax.types import Array
 
 METHODS = ("qgf", "qgf_jacobian", "jacobian_schedule", "bptt", "qfql")
@@ -114,7 +115,8 @@ def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.sqrt(max(0.0, 2 * apart(x, y) - apart(x, x) - apart(y, y))))
 
 
-def measure() -> dict[str, Any]:
+@MEASURES.declare
+def _measure() -> dict[str, Any]:
     """By toy: rows of each method and weight, mean Q and energy distance from the exact posterior.
 
     Of the first samples `ends` too, and of the first few in one dimension the whole `ways`.
@@ -154,13 +156,14 @@ def _row(toy: Toy, label: str, weight: float, x: np.ndarray, answer: np.ndarray)
     return {
         "method": label,
         "weight": weight,
-        "q": number(-((x - np.asarray(toy.best)) ** 2).sum(axis=1).mean()),
-        "energy_distance": number(energy_distance(x, answer)),
+        "q": numbers(-((x - np.asarray(toy.best)) ** 2).sum(axis=1).mean()),
+        "energy_distance": numbers(energy_distance(x, answer)),
         "lost": float(1 - finite.mean()),
     }
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+@PICTURES.declare
+def _draw(record: Mapping[str, Any]) -> Figure:
     """A row each toy and weight, a column each method: where its flow goes, and the exact answer."""
     count = len(WEIGHTS) * len(record["toys"])
     figure = Figure(figsize=(2.6 * len(METHODS), 2.3 * count))

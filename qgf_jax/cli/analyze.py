@@ -21,13 +21,9 @@ def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `analyze`."""
     parser = _parser()
     flags = parser.parse_args(arguments)
-    if flags.analysis not in ANALYSES:
-        raise UserError.unknown("analysis", flags.analysis, ANALYSES)
-    row = ANALYSES[flags.analysis]
+    row = _row(flags.analysis)
     _check(flags, row)
-    methods = flags.methods.split(",") if flags.methods else []
-    for name in methods:
-        Method.parse(name)
+    methods = _methods(flags.methods)
     # All that can be wrong with folder and data is found before JAX is imported.
     run = Run.open(flags.workdir) if row.has_run else None
     data = Loaded.of_run(run) if run and row.reads_data else None
@@ -50,6 +46,12 @@ def _main(arguments: Sequence[str]) -> None:
     print("\n".join(map(str, found)))
 
 
+def _row(name: str) -> Analysis:
+    if name not in ANALYSES:
+        raise UserError.unknown("analysis", name, ANALYSES)
+    return ANALYSES[name]
+
+
 def _check(flags: argparse.Namespace, row: Analysis) -> None:
     """Raises `UserError` for a flag that the analysis lacks, or that it has no use for."""
     name = flags.analysis
@@ -62,6 +64,14 @@ def _check(flags: argparse.Namespace, row: Analysis) -> None:
     for flag in ("states", "step", "methods", "weights", "other"):
         if getattr(flags, flag) is not None and flag not in row.takes:
             raise UserError(f"analyze {name} has no use for --{flag}: leave it out")
+
+
+def _methods(text: str | None) -> list[str]:
+    """The methods in a list with commas. Raises `UserError` for one that there is not."""
+    names = text.split(",") if text else []
+    for name in names:
+        Method.parse(name)
+    return names
 
 
 def _parser() -> Parser:

@@ -8,6 +8,7 @@ from qgf_jax.data.load import Loaded
 from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
+from qgf_jax.runs.weights import check_can_be_evaluated
 from qgf_jax.runtime import paths
 
 
@@ -31,6 +32,12 @@ def _main(arguments: Sequence[str]) -> None:
         help="a run on other trajectories of the same environment, whose critic judges the guided "
         "actions: for agree and trust (docs/guidance.md)",
     )
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="let a critic for each of some weights learn what qgf earns under it, for the criterion "
+        "evaluated: minutes in place of seconds",
+    )
     parser.add_cpu_threads()
     flags = parser.parse_args(arguments)
     # All that can be wrong with folder and data is found before JAX is imported.
@@ -38,7 +45,10 @@ def _main(arguments: Sequence[str]) -> None:
     TRAINING.check_free(run.trained_in)
     if flags.judge is not None:
         check_judge(run, Run.open(flags.judge))
+    if flags.evaluate:
+        check_can_be_evaluated(run)
     data = Loaded.of_run(run)
     from qgf_jax.training.weights import choose_weights
 
-    print(json.dumps(choose_weights(flags.workdir, data, judge=flags.judge)))
+    chosen = choose_weights(flags.workdir, data, judge=flags.judge, evaluate=flags.evaluate)
+    print(json.dumps(chosen))

@@ -10,6 +10,17 @@ from qgf_jax.runtime import paths
 @RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `data.convert.convert`."""
+    flags = _parser().parse_args(arguments)
+    from qgf_jax.data.convert import convert
+    from qgf_jax.data.readers.recording import Choice
+
+    observations = tuple(key for key in flags.observations.split(",") if key)
+    choice = Choice(observations, flags.actions, flags.ends, flags.split)
+    folders = convert(flags.source, flags.out, name=flags.name, choice=choice)
+    print("\n".join(one_line(str(folder)) for folder in folders))
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="qgf convert",
         description="Writes a dataset, once and for all, as a folder of plain .npy files, one per\n"
@@ -43,11 +54,4 @@ def _main(arguments: Sequence[str]) -> None:
         help="what the end of an episode means where the source does not say",
     )
     parser.add_argument("--split", default="", help="a part of the episodes alone, as valid")
-    flags = parser.parse_args(arguments)
-    from qgf_jax.data.convert import convert
-    from qgf_jax.data.readers.recording import Choice
-
-    observations = tuple(key for key in flags.observations.split(",") if key)
-    choice = Choice(observations, flags.actions, flags.ends, flags.split)
-    folders = convert(flags.source, flags.out, name=flags.name, choice=choice)
-    print("\n".join(one_line(str(folder)) for folder in folders))
+    return parser

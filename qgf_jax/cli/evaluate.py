@@ -14,6 +14,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
+from qgf_jax.runs.watch import wait_for_run
 from qgf_jax.runtime import paths
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ _BUDGET = 25
 def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `evaluate`, then `film` if films are asked for."""
     flags = _parser().parse_args(arguments)
+    if flags.follow:
+        _check_before_waiting(flags)
+        wait_for_run(flags.workdir)
     config = Run.open(flags.workdir).config
     options = _options(flags, config["eval"])
     methods = _methods(flags, config["algorithm"])
@@ -56,6 +60,15 @@ def _main(arguments: Sequence[str]) -> None:
         film(flags.workdir, sweep, flags.videos, **where)
 
 
+def _check_before_waiting(flags: argparse.Namespace) -> None:
+    """Raises `UserError` for flags that no run could make right."""
+    if flags.step is not None:
+        raise UserError("--follow evaluates every checkpoint: leave --step out")
+    _budget(flags)
+    if flags.methods:
+        _methods(flags, "")
+
+
 def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
     """What `evaluate` is called with: the flags, and where they say nothing the run's own `eval`."""
     simulator, envs = getattr(flags, "envs", (None, None))
@@ -75,6 +88,7 @@ def _options(flags: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, 
         "report_selected": flags.report_selected,
         "budget": _budget(flags),
         "out": flags.out,
+        "follow": flags.follow,
     }
 
 
@@ -162,6 +176,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--workers", type=Count, default=os.cpu_count(), help="processes")
     parser.add_argument("--step", type=Index, help="checkpoint; else the newest sound one")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="evaluate each checkpoint once it is sealed, until the run's last step; a run that does "
+        "not exist yet is waited for",
+    )
     parser.add_argument(
         "--videos", type=EpisodesIfAny, default=0, help="report episodes an arm to film"
     )

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from qgf_jax.bounds import Counts
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.runtime import paths
 
@@ -18,6 +19,7 @@ def _main(arguments: Sequence[str]) -> None:
         epilog="example: qgf report runs/cube\n"
         "a site of several runs: qgf report runs/* --out=site\n"
         "one table of several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison\n"
+        "a run for each task: qgf report runs/task1 runs/task2 --select_on=2 --out=cube\n"
         "to publish: qgf report --workdir=runs/cube --record=results/cube --machine=here \\\n"
         "    --command='qgf train …' --command='qgf evaluate …'\n"
         "and again: qgf report --workdir=results/cube",
@@ -42,6 +44,14 @@ def _main(arguments: Sequence[str]) -> None:
         help="what all rows are compared with, as tables write it, such as reference or best_of; else "
         "best of 4 by the run's own critic, or the reference",
     )
+    parser.add_argument(
+        "--select_on",
+        type=Counts,
+        default=(),
+        help="tasks whose selection episodes choose one weight for all tasks of an environment, such as "
+        "2,4; else each task's own, or all of a run's",
+        metavar="TASK,…",
+    )
     _add_record(parser)
     flags = parser.parse_args(arguments)
     if bool(flags.runs) == bool(flags.workdir):
@@ -49,8 +59,9 @@ def _main(arguments: Sequence[str]) -> None:
     workdirs = flags.runs or flags.workdir
     if flags.record is None and (flags.command or flags.machine):
         parser.error("--command and --machine belong to --record")
-    if flags.record and (len(workdirs) > 1 or flags.out or flags.baseline):
-        parser.error("--record takes one run folder, and neither --out nor --baseline")
+    others = flags.out or flags.baseline or flags.select_on
+    if flags.record and (len(workdirs) > 1 or others):
+        parser.error("--record takes one run folder, and neither --out, --baseline nor --select_on")
     if len(workdirs) > 1 and not flags.out:
         parser.error("several run folders need --out")
     print(_made(flags, workdirs))
@@ -84,11 +95,12 @@ def _made(flags: argparse.Namespace, workdirs: Sequence[Path]) -> str:
         return record.write(*workdirs, flags.record, flags.command or (), machine)
     from qgf_jax.report import report, site
 
+    select_on = tuple(dict.fromkeys(flags.select_on))
     if flags.out and flags.runs:
-        return site.write(workdirs, flags.out, flags.baseline)
+        return site.write(workdirs, flags.out, flags.baseline, select_on)
     if flags.out:
-        return report.compare(workdirs, flags.out, flags.baseline)
-    return report.write(*workdirs, baseline=flags.baseline)
+        return report.compare(workdirs, flags.out, flags.baseline, select_on)
+    return report.write(*workdirs, baseline=flags.baseline, select_on=select_on)
 
 
 def _paths(text: str) -> list[Path]:

@@ -44,6 +44,11 @@ def endpoint(
     return jnp.clip(end, low, high) if clip else end
 
 
+def passed_through(kept: Array, free: Array) -> Array:
+    """`kept` [D], with the derivative of `free` [D]: straight through what made one of the other."""
+    return jax.lax.stop_gradient(kept) + (free - jax.lax.stop_gradient(free))
+
+
 def flow_endpoint(
     velocity: Velocity,
     *,

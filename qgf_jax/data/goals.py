@@ -128,13 +128,7 @@ class GoalSampler(NamedTuple):
         ahead = drawn.goal - row
         reached = (ahead >= 0) & (ahead < jnp.minimum(n_step, left))
         steps = jnp.where(reached, ahead, jnp.minimum(n_step, left))
-        powers = jnp.float32(discount) ** steps
-        if self.negative_reward:
-            reward = (
-                -(1.0 - powers) / (1.0 - discount) if discount < 1 else -steps.astype(jnp.float32)
-            )
-        else:
-            reward = jnp.where(reached, powers, 0.0)
+        reward = self._reward(reached, steps)
         width = max(chunk, n_step)
         actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, width))(
             drawn.start
@@ -162,8 +156,20 @@ class GoalSampler(NamedTuple):
         if self.with_next:
             following = NextChunk(dataset.action, drawn.start, n_step, chunk, self.blocks)
             batch = following.into(batch, left >= n_step + chunk)
-        if not self.subgoal_steps:
-            return batch
+        return self._with_subgoals(batch, goals, drawn) if self.subgoal_steps else batch
+
+    def _reward(self, reached: Array, steps: Array) -> Array:
+        """[B], of returns of `steps` [B], which end at the goal where it is `reached` [B]."""
+        powers = jnp.float32(self.discount) ** steps
+        if not self.negative_reward:
+            return jnp.where(reached, powers, 0.0)
+        if self.discount < 1:
+            return -(1.0 - powers) / (1.0 - self.discount)
+        return -steps.astype(jnp.float32)
+
+    def _with_subgoals(self, batch: Batch, goals: Any, drawn: _Draw) -> Batch:
+        """The batch with the goals `subgoal_steps` on, or the policy's own where that comes first."""
+        row, end = drawn.row, drawn.end
         on = jnp.minimum(row + self.subgoal_steps, end - 1)
         before = (drawn.actor_goal >= row) & (drawn.actor_goal < end)
         towards = jnp.where(before, jnp.minimum(on, drawn.actor_goal), on)

@@ -13,6 +13,7 @@ import numpy as np
 from qgf_jax.envs.jax_pointmaze import PointMaze, Start, State
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Program
+from qgf_jax.evaluation.compiled import Compiled
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods.pace import Pace
@@ -78,10 +79,9 @@ class DeviceSimulator(Simulator):
                 f"{maze.name.full} has observations {maze.obs_width} and actions {maze.action_dim} "
                 "wide, not as the run's data"
             )
-        super().__init__()
-        self._loaded, self._maze, self._envs = loaded, maze, envs
+        super().__init__(loaded)
+        self._maze, self._envs = maze, envs
         self._places = _ROUNDS * envs
-        self._programs: dict[Program, Callable[[_Queue], _Outcome]] = {}
 
     def parts(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
         """All jobs at once."""
@@ -139,12 +139,10 @@ class DeviceSimulator(Simulator):
         starts = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), nowhere)
         identity, weight = np.zeros((*shape, 2), np.int32), np.zeros(shape, np.float32)
         numbers = tuple(np.zeros(shape, np.float32) for _ in program.arguments)
-        known: dict[tuple[int, int], Start] = {}
+        start = functools.cache(self._maze.start)
         for seed, column in enumerate(taken):
             for place, job in enumerate(column):
-                key = (job.task, job.reset_seed)
-                known[key] = known.get(key) or self._maze.start(*key)
-                for into, value in zip(starts, known[key], strict=True):
+                for into, value in zip(starts, start(job.task, job.reset_seed), strict=True):
                     into[seed, place] = value
                 identity[seed, place] = (job.task, job.episode)
                 weight[seed, place] = job.acts_as.weight
@@ -153,10 +151,10 @@ class DeviceSimulator(Simulator):
         count = np.array([len(column) for column in taken], np.int32)
         return _Queue(starts, identity, weight, numbers, count), taken, left
 
-    def _compile(self, program: Program) -> Callable[[_Queue], _Outcome]:
+    def _compile(self, program: Program) -> Compiled:
         """The one program for a whole sweep of weights, numbers, tasks and seeds, to the last step.
 
-        Leaves have a leading axis of seeds.
+        It plays a queue; leaves have a leading axis of seeds.
         """
         actor, pace = self._loaded.actor(*program), self._loaded.pace(program.options)
 
@@ -175,13 +173,11 @@ class DeviceSimulator(Simulator):
             return jax.lax.while_loop(is_busy, body, carry)[1]
 
         sharding = self._loaded.sharding()
-        params = jax.device_put(self._loaded.params, sharding)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             jax.eval_shape(lambda: self._queue([], program)[0]),
         )
-        compiled = jax.jit(play).lower(params, shapes).compile()
-        return lambda queue: jax.tree.map(np.asarray, compiled(params, queue))
+        return Compiled(play, self._loaded, shapes)
 
     def _first(self, pace: Pace, queue: _Queue) -> tuple[_Slots, _Outcome, Array]:
         """The first episodes of a queue, no outcomes, and which episode follows."""

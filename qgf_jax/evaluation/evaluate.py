@@ -1,10 +1,12 @@
-"""Rolls one checkpoint out under many methods, weights and seeds, one line per episode."""
+"""Rolls checkpoints out under many methods, weights and seeds, one line per episode."""
 
+import contextlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family
-from qgf_jax.errors import UserError
+from qgf_jax.errors import UserError, log
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.device import DeviceSimulator
 from qgf_jax.evaluation.episodes import EpisodeLog
@@ -14,6 +16,7 @@ from qgf_jax.evaluation.worker_pool import WorkerPool
 from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
+from qgf_jax.runs.watch import Watch
 from qgf_jax.runtime import backend
 from qgf_jax.types import Spec
 
@@ -33,6 +36,7 @@ def evaluate(
     budget: int | None = None,
     simulator: str = "mujoco",
     out: str | os.PathLike | None = None,
+    follow: bool = False,
 ) -> Usage:
     """Plays what is missing of `sweep` and appends it to the run's episodes.jsonl.
 
@@ -47,10 +51,13 @@ def evaluate(
     `simulator`: one of `SIMULATORS`. "jax" plays on the device, in an approximation that lines name
     beside the environment, so that nothing takes them for the benchmark's; `envs` are of each seed.
     `out` is another folder for the lines, see `Run.beside`; that of the run stays untouched.
+    `follow` does so for each checkpoint, once it is sealed, until the run's last step, see `Watch`.
     Raises `UserError` if another process evaluates there, `SaveError` if lines cannot be written.
     """
     if budget is not None and selection_episodes is not None:
         raise UserError("selection episodes are given by a budget or by their number, not by both")
+    if follow and step is not None:
+        raise UserError("every checkpoint is evaluated or one step of them, not both")
     run = Run.open(workdir)
     if out is not None:
         run = run.beside(out)
@@ -67,18 +74,84 @@ def evaluate(
         report_selected,
         budget,
     )
-    with EpisodeLog.only_writer(run) as log:
-        loaded = LoadedRun.open(workdir, step)
-        run.link()
-        player = _simulator(loaded, name, envs, workers)
+    simulator_of = functools.partial(
+        _simulator, name=name, envs=envs, workers=workers, keep_workers=follow
+    )
+    with (
+        EpisodeLog.only_writer(run) as episode_log,
+        contextlib.closing(_Evaluation(run, plan, episode_log, simulator_of)) as evaluation,
+    ):
+        if follow:
+            evaluation.follow(workdir)
+        else:
+            evaluation.play(LoadedRun.open(workdir, step))
+        return evaluation.usage
+
+
+class _Evaluation:
+    """What one process plays of a plan, with one checkpoint after another."""
+
+    def __init__(
+        self,
+        run: Run,
+        plan: Plan,
+        episode_log: EpisodeLog,
+        simulator_of: Callable[[LoadedRun], Simulator],
+    ):
+        self._run, self._plan, self._log = run, plan, episode_log
+        self._simulator_of = simulator_of
+        self._player: Simulator | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Of all checkpoints together."""
+        return self._player.usage if self._player else Usage()
+
+    def play(self, loaded: LoadedRun, then: Callable[[], None] = lambda: None) -> None:
+        """Plays what is missing of a checkpoint, and calls `then` after each episode."""
+        self._run.link()
+        if self._player is None:
+            self._player = self._simulator_of(loaded)
+        else:
+            self._player.go_on_with(loaded)
 
         def record(job: Job, result: Result) -> None:
-            for line in job.lines(name.label, loaded.step, result):
-                log.append(line)
+            for line in job.lines(self._plan.env, loaded.step, result):
+                self._log.append(line)
+            then()
 
-        for jobs in plan.stages(loaded.step, log.lines):
-            player.rollout(jobs, record)
-    return player.usage
+        for jobs in self._plan.stages(loaded.step, self._log.lines):
+            self._player.rollout(jobs, record)
+
+    def follow(self, workdir: str | os.PathLike) -> None:
+        """Plays each checkpoint of the run in `workdir` when it is sealed, up to the last."""
+        watch = Watch(self._run)
+        for step in watch.steps():
+            # The first stage of which something is missing says it: those before were played.
+            missing = any(self._plan.stages(step, self._log.lines))
+            if missing and (loaded := _open_if_sound(watch, workdir, step)):
+                self.play(loaded, watch.look)
+
+    def close(self) -> None:
+        """Ends the simulator."""
+        if self._player:
+            self._player.close()
+
+
+def _open_if_sound(watch: Watch, workdir: str | os.PathLike, step: int) -> LoadedRun | None:
+    """A checkpoint; None, and a line that says why, for one that was altered or is being removed.
+
+    Raises `UserError` if that is the last one.
+    """
+    try:
+        return LoadedRun.open(workdir, step)
+    except Exception as error:  # of many kinds, by what Orbax says of files that vanish
+        why = watch.why_invalid(step)
+        if not why or step >= watch.last:
+            raise
+        if not isinstance(error, UserError):  # which has said so
+            log(f"qgf: warning: checkpoint {step} is not used: {why}")
+        return None
 
 
 def _playable(run: Run, simulator: str) -> EnvName:
@@ -94,10 +167,13 @@ def _playable(run: Run, simulator: str) -> EnvName:
     return name
 
 
-def _simulator(loaded: LoadedRun, name: EnvName, envs: int, workers: int | None) -> Simulator:
+def _simulator(
+    loaded: LoadedRun, name: EnvName, envs: int, workers: int | None, *, keep_workers: bool
+) -> Simulator:
     """What plays the episodes of an environment: on the device, or in worker processes."""
     if name.simulator == ON_DEVICE:
         maze = Family.of(name).device_simulator(name)
         return DeviceSimulator(loaded, maze, backend.choose("--envs=jax", envs))
     given = envs or max(backend.choose("eval.envs", 0, quiet=True), WorkerPool.enough(loaded.seeds))
-    return WorkerPool(loaded, name, backend.choose("eval.envs", given), workers)
+    count = backend.choose("eval.envs", given)
+    return WorkerPool(loaded, name, count, workers, keep_workers=keep_workers)

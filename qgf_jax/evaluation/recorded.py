@@ -34,14 +34,14 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 _AGAIN = "take the folder from its source again"
 
 
-class Packed(NamedTuple):
+class _Packed(NamedTuple):
     """The file of a publication, and what record.json says of it."""
 
     content: bytes
     about: dict[str, Any]
 
 
-def pack(lines: Iterable[Line]) -> Packed:
+def pack(lines: Iterable[Line]) -> _Packed:
     """The table of `lines`, in an order that the rows of a report are the same from.
 
     That is the order in which the parts of a report (arm, environment, task, split, step) first come,
@@ -67,7 +67,7 @@ def pack(lines: Iterable[Line]) -> Packed:
     with gzip.GzipFile("", "wb", 9, packed, mtime=0) as file:  # no name and no time in the header
         file.write(content)
     about = {"lines": len(placed), "sha256": hashlib.sha256(content).hexdigest()}
-    return Packed(packed.getvalue(), about)
+    return _Packed(packed.getvalue(), about)
 
 
 def read(path: Path, why_invalid: Callable[[Line], str]) -> Lines:

@@ -12,7 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from qgf_jax.evaluation.arms import Program
+from qgf_jax.evaluation.compiled import Compiled
 from qgf_jax.evaluation.sweep import Job
+from qgf_jax.runs.loaded import LoadedRun
 
 Result = dict[str, Any]
 """What became of an episode, as its line says it: return, length, success …"""
@@ -41,9 +43,20 @@ class Usage:
 class Simulator(abc.ABC):
     """Plays episodes of one loaded run in one environment; `rollout` is the one loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, loaded: LoadedRun) -> None:
         self.usage = Usage()
         """Of all that was played. A simulator counts its own time, `rollout` everything else."""
+        self._loaded = loaded
+        self._programs: dict[Any, Compiled] = {}
+
+    def go_on_with(self, loaded: LoadedRun) -> None:
+        """Plays with another checkpoint of the same run from now on; what was compiled stays."""
+        self._loaded = loaded
+        self._programs = {key: one for key, one in self._programs.items() if one.take(loaded)}
+
+    def close(self) -> None:
+        """Ends what was kept between two calls of `rollout`."""
+        self._programs.clear()
 
     @abc.abstractmethod
     def parts(self, jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:

@@ -54,6 +54,18 @@ def summarize(lines: Iterable[Line], references: Sequence[float] | None = None) 
     return rows
 
 
+def by_step(lines: Iterable[Line], references: Sequence[float] | None = None) -> list[Row]:
+    """The selected report rows of every step that was evaluated, the earliest first.
+
+    Each step is summarized for itself: its own selection episodes select its weights.
+    """
+    parts: dict[int, list[Line]] = {}
+    for line in lines:
+        parts.setdefault(line["step"], []).append(line)
+    rows = [row for _, part in sorted(parts.items()) for row in summarize(part, references)]
+    return [row for row in rows if row["selected"] and row["split"] == "report"]
+
+
 def leading_weights(lines: Iterable[Line], count: int) -> list[float]:
     """The `count` weights that lead in lines of one sampler, over all tasks; see `choice.leading`."""
     played: dict[float, dict[int, Cell]] = {}

@@ -16,6 +16,7 @@ from qgf_jax.envs.families import EnvName
 from qgf_jax.envs.pool import EnvPool, Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Program
+from qgf_jax.evaluation.compiled import Compiled
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods.pace import Pace
@@ -30,6 +31,9 @@ With as many as there are environments, the last bits of an action would depend 
 its place: a processor takes 8 numbers at a time and rounds otherwise in what is left over.
 """
 
+_KEPT = 100
+"""Environments of all tasks together whose workers are kept, in 25 MB each."""
+
 Act = Callable[..., np.ndarray]
 """(obs [S, B, O], identity [S, B, 3], weight [S, B], a program's arguments [S, B] …) -> chunks
 [S, B, H, A]
@@ -41,7 +45,8 @@ class WorkerPool(Simulator):
     """The simulator of worker processes; it plays one task at a time.
 
     `envs` environments are stepped at once, at least one for each seed. With `keep_actions` a result
-    has the actions [N, A] of its episode too.
+    has the actions [N, A] of its episode too. With `keep_workers` they stay until `close`, for the next
+    `rollout`, as far as `_KEPT` environments go.
     """
 
     def __init__(
@@ -52,12 +57,14 @@ class WorkerPool(Simulator):
         workers: int | None = None,
         *,
         keep_actions: bool = False,
+        keep_workers: bool = False,
     ):
-        super().__init__()
-        self._loaded, self._name, self._workers = loaded, name, workers
+        super().__init__(loaded)
+        self._name, self._workers = name, workers
         self._most = max(1, envs // loaded.seeds)
         self._keep_actions = keep_actions
-        self._programs: dict[tuple[Program, int], Act] = {}
+        self._kept: dict[tuple[str, int], EnvPool] | None = {} if keep_workers else None
+        """By environment and number of them, the one that was used last at the end."""
         self._per_seed = self._turns = 1
         self._pool: EnvPool
 
@@ -86,7 +93,8 @@ class WorkerPool(Simulator):
         name, loaded = self._name.with_task(jobs[0].task), self._loaded
         self._per_seed = min(self._most, _most_at_once(jobs))
         slots = loaded.seeds * self._per_seed
-        with EnvPool(name.full, slots, self._workers, parts=name.parts) as pool:
+        with self._environments(name, slots) as pool:
+            before = pool.cpu_seconds
             _check_widths(pool, loaded)
             self._pool = pool
             self._turns = _turns(pool.slots, self._per_seed, pool.workers)
@@ -95,8 +103,30 @@ class WorkerPool(Simulator):
                     act = _compile_act(loaded, program, self._group_size)
                     self._programs[program, self._group_size] = act
             yield
-            self.usage.simulator_cpu_seconds += pool.cpu_seconds
-            self.usage.cpu_seconds += pool.cpu_seconds
+            self.usage.simulator_cpu_seconds += pool.cpu_seconds - before
+            self.usage.cpu_seconds += pool.cpu_seconds - before
+
+    @contextlib.contextmanager
+    def _environments(self, name: EnvName, slots: int) -> Generator[EnvPool]:
+        """Workers of an environment: kept ones, or new ones, which end with the block or are kept."""
+        start = functools.partial(EnvPool, name.full, slots, self._workers, parts=name.parts)
+        if self._kept is None:
+            with start() as pool:
+                yield pool
+            return
+        pool = self._kept.pop((name.full, slots), None)
+        if pool is None:
+            while self._kept and slots + sum(n for _, n in self._kept) > _KEPT:
+                self._kept.pop(next(iter(self._kept))).close()
+            pool = start()
+        self._kept[name.full, slots] = pool
+        yield pool
+
+    def close(self) -> None:
+        """Ends what was kept, workers too."""
+        super().close()
+        while self._kept:
+            self._kept.popitem()[1].close()
 
     def play(self, program: Program, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         """Plays jobs in a batch of fixed shape; a finished environment takes the next job at once."""
@@ -162,7 +192,7 @@ def _groups(seeds: int, per_seed: int, count: int) -> Iterator[np.ndarray]:
         yield np.arange(seeds)[:, None] * per_seed + places
 
 
-def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
+def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Compiled:
     """The one program that acts for a whole sweep of weights, and of numbers of options.
 
     (obs [S, B, O], identity [S, B, 3], weight [S, B], arguments [S, B] …) -> chunks [S, B, H, A], where
@@ -188,7 +218,6 @@ def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
         return chunks.reshape(-1, *chunks.shape[2:])[:per_seed]
 
     sharding, shape = loaded.sharding(), (loaded.seeds, per_seed)
-    params = jax.device_put(loaded.params, sharding)
     shapes = [
         jax.ShapeDtypeStruct((*shape, spec.width), np.float32, sharding=sharding),
         jax.ShapeDtypeStruct((*shape, 3), np.int32, sharding=sharding),
@@ -198,9 +227,7 @@ def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Act:
     if pace.overlaps:
         chunks = (*shape, spec.chunk, spec.action)
         shapes.append(jax.ShapeDtypeStruct(chunks, np.float32, sharding=sharding))
-    act = jax.jit(lambda *args: seeds.over_seeds(batch, args))
-    compiled = act.lower(params, *shapes).compile()
-    return lambda *asked: np.asarray(compiled(params, *asked))
+    return Compiled(lambda *args: seeds.over_seeds(batch, args), loaded, *shapes)
 
 
 class _Asked(NamedTuple):

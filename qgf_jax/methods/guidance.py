@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import aggregates, flow, jax, jnp, norms
+from qgf_jax.methods.lazy import aggregates, flow, jnp, norms
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
@@ -62,7 +62,8 @@ def guide(
         actions = jax.vmap(act)(jax.random.normal(key, (64, action_dim)))
 
     In place of `q`, `rule="noise_aware"` takes (action, t) -> Q [], and `rule="learned_slope"`
-    (action, t) -> slope of Q [D].
+    (action, t) -> slope of Q [D], and `rule="soft_value"` (action, t, noise [D], steps) -> Q [] of the
+    clean action that the noise becomes.
 
     `rule`, `schedule` and `units` are names of parts; `cap` bounds the schedule that needs it, `options`
     belong to the rule, and `calibration` has the constants of units that need some. The endpoint is
@@ -184,7 +185,7 @@ def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
             return free
         # Twice, but the program has it once: XLA merges them, unless the endpoint is a loop of its own.
         kept = endpoint(action, t, velocity)
-        return jax.lax.stop_gradient(kept) + (free - jax.lax.stop_gradient(free))
+        return flow.passed_through(kept, free)
 
     kinds = {
         "box": endpoint,

@@ -49,8 +49,8 @@ class Part:
     """What other parts may ask for. Critics: "q", "target_q" (has a target copy), "returns" (Q is a
     return, in units of reward), "v" (in the units of Q), "goal_v". Policies: "flow", "actor_flow", …"""
     needs: frozenset[str] = frozenset()
-    """What other parts, the environment ("goals") or the run ("calibration", "weights") must
-    provide."""
+    """What other parts, the environment ("goals") or the run ("calibration", "weights",
+    "evaluation") must provide."""
     ignores: frozenset[str] = frozenset()
     """Options of the part that uses it, or "weight", which change nothing beside this part."""
     sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -14,6 +14,10 @@ _BENCHMARK = "Park et al., 2025a, arXiv 2410.20092"
 # The weight is theta of the source, which sweeps .01 to 1; beta carries the units of 1 / Q.
 _CGQL = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CLASSIFIER = {"units": "raw", "skip_first": True}
+# Without its pessimistic slope, which `rho` gives. See docs/guidance.md for what is known of the source.
+_QPILOTS = "Ruan et al., 2026, arXiv 2606.14801"
+_STEERED = {"units": "velocity", "straight_through": True, "skip_first": True}
+_PARTS = (0.1, 0.2, 0.3, 0.5)
 _PLAIN_FLOW = {
     "networks.time_feature": "raw",
     "networks.policy_layer_norm": False,
@@ -110,15 +114,9 @@ row(
     "qpilots_u",
     "as qgf_jacobian, the weight a part of the velocity, the clip passed straight through, the first "
     "step unguided",
-    # Without its pessimistic slope. Sources disagree on the Jacobian, see docs/guidance.md.
-    "Ruan et al., 2026, arXiv 2606.14801, QPILOTS-U",
-    options={
-        "rule": "one_step_jacobian",
-        "units": "velocity",
-        "straight_through": True,
-        "skip_first": True,
-    },
-    weights=(0.1, 0.2, 0.3, 0.5),
+    f"{_QPILOTS}, QPILOTS-U",
+    options={"rule": "one_step_jacobian", **_STEERED},
+    weights=_PARTS,
 )
 row(
     "qfql",
@@ -197,6 +195,14 @@ row(
     _AGF,
     options={"rule": "learned_slope"},
     policies=("flow_bc", "agf"),
+)
+row(
+    "qpilots_m",
+    "as qpilots_u, by a soft mean of Q over clean actions, drawn by a flow that has learned them",
+    f"{_QPILOTS}, QPILOTS-M",
+    options={"rule": "soft_value", **_STEERED},
+    policies=("flow_bc", "posterior"),
+    weights=_PARTS,
 )
 row(
     "seed_critic",

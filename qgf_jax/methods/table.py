@@ -14,7 +14,7 @@ from qgf_jax.methods.options import OF_CRITIC, Options, Split
 from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part
 
-_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights"})
+_FROM_ELSEWHERE = frozenset({"goals", "goal_observations", "calibration", "weights", "evaluation"})
 """Needs that the environment or the run provides, and no part."""
 
 

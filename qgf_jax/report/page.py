@@ -28,6 +28,8 @@ class Cell(NamedTuple):
 
     text: str
     href: str = ""
+    also: Sequence["Cell"] = ()
+    """What follows after commas."""
 
 
 class Section(NamedTuple):
@@ -93,6 +95,8 @@ def _kind(column: Sequence[Cell]) -> str:
 def _written(cell: Cell) -> str:
     """A number leads to where it comes from; what follows it, as its interval, is small."""
     found = _NUMBER.fullmatch(cell.text)
+    if cell.also:
+        return ", ".join([_written(cell._replace(also=())), *map(_written, cell.also)])
     if not found:
         return link(cell.text, cell.href if cell.text != "-" else "")
     more = f" <small>{text(found[2].strip())}</small>" if found[2] else ""
@@ -152,7 +156,7 @@ def page(
     )
     shown = [section for section in sections if section.body]
     ways = [*ways, *(Cell(section.title, f"#{section.anchor}") for section in shown)]
-    items = "".join(f"<li>{link(*way)}</li>" for way in ways)
+    items = "".join(f"<li>{link(way.text, way.href)}</li>" for way in ways)
     body = "".join(
         f'<section id="{one.anchor}"><h2>{text(one.title)}</h2>{one.body}</section>'
         for one in shown

@@ -11,10 +11,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from qgf_jax.envs.families import EnvName, Family
+from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
+from qgf_jax.report import losses
+from qgf_jax.report.maze import Maze
 from qgf_jax.report.page import printable
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
@@ -33,6 +35,8 @@ class _Subject(NamedTuple):
     rows: Sequence[Row]
     episodes: Sequence[Line]
     metrics: Sequence[Line]
+    by_step: Sequence[Row]
+    """Of the checkpoints before too: selected report rows."""
 
 
 class _Figure(NamedTuple):
@@ -45,13 +49,19 @@ class _Figure(NamedTuple):
 
 
 def draw(
-    run: Run, rows: Sequence[Row], folder: Path, episodes: Sequence[Line], metrics: Sequence[Line]
+    run: Run,
+    rows: Sequence[Row],
+    folder: Path,
+    episodes: Sequence[Line],
+    metrics: Sequence[Line],
+    by_step: Sequence[Row] = (),
 ) -> list[tuple[str, Path]]:
     """Draws what the run has data for: (caption, PNG) of each picture, in reading order.
 
     `episodes`, each of them once, and `metrics` are the run's lines, of which `rows` are made.
+    `by_step` are the rows of a learning curve, if several checkpoints were evaluated.
     """
-    subject, drawn = _Subject(run, rows, episodes, metrics), []
+    subject, drawn = _Subject(run, rows, episodes, metrics, by_step), []
     for figure in _figures(Spec.of(run.spec), _measures(rows)):
         path, fig = folder / figure.name, figure.draw(subject)
         if fig is None:
@@ -81,7 +91,13 @@ def _figures(spec: Spec, measures: Sequence[str]) -> Iterator[_Figure]:
         "Every method at its selected weight: report episodes, 95 % intervals.",
         _methods,
     )
-    yield _Figure("training.png", "Training curves.", _training)
+    yield _Figure(
+        "steps.png",
+        f"{' and '.join(measures).capitalize()} against training steps, each method at the weight that "
+        "the selection episodes of the step select: report episodes, 95 % intervals.",
+        _steps,
+    )
+    yield _Figure("training.png", "Training curves.", lambda subject: losses.draw(subject.metrics))
     if spec.state == (2,):
         yield _Figure(
             "trajectories.png",
@@ -98,10 +114,10 @@ def _figures(spec: Spec, measures: Sequence[str]) -> Iterator[_Figure]:
 
 
 def _label(row: Row) -> str:
-    return _plain(Arm.of(row).sampler.label)
+    return plain(Arm.of(row).sampler.label)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as it is: Matplotlib takes what stands between two dollar signs for a formula."""
     return printable(name).replace("$", r"\$")
 
@@ -123,7 +139,7 @@ class _Panel(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{_plain(self.env)}, task {self.task if self.task != ALL_TASKS else 'all'}"
+        return f"{plain(self.env)}, task {self.task if self.task != ALL_TASKS else 'all'}"
 
     def of(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that belong here."""
@@ -174,7 +190,7 @@ def _methods_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
         value, color = row[name], _own_color(_label(row)) or "#444444"
         ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
         ax.plot(value["mean"], place, "o", color=color, ms=6)
-    ax.set_yticks(range(len(rows)), [_plain(Arm.of(r).label) for r in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [plain(Arm.of(r).label) for r in rows], fontsize=8)
     ax.grid(alpha=0.3, axis="x")
 
 
@@ -182,13 +198,27 @@ def _sweep(subject: _Subject) -> Any:
     """A column a task, success above return: a line a swept method, a band where there is no weight."""
     if not _is_swept(subject.rows):
         return None
-    panels, names = _panels(subject.rows), _measures(subject.rows)
+    return _by_task(subject.rows, _sweep_panel, "guidance weight")
+
+
+def _steps(subject: _Subject) -> Any:
+    """A column a task, success above return: a line a method; nothing where there is one step alone."""
+    if len({row["step"] for row in subject.by_step}) < 2:
+        return None
+    return _by_task(subject.by_step, _steps_panel, "training step")
+
+
+def _by_task(
+    rows: Sequence[Row], draw_panel: Callable[[Axes, Sequence[Row], str], None], xlabel: str
+) -> Any:
+    """A column a task, a row of panels a measure, of report rows."""
+    panels, names = _panels(rows), _measures(rows)
     size = (5.4 * len(panels), 3.1 * len(names))
     fig, axes = plt.subplots(len(names), len(panels), figsize=size, squeeze=False, sharex="col")
     for column, panel in zip(axes.T, panels, strict=True):
-        here = [row for row in panel.of(subject.rows) if row["split"] == "report"]
+        here = [row for row in panel.of(rows) if row["split"] == "report"]
         for ax, name in zip(column, names, strict=True):
-            _sweep_panel(ax, here, name)
+            draw_panel(ax, here, name)
         if names[0] == "success":
             column[0].set(ylim=(-0.03, 1.03))
         column[0].set_title(panel.title, fontsize=10)
@@ -196,7 +226,7 @@ def _sweep(subject: _Subject) -> Any:
             column[0].legend(fontsize=8, framealpha=0.9)
         else:
             column[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.02))
-        column[-1].set_xlabel("guidance weight")
+        column[-1].set_xlabel(xlabel)
     fig.tight_layout()
     return fig
 
@@ -211,6 +241,15 @@ def _sweep_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
         else:
             _curve(ax, mine, name, color, label)
     weight_axis(ax, sorted({row["weight"] for mine in by_label.values() for row in mine}))
+    ax.set_ylabel(name)
+    ax.grid(alpha=0.3)
+
+
+def _steps_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
+    """`name` of each method against the training step."""
+    for place, label in enumerate(dict.fromkeys(map(_label, rows))):
+        mine = [row for row in rows if _label(row) == label]
+        _error_bars(ax, mine, "step", name, color_of(label, place), label)
     ax.set_ylabel(name)
     ax.grid(alpha=0.3)
 
@@ -239,13 +278,18 @@ def _band(ax: Axes, value: Mapping[str, float], color: str, label: str) -> None:
 
 def _curve(ax: Axes, rows: Sequence[Row], name: str, color: str, label: str) -> None:
     """A method against its weights, the selected one with a ring."""
-    x = [row["weight"] for row in rows]
-    mean, low, high = (np.array([row[name][k] for row in rows]) for k in ("mean", "low", "high"))
-    errors = np.maximum(0.0, [mean - low, high - mean])
-    ax.errorbar(x, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=label)
+    _error_bars(ax, rows, "weight", name, color, label)
     for row in rows:
         if row["selected"]:
             ax.plot(row["weight"], row[name]["mean"], "o", ms=12, mfc="none", color=color)
+
+
+def _error_bars(ax: Axes, rows: Sequence[Row], x: str, name: str, color: str, label: str) -> None:
+    """`name` of rows with its interval against `x`."""
+    mean, low, high = (np.array([row[name][k] for row in rows]) for k in ("mean", "low", "high"))
+    errors = np.maximum(0.0, [mean - low, high - mean])
+    at = [row[x] for row in rows]
+    ax.errorbar(at, mean, yerr=errors, color=color, marker="o", ms=5, capsize=3, label=label)
 
 
 def weight_axis(ax: Axes, weights: Sequence[float]) -> None:
@@ -259,50 +303,19 @@ def weight_axis(ax: Axes, weights: Sequence[float]) -> None:
         ax.minorticks_off()
 
 
-def _training(subject: _Subject) -> Any:
-    """One panel a loss, training and validation."""
-    lines = subject.metrics
-    first = lines[0] if lines else {}
-    names = [k for k in first if k.endswith("/loss") and "validation" not in k]
-    if not names:
-        return None
-    fig, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
-    for ax, name in zip(axes[0], names, strict=True):
-        _loss_panel(ax, lines, name)
-    axes[0][0].legend(fontsize=8)
-    fig.tight_layout()
-    return fig
-
-
-def _loss_panel(ax: Axes, lines: Sequence[Line], name: str) -> None:
-    """A loss in training and on validation data, on a logarithmic axis if it is positive.
-
-    Within less than a factor of ten such an axis has no round number, so it is linear.
-    """
-    seen = []
-    for key, kind in ((name, "training"), (f"validation/{name}", "validation")):
-        points = [(line["step"], line[key]) for line in lines if key in line]
-        if points:
-            ax.plot(*zip(*points, strict=True), label=kind, lw=1.2)
-            seen += [loss for _, loss in points]
-    wide = min(seen) > 0 and max(seen) >= 10 * min(seen)
-    ax.set(title=name, xlabel="step", yscale="log" if wide else "linear")
-    ax.grid(alpha=0.3)
-
-
 def _trajectories(subject: _Subject) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
     selected = _selected(subject.rows)
     shown = [row for row in selected if (row["env"], row["task"]) in _panels(selected)]
     lines = [line for line in subject.episodes if "path" in line]
-    maze = _maze(subject.run)
+    maze = Maze.of(subject.run)
     if not shown or not lines or maze is None:
         return None
     fig, axes = _grid(len(shown))
     several = len({row["env"] for row in shown}) > 1
     for place, (ax, row) in enumerate(zip(axes, shown, strict=True)):
         maze.draw(ax)
-        title = _plain(Arm.of(row).label + (f"\n{row['env']}" if several else ""))
+        title = plain(Arm.of(row).label + (f"\n{row['env']}" if several else ""))
         _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
 
@@ -343,39 +356,6 @@ def _draw_path(ax: Axes, line: Line, row: Row, place: int) -> None:
     ax.plot(*line["goal"], "*", color=star, ms=13, zorder=5)
 
 
-class _Maze:
-    """A point maze as a picture."""
-
-    def __init__(self, free: np.ndarray, unit: float, offset: tuple[float, float]):
-        self.free, self.unit, self.offset = free, unit, offset
-
-    def centre(self, i: int, j: int) -> tuple[float, float]:
-        return j * self.unit - self.offset[0], i * self.unit - self.offset[1]
-
-    def draw(self, ax: Axes) -> None:
-        for i, j in np.argwhere(~self.free):
-            x, y = self.centre(i, j)
-            half = self.unit / 2
-            ax.add_patch(plt.Rectangle((x - half, y - half), self.unit, self.unit, color="#c9ccd1"))
-        (x0, y0), (x1, y1) = self.centre(0, 0), self.centre(*np.subtract(self.free.shape, 1))
-        ax.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xticks=[], yticks=[])
-
-    def grid(self, per_cell: int) -> Iterator[tuple[float, float]]:
-        """Points spread evenly over the free cells."""
-        inside = (np.arange(per_cell) + 0.5) / per_cell - 0.5
-        for i, j in np.argwhere(self.free):
-            x, y = self.centre(i, j)
-            for dx in inside * self.unit:
-                for dy in inside * self.unit:
-                    yield x + dx, y + dy
-
-
-def _maze(run: Run) -> _Maze | None:
-    name = EnvName.parse(run.config["env"])
-    known = Family.of(name).maze(name)
-    return _Maze(*known) if known else None
-
-
 def _field(subject: _Subject) -> Any:
     """Arrows of the mean action at many places, reference beside guided, over the value.
 
@@ -387,7 +367,7 @@ def _field(subject: _Subject) -> Any:
     run, guided = subject.run, _guided(subject)
     if not guided or "reference" not in Method.named(run.config["algorithm"]).serves:
         return None
-    maze = _maze(run)
+    maze = Maze.of(run)
     if not guided or maze is None:
         return None
     points = np.array(list(maze.grid(3)), np.float32)

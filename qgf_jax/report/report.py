@@ -7,34 +7,45 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qgf_jax.errors import ELSEWHERE, UserError, log, saving
-from qgf_jax.evaluation import paired, summary
+from qgf_jax.evaluation import paired, selection_cost, summary
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.over_tasks import aggregate
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import by_arm, newest
-from qgf_jax.report import run_page
+from qgf_jax.evaluation.selected_on import mark_as
+from qgf_jax.evaluation.selected_on import select_on as select_on_tasks
+from qgf_jax.report import cost, merged, run_page
 from qgf_jax.report.page import Cell
 from qgf_jax.report.tables import Table, add_optimism
+from qgf_jax.runs.alike import config_changes
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
 
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
+_CURVE = "steps.csv"
+"""Selected report rows of all checkpoints that were evaluated."""
 
 
-def write(workdir: str | os.PathLike, baseline: str | None = None) -> str:
+def write(
+    workdir: str | os.PathLike, baseline: str | None = None, select_on: Sequence[int] = ()
+) -> str:
     """Writes `report/`: summary.json, table.md, table.csv, plots, two pages. The table as text.
 
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
-    it leaves out. `baseline` is what rows are compared with, see `paired.compare`. Raises `UserError` if
-    nothing was evaluated or there is no such arm, `SaveError` if it cannot be written.
+    it leaves out. Where several checkpoints were evaluated, steps.csv and steps.png have them all.
+    `baseline` is what rows are compared with, see `paired.compare`. With `select_on`, tasks, a weight
+    is chosen on these alone, see `selected_on.select_on`. Raises `UserError` if nothing was evaluated,
+    there is no such arm or `select_on` lacks episodes, `SaveError` if it cannot be written.
     """
     run = Run.open(workdir)
     lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
     lines.warn()
     own = _evaluated(run, lines)
-    found = Reported(run, lines, metrics, own, _table(own, baseline))
+    if select_on:
+        select_on_tasks([own], select_on)
+    found = Reported(run, lines, metrics, own, _table(own, baseline, select_on))
     metrics.warn()
     _warn(found.table)
     return found.write(run.workdir / "report", _ELSEWHERE)
@@ -50,49 +61,76 @@ class Reported(NamedTuple):
     table: Table
 
     @classmethod
-    def of(cls, run: Run, baseline: str | None) -> "Reported":
-        """Of a run among several, which may lack the `baseline` and has its own then. Says nothing."""
+    def of(
+        cls, run: Run, baseline: str | None, select_on: Sequence[int], together: Evaluated
+    ) -> "Reported":
+        """Of a run among several, which may lack the `baseline` and has its own then. Says nothing.
+
+        With `select_on` it has the weights that were chosen for what it has played `together`.
+        """
         lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
         own = _evaluated(run, lines)
+        if select_on:
+            mark_as(own, together)
         has_arm = baseline and any(
             row["split"] == "report" and row["selected"]
             and paired.rank_as_baseline(Arm.of(row).sampler, baseline) is not None
             for row in own.rows
         )  # fmt: skip
-        return cls(run, lines, metrics, own, _table(own, baseline if has_arm else None))
+        made = _table(own, baseline if has_arm else None, select_on)
+        return cls(run, lines, metrics, own, made)
 
     def write(self, folder: Path, elsewhere: str = ELSEWHERE, ways: Sequence[Cell] = ()) -> str:
-        """Writes summary.json, table.md, table.csv, plots and pages into `folder`; the table as text.
+        """Writes summary.json, the tables, plots and pages into `folder`; the table as text.
 
-        `ways` are links to other pages. Raises `SaveError` with the advice
-        `elsewhere`.
+        `ways` are links to other pages. Raises `SaveError` with the advice `elsewhere`.
         """
-        # Matplotlib, which an error should not wait for.
-        from qgf_jax.report import plots
-
-        run, table = self.run, self.table
-        notes = [*_notes(self.lines), *filter(None, [self.metrics.note()])]
-        films = run_page.films_of(run)
+        costs = selection_cost.curves(self.own, self.table.select_on)
+        by_step, notes = self._by_step(), self._notes()
+        films = run_page.films_of(self.run)
         with saving(folder, elsewhere):
             folder.mkdir(parents=True, exist_ok=True)
-            episodes = summary.unique(self.lines.records)
-            figures = plots.draw(run, table.rows, folder, episodes, self.metrics.records)
+            (folder / _CURVE).unlink(missing_ok=True)  # of an earlier report
+            figures = self._draw(folder, by_step, costs)
             run_page.copy_films(films, folder)
-        pages = run_page.Pages(run, self.own, table, figures, notes, films)
-        text = "\n\n".join([table.markdown(), *notes])
+        pages = run_page.Pages(self.run, self.own, self.table, figures, notes, films, costs)
+        text = "\n\n".join(filter(None, [self.table.markdown(), cost.markdown(costs), *notes]))
         for name, content in {
-            "summary.json": json.dumps(self._summary(), indent=1) + "\n",
+            "summary.json": json.dumps(self._summary(costs), indent=1) + "\n",
             "table.md": text + "\n",
-            "table.csv": table.csv(),
+            "table.csv": self.table.csv(),
+            **({_CURVE: Table(by_step).csv()} if by_step else {}),
             run_page.EPISODES: pages.episodes(),
             "index.html": pages.results(ways),
         }.items():
             write_atomically(folder / name, content, elsewhere)
         return text
 
-    def _summary(self) -> dict[str, Any]:
+    def _by_step(self) -> list[summary.Row]:
+        """Of a learning curve; none where one checkpoint alone was evaluated."""
+        several = _earlier(self.lines)
+        return summary.by_step(self.lines.records, _references(self.run)) if several else []
+
+    def _notes(self) -> list[str]:
+        """What the tables leave out, and what was chosen but not reported."""
+        chosen = merged.unreported(self.own, 1) if self.table.select_on else ()
+        return [*_notes(self.lines), *filter(None, [self.metrics.note()]), *chosen]
+
+    def _draw(
+        self, folder: Path, by_step: Sequence[summary.Row], costs: Sequence[dict[str, Any]]
+    ) -> list[tuple[str, Path]]:
+        from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
+
+        episodes, metrics = summary.unique(self.lines.records), self.metrics.records
+        figures = plots.draw(self.run, self.table.rows, folder, episodes, metrics, by_step)
+        return figures + cost.draw(costs, folder / "selection_cost.png")
+
+    def _summary(self, costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        select_on = [*self.table.select_on]
         return {
             "rows": self.table.rows,
+            "selection_cost": costs,
+            **({"select_on": select_on} if select_on else {}),
             "optimistic": self.table.optimistic(),
             "aggregates": self.table.aggregates,
             "left_out": [
@@ -115,50 +153,57 @@ def evaluated(workdir: str | os.PathLike, trained_as: str = "") -> Evaluated:
     run = Run.open(workdir)
     lines = EpisodeLog.require(run)
     lines.warn()
-    return _evaluated(run, lines, trained_as)
+    found = _evaluated(run, lines, trained_as)
+    add_optimism(found.rows)
+    return found
 
 
 def _evaluated(run: Run, lines: Lines, trained_as: str = "") -> Evaluated:
     references = _references(run)
     rows = summary.summarize(lines.records, references)
-    add_optimism(rows)
     return Evaluated(rows, by_arm(lines.records), run.workdir.name, trained_as, references)
 
 
-def _table(own: Evaluated, baseline: str | None) -> Table:
+def _table(own: Evaluated, baseline: str | None, select_on: Sequence[int] = ()) -> Table:
+    """Of one run, whose weights are chosen."""
+    add_optimism(own.rows)
     own = own._replace(name="")
     paired.compare([own], baseline)
-    return Table(own.rows, aggregate([own], baseline))
+    return Table(own.rows, aggregate([own], baseline), select_on)
 
 
 class Together(NamedTuple):
     """Several runs as one table, the selected report rows alone."""
 
     table: Table
-    names: Sequence[str]
-    """How the table calls each run, in the order given."""
+    played: Sequence[Evaluated]
+    """All rows of each sample of seeds, which is mostly one run. Tables call it by its `name`."""
+    places: Sequence[int]
+    """Which of `played` each run belongs to, in the order given."""
     notes: Sequence[str]
-    """What it leaves out."""
+    """What is one sample, and what the table leaves out."""
 
     @classmethod
-    def of(cls, opened: Sequence[Run], baseline: str | None = None) -> "Together":
+    def of(
+        cls, opened: Sequence[Run], baseline: str | None = None, select_on: Sequence[int] = ()
+    ) -> "Together":
         """What a run was trained as is a column, since one method may act with several trainings.
 
-        That is algorithm and critic, and the folder where these two do not tell the runs apart.
-        `baseline` is what rows are compared with, see `paired.compare`: seeds of two runs are the same
-        where they were trained with the same number. Raises `UserError` if there is no such arm.
+        That is algorithm and critic, and the folder where these two do not tell the runs apart. Runs
+        that nothing but seeds tells apart are one, see `merged.merge`. `baseline` is what rows are
+        compared with, see `paired.compare`: seeds of two runs are the same where they were trained with
+        the same number. With `select_on`, tasks, a weight is chosen on these alone, see
+        `selected_on.select_on`. Raises `UserError` if there is no such arm, or if what `select_on` needs
+        was not played.
         """
-        names = [*map(_trained_as, opened)]
-        names = [
-            f"{n} ({r.workdir.name})" if names.count(n) > 1 else n for n, r in zip(names, opened)
-        ]
-        runs: list[Evaluated] = []
-        notes: list[str] = []
-        for name, run in zip(names, opened, strict=True):
-            lines = EpisodeLog.read(run)
-            notes += [f"{name}: {note}" for note in _notes(lines)]
-            lines.warn()
-            runs.append(_selected_reports(name, run, lines))
+        samples, notes = merged.merge([(run, EpisodeLog.read(run)) for run in opened])
+        names = _names(samples)
+        played: list[Evaluated] = []
+        for name, sample in zip(names, samples, strict=True):
+            notes += _notes_of(name, sample)
+            played.append(_evaluated_sample(name, sample))
+        notes += _choose(samples, played, select_on)
+        runs = [*map(_selected_reports, played)]
         rows = [row for one in runs for row in one.rows]
         if not rows:
             where = ", ".join(str(run.workdir) for run in opened)
@@ -167,7 +212,11 @@ class Together(NamedTuple):
         rows.sort(
             key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"])
         )
-        return cls(Table(rows, aggregate(runs, baseline)), names, notes)
+        places = [
+            next(i for i, sample in enumerate(samples) if any(run is one for one in sample.runs))
+            for run in opened
+        ]
+        return cls(Table(rows, aggregate(runs, baseline), select_on), played, places, notes)
 
     @property
     def text(self) -> str:
@@ -181,12 +230,34 @@ class Together(NamedTuple):
 
 
 def compare(
-    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, baseline: str | None = None
+    workdirs: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    baseline: str | None = None,
+    select_on: Sequence[int] = (),
 ) -> str:
-    """One table of several runs, see `Together`: OUT.md and OUT.csv, and its text."""
-    found = Together.of([Run.open(workdir) for workdir in workdirs], baseline)
+    """One table of several runs, see `Together.of`: OUT.md and OUT.csv, and its text."""
+    found = Together.of([Run.open(workdir) for workdir in workdirs], baseline, select_on)
     found.write(Path(f"{out}.md"), Path(f"{out}.csv"))
     return found.text
+
+
+def _names(samples: Sequence[merged.Sample]) -> list[str]:
+    """How a table calls each sample: as it was trained, where that is not enough its folders too."""
+    names = [_trained_as(sample.run) for sample in samples]
+    longer = [f"{n} ({s.folders})" for n, s in zip(names, samples)]
+    whole = [f"{n} ({s.run.workdir.parent.name}/{s.folders})" for n, s in zip(names, samples)]
+    longer = [w if longer.count(one) > 1 else one for one, w in zip(longer, whole)]
+    return [one if names.count(n) > 1 else n for n, one in zip(names, longer)]
+
+
+def _notes_of(name: str, sample: merged.Sample) -> list[str]:
+    """What the lines of a sample's runs lack, which is said on standard error too."""
+    notes = []
+    for run, lines in zip(sample.runs, sample.logs, strict=True):
+        whose = name if len(sample.runs) == 1 else run.workdir.name
+        notes += [f"{whose}: {note}" for note in _notes(lines)]
+        lines.warn()
+    return notes
 
 
 def _trained_as(run: Run) -> str:
@@ -201,16 +272,36 @@ def _references(run: Run) -> list[float] | None:
     return None
 
 
-def _selected_reports(name: str, run: Run, lines: Lines) -> Evaluated:
-    """The report rows of selected weights, by the numbers that seeds were trained with."""
-    first = run.config["seed"]
-    records = [{**line, "seed": first + line["seed"]} for line in lines.records]
-    rows = summary.summarize(records, _references(run))
-    add_optimism(rows)
+def _evaluated_sample(name: str, sample: merged.Sample) -> Evaluated:
+    """All rows, by the numbers that seeds were trained with."""
+    references = _references(sample.run)
+    rows = summary.summarize(sample.lines, references)
     _warn(Table(rows))
-    chosen = [row for row in rows if row["selected"] and row["split"] == "report"]
-    named = [{"trained_as": name, **row} for row in chosen]
-    return Evaluated(named, by_arm(records), name, _trained_as(run), _references(run))
+    return Evaluated(rows, by_arm(sample.lines), name, _trained_as(sample.run), references)
+
+
+def _choose(
+    samples: Sequence[merged.Sample], runs: Sequence[Evaluated], tasks: Sequence[int]
+) -> list[str]:
+    """Marks what `tasks` select, if any; a line for each weight that some have not reported."""
+    left = [*zip(samples, runs, strict=True)]
+    while tasks and left:
+        first = left[0][0].run
+        domain = [one for one in left if not config_changes(first, one[0].run, but=("env",))]
+        select_on_tasks([run for _, run in domain], tasks)
+        left = [one for one in left if not any(one is other for other in domain)]
+    return [
+        f"{run.name}: {note}"
+        for sample, run in zip(samples, runs, strict=True) if tasks or len(sample.runs) > 1
+        for note in merged.unreported(run, len(sample.places))
+    ]  # fmt: skip
+
+
+def _selected_reports(run: Evaluated) -> Evaluated:
+    """The report rows of selected weights alone."""
+    add_optimism(run.rows)
+    chosen = [row for row in run.rows if row["selected"] and row["split"] == "report"]
+    return run._replace(rows=[{"trained_as": run.name, **row} for row in chosen])
 
 
 def _notes(lines: Lines) -> list[str]:

@@ -16,7 +16,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Key, complete
 from qgf_jax.evaluation.summary import Row
-from qgf_jax.report import page
+from qgf_jax.report import cost, page
 from qgf_jax.report.charts import Axis, Point, Series, charts, linear_then_log
 from qgf_jax.report.page import Cell, Section
 from qgf_jax.report.tables import Part, Table, cell
@@ -29,7 +29,8 @@ KL = Path("analysis") / "kl.json"
 
 _SELECTED = (
     "Marked rows: the smallest weight that one standard error does not tell from the best on the "
-    "selection episodes. Every number is from the report episodes, which are others, and leads to them."
+    "selection episodes{}. Every number is from the report episodes, which are others, and leads to "
+    "them."
 )
 _WILSON = (
     "Of successes, intervals are never narrower than the Wilson interval of the distinct episodes."
@@ -50,12 +51,15 @@ class Pages(NamedTuple):
     """What the tables leave out."""
     films: Sequence[Path]
     """Beside the pages, in `videos`."""
+    costs: Sequence[Mapping[str, Any]]
+    """As `selection_cost.curves` has them."""
 
     def results(self, ways: Sequence[Cell] = ()) -> str:
         """The page of tables and pictures; `ways` lead elsewhere."""
         pictures = "".join(page.picture(path, caption) for caption, path in self.figures)
         sections = [
             *self._tables(),
+            cost.section(self.costs),
             Section("Pictures", pictures),
             Section("Success against KL", self._kl()),
             Section("Films", _films(self.films)),
@@ -109,7 +113,8 @@ class Pages(NamedTuple):
         ]  # fmt: skip
 
     def _tables(self) -> list[Section]:
-        said = [_SELECTED, *[_WILSON] * any(row["success"] for row in self.table.rows), *self.notes]
+        has_success = any(row["success"] for row in self.table.rows)
+        said = [_SELECTED.format(self.table.of_tasks), *[_WILSON] * has_success, *self.notes]
         sections = []
         for one in self.table.parts():
             body = self._by_env(one) if one.rows else self._over_tasks(one)

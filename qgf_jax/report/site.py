@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.episodes import EpisodeLog
+from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Key
 from qgf_jax.evaluation.summary import Row
 from qgf_jax.report import page, run_page
@@ -26,6 +27,11 @@ _MOST_POINTS = 150
 """Of a curve of training; the rest is in the run's own metrics.jsonl."""
 _LEVELS = ("reference", "best_of")
 """Methods without a weight that a sweep is seen against."""
+_SAID = (
+    "Each number is of a run's report episodes, at the weight that was selected on other episodes{}, "
+    "and leads to them; what a run was trained as leads to its own page, with all weights, config "
+    "and commands. Where seeds of several folders are one row, the column of runs leads to each."
+)
 
 
 class _Place(NamedTuple):
@@ -33,7 +39,7 @@ class _Place(NamedTuple):
 
     run: Run
     name: str
-    """How tables of several runs call it."""
+    """How tables of several runs call it; runs of one sample of seeds have the same."""
     folder: str
     reported: Reported | None
     """`None` for a run without episodes, which has no pages."""
@@ -51,24 +57,31 @@ class _Place(NamedTuple):
         return f"{self.folder}/{run_page.EPISODES}#row={place}"
 
 
+_Home = tuple[_Place, int]
+"""A run and the place of a row among its own."""
+
+
 def write(
-    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, baseline: str | None = None
+    workdirs: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    baseline: str | None = None,
+    select_on: Sequence[int] = (),
 ) -> str:
     """Writes the site of runs or their records into the folder `out`. Its table as text.
 
-    index.html is written last. For each run the site has what a report of that run alone has. A site
-    there is replaced, but pages of runs that are not among `workdirs` stay, with no link to them. Raises
-    `UserError` if nothing was selected and reported, or if `out` holds anything but a site, `SaveError`
-    if it cannot be written.
+    index.html is written last. For each run the site has what a report of that run alone has; with
+    `select_on` its weights are those of the site, see `report.Together.of`, which also says what it
+    raises. A site there is replaced, but pages of runs that are not among `workdirs` stay, with no link
+    to them. Raises `UserError` if `out` holds anything but a site, `SaveError` if it cannot be written.
     """
     out = Path(out)
     _check_free(out)
     runs = [Run.open(workdir) for workdir in workdirs]
-    together = Together.of(runs, baseline)
-    folders = _folders(runs)
+    together = Together.of(runs, baseline, select_on)
+    played = [together.played[i] for i in together.places]
     places = [
-        _Place(run, name, folder, _reported(run, baseline))
-        for run, name, folder in zip(runs, together.names, folders, strict=True)
+        _Place(run, one.name, folder, _reported(run, baseline, select_on, one))
+        for run, one, folder in zip(runs, played, _folders(runs), strict=True)
     ]
     with saving(out, _ELSEWHERE):
         out.mkdir(parents=True, exist_ok=True)
@@ -96,8 +109,12 @@ def _check_free(out: Path) -> None:
         raise UserError(f"{out} holds files that are no site of runs: {_ELSEWHERE}")
 
 
-def _reported(run: Run, baseline: str | None) -> Reported | None:
-    return Reported.of(run, baseline) if EpisodeLog.read(run).records else None
+def _reported(
+    run: Run, baseline: str | None, select_on: Sequence[int], together: Evaluated
+) -> Reported | None:
+    if not EpisodeLog.read(run).records:
+        return None
+    return Reported.of(run, baseline, select_on, together)
 
 
 def _folders(runs: Iterable[Run]) -> list[str]:
@@ -113,55 +130,61 @@ def _folders(runs: Iterable[Run]) -> list[str]:
     return names
 
 
+class _Homes:
+    """The runs that rows of the table of all are of, and which of their own rows these are."""
+
+    def __init__(self, places: Sequence[_Place]):
+        self._found: dict[tuple[str, Key], list[_Home]] = {}
+        for place in places:
+            for i, row in enumerate(place.rows):
+                self._found.setdefault((place.name, Key.of(row)), []).append((place, i))
+
+    def of(self, name: str, row: Row) -> list[_Home]:
+        """Of a row of what is called `name`: one, or one for each folder of a sample of seeds."""
+        return self._found.get((name, Key.of(row)), [])
+
+    def href(self, name: str, row: Row, column: str = "success") -> str:
+        """Where a cell leads: a number to its episodes, what a run was trained as to its page.
+
+        Of a sample of several folders nothing leads anywhere; they have a column of their own.
+        """
+        if len(found := self.of(name, row)) != 1:
+            return ""
+        ((place, i),) = found
+        if column == "trained as":
+            return place.home
+        return place.episodes(i) if page.leads(column) else ""
+
+
+def _folders_of(homes: Sequence[_Home]) -> Cell:
+    """Each folder, which leads to the episodes that it has of a row."""
+    first, *more = [Cell(place.folder, place.episodes(i)) for place, i in homes] or [Cell("-")]
+    return first._replace(also=more)
+
+
 def _sections(places: Sequence[_Place], together: Together) -> list[Section]:
-    homes = [_homes(places, row) for row in together.table.rows]
-    by_row = {id(row): home for row, home in zip(together.table.rows, homes, strict=True)}
+    homes = _Homes(places)
 
     def href(row: Row, column: str) -> str:
-        home = by_row[id(row)]
-        if column == "trained as":
-            return home[0][0].home if home else ""
-        return home[0][0].episodes(home[0][1]) if home and page.leads(column) else ""
+        return homes.href(row["trained_as"], row, column)
 
     sections = []
     for part in together.table.parts():
-        mine = [by_row[id(row)] for row in part.rows]
+        mine = [homes.of(row["trained_as"], row) for row in part.rows]
         # Where rows are each of one run, what it was trained as leads there already.
-        more = {"runs": [*map(_pages_of, mine)]} if any(len(home) > 1 for home in mine) else {}
+        more = {"runs": [*map(_folders_of, mine)]} if any(len(one) > 1 for one in mine) else {}
         sections.append(Section(part.title, page.part(part, href, more)))
-    said = (
-        "Each number is of a run's report episodes, at the weight that was selected on other episodes, "
-        "and leads to them; what a run was trained as leads to its own page, with all weights, config "
-        "and commands."
-    )
     first = sections[0]
-    notes = page.paragraphs([said, *together.notes])
+    said = page.paragraphs([_SAID.format(together.table.of_tasks), *together.notes])
     return [
-        first._replace(body=notes + first.body),
+        first._replace(body=said + first.body),
         *sections[1:],
         Section("By task", _by_task(together.table.reported, href)),
-        Section("Sweeps", _sweeps(places)),
+        Section("Sweeps", _sweeps(together, homes)),
         Section("Learning curves", _curves(places)),
         Section("Runs", _runs(places)),
         Section("Differences of configs", _configs(places)),
     ]
-
-
-def _homes(places: Sequence[_Place], row: Row) -> list[tuple[_Place, int]]:
-    """The runs that a row of the table of all is of, and which of their own rows it is."""
-    key = Key.of(row)
-    named = [place for place in places if place.name == row["trained_as"]]
-    return [
-        (place, i)
-        for place in named or places for i, own in enumerate(place.rows) if Key.of(own) == key
-    ]  # fmt: skip
-
-
-def _pages_of(home: Sequence[tuple[_Place, int]]) -> Cell:
-    if not home:
-        return Cell("-")
-    more = f" and {len(home) - 1} more" if len(home) > 1 else ""
-    return Cell(home[0][0].folder + more, home[0][0].home)
 
 
 def _by_task(rows: Sequence[Row], href: Callable[[Row, str], str]) -> str:
@@ -184,50 +207,54 @@ def _by_task(rows: Sequence[Row], href: Callable[[Row, str], str]) -> str:
     return page.table("By task", head, lines) + page.paragraphs([note])
 
 
-def _sweeps(places: Sequence[_Place]) -> str:
+def _sweeps(together: Together, homes: _Homes) -> str:
     """A chart for each task of what was reported at several weights."""
-    panels: dict[tuple[str, int], list[tuple[_Place, int, Row]]] = {}
-    for place in places:
-        for i, row in enumerate(place.rows):
+    panels: dict[tuple[str, int], list[tuple[str, Row]]] = {}
+    for one in together.played:
+        for row in one.rows:
             if row["split"] == "report":
-                panels.setdefault((row["env"], row["task"]), []).append((place, i, row))
+                panels.setdefault((row["env"], row["task"]), []).append((one.name, row))
     pooled = {env for env, task in panels if task == ALL_TASKS}
     shown = [key for key in sorted(panels) if key[1] == ALL_TASKS or key[0] not in pooled]
-    figures = "".join(_sweep(*key, panels[key]) for key in shown)
+    figures = "".join(_sweep(*key, panels[key], homes) for key in shown)
     return figures and f'<div class="charts">{figures}</div>'
 
 
-def _sweep(env: str, task: int, reported: Sequence[tuple[_Place, int, Row]]) -> str:
-    measure = "success" if all(row["success"] for *_, row in reported) else "return"
-    several = len({place.folder for place, *_ in reported}) > 1
-    arms: dict[str, list[tuple[_Place, int, Row]]] = {}
-    for one in reported:
-        label = Arm.of(one[2]).sampler.label + (f" ({one[0].name})" if several else "")
-        arms.setdefault(label, []).append(one)
-    swept = {
-        label: mine for label, mine in arms.items() if len({r["weight"] for *_, r in mine}) > 1
-    }
+def _sweep(env: str, task: int, reported: Sequence[tuple[str, Row]], homes: _Homes) -> str:
+    measure = "success" if all(row["success"] for _, row in reported) else "return"
+    several = len({name for name, _ in reported}) > 1
+    arms: dict[str, list[tuple[str, Row]]] = {}
+    for name, row in reported:
+        label = Arm.of(row).sampler.label + (f" ({name})" if several else "")
+        arms.setdefault(label, []).append((name, row))
+    swept = {label: mine for label, mine in arms.items() if len({r["weight"] for _, r in mine}) > 1}
     if not swept:
         return ""
-    weights = sorted({row["weight"] for mine in swept.values() for *_, row in mine})
+    weights = sorted({row["weight"] for mine in swept.values() for _, row in mine})
     x = Axis.places("guidance weight", [f"{weight:g}" for weight in weights])
     series = [
         Series(label, [
-            _point(weights.index(row["weight"]), row, measure, label, place.episodes(i))
-            for place, i, row in sorted(mine, key=lambda one: one[2]["weight"])
+            _point(weights.index(row["weight"]), row, measure, label, homes.href(name, row))
+            for name, row in sorted(mine, key=lambda one: one[1]["weight"])
         ])
         for label, mine in swept.items()
     ]  # fmt: skip
-    for label, mine in arms.items():
-        if label not in swept and mine[0][2]["method"] in _LEVELS:
-            mean = mine[0][2][measure]["mean"]
-            ends = [Point(x.low, mean), Point(x.high, mean)]
-            series.append(Series(f"{label}, {cell(mine[0][2], measure)}", ends, has_marks=False))
+    series += [
+        _level(label, mine[0][1], measure, x)
+        for label, mine in arms.items() if label not in swept and mine[0][1]["method"] in _LEVELS
+    ]  # fmt: skip
     heights = [p for one in series for p in one.points]
     known = [y for p in heights for y in (p.y, p.low, p.high) if y is not None]
     y = Axis.share(measure) if measure == "success" else Axis.of(measure, known)
     title = f"{env}, task {'all' if task == ALL_TASKS else task}"
     return charts(title, series, x, y)
+
+
+def _level(label: str, row: Row, measure: str, x: Axis) -> Series:
+    """A line across, of a method without a weight."""
+    mean = row[measure]["mean"]
+    ends = [Point(x.low, mean), Point(x.high, mean)]
+    return Series(f"{label}, {cell(row, measure)}", ends, has_marks=False)
 
 
 def _point(x: float, row: Row, measure: str, label: str, href: str) -> Point:

@@ -13,7 +13,7 @@ from qgf_jax.evaluation.summary import ALL_TASKS, Row
 
 _SELECTED = (
     "← the smallest weight that one standard error does not tell from the best on the selection "
-    "episodes, which are others."
+    "episodes{}, which are others."
 )
 
 _OF_OPTIMISM = (
@@ -68,6 +68,8 @@ class Table:
     rows: Sequence[Row]
     aggregates: Sequence[Mapping[str, Any]] = ()
     """Of many tasks, as `over_tasks.aggregate` makes them."""
+    select_on: Sequence[int] = ()
+    """The tasks whose selection episodes choose a weight; empty: each by its own, or by all together."""
 
     @property
     def reported(self) -> list[Row]:
@@ -90,7 +92,13 @@ class Table:
     def markdown(self) -> str:
         """All `parts` as Markdown, the selected weight of each method marked."""
         texts = [text for part in self.parts() for text in (part.markdown(), *part.notes)]
-        return "\n\n".join([texts[0], _SELECTED, *texts[1:]])
+        return "\n\n".join([texts[0], _SELECTED.format(self.of_tasks), *texts[1:]])
+
+    @property
+    def of_tasks(self) -> str:
+        """What words about the selection episodes add: of which tasks they are."""
+        names = " and ".join(map(str, self.select_on))
+        return f" of task{'s' * (len(self.select_on) > 1)} {names}" if names else ""
 
     def csv(self) -> str:
         """All rows, with success_mean, success_low and so on as columns."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from qgf_jax.errors import ELSEWHERE, SaveError, UserError, log
 from qgf_jax.runs.failpoints import failpoint
 
@@ -53,6 +55,14 @@ def sha256(path: Path) -> str:
 def fingerprint(record: Mapping[str, Any]) -> str:
     """The SHA-256 of a JSON object, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def numbers(values: Any) -> Any:
+    """A number, or an array as nested lists, as JSON has it: to six digits, without NaN and infinity."""
+    array = np.asarray(values)
+    if array.ndim:
+        return [numbers(x) for x in array]
+    return float(f"{array:.6g}") if np.isfinite(array) else None
 
 
 class _LeftOut(NamedTuple):

@@ -178,12 +178,15 @@ class LoadedRun:
     def _check_weights(self, method: str, by: str) -> None:
         if by in self.params.get("calibration", {}).get("weights", {}):
             return
-        folder = self.run.trained_in
-        state = Checkpoints(folder).digest(self.step)
-        chosen = ChosenWeights.of_checkpoint(folder, self.step, state).of_seeds()
+        folder, asked = self.run.trained_in, "evaluation" in Part.named("criterion", by).needs
+        state, command = (
+            Checkpoints(folder).digest(self.step),
+            "qgf calibrate" + " --evaluate" * asked,
+        )
+        chosen = ChosenWeights.of_checkpoint(folder, self.step, state, command).of_seeds()
+        advice = f"give `{command}`" if asked else UserError.nearest(by, chosen)
         raise UserError(
-            f"{folder}: `qgf calibrate` has chosen no weight by {by}, which {method} needs: "
-            f"{UserError.nearest(by, chosen)}"
+            f"{folder}: `qgf calibrate` has chosen no weight by {by}, which {method} needs: {advice}"
         )
 
     def actor(

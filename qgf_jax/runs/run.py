@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qgf_jax import config as configs
@@ -48,6 +49,10 @@ class Run(NamedTuple):
     """Fingerprints of its config with which older versions sealed checkpoints."""
     checkpoints_of: Path | None = None
     """The folder that holds the checkpoints, if it is not `workdir`."""
+    commit: str = ""
+    """Of the code that it was last trained with, "-dirty" where that was edited; empty: not known."""
+    packages: Mapping[str, str] = MappingProxyType({})
+    """Versions of the packages that it was last trained with, as `versions` has them."""
 
     @classmethod
     def open(cls, workdir: str | os.PathLike) -> "Run":
@@ -63,6 +68,7 @@ class Run(NamedTuple):
             *(record[part] for part in _NEEDED),
             former=_former(record),
             checkpoints_of=source and Path(source),
+            **_made_with(record),
         )
 
     @classmethod
@@ -90,7 +96,8 @@ class Run(NamedTuple):
             "git_commit": _git_commit(),
         }
         _write(workdir, record)
-        return cls(workdir, dict(config), dict(spec), dict(data), _former(record))
+        parts = (dict(config), dict(spec), dict(data), _former(record))
+        return cls(workdir, *parts, **_made_with(record))
 
     @classmethod
     def first_spec(
@@ -255,6 +262,16 @@ class Run(NamedTuple):
         if self.checkpoints_of is not None:
             record = RunConfig.read_record(self.checkpoints_of / "config.json")
             _write(self.workdir, {**record, "checkpoints_of": str(self.checkpoints_of)})
+
+
+def _made_with(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The commit and packages of a config.json; what is not there, or no such thing, is not known."""
+    commit, packages = record.get("git_commit"), record.get("versions")
+    known = packages.items() if isinstance(packages, dict) else ()
+    return {
+        "commit": commit if isinstance(commit, str) else "",
+        "packages": {name: str(version) for name, version in known},
+    }
 
 
 def _former(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,10 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_jax.errors import UserError
+from qgf_jax.methods.parts import Part
 from qgf_jax.runs.files import fingerprint, sha256, write_atomically
+from qgf_jax.runs.run import Run
 
 _RECORD, _ARRAYS = "weights.json", "weights.npz"
 _AGAIN = "give `qgf calibrate` again"
+
+
+def check_can_be_evaluated(run: Run) -> None:
+    """Raises `UserError` unless Q of the run's critic is a return, which an evaluation goes on from."""
+    critic = run.config["critic"].split(",")[0]
+    if "returns" not in Part.named("critic", critic).provides:
+        raise UserError(
+            f"{run.workdir}: Q of its critic {critic!r} is no return, so its weights cannot be "
+            "evaluated: leave --evaluate out, or train --config.critic=iql"
+        )
 
 
 class ChosenWeights(NamedTuple):
@@ -68,12 +80,17 @@ class ChosenWeights(NamedTuple):
         return chosen
 
     @classmethod
-    def of_checkpoint(cls, folder: Path, step: int, state: str) -> "ChosenWeights":
-        """Those of one checkpoint. Raises `UserError` if there are none, or they were altered."""
+    def of_checkpoint(
+        cls, folder: Path, step: int, state: str, command: str = "qgf calibrate"
+    ) -> "ChosenWeights":
+        """Those of one checkpoint. Raises `UserError` if there are none, or they were altered.
+
+        `command` is what chooses them.
+        """
         chosen = cls.read(folder)
         if chosen is None:
             raise UserError(
-                f"{folder} has no weight that was chosen from its data: give `qgf calibrate`"
+                f"{folder} has no weight that was chosen from its data: give `{command}`"
             )
         if (chosen.step, chosen.state) != (step, state):
             raise UserError(

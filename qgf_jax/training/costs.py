@@ -5,7 +5,6 @@ of this package's methods and of other packages' parts, and the versions.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from qgf_jax.errors import log
@@ -28,7 +27,7 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     be counted has None for both, and a line on standard error says why.
     """
     names = list(names)
-    counts = {name: kept.read(_file(name), _FIELDS) for name in {_UNIT, *names}}
+    counts = {name: _file(name).read(_FIELDS) for name in {_UNIT, *names}}
     if missing := [name for name, found in counts.items() if not found]:
         log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
     for name in missing:
@@ -37,7 +36,7 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         except Exception as error:  # of a part, perhaps from another package: the rest is listed
             log(f"qgf: the cost of {name} is not known: {type(error).__name__}: {error}")
             continue
-        kept.write(_file(name), counts[name])
+        _file(name).write(counts[name])
     unit = counts[_UNIT].get("flops")
     return {
         name: {
@@ -110,6 +109,6 @@ def _groups_read(traced: Any) -> list[str]:
     return sorted({path[1].key for path, var in pairs if var in read_at_all})
 
 
-def _file(name: str) -> Path | None:
-    """Where the count of a method is kept; None if nothing is to be kept."""
-    return kept.place("costs", ("core", "methods"), repr(algorithms.Method.named(name)))
+def _file(name: str) -> kept.CountFile:
+    """Where the count of a method is kept."""
+    return kept.CountFile.of("costs", ("core", "methods"), repr(algorithms.Method.named(name)))

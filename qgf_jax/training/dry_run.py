@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,9 +47,9 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     state, dataset = jax.eval_shape(programs.init, programs.seeds), _dataset_shapes(spec)
     device = jax.devices()[0]
     place = _place_of(one_device, spec, device)
-    if not (read := kept.read(place, ("flops", "work"))):
+    if not (read := place.read(("flops", "work"))):
         read = _compiled(programs, state, dataset, device)
-        kept.write(place, read)
+        place.write(read)
     return {
         "config": config,
         "observation": spec.width,
@@ -79,13 +78,13 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _place_of(config: Mapping[str, Any], spec: Spec, device: Any) -> Path | None:
-    """Where the counts of one device's program are kept; `None` if nowhere."""
+def _place_of(config: Mapping[str, Any], spec: Spec, device: Any) -> kept.CountFile:
+    """Where the counts of one device's program are kept."""
     own = {key: value for key, value in config.items() if key not in _IDLE}
     flags = os.environ.get("XLA_FLAGS", "")
     row = Method.named(config["algorithm"])
     about = json.dumps(own, sort_keys=True), repr(spec), repr(row), device.device_kind, flags
-    return kept.place("dry_run", _ROOMS, *about)
+    return kept.CountFile.of("dry_run", _ROOMS, *about)
 
 
 def _compiled(programs: Trainer, state: Any, dataset: Any, device: Any) -> dict[str, Any]:

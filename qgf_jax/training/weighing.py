@@ -40,6 +40,12 @@ class Effort(NamedTuple):
     """Chunks of these that a distance is from the nearest of. The weight by distance depends on it."""
     factors: tuple[float, ...] = tuple(np.geomspace(1e-2, 1e2, 25).tolist())
     """The grid, in units of the weight `relative`."""
+    evaluated: slice = slice(6, 24, 3)
+    """Which of these are evaluated, if any are: 0.1 to 32 times `relative`, by half decades."""
+    transitions: int = 32768
+    """Of the data, after which each of these weights acts, and which its critic learns from."""
+    updates: int = 2000
+    """Of each critic that evaluates."""
 
     def measure(
         self,
@@ -69,7 +75,7 @@ class Effort(NamedTuple):
 
         @jax.jit
         def program(groups: Params, dataset: Any) -> dict[str, Array]:
-            near = draw(config, spec, dataset, blocks, self)
+            near = Nearby.draw(config, spec, dataset, blocks, self)
             one = functools.partial(_one_seed, nets, theirs, num_steps, self, near)
             return over_seeds(one, groups)
 
@@ -88,6 +94,34 @@ class Nearby(NamedTuple):
     actions: Array
     """[N, K, D]."""
 
+    @classmethod
+    def draw(
+        cls, config: Mapping[str, Any], spec: Spec, dataset: Any, blocks: int, effort: Effort
+    ) -> "Nearby":
+        """States, and of the `bank` the chunks that begin in the nearest states.
+
+        Nearest by all numbers of a state, each over its standard deviation; a goal does not count.
+        """
+
+        def drawn(size: int, seed: int) -> Any:
+            feed = BatchSampler.of(config, spec, batch_size=size, blocks=blocks)
+            return feed.gather(dataset, feed.draw(dataset, jax.random.key(seed)))
+
+        states, bank = drawn(effort.states, 0).actor.obs, drawn(effort.bank, 1)
+        here, there = (x.reshape(len(x), -1) for x in (states.state, bank.actor.obs.state))
+        spread = there.std(axis=0)
+        scale = jnp.where(spread > 0, spread, 1.0)
+
+        def neighbours(state: Array) -> Array:
+            gap = (((there - state[None]) / scale[None]) ** 2).sum(axis=1)
+            whole = (
+                bank.actor.weight > 0
+            )  # a chunk that runs over the end of its trajectory is none
+            return jax.lax.top_k(-jnp.where(whole, gap, jnp.inf), effort.neighbours)[1]
+
+        nearest = jax.lax.map(neighbours, here, batch_size=min(32, effort.states))
+        return cls(states, bank.action[nearest])
+
 
 def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     """The w [] for which w g is nearest to S g / q_std, summed over the slopes g, `slopes` [K, D].
@@ -96,33 +130,6 @@ def _relative_weight(covariance: Array, q_std: Array, slopes: Array) -> Array:
     """
     turned = jnp.matmul(slopes, covariance, precision="highest")
     return (slopes * turned).sum() / (q_std * (slopes * slopes).sum())
-
-
-def draw(
-    config: Mapping[str, Any], spec: Spec, dataset: Any, blocks: int, effort: Effort
-) -> Nearby:
-    """States, and of the `bank` the chunks that begin in the nearest states.
-
-    Nearest by all numbers of a state, each over its standard deviation; a goal does not count.
-    """
-
-    def drawn(size: int, seed: int) -> Any:
-        feed = BatchSampler.of(config, spec, batch_size=size, blocks=blocks)
-        return feed.gather(dataset, feed.draw(dataset, jax.random.key(seed)))
-
-    states, bank = drawn(effort.states, 0).actor.obs, drawn(effort.bank, 1)
-    here, there = (x.reshape(len(x), -1) for x in (states.state, bank.actor.obs.state))
-    spread = there.std(axis=0)
-    scale = jnp.where(spread > 0, spread, 1.0)
-
-    def neighbours(state: Array) -> Array:
-        gap = (((there - state[None]) / scale[None]) ** 2).sum(axis=1)
-        whole = bank.actor.weight > 0  # a chunk that runs over the end of its trajectory is none
-        return jax.lax.top_k(-jnp.where(whole, gap, jnp.inf), effort.neighbours)[1]
-
-    return Nearby(
-        states, bank.action[jax.lax.map(neighbours, here, batch_size=min(32, effort.states))]
-    )
 
 
 def _one_seed(

@@ -17,12 +17,14 @@ from qgf_jax.errors import UserError, log
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
+from qgf_jax.runs.files import numbers
 from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.locks import TRAINING
 from qgf_jax.runs.run import Run
-from qgf_jax.runs.weights import ChosenWeights
+from qgf_jax.runs.weights import ChosenWeights, check_can_be_evaluated
 from qgf_jax.runtime import backend
+from qgf_jax.training.fitted import fitted_values
 from qgf_jax.training.weighing import FULL, Effort
 
 
@@ -32,16 +34,21 @@ def choose_weights(
     data: Loaded | None = None,
     effort: Effort = FULL,
     judge: str | os.PathLike | None = None,
+    *,
+    evaluate: bool = False,
 ) -> dict[str, Any]:
     """Writes weights.json and weights.npz beside the newest checkpoint, for `qgf_auto`.
 
     `data` are those that the run was trained on, unless it can find them itself; they are taken. The
     newest critic of the run `judge`, if one is named, judges in the place of a member of the ensemble.
+    `evaluate` adds the criterion that needs an evaluation, at minutes in place of seconds.
     Plays nothing. Returns what was chosen, `{"step", "weights": {criterion: one a seed}, "seconds"}`.
     Raises `UserError` for a run without a flow and a critic, for other data, for a critic that is flat,
-    and as `check_judge` does.
+    and as `check_judge` and `check_can_be_evaluated` do.
     """
     start, loaded = time.perf_counter(), LoadedRun.open(workdir)
+    if evaluate:
+        check_can_be_evaluated(loaded.run)
     if judge is not None:
         check_judge(loaded.run, Run.open(judge))
     other = None if judge is None else LoadedRun.open(judge)
@@ -51,15 +58,17 @@ def choose_weights(
         feed = DatasetFeed(data or Loaded.of_run(loaded.run), loaded.spec.steps)
         try:
             dataset = feed.at(loaded.step - 1)
-            found = effort.measure(config, loaded.spec, loaded.params, dataset, feed.blocks, other)
+            given = config, loaded.spec, loaded.params, dataset
+            found = effort.measure(*given, feed.blocks, other)
             found = {name: np.asarray(array) for name, array in jax.device_get(found).items()}
+            _check_scale(found["weights"], loaded)
+            if evaluate:
+                log(
+                    "qgf: evaluates weights by critics that learn from the data: this takes minutes"
+                )
+                found["evaluated"] = fitted_values(*given, found["weights"], effort, feed.blocks)
         finally:
             feed.close()
-        if not (np.isfinite(found["weights"]).all() and (found["weights"] > 0).all()):
-            raise UserError(
-                f"{folder}: Q of the critic at step {loaded.step} is as high for all actions of the "
-                "reference, so no weight has a scale: train longer"
-            )
         disjoint = other is not None
         criteria = _choices([_of_seed(found, seed, disjoint) for seed in range(loaded.seeds)])
         state = Checkpoints(folder).digest(loaded.step)
@@ -90,6 +99,15 @@ def weights_after_training(workdir: Path, dataset: Dataset | Loaded | None) -> N
         log(f"qgf: warning: train.calibrate: no weight was chosen: {error}")
 
 
+def _check_scale(weights: np.ndarray, loaded: LoadedRun) -> None:
+    """Raises `UserError` unless `weights` [S, W] are numbers above 0."""
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise UserError(
+            f"{loaded.run.trained_in}: Q of the critic at step {loaded.step} is as high for all "
+            "actions of the reference, so no weight has a scale: train longer"
+        )
+
+
 def _named(judge: LoadedRun) -> dict[str, Any]:
     """As weights.json says who judged."""
     folder = judge.run.trained_in
@@ -112,13 +130,8 @@ def _choices(measured: list[Measured]) -> dict[str, dict[str, Any]]:
         choices: list[Choice] = [criterion.make(m) for m in measured]
         chosen[name] = {
             "about": criterion.about,
-            "weights": _numbers([choice.weight for choice in choices]),
-            "limit": _numbers([choices[0].limit])[0],
-            "curves": [None if c.curve is None else _numbers(c.curve) for c in choices],
+            "weights": numbers([choice.weight for choice in choices]),
+            "limit": numbers(choices[0].limit),
+            "curves": [None if c.curve is None else numbers(c.curve) for c in choices],
         }
     return chosen
-
-
-def _numbers(values: Any) -> list[float | None]:
-    """As JSON, which has no NaN and no infinity."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]

@@ -43,6 +43,9 @@ class Measured(NamedTuple):
     disjoint: bool = False
     """Whether the critic of `other_gain` has learned from none of the trajectories that the one that
     guides has: the judge of `qgf calibrate --judge`, and no member of an ensemble."""
+    evaluated: np.ndarray | None = None
+    """[1 + W, N], the value of going on by a weight for good, by a critic that has learned it: Q of the
+    guided action. Weight 0 comes first; NaN of weights that nobody has evaluated."""
 
 
 class Choice(NamedTuple):
@@ -90,16 +93,19 @@ def _agree(m: Measured) -> Choice:
     """
     if m.other_gain is None or not m.disjoint:
         return Choice(np.nan)
-    gain = np.concatenate([np.zeros_like(m.other_gain[:1]), m.other_gain]).astype(
-        float
-    )  # [1 + W, N]
-    means = gain.mean(axis=1)
-    short = gain[np.where(np.isfinite(means), means, -np.inf).argmax()] - gain
-    with np.errstate(invalid="ignore"):  # of gains that are not finite, which are within nothing
-        error = short.std(axis=1, ddof=1) / np.sqrt(short.shape[1])
-    beyond = short.mean(axis=1) - error
-    smallest = np.flatnonzero(beyond <= 0)[0]
-    return Choice(float(np.append(0.0, m.weights)[smallest]), beyond[1:], 0.0)
+    gain = np.concatenate([np.zeros_like(m.other_gain[:1]), m.other_gain])
+    return _smallest_of_the_best(m.weights, gain.astype(float))
+
+
+@criterion(needs=("evaluation",), source="Le, Voloshin and Yue, 2019, arXiv 1903.08738")
+def _evaluated(m: Measured) -> Choice:
+    """S5: the smallest weight whose learned value is within one standard error of the best.
+
+    By the rule of `agree`. Errors of the critics that have learned the values are in no standard error.
+    """
+    if m.evaluated is None:
+        return Choice(np.nan)
+    return _smallest_of_the_best(m.weights, m.evaluated.astype(float))
 
 
 @criterion()
@@ -123,6 +129,23 @@ def _trust_own(m: Measured) -> Choice:
 def _divergence(m: Measured) -> Choice:
     """S6: the largest weight whose KL from the reference is at most that of best-of-16."""
     return _within(m.weights, m.log_ratio.mean(axis=1), np.log(16) - 15 / 16)
+
+
+def _smallest_of_the_best(weights: np.ndarray, gain: np.ndarray) -> Choice:
+    """The smallest weight that noise over states does not tell apart from the best one.
+
+    `gain` [1 + W, N], that of weight 0 first. It is within one standard error of the difference in mean,
+    state by state. NaN if no gain is finite.
+    """
+    means = gain.mean(axis=1)
+    if not np.isfinite(means).any():
+        return Choice(np.nan)
+    short = gain[np.where(np.isfinite(means), means, -np.inf).argmax()] - gain
+    with np.errstate(invalid="ignore"):  # of gains that are not finite, which are within nothing
+        error = short.std(axis=1, ddof=1) / np.sqrt(short.shape[1])
+    beyond = short.mean(axis=1) - error
+    smallest = np.flatnonzero(beyond <= 0)[0]
+    return Choice(float(np.append(0.0, weights)[smallest]), beyond[1:], 0.0)
 
 
 def _broken(gain: np.ndarray, promised: np.ndarray) -> np.ndarray:

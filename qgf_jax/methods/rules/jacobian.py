@@ -6,6 +6,7 @@ from typing import Annotated
 from qgf_jax.bounds import Count, NonNegative
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import rule
+from qgf_jax.methods.rules.draws import antithetic_noise
 from qgf_jax.methods.rules.endpoints import one_straight_step
 from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
 
@@ -40,16 +41,14 @@ def _smooth(
     """The mean of `samples` Jacobians at action + sigma * noise, transposed, times the gradient.
 
     The paper gives neither number: eight samples leave a third of one Jacobian's noise, and a tenth of
-    the box's half width is well inside the standard deviation of most data. All actions see the same
-    perturbations at the same time t, antithetic in pairs, so that a sampler stays a function of its key.
+    the box's half width is well inside the standard deviation of most data. Their noise is
+    `antithetic_noise`.
     """
 
     def direct(action: Array, t: Array) -> tuple[Array, Array]:
         v = velocity(action, t)
         gradient = jax.grad(q)(endpoint(action, t, v))
-        key = jax.random.fold_in(jax.random.key(0), jnp.asarray(t, jnp.float32).view(jnp.uint32))
-        half = jax.random.normal(key, ((samples + 1) // 2, *action.shape), action.dtype)
-        noise = sigma * jnp.concatenate([half, -half])[:samples]
+        noise = sigma * antithetic_noise(t, samples, action)
         pull_back = jax.vmap(lambda x: _endpoint_vjp(velocity, endpoint, x, t)[1](gradient))
         return v, pull_back(action[None] + noise).mean(axis=0)
 

@@ -8,7 +8,8 @@ from qgf_jax.errors import UserError
 from qgf_jax.methods import guidance
 from qgf_jax.methods.lazy import checks, flow, jnp, networks
 from qgf_jax.methods.parts import Names, Part, sampler
-from qgf_jax.types import Array, Obs, Params, Sample, Staged, Velocity
+from qgf_jax.methods.policies.posterior import posterior_flow
+from qgf_jax.types import Array, Critic, Obs, Params, Sample, Staged, Velocity
 
 if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
@@ -58,7 +59,7 @@ def _guided(
         velocity = nets.velocity(params["policy"], obs)
         return velocity, guidance.guide(
             velocity,
-            _critic(nets, params, obs, needs, scale),
+            _critic(nets, params, obs, needs, scale, straight_through),
             weight=weight,
             rule=rule,
             schedule=schedule,
@@ -117,7 +118,12 @@ def _flowing(
 
 
 def _critic(
-    nets: "Networks", params: Params, obs: Obs, needs: frozenset[str], scale: str
+    nets: "Networks",
+    params: Params,
+    obs: Obs,
+    needs: frozenset[str],
+    scale: str,
+    straight_through: bool,
 ) -> Callable[..., Array]:
     """What a rule asks for by its needs."""
     if "noisy_q" in needs:
@@ -127,8 +133,23 @@ def _critic(
     if "slope" in needs:
         return nets.velocity(params["slope"], obs)
     if "q" in needs:
-        return (nets.q_of if scale == "value" else nets.q_logit_of)(params["critic"], obs)
+        q = (nets.q_of if scale == "value" else nets.q_logit_of)(params["critic"], obs)
+        return _of_draws(nets, params, obs, q, straight_through) if "posterior" in needs else q
     return _undeclared
+
+
+def _of_draws(
+    nets: "Networks", params: Params, obs: Obs, q: Critic, straight_through: bool
+) -> Callable[..., Array]:
+    """(action [D], t [], noise [D], steps) -> Q [] of the clean action that the noise becomes."""
+
+    def q_of_draw(action: Array, t: Array, noise: Array, num_steps: int) -> Array:
+        velocity = posterior_flow(nets, params["posterior"], obs, action, t)
+        free = flow.integrate(velocity, noise, num_steps=num_steps)
+        kept = nets.clip(free)
+        return q(flow.passed_through(kept, free) if straight_through else kept)
+
+    return q_of_draw
 
 
 def _gate(
