@@ -234,7 +234,7 @@ _ATTRIBUTES = {
     "methods.table.sampler_settings": "methods.builder:Builder.settings",
     "methods.table.served_by": "Method.serves",
     "report.compare": "report.report:compare",
-    "report.report.render": "_page",
+    "report.report.render": "report.run_page:Pages.results",
     "report.tables.ALL_TASKS": "evaluation.summary:ALL_TASKS",
     "report.tables.as_csv": "Table.csv",
     "report.tables.gaps": "Table.gaps",

@@ -46,7 +46,15 @@ def test_run_folder_has_what_other_tools_rely_on(place):
     for name in ("config.json", "metrics.jsonl", "episodes.jsonl"):
         assert (run / name).stat().st_size > 0
     report = run / "report"
-    for name in ("table.md", "table.csv", "index.html", "sweep.png", "training.png", "field.png"):
+    for name in (
+        "table.md",
+        "table.csv",
+        "index.html",
+        "episodes.html",
+        "sweep.png",
+        "training.png",
+        "field.png",
+    ):
         assert (report / name).stat().st_size > 0
     rows = json.loads((report / "summary.json").read_text())["rows"]
     assert {(r["method"], r["weight"], r["best_of"]) for r in rows} == {
@@ -59,7 +67,7 @@ def test_run_folder_has_what_other_tools_rely_on(place):
         for name in ("success", "return"):
             assert row[name]["low"] <= row[name]["mean"] <= row[name]["high"]
     page = (report / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 and "http" not in page.split("<details>")[0]
+    assert page.count("data:image/png;base64,") == 4 and "://" not in page.split("<details>")[0]
 
 
 def test_verify_tells_sound_from_altered(place):

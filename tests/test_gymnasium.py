@@ -316,7 +316,11 @@ def test_from_rows_to_a_report(pendulum_run, capsys):
     rows = json.loads((run / "report" / "summary.json").read_text())["rows"]
     assert all(row["success"] is None and "score" not in row for row in rows)
     page = (run / "report" / "index.html").read_text()
-    assert "<th>return<th>length" in page and "<th>success" not in page and "Wilson" not in page
+    assert (
+        ">return [95 %]</th>" in page
+        and ">success [95 %]</th>" not in page
+        and "Wilson" not in page
+    )
     assert (run / "report" / "sweep.png").stat().st_size > 1000
     assert sum(row["selected"] for row in rows if row["split"] == "report") == 2
     before = (run / "episodes.jsonl").read_bytes()

@@ -283,7 +283,7 @@ def test_a_report_shows_differences(evaluated, capsys):
     text = capsys.readouterr().out
     assert "| best of 4 | success | +0.25 [" in text and "adjusted for the 2 selected rows" in text
     report = evaluated[0] / "report"
-    assert "+0.25 [" in (report / "index.html").read_text()
+    assert "+0.25</a> <small>[" in (report / "index.html").read_text()
     rows = json.loads((report / "summary.json").read_text())["rows"]
     made = find(rows, method="qgf")
     (line,) = (x for x in csv.DictReader((report / "table.csv").open()) if x["method"] == "qgf")

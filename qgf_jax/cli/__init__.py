@@ -22,7 +22,7 @@ COMMANDS = {
     "calibrate": "choose a guidance weight from a run's data alone, for the method qgf_auto",
     "evaluate": "roll one checkpoint out under any test-time method, weight and seed",
     "sweep": "many trainings and evaluations, as many at once as there is room for",
-    "report": "tables with confidence intervals, plots and one HTML page",
+    "report": "tables with confidence intervals, plots, pages, a site over many runs",
     "analyze": "what guidance does to actions: noise, Q reached, distance, KL, compute",
     "methods": "list the methods, and which of them one checkpoint serves",
     "verify": "check that the checkpoints of a run, or converted data, are what was written",

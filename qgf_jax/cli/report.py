@@ -11,26 +11,32 @@ from qgf_jax.runtime import paths
 
 @RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
-    """Parses flags and calls `report.write`, `report.compare` with --out, or `record.write`."""
+    """Parses flags and calls `report.write`, `site.write`, `report.compare` or `record.write`."""
     parser = Parser(
         prog="qgf report",
-        description="Writes tables, plots and one HTML page to WORKDIR/report and prints the table.",
-        epilog="example: qgf report --workdir=runs/cube\n"
-        "several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison\n"
-        "a run for each task: qgf report --workdir=runs/task1,runs/task2 --select_on=2 --out=cube\n"
+        description="Writes tables, plots and HTML pages to RUN/report and prints the table.\n"
+        "With --out, a site of one run or several in a folder of its own.",
+        epilog="example: qgf report runs/cube\n"
+        "a site of several runs: qgf report runs/* --out=site\n"
+        "one table of several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison\n"
+        "a run for each task: qgf report runs/task1 runs/task2 --select_on=2 --out=cube\n"
         "to publish: qgf report --workdir=runs/cube --record=results/cube --machine=here \\\n"
         "    --command='qgf train …' --command='qgf evaluate …'\n"
         "and again: qgf report --workdir=results/cube",
     )
     parser.add_argument(
+        "runs", nargs="*", type=paths.expand, metavar="RUN", help="run folder or the record of one"
+    )
+    parser.add_argument(
         "--workdir",
         type=_paths,
-        required=True,
-        help="run folder or the record of one, or several for one table",
+        help="the same as one word; several, with --out, for one table and no site",
         metavar="WORKDIR,…",
     )
     parser.add_argument(
-        "--out", type=paths.expand, help="where the table of several runs goes: OUT.md and OUT.csv"
+        "--out",
+        type=paths.expand,
+        help="the folder of the site; with --workdir, where its table goes: OUT.md and OUT.csv",
     )
     parser.add_argument(
         "--baseline",
@@ -48,7 +54,9 @@ def _main(arguments: Sequence[str]) -> None:
     )
     _add_record(parser)
     flags = parser.parse_args(arguments)
-    workdirs = flags.workdir
+    if bool(flags.runs) == bool(flags.workdir):
+        parser.error("give run folders, either as words or by --workdir")
+    workdirs = flags.runs or flags.workdir
     if flags.record is None and (flags.command or flags.machine):
         parser.error("--command and --machine belong to --record")
     others = flags.out or flags.baseline or flags.select_on
@@ -56,7 +64,7 @@ def _main(arguments: Sequence[str]) -> None:
         parser.error("--record takes one run folder, and neither --out, --baseline nor --select_on")
     if len(workdirs) > 1 and not flags.out:
         parser.error("several run folders need --out")
-    print(_made(flags))
+    print(_made(flags, workdirs))
 
 
 def _add_record(parser: Parser) -> None:
@@ -79,18 +87,20 @@ def _add_record(parser: Parser) -> None:
     )
 
 
-def _made(flags: argparse.Namespace) -> str:
+def _made(flags: argparse.Namespace, workdirs: Sequence[Path]) -> str:
     if flags.record:
         from qgf_jax.report import record
 
         machine = record.Machine.parse(flags.machine) if flags.machine else None
-        return record.write(*flags.workdir, flags.record, flags.command or (), machine)
-    from qgf_jax.report import report
+        return record.write(*workdirs, flags.record, flags.command or (), machine)
+    from qgf_jax.report import report, site
 
     select_on = tuple(dict.fromkeys(flags.select_on))
+    if flags.out and flags.runs:
+        return site.write(workdirs, flags.out, flags.baseline, select_on)
     if flags.out:
-        return report.compare(flags.workdir, flags.out, flags.baseline, select_on)
-    return report.write(*flags.workdir, baseline=flags.baseline, select_on=select_on)
+        return report.compare(workdirs, flags.out, flags.baseline, select_on)
+    return report.write(*workdirs, baseline=flags.baseline, select_on=select_on)
 
 
 def _paths(text: str) -> list[Path]:

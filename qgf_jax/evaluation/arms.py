@@ -89,6 +89,11 @@ class Arm(NamedTuple):
         return Sampler(self.method, self.best_of, self.options)
 
     @property
+    def label(self) -> str:
+        """As of its sampler, with its weight if it has one."""
+        return self.sampler.label + (f", weight {self.weight:g}" if self.weight else "")
+
+    @property
     def acts_as(self) -> "Arm":
         """The cheapest arm with the same actions: at weight 0 no critic gradient is needed."""
         arm, row = self, table.Method.named(self.method)

@@ -34,7 +34,7 @@ def choose(candidates: Mapping[float, Tasks]) -> Choice:
     a success, only weights with the fewest failed episodes are ranked: the return of one that the
     simulator could not play to its end says nothing.
     """
-    pairs, ranked = _comparable(candidates)
+    pairs, ranked = comparable(candidates)
     weights = ranked
     names = _measures(candidates[ranked[0]])
     if "success" not in names:
@@ -54,18 +54,21 @@ def leading(candidates: Mapping[float, Tasks], count: int) -> list[float]:
     episodes come first, then higher returns. Of exact equals, as of weights that have all failed, those
     stay that are spread the most, so that neither small nor large ones are given up unseen.
     """
-    pairs, left = _comparable(candidates)
+    pairs, left = comparable(candidates)
     returns = {w: _mean(_tables(candidates[w], pairs, "return")) for w in left}
     if "success" not in _measures(candidates[left[0]]):
         failed = {w: _failures(candidates[w], pairs) for w in left}
         return _first({w: (failed[w], -returns[w]) for w in left}, count)
-    successes = {w: _tables(candidates[w], pairs, "success") for w in left}
-    ranks: dict[float, tuple[float, float]] = {}
-    while left:
-        near = _near_best({w: successes[w] for w in left})
-        ranks |= {w: (len(ranks), -returns[w]) for w in near}
-        left = [w for w in left if w not in near]
-    return _first(ranks, count)
+    layers = _layers({w: _tables(candidates[w], pairs, "success") for w in left})
+    return _first({w: (layers[w], -returns[w]) for w in left}, count)
+
+
+def _layers(tables: Mapping[float, list[np.ndarray]]) -> dict[float, int]:
+    """How many weights are in the layers above each: those near the highest, near that of the rest…"""
+    ranks: dict[float, int] = {}
+    while left := {w: table for w, table in tables.items() if w not in ranks}:
+        ranks |= dict.fromkeys(_near_best(left), len(ranks))
+    return ranks
 
 
 def _first(ranks: Mapping[float, tuple[float, float]], count: int) -> list[float]:
@@ -80,7 +83,7 @@ def _first(ranks: Mapping[float, tuple[float, float]], count: int) -> list[float
     return sorted(found)
 
 
-def _comparable(candidates: Mapping[float, Tasks]) -> tuple[dict[int, set], list[float]]:
+def comparable(candidates: Mapping[float, Tasks]) -> tuple[dict[int, set], list[float]]:
     """The (seed, episode) pairs of each task that weights are compared on, and these weights."""
     return common(
         {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in candidates.items()}

@@ -115,13 +115,7 @@ def _aggregate(
     runs: Sequence[Evaluated], baseline: str | None, simulator: str
 ) -> list[dict[str, Any]]:
     """Of what was played in one simulator: the same task in two is not two tasks."""
-    found: dict[_Arm, dict[_Task, _Played]] = {}
-    for place, (name, run) in enumerate(zip(_names(runs), runs, strict=True)):
-        for row in _counting(run.rows, simulator):
-            if (values := _by_seed(run, row)) is not None:
-                arm = _Arm(name, Group.of(row).sampler, simulator)
-                played = _Played(place, (run, row), values)
-                found.setdefault(arm, {})[row["env"], row["task"]] = played
+    found = _played(runs, simulator)
     tasks = sorted(set().union(*found.values()))
     rows = {
         arm: [played[task] for task in tasks]
@@ -131,6 +125,18 @@ def _aggregate(
     ranks = {arm: rank_as_baseline(arm.sampler, baseline) for arm in rows}
     ranks = {arm: rank for arm, rank in ranks.items() if rank is not None}
     return [_record(arm, rows, _nearest(arm, ranks, bool(baseline))) for arm in rows]
+
+
+def _played(runs: Sequence[Evaluated], simulator: str) -> dict[_Arm, dict[_Task, _Played]]:
+    """What has a score, by arm and task."""
+    found: dict[_Arm, dict[_Task, _Played]] = {}
+    for place, (name, run) in enumerate(zip(_names(runs), runs, strict=True)):
+        for row in _counting(run.rows, simulator):
+            if (values := _by_seed(run, row)) is not None:
+                arm = _Arm(name, Group.of(row).sampler, simulator)
+                played = _Played(place, (run, row), values)
+                found.setdefault(arm, {})[row["env"], row["task"]] = played
+    return found
 
 
 def _nearest(arm: _Arm, ranks: Mapping[_Arm, Any], named: bool) -> _Arm | None:

@@ -1,14 +1,15 @@
 """How report rows differ from a baseline, over the episodes that both have played. No JAX."""
 
+import itertools
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Sampler
+from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.choice import Cell, Tasks
-from qgf_jax.evaluation.played import Group, Key, complete, played_to_the_end
+from qgf_jax.evaluation.played import Group, Key, complete, played_to_the_end, tables
 from qgf_jax.evaluation.statistics import Difference, holm
 from qgf_jax.evaluation.summary import Row
 
@@ -37,8 +38,8 @@ class Evaluated(NamedTuple):
         shared, seeds = complete(tasks)
         if name != "success":
             shared = played_to_the_end(tasks, shared, seeds)
-        (episodes,), (cell,) = shared.values(), tasks.values()
-        return np.array([[cell[s, e][name] for e in sorted(episodes)] for s in seeds], float)
+        (made,) = tables(tasks, seeds, name, shared)
+        return made
 
 
 class _Side(NamedTuple):
@@ -58,20 +59,8 @@ class _Side(NamedTuple):
     @property
     def label(self) -> str:
         """As tables print it, with its weight if it has one and its run where there are several."""
-        text = Group.of(self.row).sampler.label
-        text += f", weight {self.row['weight']:g}" if self.row["weight"] else ""
+        text = Arm.of(self.row).label
         return f"{text} ({self.run.name})" if self.run.name else text
-
-    def tables(
-        self, name: str, shared: Mapping[int, Set], seeds: Sequence[int]
-    ) -> list[np.ndarray]:
-        """`name` [S, E] of each task."""
-        return [
-            np.array(
-                [[self.tasks[task][s, e][name] for e in sorted(episodes)] for s in seeds], float
-            )
-            for task, episodes in sorted(shared.items())
-        ]
 
 
 def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
@@ -87,19 +76,25 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     paired. `p_holm` of selected rows is adjusted (Holm, 1979) for all of these. Rows without two
     common episodes in each task have no difference. Raises `UserError` if no run has the `baseline`.
     """
-    reported = [(run, row) for run in runs for row in run.rows if row["split"] == "report"]
-    bases = [_baseline(runs, run, row, baseline) for run, row in reported]
+    reported = [_Side(run, row) for run in runs for row in run.rows if row["split"] == "report"]
+    bases = [_baseline(runs, *side, baseline) for side in reported]
     if baseline and not any(bases):
-        labels = sorted({Group.of(row).sampler.label for run in runs for row in run.rows})
-        raise UserError(
-            f"no selected report row of an arm {baseline!r}: there are {', '.join(labels)}"
-        )
-    for (run, row), base in zip(reported, bases, strict=True):
-        row["paired"] = base and _difference(_Side(run, row), base)
-    _adjust([row["paired"] for _, row in reported if row["selected"] and row["paired"]])
+        raise _unknown(baseline, runs)
+    for side, base in zip(reported, bases, strict=True):
+        side.row["paired"] = base and _difference(side, base)
+    _adjust([row for _, row in reported])
 
 
-def _adjust(family: Sequence[dict[str, Any]]) -> None:
+def _unknown(baseline: str, runs: Sequence[Evaluated]) -> UserError:
+    labels = sorted({Group.of(row).sampler.label for run in runs for row in run.rows})
+    return UserError(
+        f"no selected report row of an arm {baseline!r}: there are {', '.join(labels)}"
+    )
+
+
+def _adjust(rows: Sequence[Row]) -> None:
+    """Gives the differences of selected rows the p that counts all of these."""
+    family = [row["paired"] for row in rows if row["selected"] and row["paired"]]
     for found, p in zip(family, holm([found["p"] for found in family]), strict=True):
         found["p_holm"] = p
 
@@ -152,12 +147,13 @@ class _Pairs(NamedTuple):
         if not all(sides):
             return None
         both = [*zip((arm, base), sides, strict=True)]
-        if measure == "return":
-            for side, seeds in both:
-                shared = played_to_the_end(side.tasks, shared, seeds)
-        if shared.keys() != arm.tasks.keys() or min(map(len, shared.values())) < _LEAST:
+        for side, seeds in both if measure == "return" else ():
+            shared = played_to_the_end(side.tasks, shared, seeds)
+        if not _enough(shared, arm.tasks):
             return None
-        return cls(measure, [side.tables(measure, shared, seeds) for side, seeds in both], common)
+        return cls(
+            measure, [tables(side.tasks, seeds, measure, shared) for side, seeds in both], common
+        )
 
     @property
     def seeds(self) -> int:
@@ -193,18 +189,22 @@ def mean_difference(
     Seeds of one number count as one over all tasks, of several runs too, which widens the interval
     where such runs are alike. `None` where a task has no success, or rows have not the same seeds.
     """
-    sides = zip(arm, base, strict=True)
-    each = [_Pairs.of(_Side(*one), _Side(*other)) for one, other in sides]
-    alike = {pairs and (pairs.measure, pairs.same_seeds, pairs.seeds) for pairs in each}
-    found = [pairs for pairs in each if pairs]
-    if len(alike) > 1 or not found or found[0][::2] != ("success", True):
+    both = [(_Side(*one), _Side(*other)) for one, other in zip(arm, base, strict=True)]
+    found = [pairs for sides in both if (pairs := _Pairs.of(*sides))]
+    kinds = {(pairs.measure, pairs.same_seeds, pairs.seeds) for pairs in found}
+    if len(found) < len(both) or [kind[:2] for kind in kinds] != [("success", True)]:
         return None
-    ours, theirs = ([table for pairs in found for table in pairs.tables[i]] for i in (0, 1))
+    sides = zip(*(pairs.tables for pairs in found), strict=True)
+    ours, theirs = ([*itertools.chain(*each)] for each in sides)
     return Difference.of(ours, theirs, paired=True, success=True)
 
 
 _Common = tuple[Mapping[int, Set], list[list[int]]]
 """The episodes of each task that count, and the seeds of either side."""
+
+
+def _enough(shared: Mapping[int, Set], tasks: Tasks) -> bool:
+    return shared.keys() == tasks.keys() and min(map(len, shared.values())) >= _LEAST
 
 
 def _common(arm: _Side, base: _Side) -> _Common:

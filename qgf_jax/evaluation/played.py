@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.choice import Cell, Tasks, common
 
@@ -121,3 +123,13 @@ def _over_tasks(cells: Mapping[Key, Cell]) -> dict[Key, Tasks]:
     return {
         key: part for key, part in together.items() if len(part) == len(tasks[key.group.env]) > 1
     }
+
+
+def tables(
+    tasks: Tasks, seeds: Sequence[Any], name: str, episodes: Mapping[int, Set[int]]
+) -> list[np.ndarray]:
+    """`name` [S, E] of the `episodes` of each task, which all `seeds` have played."""
+    return [
+        np.array([[tasks[task][s, e][name] for e in sorted(some)] for s in seeds], float)
+        for task, some in sorted(episodes.items())
+    ]

@@ -4,7 +4,7 @@ The paper's protocol: what is good on tasks 2 and 4 is reported on all five, whe
 or each has a training of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation.arms import Sampler
@@ -32,6 +32,13 @@ def select_on(runs: Sequence[Evaluated], tasks: Sequence[int]) -> None:
         row["selected"] = row["weight"] == chosen[_domain(Group.of(row))]
 
 
+def mark_as(run: Evaluated, chosen: Evaluated) -> None:
+    """Marks in the rows of `run` the weights that are marked in those of `chosen`, for every task."""
+    weights = {_domain(Group.of(row)): row["weight"] for row in chosen.rows if row["selected"]}
+    for row in run.rows:
+        row["selected"] = row["weight"] == weights.get(_domain(Group.of(row)))
+
+
 def played_on(
     domain: _Domain, runs: Sequence[Evaluated], tasks: Sequence[int]
 ) -> dict[float, dict[int, Cell]]:
@@ -56,20 +63,26 @@ def _chosen(domain: _Domain, runs: Sequence[Evaluated], tasks: Sequence[int]) ->
     if len(weights) == 1:
         return weights.pop()
     played = played_on(domain, runs, tasks)
-    where = f"--select_on={','.join(map(str, tasks))}: {env}, {sampler.label}"
-    for task in tasks:
-        if not any(task in one for one in played.values()):
-            raise UserError(
-                f"{where}: no selection episodes of task {task}: name a run that has played them, or "
-                "run `qgf evaluate` first"
-            )
     whole = {weight: one for weight, one in played.items() if len(one) == len({*tasks})}
     if not whole:
-        raise UserError(
-            f"{where}: no weight has selection episodes in each of these tasks: run `qgf evaluate` with "
-            "the same --weights for all of them"
-        )
+        where = f"--select_on={','.join(map(str, tasks))}: {env}, {sampler.label}"
+        raise UserError(f"{where}: {_lacking(played, tasks)}")
     return choose(whole).weight
+
+
+def _lacking(played: Mapping[float, Mapping[int, Cell]], tasks: Sequence[int]) -> str:
+    """What selection lacks: episodes of a task, or else a weight that has played each."""
+    known = {task for one in played.values() for task in one}
+    for task in tasks:
+        if task not in known:
+            return (
+                f"no selection episodes of task {task}: name a run that has played them, or "
+                "run `qgf evaluate` first"
+            )
+    return (
+        "no weight has selection episodes in each of these tasks: run `qgf evaluate` with "
+        "the same --weights for all of them"
+    )
 
 
 def _check_apart(runs: Sequence[Evaluated]) -> None:

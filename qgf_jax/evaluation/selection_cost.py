@@ -5,12 +5,12 @@ a method once somebody has to choose its hyperparameter by playing? Selection ep
 the weight is chosen as ever, and what counts are its report episodes, which are others.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.evaluation.choice import Tasks, choose, common
+from qgf_jax.evaluation.choice import Tasks, choose, comparable
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Group
 from qgf_jax.evaluation.selected_on import played_on
@@ -20,6 +20,10 @@ _DRAWS = 40
 """Subsamples of each size."""
 _TAILS = (10, 90)
 """Percentiles over these, which tables show beside the mean."""
+
+
+_Shared = Mapping[int, Set[tuple[int, int]]]
+"""The (seed, episode) pairs of each task that count."""
 
 
 class _Record(NamedTuple):
@@ -62,21 +66,23 @@ def _records(run: Evaluated, select_on: Sequence[int]) -> Iterator[_Record]:
     for group in groups:
         if group.task != ALL_TASKS and group.pooled in groups:
             continue
-        if select_on:
-            selection: Mapping[float, Tasks] = {
-                weight: tasks
-                for weight, tasks in played_on((group.env, group.sampler), [run], select_on).items()
-                if len(tasks) == len({*select_on})
-            }
-        else:
-            selection = {
-                key.weight: tasks
-                for key, tasks in run.played.items()
-                if (key.group, key.split) == (group, "selection")
-            }
+        selection = _selection(run, group, select_on)
         rows = [row for row in run.rows if Group.of(row) == group and row["split"] == "report"]
         if len(selection) > 1 and rows:
             yield _Record(group, selection, {row["weight"]: row for row in rows})
+
+
+def _selection(run: Evaluated, group: Group, select_on: Sequence[int]) -> dict[float, Tasks]:
+    """What each weight of a group has played for the choice, in its own tasks or in `select_on`."""
+    if select_on:
+        played = played_on((group.env, group.sampler), [run], select_on)
+        return {
+            weight: tasks for weight, tasks in played.items() if len(tasks) == len({*select_on})
+        }
+    return {
+        key.weight: tasks
+        for key, tasks in run.played.items() if (key.group, key.split) == (group, "selection")
+    }  # fmt: skip
 
 
 def _curve(one: _Record) -> dict[str, Any]:
@@ -107,30 +113,46 @@ def _as_played(one: _Record) -> dict[str, Any] | None:
 
 
 def _points(one: _Record) -> list[dict[str, Any]]:
+    shared, played = _in_common(one)
+    if len(played) < 2:
+        return []
+    points = [_point(0, 0.0, [one.value(weight) for weight in played], one.measure)]
+    for each, draws in _subsamples(shared):
+        found = [one.value(choose(_of(played, kept)).weight) for kept in draws]
+        spent = [len(played) * sum(map(len, kept.values())) for kept in draws]
+        points.append(_point(each, float(np.mean(spent)), found, one.measure))
+    return points
+
+
+def _in_common(one: _Record) -> tuple[_Shared, dict[float, Tasks]]:
+    """The pairs on which the weights that have reported compare, and what these have played."""
     both = {w: tasks for w, tasks in one.selection.items() if w in one.reported}
-    if len(both) < 2:
-        return []
-    shared, weights = common(
-        {w: {t: set(cell) for t, cell in tasks.items()} for w, tasks in both.items()}
-    )
-    if len(weights) < 2:
-        return []
+    if not both:
+        return {}, {}
+    shared, weights = comparable(both)
+    return shared, {w: both[w] for w in weights}
+
+
+def _subsamples(shared: _Shared) -> Iterator[tuple[int, list[_Shared]]]:
+    """Numbers of episodes of each task, with the pairs of some draws of so many, or of all once."""
     episodes = {task: sorted({e for _, e in pairs}) for task, pairs in shared.items()}
     most = min(map(len, episodes.values()))
-    values = [one.value(weight) for weight in weights]
-    points = [_point(0, 0.0, values, one.measure)]
     rng = np.random.default_rng(0)
     orders = [{t: rng.permutation(e).tolist() for t, e in episodes.items()} for _ in range(_DRAWS)]
     for each in _sizes(most):
-        found, spent = [], []
-        for order in orders if each < most else orders[:1]:
-            drawn = {task: {*own[:each]} for task, own in order.items()}
-            kept = {t: {p for p in pairs if p[1] in drawn[t]} for t, pairs in shared.items()}
-            some = {w: {t: {p: both[w][t][p] for p in kept[t]} for t in kept} for w in weights}
-            found.append(one.value(choose(some).weight))
-            spent.append(len(weights) * sum(map(len, kept.values())))
-        points.append(_point(each, float(np.mean(spent)), found, one.measure))
-    return points
+        some = orders if each < most else orders[:1]
+        yield each, [_drawn(order, each, shared) for order in some]
+
+
+def _drawn(order: Mapping[int, Sequence[int]], each: int, shared: _Shared) -> _Shared:
+    """The pairs of the first `each` episodes of every task."""
+    drawn = {task: {*own[:each]} for task, own in order.items()}
+    return {t: {p for p in pairs if p[1] in drawn[t]} for t, pairs in shared.items()}
+
+
+def _of(played: Mapping[float, Tasks], kept: _Shared) -> dict[float, Tasks]:
+    """The lines of these pairs alone."""
+    return {w: {t: {p: own[t][p] for p in kept[t]} for t in kept} for w, own in played.items()}
 
 
 def _sizes(most: int) -> list[int]:

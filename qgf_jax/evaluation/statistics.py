@@ -134,11 +134,7 @@ class Difference(NamedTuple):
         independent pairs as the table is worth (Kish, 1965).
         """
         both = [*zip(arm, baseline, strict=True)]
-        if paired or len(arm[0]) == len(baseline[0]) == 1:
-            samples = [[x - y for x, y in both]]
-        else:  # less what is common to both in an episode
-            centres = [(_per_episode(x) + _per_episode(y)) / 2 for x, y in both]
-            samples = [[x - c for x, c in zip(one, centres, strict=True)] for one in zip(*both)]
+        samples = _samples(both, paired or len(arm[0]) == len(baseline[0]) == 1)
         gaps = [_per_episode(x) - _per_episode(y) for x, y in both]
         sizes, mean, found = [x.shape[1] for x in gaps], _mean(gaps), _Clustered.of(samples, gaps)
         error, freedom = found.error(sizes)
@@ -168,6 +164,14 @@ def holm(chances: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(chances) - rank) * chances[place]))
         adjusted[place] = least
     return adjusted
+
+
+def _samples(both: Sequence[tuple[np.ndarray, np.ndarray]], paired: bool) -> list[_Tables]:
+    """The pairs' differences; or those of each arm, less what is common to both in an episode."""
+    if paired:
+        return [[x - y for x, y in both]]
+    centres = [(_per_episode(x) + _per_episode(y)) / 2 for x, y in both]
+    return [[x - c for x, c in zip(one, centres, strict=True)] for one in zip(*both)]
 
 
 def _per_episode(table: np.ndarray) -> np.ndarray:

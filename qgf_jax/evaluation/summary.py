@@ -1,9 +1,8 @@
 """Rows of a table from lines of episodes: means, intervals and the selected weight. No JAX."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from qgf_jax.evaluation.choice import Cell, Tasks, choose, leading
 from qgf_jax.evaluation.played import (
@@ -15,6 +14,7 @@ from qgf_jax.evaluation.played import (
     complete,
     newest,
     played_to_the_end,
+    tables,
     unique,
     with_success,
 )
@@ -85,12 +85,7 @@ def _row(key: Key, tasks: Tasks, step: int, references: Sequence[float] | None) 
         for task, episodes in shared.items() for seed in seeds for episode in episodes
     ]  # fmt: skip
 
-    def columns(name: str, played: Mapping[int, Set]) -> list[np.ndarray]:
-        return [
-            np.array([[tasks[task][s, e][name] for e in sorted(episodes)] for s in seeds], float)
-            for task, episodes in sorted(played.items())
-        ]
-
+    columns = functools.partial(tables, tasks, seeds)
     whole = played_to_the_end(tasks, shared, seeds)
     sampler, returned = key.group.sampler, Interval.of_mean(columns("return", whole))
     says = "success" in counted[0]
@@ -141,9 +136,9 @@ def _mark_selected(rows: Sequence[Row], rivals: _Rivals) -> None:
         if weight is None or group.pooled in settled:
             continue
         mine = [row for row in rows if group in (Group.of(row), Group.of(row).pooled)]
-        if group == group.pooled and _reported_apart(mine, weight):
-            continue
         if group == group.pooled:
+            if _reported_apart(mine, weight):
+                continue
             settled.add(group)
         _select(mine, weight)
 

@@ -1,12 +1,13 @@
 """The cost of selection as a table, on the page and as a picture."""
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.played import ALL_TASKS
+from qgf_jax.report import page
+from qgf_jax.report.page import Cell, Section
 from qgf_jax.report.tables import grid
 
 CAPTION = (
@@ -23,17 +24,14 @@ def markdown(curves: Sequence[_Curve]) -> str:
     return "\n\n".join([grid(_lines(curves)), CAPTION]) if curves else ""
 
 
-def page(curves: Sequence[_Curve]) -> str:
-    """The same as HTML."""
+def section(curves: Sequence[_Curve]) -> Section:
+    """The same on a page; empty without any."""
+    title = "Cost of selection"
     if not curves:
-        return ""
-    head, *body = (
-        [html.escape(text) for text in line] for line in _lines(curves)
-    )  # what a method is called comes from a file
-    names = "".join(f"<th>{text}" for text in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{text}' for text in line)}</tr>" for line in body)
-    note = html.escape(CAPTION)
-    return f"<h2>Cost of selection</h2><table><tr>{names}</tr>{lines}</table><p>{note}</p>"
+        return Section(title, "")
+    head, *lines = _lines(curves)
+    cells = [[*map(Cell, line)] for line in lines]
+    return Section(title, page.table(title, head, cells) + page.paragraphs([CAPTION]))
 
 
 def draw(curves: Sequence[_Curve], path: Path) -> list[tuple[str, Path]]:
@@ -42,7 +40,7 @@ def draw(curves: Sequence[_Curve], path: Path) -> list[tuple[str, Path]]:
     if not shown:
         path.unlink(missing_ok=True)
         return []
-    from qgf_jax.report.plots import color_of, plt  # Matplotlib
+    from qgf_jax.report.plots import color_of, plain, plt  # Matplotlib
 
     panels = sorted({(one["env"], one["task"], one["measure"]) for one in shown})
     size = (5.4 * len(panels), 3.4)
@@ -50,9 +48,12 @@ def draw(curves: Sequence[_Curve], path: Path) -> list[tuple[str, Path]]:
     for ax, (env, task, measure) in zip(axes[0], panels, strict=True):
         here = [one for one in curves if (one["env"], one["task"]) == (env, task)]
         for place, one in enumerate(here):
-            _draw_curve(ax, one, color_of(_label(one), place))
+            label = plain(_label(one))
+            _draw_curve(ax, one, label, color_of(label, place))
         ax.set_xscale("symlog", linthresh=1)
-        ax.set(xlabel="selection episodes", ylabel=measure, title=f"{env}, task {task or 'all'}")
+        ax.set(
+            xlabel="selection episodes", ylabel=measure, title=f"{plain(env)}, task {task or 'all'}"
+        )
         ax.set_xlim(left=0)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
@@ -62,9 +63,9 @@ def draw(curves: Sequence[_Curve], path: Path) -> list[tuple[str, Path]]:
     return [(CAPTION, path)]
 
 
-def _draw_curve(ax: Any, curve: _Curve, color: str) -> None:
+def _draw_curve(ax: Any, curve: _Curve, label: str, color: str) -> None:
     """The mean with a band, and a star for what was played unequally."""
-    measure, label = curve["measure"], _label(curve)
+    measure = curve["measure"]
     if points := curve["points"]:
         spent = [point["spent"] for point in points]
         mean, low, high = ([p[measure][k] for p in points] for k in ("mean", "low", "high"))

@@ -17,6 +17,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.report import losses
 from qgf_jax.report.maze import Maze
+from qgf_jax.report.page import printable
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
@@ -113,12 +114,12 @@ def _figures(spec: Spec, measures: Sequence[str]) -> Iterator[_Figure]:
 
 
 def _label(row: Row) -> str:
-    return Arm.of(row).sampler.label
+    return plain(Arm.of(row).sampler.label)
 
 
-def _at_weight(row: Row) -> str:
-    """How a row's weight is added to its label; methods without one say nothing."""
-    return f", weight {row['weight']:g}" if row["weight"] else ""
+def plain(name: str) -> str:
+    """A name as it is: Matplotlib takes what stands between two dollar signs for a formula."""
+    return printable(name).replace("$", r"\$")
 
 
 def _own_color(label: str) -> str | None:
@@ -138,7 +139,7 @@ class _Panel(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.env}, task {self.task if self.task != ALL_TASKS else 'all'}"
+        return f"{plain(self.env)}, task {self.task if self.task != ALL_TASKS else 'all'}"
 
     def of(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that belong here."""
@@ -189,7 +190,7 @@ def _methods_panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
         value, color = row[name], _own_color(_label(row)) or "#444444"
         ax.plot([value["low"], value["high"]], [place, place], color=color, lw=2)
         ax.plot(value["mean"], place, "o", color=color, ms=6)
-    ax.set_yticks(range(len(rows)), [_label(r) + _at_weight(r) for r in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [plain(Arm.of(r).label) for r in rows], fontsize=8)
     ax.grid(alpha=0.3, axis="x")
 
 
@@ -314,7 +315,7 @@ def _trajectories(subject: _Subject) -> Any:
     several = len({row["env"] for row in shown}) > 1
     for place, (ax, row) in enumerate(zip(axes, shown, strict=True)):
         maze.draw(ax)
-        title = _label(row) + _at_weight(row) + (f"\n{row['env']}" if several else "")
+        title = plain(Arm.of(row).label + (f"\n{row['env']}" if several else ""))
         _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
 

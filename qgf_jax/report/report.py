@@ -1,33 +1,28 @@
-"""Tables, plots and one page from a run's lines or their record, and from nothing else."""
+"""Tables, plots and pages from a run's lines or their record, and from nothing else."""
 
-import base64
-import html
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from qgf_jax.errors import UserError, log, saving
+from qgf_jax.errors import ELSEWHERE, UserError, log, saving
 from qgf_jax.evaluation import paired, selection_cost, summary
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.over_tasks import aggregate
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import by_arm, newest
+from qgf_jax.evaluation.selected_on import mark_as
 from qgf_jax.evaluation.selected_on import select_on as select_on_tasks
-from qgf_jax.report import cost, merged
+from qgf_jax.report import cost, merged, run_page
+from qgf_jax.report.page import Cell
 from qgf_jax.report.tables import Table, add_optimism
 from qgf_jax.runs.alike import config_changes
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .8em;border-bottom:1px solid #ddd}
-th{text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
-tr.selected{background:#eaf3fb;font-weight:600}figure{margin:2em 0}img,video{max-width:100%}
-figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}
-"""
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
 _CURVE = "steps.csv"
 """Selected report rows of all checkpoints that were evaluated."""
@@ -36,7 +31,7 @@ _CURVE = "steps.csv"
 def write(
     workdir: str | os.PathLike, baseline: str | None = None, select_on: Sequence[int] = ()
 ) -> str:
-    """Writes `report/`: summary.json, table.md, table.csv, plots, index.html. The table as text.
+    """Writes `report/`: summary.json, table.md, table.csv, plots, two pages. The table as text.
 
     Only the newest evaluated checkpoint counts, and only lines that are episodes; the report says what
     it leaves out. Where several checkpoints were evaluated, steps.csv and steps.png have them all.
@@ -47,46 +42,105 @@ def write(
     run = Run.open(workdir)
     lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
     lines.warn()
-    own = _evaluated(run, lines, select_on=select_on)
-    table, curves = _table(own, baseline, select_on), selection_cost.curves(own, select_on)
-    rows = table.rows
+    own = _evaluated(run, lines)
+    if select_on:
+        select_on_tasks([own], select_on)
+    found = Reported(run, lines, metrics, own, _table(own, baseline, select_on))
     metrics.warn()
-    _warn(table)
-    chosen = merged.unreported(own, 1) if select_on else ()
-    notes = [*_notes(lines), *filter(None, [metrics.note()]), *chosen]
-    from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
+    _warn(found.table)
+    return found.write(run.workdir / "report", _ELSEWHERE)
 
-    folder, episodes = run.workdir / "report", summary.unique(lines.records)
-    curve = summary.by_step(lines.records, _references(run)) if _earlier(lines) else []
-    with saving(folder, _ELSEWHERE):
-        folder.mkdir(exist_ok=True)
-        (folder / _CURVE).unlink(missing_ok=True)  # of an earlier report
-        figures = plots.draw(run, rows, folder, episodes, metrics.records, curve)
-        figures += cost.draw(curves, folder / "selection_cost.png")
-    text = "\n\n".join([table.markdown(), *filter(None, [cost.markdown(curves)]), *notes])
-    record = {
-        "rows": rows,
-        "selection_cost": curves,
-        **({"select_on": [*select_on]} if select_on else {}),
-        "optimistic": table.optimistic(),
-        "aggregates": table.aggregates,
-        "left_out": [
-            {"file": found.path.name, **one._asdict()}
-            for found in (lines, metrics)
-            for one in found.left_out
-        ],
-        "earlier_checkpoints": _earlier(lines),
-        "versions": Run.versions(run.config["env"]),
-    }
-    for name, content in {
-        "summary.json": json.dumps(record, indent=1) + "\n",
-        "table.md": text + "\n",
-        "table.csv": table.csv(),
-        **({_CURVE: Table(curve).csv()} if curve else {}),
-        "index.html": _page(run, table, figures, notes, cost.page(curves)),
-    }.items():
-        write_atomically(folder / name, content, _ELSEWHERE)
-    return text
+
+class Reported(NamedTuple):
+    """What a report of a run is made of."""
+
+    run: Run
+    lines: Lines
+    metrics: Lines
+    own: Evaluated
+    table: Table
+
+    @classmethod
+    def of(
+        cls, run: Run, baseline: str | None, select_on: Sequence[int], together: Evaluated
+    ) -> "Reported":
+        """Of a run among several, which may lack the `baseline` and has its own then. Says nothing.
+
+        With `select_on` it has the weights that were chosen for what it has played `together`.
+        """
+        lines, metrics = EpisodeLog.require(run), MetricsLog.read(run.metrics)
+        own = _evaluated(run, lines)
+        if select_on:
+            mark_as(own, together)
+        has_arm = baseline and any(
+            row["split"] == "report" and row["selected"]
+            and paired.rank_as_baseline(Arm.of(row).sampler, baseline) is not None
+            for row in own.rows
+        )  # fmt: skip
+        made = _table(own, baseline if has_arm else None, select_on)
+        return cls(run, lines, metrics, own, made)
+
+    def write(self, folder: Path, elsewhere: str = ELSEWHERE, ways: Sequence[Cell] = ()) -> str:
+        """Writes summary.json, the tables, plots and pages into `folder`; the table as text.
+
+        `ways` are links to other pages. Raises `SaveError` with the advice `elsewhere`.
+        """
+        costs = selection_cost.curves(self.own, self.table.select_on)
+        by_step, notes = self._by_step(), self._notes()
+        films = run_page.films_of(self.run)
+        with saving(folder, elsewhere):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _CURVE).unlink(missing_ok=True)  # of an earlier report
+            figures = self._draw(folder, by_step, costs)
+            run_page.copy_films(films, folder)
+        pages = run_page.Pages(self.run, self.own, self.table, figures, notes, films, costs)
+        text = "\n\n".join(filter(None, [self.table.markdown(), cost.markdown(costs), *notes]))
+        for name, content in {
+            "summary.json": json.dumps(self._summary(costs), indent=1) + "\n",
+            "table.md": text + "\n",
+            "table.csv": self.table.csv(),
+            **({_CURVE: Table(by_step).csv()} if by_step else {}),
+            run_page.EPISODES: pages.episodes(),
+            "index.html": pages.results(ways),
+        }.items():
+            write_atomically(folder / name, content, elsewhere)
+        return text
+
+    def _by_step(self) -> list[summary.Row]:
+        """Of a learning curve; none where one checkpoint alone was evaluated."""
+        several = _earlier(self.lines)
+        return summary.by_step(self.lines.records, _references(self.run)) if several else []
+
+    def _notes(self) -> list[str]:
+        """What the tables leave out, and what was chosen but not reported."""
+        chosen = merged.unreported(self.own, 1) if self.table.select_on else ()
+        return [*_notes(self.lines), *filter(None, [self.metrics.note()]), *chosen]
+
+    def _draw(
+        self, folder: Path, by_step: Sequence[summary.Row], costs: Sequence[dict[str, Any]]
+    ) -> list[tuple[str, Path]]:
+        from qgf_jax.report import plots  # Matplotlib, which an error should not wait for
+
+        episodes, metrics = summary.unique(self.lines.records), self.metrics.records
+        figures = plots.draw(self.run, self.table.rows, folder, episodes, metrics, by_step)
+        return figures + cost.draw(costs, folder / "selection_cost.png")
+
+    def _summary(self, costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        select_on = [*self.table.select_on]
+        return {
+            "rows": self.table.rows,
+            "selection_cost": costs,
+            **({"select_on": select_on} if select_on else {}),
+            "optimistic": self.table.optimistic(),
+            "aggregates": self.table.aggregates,
+            "left_out": [
+                {"file": found.path.name, **one._asdict()}
+                for found in (self.lines, self.metrics)
+                for one in found.left_out
+            ],
+            "earlier_checkpoints": _earlier(self.lines),
+            "versions": Run.versions(self.run.config["env"]),
+        }
 
 
 def table(workdir: str | os.PathLike, baseline: str | None = None) -> Table:
@@ -99,25 +153,80 @@ def evaluated(workdir: str | os.PathLike, trained_as: str = "") -> Evaluated:
     run = Run.open(workdir)
     lines = EpisodeLog.require(run)
     lines.warn()
-    return _evaluated(run, lines, trained_as)
+    found = _evaluated(run, lines, trained_as)
+    add_optimism(found.rows)
+    return found
 
 
-def _evaluated(
-    run: Run, lines: Lines, trained_as: str = "", select_on: Sequence[int] = ()
-) -> Evaluated:
+def _evaluated(run: Run, lines: Lines, trained_as: str = "") -> Evaluated:
     references = _references(run)
     rows = summary.summarize(lines.records, references)
-    own = Evaluated(rows, by_arm(lines.records), run.workdir.name, trained_as, references)
-    if select_on:
-        select_on_tasks([own], select_on)
-    add_optimism(rows)
-    return own
+    return Evaluated(rows, by_arm(lines.records), run.workdir.name, trained_as, references)
 
 
 def _table(own: Evaluated, baseline: str | None, select_on: Sequence[int] = ()) -> Table:
+    """Of one run, whose weights are chosen."""
+    add_optimism(own.rows)
     own = own._replace(name="")
     paired.compare([own], baseline)
     return Table(own.rows, aggregate([own], baseline), select_on)
+
+
+class Together(NamedTuple):
+    """Several runs as one table, the selected report rows alone."""
+
+    table: Table
+    played: Sequence[Evaluated]
+    """All rows of each sample of seeds, which is mostly one run. Tables call it by its `name`."""
+    places: Sequence[int]
+    """Which of `played` each run belongs to, in the order given."""
+    notes: Sequence[str]
+    """What is one sample, and what the table leaves out."""
+
+    @classmethod
+    def of(
+        cls, opened: Sequence[Run], baseline: str | None = None, select_on: Sequence[int] = ()
+    ) -> "Together":
+        """What a run was trained as is a column, since one method may act with several trainings.
+
+        That is algorithm and critic, and the folder where these two do not tell the runs apart. Runs
+        that nothing but seeds tells apart are one, see `merged.merge`. `baseline` is what rows are
+        compared with, see `paired.compare`: seeds of two runs are the same where they were trained with
+        the same number. With `select_on`, tasks, a weight is chosen on these alone, see
+        `selected_on.select_on`. Raises `UserError` if there is no such arm, or if what `select_on` needs
+        was not played.
+        """
+        samples, notes = merged.merge([(run, EpisodeLog.read(run)) for run in opened])
+        names = _names(samples)
+        played: list[Evaluated] = []
+        for name, sample in zip(names, samples, strict=True):
+            notes += _notes_of(name, sample)
+            played.append(_evaluated_sample(name, sample))
+        notes += _choose(samples, played, select_on)
+        runs = [*map(_selected_reports, played)]
+        rows = [row for one in runs for row in one.rows]
+        if not rows:
+            where = ", ".join(str(run.workdir) for run in opened)
+            raise UserError(f"{where}: nothing selected and reported: run `qgf evaluate`")
+        paired.compare(runs, baseline)
+        rows.sort(
+            key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"])
+        )
+        places = [
+            next(i for i, sample in enumerate(samples) if any(run is one for one in sample.runs))
+            for run in opened
+        ]
+        return cls(Table(rows, aggregate(runs, baseline), select_on), played, places, notes)
+
+    @property
+    def text(self) -> str:
+        """The table as Markdown, and what it leaves out."""
+        return "\n\n".join([self.table.markdown(), *self.notes])
+
+    def write(self, markdown: Path, commas: Path) -> None:
+        """Writes both files. Raises `SaveError`."""
+        write_atomically(markdown, self.text + "\n")
+        write_atomically(commas, self.table.csv())
 
 
 def compare(
@@ -126,74 +235,29 @@ def compare(
     baseline: str | None = None,
     select_on: Sequence[int] = (),
 ) -> str:
-    """One table of several runs, the selected report rows alone: OUT.md and OUT.csv, and its text.
+    """One table of several runs, see `Together.of`: OUT.md and OUT.csv, and its text."""
+    found = Together.of([Run.open(workdir) for workdir in workdirs], baseline, select_on)
+    found.write(Path(f"{out}.md"), Path(f"{out}.csv"))
+    return found.text
 
-    What a run was trained as is a column, since one method may act with several trainings: algorithm and
-    critic, and its folder where these two do not tell the runs apart. Runs that nothing but seeds tells
-    apart are one, see `merged.merge`. `baseline` is what rows are compared with, see `paired.compare`:
-    seeds of two runs are the same where they were trained with the same number. With `select_on`,
-    tasks, a weight is chosen on these alone, see `selected_on.select_on`. Raises `UserError` if there is
-    no such arm, or if what `select_on` needs was not played.
-    """
-    opened = [Run.open(workdir) for workdir in workdirs]
-    samples, notes = merged.merge([(run, EpisodeLog.read(run)) for run in opened])
+
+def _names(samples: Sequence[merged.Sample]) -> list[str]:
+    """How a table calls each sample: as it was trained, where that is not enough its folders too."""
     names = [_trained_as(sample.run) for sample in samples]
-    names = [f"{n} ({s.folders})" if names.count(n) > 1 else n for n, s in zip(names, samples)]
-    whole: list[Evaluated] = []
-    for name, sample in zip(names, samples, strict=True):
-        for run, lines in zip(sample.runs, sample.logs, strict=True):
-            whose = name if len(sample.runs) == 1 else run.workdir.name
-            notes += [f"{whose}: {note}" for note in _notes(lines)]
-            lines.warn()
-        whole.append(_evaluated_sample(name, sample))
-    notes += _choose(samples, whole, select_on)
-    runs = [_selected_reports(one) for one in whole]
-    rows = [row for one in runs for row in one.rows]
-    if not rows:
-        raise UserError(
-            f"{', '.join(map(str, workdirs))}: nothing selected and reported: run `qgf evaluate`"
-        )
-    paired.compare(runs, baseline)
-    rows.sort(key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"]))
-    table = Table(rows, aggregate(runs, baseline), select_on)
-    text = "\n\n".join([table.markdown(), *notes])
-    write_atomically(Path(f"{out}.md"), text + "\n")
-    write_atomically(Path(f"{out}.csv"), table.csv())
-    return text
+    longer = [f"{n} ({s.folders})" for n, s in zip(names, samples)]
+    whole = [f"{n} ({s.run.workdir.parent.name}/{s.folders})" for n, s in zip(names, samples)]
+    longer = [w if longer.count(one) > 1 else one for one, w in zip(longer, whole)]
+    return [one if names.count(n) > 1 else n for n, one in zip(names, longer)]
 
 
-def _page(
-    run: Run,
-    table: Table,
-    figures: Sequence[tuple[str, Path]],
-    more: Sequence[str] = (),
-    costs: str = "",
-) -> str:
-    """The report as one self-contained HTML page. `more` says what the tables leave out."""
-    env = html.escape(run.config["env"])
-    films = sorted(p for p in (run.workdir / "report" / "videos").glob("*.gif") if p.is_file())
-    pictures = [(caption, path, "png") for caption, path in figures]
-    pictures += [(path.stem.replace("_", " "), path, "gif") for path in films]
-    body = "".join(
-        f'<figure><img src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
-        f' alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, path, kind in pictures
-    )
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in [*table.notes(), *more])
-    of_success = (
-        " Of successes, intervals are never narrower than the Wilson interval of the distinct episodes."
-        * any(row["success"] for row in table.rows)
-    )
-    record = html.escape((run.workdir / "config.json").read_text())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{env}</title>'
-        f"<style>{_STYLE}</style><h1>{env}</h1>{table.html()}"
-        "<p>Rows in blue: the smallest weight that one standard error does not tell from the best on "
-        f"the selection episodes{table.of_tasks}. Every number is from the report episodes, which "
-        f"are others.{of_success}</p>{lines}{table.differences_html()}{table.aggregates_html()}{costs}"
-        f"{body}"
-        f"<details><summary>Config, versions, data</summary><pre>{record}</pre></details></html>\n"
-    )
+def _notes_of(name: str, sample: merged.Sample) -> list[str]:
+    """What the lines of a sample's runs lack, which is said on standard error too."""
+    notes = []
+    for run, lines in zip(sample.runs, sample.logs, strict=True):
+        whose = name if len(sample.runs) == 1 else run.workdir.name
+        notes += [f"{whose}: {note}" for note in _notes(lines)]
+        lines.warn()
+    return notes
 
 
 def _trained_as(run: Run) -> str:

@@ -1,12 +1,10 @@
-"""The rows of a report as Markdown, CSV, HTML and words."""
+"""The rows of a report as text cells, Markdown, CSV and words."""
 
 import csv
 import dataclasses
-import html
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from qgf_jax.evaluation import statistics
 from qgf_jax.evaluation.arms import Arm, Sampler
@@ -34,6 +32,35 @@ _Group = tuple[str, int, Sampler]
 """Environment, task and sampler: what rows have in common whose weights compete."""
 
 
+class Part(NamedTuple):
+    """One of the tables of a report, as text."""
+
+    title: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    rows: Sequence[Row]
+    """What `lines` are of; none of what is over all tasks."""
+    notes: Sequence[str]
+    """What its columns are."""
+
+    def by_env(self) -> dict[str, "Part"]:
+        """A part for each environment, without notes: simulators that differ never share one."""
+        found: dict[str, Part] = {}
+        for line, row in zip(self.lines, self.rows, strict=True):
+            empty = self._replace(lines=(), rows=(), notes=())
+            mine = found.get(row["env"], empty)
+            found[row["env"]] = mine._replace(lines=[*mine.lines, line], rows=[*mine.rows, row])
+        return found
+
+    def markdown(self) -> str:
+        """A Markdown table, with an arrow at selected rows."""
+        place = self.head.index("method")
+        lines = [list(line) for line in self.lines]
+        for line, row in zip(lines, self.rows, strict=False):
+            line[place] += " **←**" * row["selected"]
+        return grid([self.head, *lines])
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Rows as `summary.summarize` makes them, of one run or of several."""
@@ -49,29 +76,23 @@ class Table:
         """The rows of report episodes."""
         return [row for row in self.rows if row["split"] == "report"]
 
-    def markdown(self) -> str:
-        """The report rows as a Markdown table, the selected weight of each method marked.
+    def parts(self) -> list["Part"]:
+        """The tables that a reader sees: results, differences, and over all tasks; the last two if any.
 
         Rows of several runs, with `trained_as`, have a column for it.
         """
-        shown = _shown(self.reported)
-        brackets = [f"{name} [95 %]" for name in shown if name != "length"]
-        head = ["env", "task", "method", "weight", *brackets, "length", "n"]
-        body = [_line(row, shown) for row in self.reported]
-        if _has_optimism(self.reported):
-            head.append("optimism")
-            body = [[*line, _optimism(row)] for line, row in zip(body, self.reported, strict=True)]
-        if any("trained_as" in row for row in self.rows):
-            head.insert(2, "trained as")
-            for line, row in zip(body, self.reported, strict=True):
-                line.insert(2, row["trained_as"])
-        parts = [grid([head, *body]), _SELECTED.format(self.of_tasks), *self.notes()]
+        found = [_results(self.reported, self.notes())]
         if compared := _compared(self.reported):
-            parts += [grid([_differences_head(compared), *map(_differences_line, compared)])]
-            parts += self.difference_notes()
+            found.append(_differences(compared))
         if self.aggregates:
-            parts += [grid(_aggregate_lines(self.aggregates)), _OF_AGGREGATES]
-        return "\n\n".join(parts)
+            head, *lines = _aggregate_lines(self.aggregates)
+            found.append(Part("All tasks", head, lines, (), [_OF_AGGREGATES]))
+        return found
+
+    def markdown(self) -> str:
+        """All `parts` as Markdown, the selected weight of each method marked."""
+        texts = [text for part in self.parts() for text in (part.markdown(), *part.notes)]
+        return "\n\n".join([texts[0], _SELECTED.format(self.of_tasks), *texts[1:]])
 
     @property
     def of_tasks(self) -> str:
@@ -89,55 +110,11 @@ class Table:
         writer.writerows(flat)
         return text.getvalue()
 
-    def html(self) -> str:
-        """A table of report rows for each environment: simulators that differ never share one."""
-        names = list(dict.fromkeys(row["env"] for row in self.reported))
-        heads = [f"<h2>{html.escape(name)}</h2>" if len(names) > 1 else "" for name in names]
-        each = ([row for row in self.reported if row["env"] == name] for name in names)
-        return "".join(head + _html_table(mine) for head, mine in zip(heads, each, strict=True))
-
-    def differences_html(self) -> str:
-        """The differences from the baseline as a table, with what its columns are; empty without any."""
-        compared = _compared(self.reported)
-        if not compared:
-            return ""
-        head = "".join(f"<th>{html.escape(name)}" for name in _differences_head(compared))
-        body = "".join(map(_html_difference, compared))
-        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.difference_notes())
-        return f"<h2>Differences</h2><table><tr>{head}</tr>{body}</table>{notes}"
-
     def notes(self) -> list[str]:
         """What the brackets of the report rows are, a line for each kind; then what rows lack."""
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
         words = [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
         return [*words, *[_OF_OPTIMISM] * _has_optimism(self.reported), *self.gaps()]
-
-    def aggregates_html(self) -> str:
-        """The numbers over all tasks as a table, with what its columns are; empty without any."""
-        if not self.aggregates:
-            return ""
-        head, *body = _aggregate_lines(self.aggregates)
-        names = "".join(f"<th>{html.escape(name)}" for name in head)
-        lines = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in line)}</tr>" for line in body
-        )
-        note = html.escape(_OF_AGGREGATES)
-        return f"<h2>All tasks</h2><table><tr>{names}</tr>{lines}</table><p>{note}</p>"
-
-    def difference_notes(self) -> list[str]:
-        """What the columns of the table of differences are."""
-        compared = _compared(self.reported)
-        family = sum(row["paired"]["p_holm"] is not None for row in compared)
-        kinds = dict.fromkeys(row["paired"]["interval"] for row in compared)
-        alone = any(not row["paired"]["same_seeds"] for row in compared)
-        return [
-            "difference: less the arm in `against`, over the (seed, episode) pairs that both have "
-            "played; p: of no difference, two-sided; p (Holm): adjusted for the "
-            f"{family} selected rows of this table; detectable: what such a test finds with 80 % "
-            "power at alpha .05.",
-            *(f"[95 %], {kind}: {statistics.DIFFERENCE_KINDS[kind]}." for kind in kinds),
-            *["*: no seed in common, so episodes alone are paired."] * alone,
-        ]
 
     def gaps(self) -> list[str]:
         """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
@@ -273,12 +250,27 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(map(drawn, [head, ["-" * w for w in widths], *body]))
 
 
+def _results(rows: Sequence[Row], notes: Sequence[str]) -> Part:
+    shown = _shown(rows)
+    brackets = [f"{name} [95 %]" for name in shown if name != "length"]
+    head = ["env", "task", "method", "weight", *brackets, "length", "n"]
+    lines = [_line(row, shown) for row in rows]
+    if _has_optimism(rows):
+        head.append("optimism")
+        lines = [[*line, _optimism(row)] for line, row in zip(lines, rows, strict=True)]
+    if any("trained_as" in row for row in rows):
+        head.insert(2, "trained as")
+        for line, row in zip(lines, rows, strict=True):
+            line.insert(2, row["trained_as"])
+    return Part("Results", head, lines, rows, notes)
+
+
 def _line(row: Row, shown: Sequence[str]) -> list[str]:
     written = _cells(row)
     return [
         row["env"],
         written["task"],
-        written["method"] + (" **←**" if row["selected"] else ""),
+        written["method"],
         written["weight"],
         *(_interval(row.get(k), _DIGITS[k]) for k in shown if k != "length"),
         f"{row['length']['mean']:.0f}",
@@ -301,6 +293,23 @@ def _compared(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.get("paired")]
 
 
+def _differences(compared: Sequence[Row]) -> Part:
+    """How rows differ from the baseline; all of `compared` have one."""
+    family = sum(row["paired"]["p_holm"] is not None for row in compared)
+    kinds = dict.fromkeys(row["paired"]["interval"] for row in compared)
+    alone = any(not row["paired"]["same_seeds"] for row in compared)
+    notes = [
+        "difference: less the arm in `against`, over the (seed, episode) pairs that both have "
+        "played; p: of no difference, two-sided; p (Holm): adjusted for the "
+        f"{family} selected rows of this table; detectable: what such a test finds with 80 % "
+        "power at alpha .05.",
+        *(f"[95 %], {kind}: {statistics.DIFFERENCE_KINDS[kind]}." for kind in kinds),
+        *["*: no seed in common, so episodes alone are paired."] * alone,
+    ]
+    lines = [*map(_differences_line, compared)]
+    return Part("Differences", _differences_head(compared), lines, compared, notes)
+
+
 def _differences_head(rows: Sequence[Row]) -> list[str]:
     names = ["trained as"] * ("trained_as" in rows[0])
     numbers = ["difference [95 %]", "p", "p (Holm)", "detectable", "pairs"]
@@ -314,7 +323,7 @@ def _differences_line(row: Row) -> list[str]:
         row["env"],
         written["task"],
         *([row["trained_as"]] if "trained_as" in row else []),
-        written["method"] + (" **←**" if row["selected"] else ""),
+        written["method"],
         written["weight"],
         found["baseline"],
         found["measure"],
@@ -364,48 +373,8 @@ def _chance(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _html_difference(row: Row) -> str:
-    kind = ' class="selected"' if row["selected"] else ""
-    line = _differences_line(row | {"selected": False})
-    words, numbers = line[:-5], line[-5:]
-    cells = "".join(f"<td>{html.escape(cell)}" for cell in words)
-    cells += "".join(f'<td class="n">{html.escape(cell)}' for cell in numbers)
-    return f"<tr{kind}>{cells}</tr>"
-
-
-def _html_table(rows: Sequence[Row]) -> str:
-    shown = _shown(rows)
-    more = ["optimism"] * _has_optimism(rows)
-    names = ["task", "method", "weight", *shown, "episodes", "seeds", *more]
-    head = f"<tr>{''.join(f'<th>{name}' for name in names)}</tr>"
-    lines = (_html_line(row, shown, [_optimism(row) for _ in more]) for row in rows)
-    return f"<table>{head}{''.join(lines)}</table>"
-
-
-def _html_line(row: Row, shown: Sequence[str], more: Sequence[str]) -> str:
-    written = _cells(row)
-    numbers = [
-        written["weight"],
-        *(_html_interval(row.get(k), _DIGITS[k]) for k in shown),
-        written["episodes"],
-        str(row["seeds"]),
-        *more,
-    ]
-    kind = ' class="selected"' if row["selected"] else ""
-    name = html.escape(json.dumps(written["method"])[1:-1])
-    cells = "".join(f'<td class="n">{cell}' for cell in numbers)
-    return f"<tr{kind}><td>{written['task']}<td>{name}{cells}</tr>"
-
-
 _DIGITS = {"success": 2, "return": 1, "score": 2, "length": 0}
 """After the point. Rows of some environments have no success, and those of most data no score."""
-
-
-def _html_interval(value: dict[str, float] | None, digits: int) -> str:
-    if value is None:
-        return "-"
-    low, high = f"{value['low']:.{digits}f}", f"{value['high']:.{digits}f}"
-    return f"{value['mean']:.{digits}f} <small>[{low}, {high}]</small>"
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -180,6 +180,13 @@ class Run(NamedTuple):
                 installed[package] = metadata.version(package)
         return installed
 
+    def settings(self) -> dict[str, Any]:
+        """Config, data, package versions and commit as config.json has them, by dotted names."""
+        record = RunConfig.read_record(self.workdir / "config.json")
+        kept = ("config", "dataset", "versions", "git_commit")
+        flat = configs.flatten({name: record[name] for name in kept if name in record})
+        return {name.removeprefix("config."): value for name, value in flat.items()}
+
     @property
     def trained_in(self) -> Path:
         """The folder with checkpoints and metrics."""
