@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -238,7 +239,7 @@ def test_commands_in_files_for_clouds_are_read_as_if_typed(monkeypatch):
     files = sorted((ROOT / "experiments" / "launch").glob("*.yaml"))
     lines = [re.findall(r"^ *(qgf .*)$", file.read_text(), re.M) for file in files]
     assert files and all(lines)
-    for line in sum(lines, []):
+    for line in itertools.chain(*lines):
         _, command, *words = shlex.split(line)
         cli.main([command, *words, "--show" if command == "train" else "--dry_run"])
 
