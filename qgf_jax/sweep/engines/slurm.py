@@ -48,12 +48,15 @@ class _TimeLimit(Bound):
 
     @property
     def says(self) -> str:
+        """How one is written."""
         return "a time H:MM:SS or D-HH:MM:SS"
 
     def holds(self, value: object) -> bool:
+        """Whether `value` is one that is longer than nothing, or is none."""
         return isinstance(value, str) and (not value or _seconds(value) > 0)
 
     def parse(self, text: str) -> str:
+        """The text itself."""
         return text
 
 
@@ -240,7 +243,8 @@ class _Cluster:
         for key, one in gone.items():
             del self._begun[key]
             state = states.get(key, ("unknown",))[0]
-            _say(one.task, f"Slurm's job {key} ended without an exit code: {state}")
+            if not self._stopping:  # else it was taken back
+                _say(one.task, f"Slurm's job {key} ended without an exit code: {state}")
         return [(one.task, _LOST) for one in gone.values()]
 
     def stop(self) -> None:
@@ -332,7 +336,8 @@ def _call(program: str, *words: str) -> str:
         raise _RefusedError(f"{program} has not answered in {_SLOW:.0f} s") from None
     except OSError as error:
         raise _RefusedError(f"{program} could not be started: {error.strerror}") from None
-    if done.returncode:
+    # scancel --quiet fails without a word where it finds nothing to cancel.
+    if done.returncode and (done.stderr.strip() or "--quiet" not in words):
         said = " ".join(done.stderr.split())[:300] or f"exit code {done.returncode}"
         raise _RefusedError(f"{program}: {said.removeprefix(f'{program}: error: ')}")
     return done.stdout
