@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -230,6 +231,17 @@ def test_commands_and_their_flags_exist(page, capsys):
         for word in words[1:]:
             flag = re.match(r"--[a-z_]+(?=[=\s]|$)", word)
             assert not flag or flag[0] in known, " ".join(words)
+
+
+def test_commands_in_files_for_clouds_are_read_as_if_typed(monkeypatch):
+    """Each `qgf train` and `qgf sweep` of a YAML file of experiments/launch, as a plan only."""
+    monkeypatch.chdir(ROOT)
+    files = sorted((ROOT / "experiments" / "launch").glob("*.yaml"))
+    lines = [re.findall(r"^ *(qgf .*)$", file.read_text(), re.M) for file in files]
+    assert files and all(lines)
+    for line in itertools.chain(*lines):
+        _, command, *words = shlex.split(line)
+        cli.main([command, *words, "--show" if command == "train" else "--dry_run"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
