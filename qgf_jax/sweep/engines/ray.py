@@ -57,7 +57,7 @@ def _ray(
 
 
 def _imported(environment: Mapping[str, str]) -> Any:
-    """Ray, which reads the environment when it is imported. Raises `UserError` if it is not installed."""
+    """Ray, which reads the environment as it is imported. Raises `UserError` if it is not there."""
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     try:
@@ -159,7 +159,7 @@ class _Cluster:
 
 
 def _resources(task: Task, *, accelerated: bool) -> dict[str, int]:
-    """What a task takes of a node, by Ray's names. Where no node has an accelerator, none is asked for."""
+    """What a task takes of a node, by Ray's names; no accelerator where no node has any."""
     needs = task.needs
     devices = needs.devices if accelerated else 0
     return {"CPU": needs.cores, "GPU": devices, "memory": int(needs.memory_gib * 2**30)}
