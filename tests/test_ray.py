@@ -1,6 +1,7 @@
 """The engine `ray`: on a stand-in for Ray and, where Ray is installed, on Ray."""
 
 import ctypes
+import importlib.util
 import socket
 import sys
 import threading
@@ -78,9 +79,16 @@ class Ray(types.ModuleType):
 
 
 @pytest.fixture
-def engine_on(monkeypatch):
-    """(nodes' resources, options) -> an engine on a stand-in, and that."""
+def no_address(monkeypatch):
+    """An environment without a cluster; what the engine adds to it is gone after the test."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "0")
+
+
+@pytest.fixture
+def engine_on(monkeypatch, no_address):
+    """(nodes' resources, options) -> an engine on a stand-in, and that."""
 
     def make(*nodes, **options):
         ray = Ray(*nodes)
@@ -212,3 +220,25 @@ def test_without_ray_the_extra_is_named(engine_on, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'qgf-jax\[ray\]'"):
         make()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
+def test_on_ray_itself(tmp_path, no_address):
+    """A Ray of its own: exit codes come back, and what runs is asked to save and waited for."""
+    engine = engine_with("ray", {"cores": "2"})()
+    import ray
+
+    try:
+        (node,) = ray.nodes()
+        assert node["NodeManagerAddress"] == "127.0.0.1"
+        small = {"devices": 1, "memory_gib": 0.1}
+        words = "raise SystemExit(3)"
+        engine.start([task(tmp_path, "a", SAVES, **small), task(tmp_path, "b", words, **small)])
+        wait_for(tmp_path / "begun", seconds=120)
+        engine.start([task(tmp_path, name, SAVES, cores=2, **small) for name in ("c", "d")])
+        assert all_of(engine, 1, seconds=120) == {"b": 3}
+        engine.stop()
+        assert all_of(engine, 3, seconds=120) == {"a": 143, "c": 143, "d": 143}
+        assert (tmp_path / "saved").read_text() == "saved "
+    finally:
+        ray.shutdown()
