@@ -209,7 +209,9 @@ def test_a_cluster_that_does_not_answer_is_one_line(engine_on, scheme):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(UserError, match=r"no Ray cluster \(ConnectionRefusedError.*did not answer"):
+    with pytest.raises(
+        UserError, match=r"no Ray cluster \(ConnectionRefusedError.*\) at \S+ did not answer"
+    ):
         engine_on(NODE, address=address)
     with pytest.raises(UserError, match="did not answer"):
         engine_on(NODE, address=f"{scheme}here:door")

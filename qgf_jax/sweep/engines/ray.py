@@ -82,14 +82,14 @@ def _start(ray: Any, cores: int, quiet: Mapping[str, Any]) -> None:
 
 def _connect(ray: Any, address: str, patience: float, quiet: Mapping[str, Any]) -> None:
     """Raises `UserError` if the cluster does not answer in `patience` seconds."""
-    advice = f"start it by `ray start --head`, or give --address: {address} did not answer"
+    advice = f"{address} did not answer: give its --address; set RAY_AUTH_MODE=token if it has one"
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host:  # Ray itself asks for a minute or longer
             socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
         ray.init(address=address, **quiet)
     except Exception as error:
-        raise UserError(f"no Ray cluster ({raised(error)}): {advice}") from error
+        raise UserError(f"no Ray cluster ({raised(error)}) at {advice}") from error
 
 
 class _Cluster:
