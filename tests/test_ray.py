@@ -26,11 +26,14 @@ class Ray(types.ModuleType):
 
     def __init__(self, *resources):
         super().__init__("ray")
+        self.deaf = False
         self.began, self.asked, self.results, self.threads = {}, [], {}, {}
         self.alive = [{"Alive": True, "Resources": one} for one in resources]
 
     def init(self, **options):
         self.began = options
+        for _ in range(200 if options["address"] == "auto" and self.deaf else 0):
+            time.sleep(0.05)
 
     def nodes(self):
         return [*self.alive, {"Alive": False, "Resources": {"CPU": 99, "GPU": 99, "memory": 1e15}}]
@@ -215,6 +218,15 @@ def test_a_cluster_that_does_not_answer_is_one_line(engine_on, scheme):
         engine_on(NODE, address=address)
     with pytest.raises(UserError, match="did not answer"):
         engine_on(NODE, address=f"{scheme}here:door")
+
+
+def test_a_cluster_is_asked_for_some_time_only(engine_on):
+    make = engine_with("ray", {"address": "auto", "patience": "0.2"})
+    engine_on(NODE)[1].deaf = True
+    with pytest.raises(
+        UserError, match=r"\(TimeoutError: more than 0.2 s\) at auto did not answer"
+    ):
+        make()
 
 
 def test_without_ray_the_extra_is_named(engine_on, monkeypatch):

@@ -6,13 +6,16 @@ CUDA_VISIBLE_DEVICES which of these are its own. What Ray loses is tried again b
 the lock of a job then waits for a command that has outlived its worker.
 """
 
+import _thread
+import contextlib
 import importlib
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +41,7 @@ def _ray(
     cores: Annotated[
         Index, "CPU cores of a Ray that is started here; 0: all that this process may use"
     ] = 0,
-    patience: Annotated[Positive, "seconds in which a cluster must answer"] = 10.0,
+    patience: Annotated[Positive, "seconds in which a cluster must answer"] = 60.0,
     grows: Annotated[
         bool, "whether nodes are added on demand: jobs then wait for what no node has yet"
     ] = False,
@@ -85,11 +88,35 @@ def _connect(ray: Any, address: str, patience: float, quiet: Mapping[str, Any]) 
     advice = f"{address} did not answer: give its --address; set RAY_AUTH_MODE=token if it has one"
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if host:  # Ray itself asks for a minute or longer
+        if host:  # Ray itself asks for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
-        ray.init(address=address, **quiet)
+        with _limit(patience):
+            ray.init(address=address, **quiet)
     except Exception as error:
         raise UserError(f"no Ray cluster ({raised(error)}) at {advice}") from error
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Generator[None]:
+    """Interrupts a block of the main thread that takes longer, by `TimeoutError`."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        over.set()
+        _thread.interrupt_main()
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    if threading.current_thread() is threading.main_thread():
+        timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not over.is_set():
+            raise
+        raise TimeoutError(f"more than {seconds:g} s") from None
+    finally:
+        timer.cancel()
 
 
 class _Cluster:
