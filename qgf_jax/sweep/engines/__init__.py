@@ -19,7 +19,7 @@ from qgf_jax.sweep.job import Needs
 
 ENGINES = ByModule()
 """Module, called as its engine is -> (options) -> `Engine`."""
-OURS = ("local", "slurm")
+OURS = ("local", "ray", "slurm")
 """The engines of this package."""
 _GROUP = "qgf_jax.engines"
 
