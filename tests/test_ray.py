@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import signal
 import socket
 import sys
 import threading
@@ -239,7 +240,11 @@ def test_without_ray_the_extra_is_named(engine_on, monkeypatch):
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
 def test_on_ray_itself(tmp_path, no_address):
     """A Ray of its own: exit codes come back, and what runs is asked to save and waited for."""
-    engine = engine_with("ray", {"cores": "2"})()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        engine = engine_with("ray", {"cores": "2"})()
+    finally:
+        signal.signal(signal.SIGINT, before)
     import ray
 
     try:

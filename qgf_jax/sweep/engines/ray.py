@@ -205,6 +205,9 @@ def _write_error(task: Task, line: str) -> None:
 
 def _run(command: list[str], cwd: str, log: str) -> int:
     """Runs a command on a node, to its end. An interruption asks it to end, once, and waits on."""
+    if threading.current_thread() is threading.main_thread():
+        # Where a script has started Ray in its background, SIGINT is ignored and `ray.cancel` unheard.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         process = subprocess.Popen(
