@@ -67,7 +67,7 @@ def test_run_folder_has_what_other_tools_rely_on(place):
         for name in ("success", "return"):
             assert row[name]["low"] <= row[name]["mean"] <= row[name]["high"]
     page = (report / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 and "://" not in page.split("<details>")[0]
+    assert page.count("data:image/png;base64,") == 5 and "://" not in page.split("<details>")[0]
 
 
 def test_verify_tells_sound_from_altered(place):

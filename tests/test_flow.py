@@ -121,6 +121,7 @@ def test_guidance_of_a_row_does_not_depend_on_the_others(rule):
 
     timed = {"noise_aware": lambda a, t: q(a) * (1 + t), "learned_slope": lambda a, t: a * a * t}
     timed["classifier_noise_aware"] = timed["noise_aware"]
+    timed["soft_value"] = lambda a, t, noise, steps: q(a)
     critic = timed.get(rule, q)
 
     def act(x, w):
@@ -343,6 +344,7 @@ def test_critic_is_asked_inside_the_box_that_was_asked_for(kind, options, expect
 def test_a_batch_is_refused_in_one_line_by_every_rule(rule):
     timed = {"noise_aware": lambda a, t: wavy(a), "learned_slope": lambda a, t: a * t}
     timed["classifier_noise_aware"] = timed["noise_aware"]
+    timed["soft_value"] = lambda a, t, noise, steps: wavy(a)
     critic = timed.get(rule, wavy)
     field = guidance.guide(lambda a, t: -a, critic, weight=1.0, rule=rule)
     for shape in ((5, 3), (3, 3), ()):

@@ -108,7 +108,11 @@ def test_the_formula_holds_at_an_endpoint_that_takes_no_velocity_and_a_constant_
 
 @pytest.mark.parametrize(
     "rule",
-    sorted(k for k, rule in Part.all("rule").items() if not rule.needs & {"noisy_q", "slope"}),
+    sorted(
+        k
+        for k, rule in Part.all("rule").items()
+        if not rule.needs & {"noisy_q", "slope", "posterior"}
+    ),
 )
 @pytest.mark.parametrize("nothing", [{"weight": 0 * OVERLAP.weight}, {"most": 0.0}])
 def test_without_overlap_or_strength_not_a_bit_changes(rule, nothing):

@@ -173,6 +173,7 @@ def test_displacement_of_a_constant_push_is_its_sum_up_to_the_radius():
 def test_safeguards_are_of_every_rule(rule):
     asked = {"noise_aware": lambda a, t: q(a), "learned_slope": lambda a, t: jax.grad(q)(a)}
     asked["classifier_noise_aware"] = asked["noise_aware"]
+    asked["soft_value"] = lambda a, t, noise, steps: q(a)
     field = functools.partial(guidance.guide, linear, asked.get(rule, q), weight=2.0, rule=rule)
     v, plain = AT_A, at(field()) - AT_A
     np.testing.assert_allclose(at(field(gate=lambda end: 0.25)) - v, 0.25 * plain, rtol=1e-4)

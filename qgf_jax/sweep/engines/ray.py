@@ -107,8 +107,12 @@ def _limit(seconds: float) -> Generator[None]:
 
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True
-    if threading.current_thread() is threading.main_thread():
-        timer.start()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # In the background of a script SIGINT is ignored, and would interrupt nothing.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.start()
     try:
         yield
     except KeyboardInterrupt:
@@ -117,6 +121,7 @@ def _limit(seconds: float) -> Generator[None]:
         raise TimeoutError(f"more than {seconds:g} s") from None
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 class _Cluster:

@@ -198,7 +198,7 @@ class _Cluster:
 
     def _next_folder(self, task: Task) -> Path:
         if self._root is None:
-            now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+            now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             self._root = task.log.absolute().parent.parent / _FOLDER / f"{now}-{os.getpid()}"
         self._arrays += 1
         return self._root / str(self._arrays)
