@@ -10,6 +10,7 @@ import time
 import types
 
 import pytest
+from engines import all_of
 
 from qgf_jax.errors import UserError
 from qgf_jax.sweep import Needs, runner
@@ -108,15 +109,6 @@ NODE = {"CPU": 4.0, "memory": 8.0 * 2**30}
 def task(folder, name, code="", **needs):
     words = (sys.executable, "-S", "-c", code)
     return Task(name, words, folder, folder / name / "job.log", Needs(**needs))
-
-
-def all_of(engine, count, seconds=20):
-    over, end = [], time.monotonic() + seconds
-    while len(over) < count:
-        over += engine.ended()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return {one.name: code for one, code in over}
 
 
 SAVES = """

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+from engines import all_of
 
 from qgf_jax.errors import UserError
 from qgf_jax.runtime import children
@@ -78,15 +79,6 @@ def engine(**options):
     return engine_with("slurm", {k: str(v) for k, v in options.items()})()
 
 
-def all_of(engine, count):
-    over, end = [], time.monotonic() + 60
-    while len(over) < count:
-        over += engine.ended()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return {one.name: code for one, code in over}
-
-
 def asked(home, program):
     return [x for x in (home / "asked").read_text().splitlines() if x.split()[0] == program]
 
@@ -100,7 +92,7 @@ def test_tasks_of_equal_needs_are_one_array_and_their_exit_codes_come_back(clust
     ]
     one = engine()
     assert {each.name for each in one.start(tasks)} == {odd, "large", "fine"}
-    assert all_of(one, 3) == {odd: 3, "large": 137, "fine": 0}
+    assert all_of(one, 3, seconds=60) == {odd: 3, "large": 137, "fine": 0}
     first, second = asked(cluster, "sbatch")
     assert "--array=0-1 " in first and "--cpus-per-task=1 " in first
     assert "--array=0-0 " in second and "--cpus-per-task=4 " in second
@@ -124,14 +116,14 @@ def test_needs_and_options_are_flags_of_sbatch(cluster, tmp_path):
         "--signal=B:TERM@90 --partition=gpu --account=me --nice=3 --x=a b",
     ):
         assert flag in line, line
-    all_of(one, 1)
+    all_of(one, 1, seconds=60)
     assert one.start(tasks[1:]) == tasks[1:]
-    all_of(one, 1)
+    all_of(one, 1, seconds=60)
     one = engine(gres="none", time="0:01:00")
     one.start(tasks[:1])
     assert "--gres" not in (line := asked(cluster, "sbatch")[-1])
     assert "--time=1 --signal=B:TERM@30" in line, "it would come at the start"
-    all_of(one, 1)
+    all_of(one, 1, seconds=60)
 
 
 def test_what_slurm_refuses(cluster, tmp_path):
@@ -145,7 +137,7 @@ def test_what_slurm_refuses(cluster, tmp_path):
     assert one.start(tasks[:1]) == tasks[:1]
     refusal.write_text("sbatch: error: no such node")
     assert one.start(tasks[1:]) == [tasks[2]], "b is offered again"
-    assert all_of(one, 2) == {"a": 0, "c": 2}
+    assert all_of(one, 2, seconds=60) == {"a": 0, "c": 2}
     assert tasks[2].log.read_text() == "qgf: error: sbatch: no such node\n"
     refusal.unlink()
     assert one.start(tasks[1:2]) == [], "not at once"
@@ -162,7 +154,7 @@ def test_a_job_without_an_exit_code_is_lost_when_slurm_says_so(cluster, tmp_path
     (cluster / "squeue.error").unlink()
     (cluster / "jobs" / "1_0").write_text("NODE_FAIL")
     (cluster / "jobs" / "1_1").unlink()
-    assert all_of(one, 2) == {"a": 101, "b": 101}
+    assert all_of(one, 2, seconds=60) == {"a": 101, "b": 101}
     assert "1_0 ended without an exit code: NODE_FAIL" in tasks[0].log.read_text()
     assert one.ended() == []
 
@@ -198,7 +190,7 @@ def test_a_sweep_that_stops_takes_back_what_waits_and_lets_the_rest_save(cluster
     (cluster / "full").touch()
     one.start([task(tmp_path, "waits")])
     one.stop()
-    assert all_of(one, 2) == {"runs": 143, "waits": 101}
+    assert all_of(one, 2, seconds=60) == {"runs": 143, "waits": 101}
     assert mark.read_text() == "1"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command
+from engines import all_of
 
 from qgf_jax.errors import Stopped, UserError
 from qgf_jax.runs.locks import JOB
@@ -400,15 +401,17 @@ def test_a_cancelled_job_ends_its_command_and_goes_on_later(tmp_path, fakes):
 def test_a_command_keeps_the_lock_of_a_runner_that_was_killed(tmp_path, fakes):
     planned_in(tmp_path, seeded("a", 60))
     workdir = tmp_path / "a"
-    runner_id = os.fork()
-    if not runner_id:
-        try:
-            runner.run_job(tmp_path, "a")
-        finally:
-            os._exit(0)
-    wait_for(workdir / "begun")
-    os.kill(runner_id, signal.SIGKILL)
-    os.waitpid(runner_id, 0)
+    code = (
+        "import sys; from pathlib import Path; from qgf_jax.runtime import children\n"
+        "from qgf_jax.sweep import runner\n"
+        f"children.command = lambda _, *words: {[sys.executable, '-S', '-c', FAKE]!r} + [*words]\n"
+        "runner.run_job(Path(sys.argv[1]), 'a')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as process:
+        wait_for(workdir / "begun")
+        process.kill()
     holder = JOB.holder(workdir)
     os.kill(int((workdir / "begun").read_text()), signal.SIGKILL)
     assert holder, "its command is still at work"
@@ -526,15 +529,6 @@ def task(folder, name, code="", **needs):
 
 def local(**options):
     return engine_with("local", {k: str(v) for k, v in options.items()})()
-
-
-def all_of(engine, count):
-    over, end = [], time.monotonic() + 20
-    while len(over) < count:
-        over += engine.ended()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return {one.name: code for one, code in over}
 
 
 def test_as_many_at_once_as_there_is_room_for(tmp_path):

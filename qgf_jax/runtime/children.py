@@ -6,9 +6,11 @@ library's. The flag `-P` leaves the folder out; PYTHONPATH still counts.
 
 import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 _HOME = str(Path(__file__).parent.parent.parent)
 
@@ -23,6 +25,24 @@ def command(module: str, *arguments: str) -> list[str]:
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
     return [sys.executable, "-P", "-c", code, *arguments]
+
+
+def start_logged(words: Sequence[str], log: Path, **options: Any) -> subprocess.Popen:
+    """Starts a command that reads nothing and writes to the end of a file, whose folder is made.
+
+    It has a session of its own: a terminal's Ctrl-C is for its parent, which passes it on, once.
+    `options` as of `subprocess.Popen`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            **options,
+        )
 
 
 @contextlib.contextmanager

@@ -80,17 +80,13 @@ def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: 
     """Runs a stage to its end and notes in the run folder how it went. Returns the exit code."""
     workdir = folder / planned.name
     begun = _announce(workdir / LOG, stage)
-    with (workdir / LOG).open("ab") as log:
-        process = subprocess.Popen(
-            children.command("qgf_jax", *stage.words),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=_environment(planned),
-            start_new_session=True,  # a terminal's Ctrl-C is for us; we pass it on, once
-            pass_fds=(lock,),  # the job is locked as long as its command lives, even without us
-        )
-        code = _wait(process, stop, folder)
+    process = children.start_logged(
+        children.command("qgf_jax", *stage.words),
+        workdir / LOG,
+        env=_environment(planned),
+        pass_fds=(lock,),  # the job is locked as long as its command lives, even without us
+    )
+    code = _wait(process, stop, folder)
     record = Record.read(workdir)
     if code == 0:
         record.with_done(planned, folder, stage).write(workdir)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.runs.files import write_atomically
+from qgf_jax.runtime import children
 
 STOP = "stop"
 """The file in the parent of `folder` by which an engine says that no job is to go on."""
@@ -38,17 +39,8 @@ def run(folder: Path, index: int, cwd: Path, log: Path, words: Sequence[str]) ->
     stop, code = folder.parent / STOP, _SAVED
     asked: list[int] = []
     if not stop.exists():
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with _sigterm_to(asked), log.open("ab") as out:
-            process = subprocess.Popen(
-                words,
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-            code = _wait(process, asked)
+        with _sigterm_to(asked):
+            code = _wait(children.start_logged(words, log, cwd=cwd), asked)
         if asked and code == _SAVED and not stop.exists() and _requeue():
             return code
     write_atomically(folder / code_file(index), str(code))

@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 
 from qgf_jax.bounds import Index, NonNegative
 from qgf_jax.errors import log_once
+from qgf_jax.runtime import children
 from qgf_jax.runtime.memory import available_bytes
 from qgf_jax.sweep.engines import ENGINES, Engine, Task
 from qgf_jax.sweep.job import Needs
@@ -99,17 +100,7 @@ class _Processes:
         used = {name for one in self._running for name in one.devices}
         own = [name for name in self._devices if name not in used][: taken.devices]
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
-        task.log.parent.mkdir(parents=True, exist_ok=True)
-        with task.log.open("ab") as log:
-            process = subprocess.Popen(
-                task.command,
-                cwd=task.cwd,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which passes it on
-            )
+        process = children.start_logged(task.command, task.log, cwd=task.cwd, env=environment)
         self._running.append(_Running(task, process, taken, own))
 
     def ended(self) -> list[tuple[Task, int]]:

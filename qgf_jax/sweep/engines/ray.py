@@ -12,7 +12,6 @@ import importlib
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 
 from qgf_jax.bounds import Index, Positive
 from qgf_jax.errors import UserError, log, raised, said
+from qgf_jax.runtime import children
 from qgf_jax.sweep.engines import ENGINES, Engine, Task
 
 _LOST = 128 + signal.SIGKILL
@@ -213,16 +213,7 @@ def _run(command: list[str], cwd: str, log: str) -> int:
     if threading.current_thread() is threading.main_thread():
         # Where a script has started Ray in its background, SIGINT is ignored and `ray.cancel` unheard.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+    process = children.start_logged(command, Path(log), cwd=cwd)
     asked = False
     while True:
         try:
