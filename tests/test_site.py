@@ -15,7 +15,7 @@ from conftest import command, tiny
 
 from qgf_jax.cli import evaluate as evaluate_command
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.report import page, run_page
+from qgf_jax.report import kl, page
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
@@ -407,8 +407,8 @@ def test_a_file_of_kl_that_is_none_is_left_out_and_said(tmp_path):
     (run / "analysis").mkdir()
     wrong = ("nothing", "{}", '{"points": [{"kl": "<b>"}]}', "[1]", '{"points": 3}', "[" * 9999)
     for content in wrong:
-        (run / run_page.KL).write_text(content)
-        points, why = run_page.divergences(Run.open(run))
+        (run / kl.FILE).write_text(content)
+        points, why = kl.points_of(Run.open(run))
         assert points == [] and "left out" in why, content
     assert command("report", str(run)) == 0
     assert "left out." in (run / "report/index.html").read_text()

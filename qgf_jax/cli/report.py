@@ -54,17 +54,21 @@ def _main(arguments: Sequence[str]) -> None:
     )
     _add_record(parser)
     flags = parser.parse_args(arguments)
+    _check(parser, flags)
+    print(_made(flags, flags.runs or flags.workdir))
+
+
+def _check(parser: Parser, flags: argparse.Namespace) -> None:
+    """Ends the program if flags do not go together."""
     if bool(flags.runs) == bool(flags.workdir):
         parser.error("give run folders, either as words or by --workdir")
-    workdirs = flags.runs or flags.workdir
-    if flags.record is None and (flags.command or flags.machine):
+    several = len(flags.runs or flags.workdir) > 1
+    if not flags.record and any([flags.command, flags.machine]):
         parser.error("--command and --machine belong to --record")
-    others = flags.out or flags.baseline or flags.select_on
-    if flags.record and (len(workdirs) > 1 or others):
+    if flags.record and any([several, flags.out, flags.baseline, flags.select_on]):
         parser.error("--record takes one run folder, and neither --out, --baseline nor --select_on")
-    if len(workdirs) > 1 and not flags.out:
+    if several and not flags.out:
         parser.error("several run folders need --out")
-    print(_made(flags, workdirs))
 
 
 def _add_record(parser: Parser) -> None:

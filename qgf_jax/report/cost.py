@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from qgf_jax.evaluation.arms import Arm
-from qgf_jax.evaluation.played import ALL_TASKS
 from qgf_jax.report import page
 from qgf_jax.report.page import Cell, Section
-from qgf_jax.report.tables import grid
+from qgf_jax.report.tables import Panel, grid, task_name
 
 CAPTION = (
     "What selection costs: the report of the weight that n selection episodes of each weight, task and "
@@ -42,18 +41,16 @@ def draw(curves: Sequence[_Curve], path: Path) -> list[tuple[str, Path]]:
         return []
     from qgf_jax.report.plots import color_of, plain, plt  # Matplotlib
 
-    panels = sorted({(one["env"], one["task"], one["measure"]) for one in shown})
+    panels = sorted({(*Panel.of(one), one["measure"]) for one in shown})
     size = (5.4 * len(panels), 3.4)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for ax, (env, task, measure) in zip(axes[0], panels, strict=True):
-        here = [one for one in curves if (one["env"], one["task"]) == (env, task)]
-        for place, one in enumerate(here):
+        panel = Panel(env, task)
+        for place, one in enumerate(panel.rows(curves)):
             label = plain(_label(one))
             _draw_curve(ax, one, label, color_of(label, place))
         ax.set_xscale("symlog", linthresh=1)
-        ax.set(
-            xlabel="selection episodes", ylabel=measure, title=f"{plain(env)}, task {task or 'all'}"
-        )
+        ax.set(xlabel="selection episodes", ylabel=measure, title=plain(panel.title))
         ax.set_xlim(left=0)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
@@ -89,7 +86,7 @@ def _line(curve: _Curve, sizes: Sequence[int]) -> list[str]:
     played = curve["as_played"]
     return [
         curve["env"],
-        str(curve["task"]) if curve["task"] != ALL_TASKS else "all",
+        task_name(curve["task"]),
         _label(curve),
         measure,
         str(curve["weights"] or "-"),

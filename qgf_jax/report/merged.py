@@ -37,13 +37,32 @@ class Sample(NamedTuple):
         first, *more = (run.workdir.name for run in self.runs)
         return f"{first} and {len(more)} more" if len(more) > 2 else " + ".join((first, *more))
 
-    def _add(self, run: Run, log: Lines, numbers: Sequence[int]) -> None:
+    def _add(self, one: "_Played", numbers: Sequence[int]) -> None:
         """A run's seeds of these `numbers`."""
-        lines = _by_number(run, log)
-        self.runs.append(run)
-        self.logs.append(log)
-        self.places.update(dict.fromkeys(numbers, run))
-        self.lines.extend(line for line in lines if line["seed"] in numbers)
+        self.runs.append(one.run)
+        self.logs.append(one.log)
+        self.places.update(dict.fromkeys(numbers, one.run))
+        self.lines.extend(line for line in one.lines if line["seed"] in numbers)
+
+    def holds(self, run: Run) -> bool:
+        """Whether the run is one of its own."""
+        return any(run is one for one in self.runs)
+
+
+class _Played(NamedTuple):
+    """A run that may join a sample."""
+
+    run: Run
+    log: Lines
+    lines: list[Line]
+    """Its episodes, by the numbers that its seeds were trained with."""
+    numbers: list[int]
+
+    @classmethod
+    def of(cls, run: Run, log: Lines) -> "_Played":
+        first = run.config["seed"]
+        lines: list[Line] = [{**line, "seed": first + line["seed"]} for line in log.records]
+        return cls(run, log, lines, sorted({line["seed"] for line in lines}))
 
 
 def merge(played: Sequence[tuple[Run, Lines]]) -> tuple[list[Sample], list[str]]:
@@ -56,20 +75,20 @@ def merge(played: Sequence[tuple[Run, Lines]]) -> tuple[list[Sample], list[str]]
     samples: list[Sample] = []
     notes: list[str] = []
     for run, log in played:
-        named = _by_number(run, log)
-        numbers = sorted({line["seed"] for line in named})
+        one = _Played.of(run, log)
         for sample in samples:
-            new = [number for number in numbers if number not in sample.places]
-            if new and _is_same_training(sample.run, run) and not _apart(sample, run, named):
-                notes += _of_doubles(sample, run, numbers)
-                sample._add(run, log, new)
+            new = [number for number in one.numbers if number not in sample.places]
+            if new and _is_same_training(sample, one) and not _apart(sample, one):
+                notes += _of_doubles(sample, one)
+                sample._add(one, new)
                 break
         else:
-            notes += _why_apart(samples, run, named, numbers)
+            notes += _why_apart(samples, one)
             alone = Sample([], [], [], {})
-            alone._add(run, log, numbers)
+            alone._add(one, one.numbers)
             samples.append(alone)
-    return samples, [*map(_of_sample, (one for one in samples if len(one.runs) > 1)), *notes]
+    merged = [_of_sample(sample) for sample in samples if len(sample.runs) > 1]
+    return samples, merged + notes
 
 
 def unreported(run: Evaluated, seeds: int) -> Iterator[str]:
@@ -92,39 +111,34 @@ def unreported(run: Evaluated, seeds: int) -> Iterator[str]:
             )
 
 
-def _by_number(run: Run, log: Lines) -> list[Line]:
-    """The episodes of a run by the numbers that its seeds were trained with."""
-    first = run.config["seed"]
-    return [{**line, "seed": first + line["seed"]} for line in log.records]
+def _is_same_training(sample: Sample, one: _Played) -> bool:
+    keys = ("env", "algorithm", "critic")
+    return all(sample.run.config[key] == one.run.config[key] for key in keys)
 
 
-def _is_same_training(run: Run, other: Run) -> bool:
-    return all(run.config[key] == other.config[key] for key in ("env", "algorithm", "critic"))
-
-
-def _apart(sample: Sample, run: Run, lines: Sequence[Line]) -> list[str]:
+def _apart(sample: Sample, one: _Played) -> list[str]:
     """What tells a run from a sample, the checkpoint that was evaluated last."""
-    ours, theirs = newest(sample.lines), newest(lines)
+    ours, theirs = newest(sample.lines), newest(one.lines)
     steps = [
         f"checkpoint of {env}: {ours[env]} -> {theirs[env]}"
         for env in sorted(ours.keys() & theirs.keys()) if ours[env] != theirs[env]
     ]  # fmt: skip
-    return changes(sample.run, run) + steps
+    return changes(sample.run, one.run) + steps
 
 
-def _why_apart(
-    samples: Sequence[Sample], run: Run, lines: Sequence[Line], numbers: Sequence[int]
-) -> list[str]:
+def _why_apart(samples: Sequence[Sample], one: _Played) -> list[str]:
     """A line about the sample that a reader would expect a run to join, if there is one."""
-    alike = [one for one in samples if one.places and _is_same_training(one.run, run)]
-    found = sorted(((_apart(one, run, lines), one) for one in alike), key=lambda x: len(x[0]))
-    if not found or not numbers:
+    alike = [sample for sample in samples if sample.places and _is_same_training(sample, one)]
+    if not alike or not one.numbers:
         return []
-    (first, *more), sample = found[0][0] or [""], found[0][1]
-    here, there = run.workdir, sample.run.workdir
-    if {*numbers} <= sample.places.keys():
-        same = f"{here} has trained {_seeds(numbers)} again, which {sample.folders} has"
-        return [] if first else [f"{same}: no seed counts twice, so it is a line of its own"]
+    found = ((_apart(sample, one), sample) for sample in alike)
+    reasons, sample = min(found, key=lambda pair: len(pair[0]))
+    here, there = one.run.workdir, sample.run.workdir
+    if {*one.numbers} <= sample.places.keys():
+        same = f"{here} has trained {_seeds(one.numbers)} again, which {sample.folders} has"
+        again = [f"{same}: no seed counts twice, so it is a line of its own"]
+        return [] if reasons else again
+    first, *more = reasons
     rest = f" (and {len(more)} more)" if more else ""
     return [f"{here} is no further seed of {there}: {first}{rest}"]
 
@@ -136,12 +150,12 @@ def _of_sample(sample: Sample) -> str:
     return f"{_seeds(sorted(sample.places))} of {folders} are one sample{more}"
 
 
-def _of_doubles(sample: Sample, run: Run, numbers: Sequence[int]) -> Iterator[str]:
+def _of_doubles(sample: Sample, one: _Played) -> Iterator[str]:
     """A line about the seeds that a run has trained again."""
-    again = [number for number in numbers if number in sample.places]
+    again = [number for number in one.numbers if number in sample.places]
     if again:
         there = ", ".join({str(sample.places[number].workdir): None for number in again})
-        yield f"{run.workdir} has trained {_seeds(again)} again: counted once, as in {there}"
+        yield f"{one.run.workdir} has trained {_seeds(again)} again: counted once, as in {there}"
 
 
 def _seeds(numbers: Sequence[int]) -> str:

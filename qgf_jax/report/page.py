@@ -18,8 +18,8 @@ from qgf_jax.report.tables import Part
 
 GENERATOR = '<meta name="generator" content="qgf report">'
 """What tells a page of ours from other people's."""
-_LEADING = frozenset({"success", "return", "score", "length", "difference"})
-"""The columns whose numbers lead to their episodes."""
+_LEADING = frozenset({"trained as", "success", "return", "score", "length", "difference"})
+"""The columns whose cells lead somewhere."""
 _NUMBER = re.compile(r"([<>]?[+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?)( .*)?", re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def text(value: object) -> str:
     return html.escape(printable(value))
 
 
-def link(words: str, href: str) -> str:
+def _link(words: str, href: str) -> str:
     """A link, or the words alone where there is nothing to lead to."""
     return f'<a href="{text(href)}">{text(words)}</a>' if href else text(words)
 
@@ -98,36 +98,35 @@ def _written(cell: Cell) -> str:
     if cell.also:
         return ", ".join([_written(cell._replace(also=())), *map(_written, cell.also)])
     if not found:
-        return link(cell.text, cell.href if cell.text != "-" else "")
+        return _link(cell.text, cell.href if cell.text != "-" else "")
     more = f" <small>{text(found[2].strip())}</small>" if found[2] else ""
-    return link(found[1], cell.href) + more
+    return _link(found[1], cell.href) + more
 
 
 def part(
     one: Part, href: Callable[[Row, str], str], more: Mapping[str, Sequence[Cell]] | None = None
 ) -> str:
-    """A table of a report with its notes. `href` says where a row's cell of some column leads to.
+    """A table of a report with its notes. `more` are further columns, a cell for each line.
 
-    `more` are further columns, a cell for each line.
+    `href` says where a row leads to from a column of numbers or from what it was trained as.
     """
     extra = more or {}
+    names = [name.split(" [")[0] for name in one.head]
     lines = []
-    for place, line in enumerate(one.lines):
-        rows = one.rows[place : place + 1]
-        names = [name.split(" [")[0] for name in one.head]
+    rows = one.rows or [None] * len(one.lines)
+    for row, line, *further in zip(rows, one.lines, *extra.values(), strict=True):
         cells = [
-            Cell(words, href(rows[0], name) if rows else "")
+            Cell(words, href(row, name) if row and name in _LEADING else "")
             for name, words in zip(names, line, strict=True)
         ]
-        lines.append([*cells, *(column[place] for column in extra.values())])
+        lines.append([*cells, *further])
+    return table(one.title, [*one.head, *extra], lines, _marked(one)) + paragraphs(one.notes)
+
+
+def _marked(one: Part) -> set[int]:
+    """The places of selected rows; none where all are."""
     marked = {i for i, row in enumerate(one.rows) if row["selected"]}
-    marked = marked if len(marked) < len(one.rows) else set()
-    return table(one.title, [*one.head, *extra], lines, marked) + paragraphs(one.notes)
-
-
-def leads(column: str) -> bool:
-    """Whether a number of this column leads to its episodes."""
-    return column in _LEADING
+    return marked if len(marked) < len(one.rows) else set()
 
 
 def picture(path: Path, caption: str) -> str:
@@ -156,7 +155,7 @@ def page(
     )
     shown = [section for section in sections if section.body]
     ways = [*ways, *(Cell(section.title, f"#{section.anchor}") for section in shown)]
-    items = "".join(f"<li>{link(way.text, way.href)}</li>" for way in ways)
+    items = "".join(f"<li>{_link(way.text, way.href)}</li>" for way in ways)
     body = "".join(
         f'<section id="{one.anchor}"><h2>{text(one.title)}</h2>{one.body}</section>'
         for one in shown

@@ -18,6 +18,7 @@ from qgf_jax.evaluation.summary import ALL_TASKS, Row
 from qgf_jax.report import losses
 from qgf_jax.report.maze import Maze
 from qgf_jax.report.page import printable
+from qgf_jax.report.tables import Panel
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
 
@@ -131,28 +132,6 @@ def color_of(label: str, place: int) -> str:
     return _own_color(label) or _MORE_COLORS[place % len(_MORE_COLORS)]
 
 
-class _Panel(NamedTuple):
-    """What a panel is of."""
-
-    env: str
-    task: int
-
-    @property
-    def title(self) -> str:
-        return f"{plain(self.env)}, task {self.task if self.task != ALL_TASKS else 'all'}"
-
-    def of(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that belong here."""
-        return [row for row in rows if (row["env"], row["task"]) == self]
-
-
-def _panels(rows: Sequence[Row]) -> list[_Panel]:
-    """A panel each task: an environment's mean over all tasks alone, if it has one."""
-    tasks = sorted({_Panel(row["env"], row["task"]) for row in rows})
-    pooled = {env for env, task in tasks if task == ALL_TASKS}
-    return [panel for panel in tasks if panel.task == ALL_TASKS or panel.env not in pooled]
-
-
 def _selected(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["selected"] and row["split"] == "report"]
 
@@ -169,15 +148,17 @@ def _methods(subject: _Subject) -> Any:
     legible = len({_label(row) for row in shown}) <= _LEGIBLE
     if not shown or (legible and _is_swept(subject.rows)):
         return None
-    panels = _panels(shown)
-    most = max(len(panel.of(shown)) for panel in panels)
+    panels = Panel.drawn(shown)
+    most = max(len(panel.rows(shown)) for panel in panels)
     height = max(1.6, 0.6 + 0.27 * most)  # title and axis alone take 1.2 inches
     fig, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), height), squeeze=False)
     name = _measures(shown)[0]
     for ax, panel in zip(axes[0], panels, strict=True):
-        _methods_panel(ax, panel.of(shown), name)
+        _methods_panel(ax, panel.rows(shown), name)
         ax.set(
-            xlabel=name, title=panel.title, **({"xlim": (-0.02, 1.02)} if name == "success" else {})
+            xlabel=name,
+            title=plain(panel.title),
+            **({"xlim": (-0.02, 1.02)} if name == "success" else {}),
         )
     fig.tight_layout()
     return fig
@@ -212,16 +193,16 @@ def _by_task(
     rows: Sequence[Row], draw_panel: Callable[[Axes, Sequence[Row], str], None], xlabel: str
 ) -> Any:
     """A column a task, a row of panels a measure, of report rows."""
-    panels, names = _panels(rows), _measures(rows)
+    panels, names = Panel.drawn(rows), _measures(rows)
     size = (5.4 * len(panels), 3.1 * len(names))
     fig, axes = plt.subplots(len(names), len(panels), figsize=size, squeeze=False, sharex="col")
     for column, panel in zip(axes.T, panels, strict=True):
-        here = [row for row in panel.of(rows) if row["split"] == "report"]
+        here = [row for row in panel.rows(rows) if row["split"] == "report"]
         for ax, name in zip(column, names, strict=True):
             draw_panel(ax, here, name)
         if names[0] == "success":
             column[0].set(ylim=(-0.03, 1.03))
-        column[0].set_title(panel.title, fontsize=10)
+        column[0].set_title(plain(panel.title), fontsize=10)
         if len({_label(row) for row in here}) <= _LEGIBLE:
             column[0].legend(fontsize=8, framealpha=0.9)
         else:
@@ -306,16 +287,17 @@ def weight_axis(ax: Axes, weights: Sequence[float]) -> None:
 def _trajectories(subject: _Subject) -> Any:
     """One panel a selected method: where its first report episodes went, a colour a task."""
     selected = _selected(subject.rows)
-    shown = [row for row in selected if (row["env"], row["task"]) in _panels(selected)]
+    drawn = Panel.drawn(selected)
+    shown = [row for row in selected if Panel.of(row) in drawn]
     lines = [line for line in subject.episodes if "path" in line]
     maze = Maze.of(subject.run)
     if not shown or not lines or maze is None:
         return None
     fig, axes = _grid(len(shown))
-    several = len({row["env"] for row in shown}) > 1
+    several = len({panel.env for panel in drawn}) > 1
     for place, (ax, row) in enumerate(zip(axes, shown, strict=True)):
         maze.draw(ax)
-        title = plain(Arm.of(row).label + (f"\n{row['env']}" if several else ""))
+        title = plain(Arm.of(row).label + f"\n{row['env']}" * several)
         _trajectories_panel(ax, title, row, _lines_of(row, lines), place)
     return fig
 

@@ -16,6 +16,7 @@ from qgf_jax.evaluation.played import by_arm, newest
 from qgf_jax.evaluation.selected_on import mark_as
 from qgf_jax.evaluation.selected_on import select_on as select_on_tasks
 from qgf_jax.report import cost, merged, run_page
+from qgf_jax.report.films import Films
 from qgf_jax.report.page import Cell
 from qgf_jax.report.tables import Table, add_optimism
 from qgf_jax.runs.alike import config_changes
@@ -87,12 +88,12 @@ class Reported(NamedTuple):
         """
         costs = selection_cost.curves(self.own, self.table.select_on)
         by_step, notes = self._by_step(), self._notes()
-        films = run_page.films_of(self.run)
+        films = Films.of(self.run)
         with saving(folder, elsewhere):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / _CURVE).unlink(missing_ok=True)  # of an earlier report
             figures = self._draw(folder, by_step, costs)
-            run_page.copy_films(films, folder)
+            films.copy(folder)
         pages = run_page.Pages(self.run, self.own, self.table, figures, notes, films, costs)
         text = "\n\n".join(filter(None, [self.table.markdown(), cost.markdown(costs), *notes]))
         for name, content in {
@@ -202,20 +203,16 @@ class Together(NamedTuple):
         for name, sample in zip(names, samples, strict=True):
             notes += _notes_of(name, sample)
             played.append(_evaluated_sample(name, sample))
-        notes += _choose(samples, played, select_on)
+        if select_on:
+            _choose(samples, played, select_on)
+        notes += _unreported(samples, played, bool(select_on))
         runs = [*map(_selected_reports, played)]
         rows = [row for one in runs for row in one.rows]
         if not rows:
-            where = ", ".join(str(run.workdir) for run in opened)
-            raise UserError(f"{where}: nothing selected and reported: run `qgf evaluate`")
+            raise _nothing_reported(opened)
         paired.compare(runs, baseline)
-        rows.sort(
-            key=lambda row: (row["env"], row["task"], -(row["success"] or row["return"])["mean"])
-        )
-        places = [
-            next(i for i, sample in enumerate(samples) if any(run is one for one in sample.runs))
-            for run in opened
-        ]
+        rows.sort(key=_rank)
+        places = [next(i for i, one in enumerate(samples) if one.holds(run)) for run in opened]
         return cls(Table(rows, aggregate(runs, baseline), select_on), played, places, notes)
 
     @property
@@ -239,6 +236,11 @@ def compare(
     found = Together.of([Run.open(workdir) for workdir in workdirs], baseline, select_on)
     found.write(Path(f"{out}.md"), Path(f"{out}.csv"))
     return found.text
+
+
+def _nothing_reported(runs: Sequence[Run]) -> UserError:
+    where = ", ".join(str(run.workdir) for run in runs)
+    return UserError(f"{where}: nothing selected and reported: run `qgf evaluate`")
 
 
 def _names(samples: Sequence[merged.Sample]) -> list[str]:
@@ -280,19 +282,30 @@ def _evaluated_sample(name: str, sample: merged.Sample) -> Evaluated:
     return Evaluated(rows, by_arm(sample.lines), name, _trained_as(sample.run), references)
 
 
+def _rank(row: summary.Row) -> tuple[str, int, float]:
+    """Rows by environment and task, the best on top."""
+    return row["env"], row["task"], -(row["success"] or row["return"])["mean"]
+
+
 def _choose(
     samples: Sequence[merged.Sample], runs: Sequence[Evaluated], tasks: Sequence[int]
-) -> list[str]:
-    """Marks what `tasks` select, if any; a line for each weight that some have not reported."""
+) -> None:
+    """Marks what `tasks` select, over the runs together that but for the task are trained alike."""
     left = [*zip(samples, runs, strict=True)]
-    while tasks and left:
+    while left:
         first = left[0][0].run
         domain = [one for one in left if not config_changes(first, one[0].run, but=("env",))]
         select_on_tasks([run for _, run in domain], tasks)
         left = [one for one in left if not any(one is other for other in domain)]
+
+
+def _unreported(
+    samples: Sequence[merged.Sample], runs: Sequence[Evaluated], chosen: bool
+) -> list[str]:
+    """A line for each weight that some have not reported; of one folder if tasks have `chosen` it."""
     return [
         f"{run.name}: {note}"
-        for sample, run in zip(samples, runs, strict=True) if tasks or len(sample.runs) > 1
+        for sample, run in zip(samples, runs, strict=True) if chosen or len(sample.runs) > 1
         for note in merged.unreported(run, len(sample.places))
     ]  # fmt: skip
 

@@ -1,31 +1,25 @@
 """The pages of one run: index.html with tables, pictures and config, episodes.html with the lines."""
 
 import json
-import re
 import shlex
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from qgf_jax.envs.families import ON_DEVICE
-from qgf_jax.errors import UserError
 from qgf_jax.evaluation import recorded
 from qgf_jax.evaluation.arms import Arm
+from qgf_jax.evaluation.choice import Tasks
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Key, complete
 from qgf_jax.evaluation.summary import Row
-from qgf_jax.report import cost, page
-from qgf_jax.report.charts import Axis, Point, Series, charts, linear_then_log
+from qgf_jax.report import cost, kl, page
+from qgf_jax.report.films import Films
 from qgf_jax.report.page import Cell, Section
-from qgf_jax.report.tables import Part, Table, cell
-from qgf_jax.runs.files import Lines
+from qgf_jax.report.tables import Panel, Part, Table, cell
 from qgf_jax.runs.run import Run
 
 EPISODES = "episodes.html"
-KL = Path("analysis") / "kl.json"
-"""What `qgf analyze kl` writes into a run folder."""
 
 _SELECTED = (
     "Marked rows: the smallest weight that one standard error does not tell from the best on the "
@@ -35,8 +29,10 @@ _SELECTED = (
 _WILSON = (
     "Of successes, intervals are never narrower than the Wilson interval of the distinct episodes."
 )
-_FILM = re.compile(r"task(\d+)_(.+)_episode(\d+)")
-_KL_NUMBERS = ("kl", "mean", "low", "high", "weight", "best_of", "task")
+_ON_DEVICE = f" ({ON_DEVICE})"
+"""How the names of environments end whose episodes were played there."""
+_LEADING = ("IQM [95 %]", "difference [95 %]")
+"""The columns of numbers over all tasks that lead to their episodes."""
 
 
 class Pages(NamedTuple):
@@ -49,8 +45,7 @@ class Pages(NamedTuple):
     """(Caption, PNG)."""
     notes: Sequence[str]
     """What the tables leave out."""
-    films: Sequence[Path]
-    """Beside the pages, in `videos`."""
+    films: Films
     costs: Sequence[Mapping[str, Any]]
     """As `selection_cost.curves` has them."""
 
@@ -61,8 +56,8 @@ class Pages(NamedTuple):
             *self._tables(),
             cost.section(self.costs),
             Section("Pictures", pictures),
-            Section("Success against KL", self._kl()),
-            Section("Films", _films(self.films)),
+            kl.section(self.run, self._of_point),
+            Section("Films", self.films.html()),
             Section("Commands", _commands(self.run)),
             Section("Config", _config(self.run)),
         ]
@@ -97,8 +92,6 @@ class Pages(NamedTuple):
 
     def href(self, row: Row, column: str) -> str:
         """Where a row's cell leads to: a number to its episodes, a difference to those of both arms."""
-        if not page.leads(column):
-            return ""
         places = [place for place, other in enumerate(self.table.rows) if other is row]
         if column == "difference":
             places += self._places(row["paired"]["baseline"], row)
@@ -135,26 +128,23 @@ class Pages(NamedTuple):
 
     def _over_tasks(self, one: Part) -> str:
         """Numbers over all tasks, which lead to the episodes of the arm in each."""
-        of = {name: [] for name in (record["method"] for record in self.table.aggregates)}
+        of: dict[str, list[int]] = {}
         for place, row in enumerate(self.table.rows):
-            simulator = f" ({ON_DEVICE})" * row["env"].endswith(f" ({ON_DEVICE})")
-            name = Arm.of(row).sampler.label + simulator
-            if name in of and row["selected"] and row["split"] == "report" and row["task"]:
-                of[name].append(place)
+            if row["selected"] and row["split"] == "report" and row["task"] != ALL_TASKS:
+                name = Arm.of(row).sampler.label + _ON_DEVICE * _is_on_device(row)
+                of.setdefault(name, []).append(place)
         method = one.head.index("method")
-        leading = {one.head.index("IQM [95 %]"), one.head.index("difference [95 %]")}
         lines = [
             [
-                Cell(words, _to(of[line[method]]) if i in leading else "")
-                for i, words in enumerate(line)
+                Cell(words, _to(of.get(line[method], ())) if name in _LEADING else "")
+                for name, words in zip(one.head, line, strict=True)
             ]
             for line in one.lines
         ]
         return page.table(one.title, one.head, lines) + page.paragraphs(one.notes)
 
     def _name(self, row: Row) -> str:
-        task = cell(row, "task")
-        return f"{row['env']}, task {task}, {Arm.of(row).label}, {row['split']} episodes"
+        return f"{Panel.of(row).title}, {Arm.of(row).label}, {row['split']} episodes"
 
     def _lines(self) -> dict[str, Any]:
         """For the script: lines by group; for each row its groups, and the lines that do not count."""
@@ -182,161 +172,45 @@ class Pages(NamedTuple):
     ) -> dict[str, Any]:
         own = Key.of(row)
         tasks = self.own.played[own]
-        shared, seeds = complete(tasks)
         keys = {task: own._replace(group=own.group._replace(task=task)) for task in tasks}
-        out = [
-            places[keys[task], seed, episode]
-            for task, played in tasks.items() for seed, episode in sorted(played)
-            if episode not in shared[task] or seed not in seeds
-        ]  # fmt: skip
+        out = [places[keys[task], seed, episode] for task, seed, episode in _left_out(tasks)]
         shown = [f"{name} {cell(row, name)}" for name in ("success", "return") if row[name]]
+        episodes = {episode for played in tasks.values() for _, episode in played}
         return {
             "name": self._name(row),
             "numbers": f"{', '.join(shown)}, from {row['episodes']} episodes that count.",
             "groups": [groups[key] for key in keys.values()],
             "out": out,
-            "command": _command(self.run, row, {e for t in tasks.values() for _, e in t}, [*tasks]),
+            "command": _command(self.run, row, episodes, [*tasks]),
         }
 
-    def _kl(self) -> str:
-        """A chart for each task and a table, of what `qgf analyze kl` wrote, if it did."""
-        points, why = divergences(self.run)
-        if not points:
-            return page.paragraphs([why] if why else [])
-        tasks = sorted({point["task"] for point in points})
-        drawn = [ALL_TASKS] if ALL_TASKS in tasks else tasks
-        figures = "".join(self._kl_chart([p for p in points if p["task"] == t], t) for t in drawn)
-        head = ["task", "method", "best of", "weight", "split", "KL", points[0]["of"]]
-        lines = [
-            [
-                Cell("all" if point["task"] == ALL_TASKS else str(point["task"])),
-                Cell(point["method"]),
-                *(Cell(f"{point[name]:g}") for name in ("best_of", "weight")),
-                Cell(point["split"]),
-                Cell(f"{point['kl']:.3g}"),
-                Cell(_bracket(point), self._of_point(point)),
-            ]
-            for point in points
-        ]
-        note = (
-            "KL: from the reference, in nats, of a chunk, as `qgf analyze kl` measured it. "
-            "The chart has the report episodes."
-        )
-        return (
-            f'<div class="charts">{figures}</div>'
-            + page.table("Success against KL", head, lines)
-            + page.paragraphs([note])
-        )
-
-    def _kl_chart(self, points: Sequence[Mapping[str, Any]], task: int) -> str:
-        reported = [point for point in points if point["split"] == "report"]
-        if not reported:
-            return ""
-        series = []
-        for method in dict.fromkeys(point["method"] for point in reported):
-            mine = sorted((p for p in reported if p["method"] == method), key=lambda p: p["kl"])
-            marks = [
-                Point(
-                    linear_then_log(p["kl"]), p["mean"], p["low"], p["high"],
-                    f"{method}, {_dose(p)}: {_bracket(p)}", self._of_point(p),
-                )
-                for p in mine
-            ]  # fmt: skip
-            series.append(Series(method, marks))
-        of = reported[0]["of"]
-        heights = [p[name] for p in reported for name in ("low", "high")]
-        y = Axis.share(of) if of == "success" else Axis.of(of, heights)
-        x = Axis.nats("KL from the reference [nats]", [p["kl"] for p in reported])
-        return charts(f"task {'all' if task == ALL_TASKS else task}", series, x, y)
-
     def _of_point(self, point: Mapping[str, Any]) -> str:
+        """Where a point of success against KL leads."""
         names = ("task", "method", "best_of", "weight", "split")
         return _to(
             place for place, row in enumerate(self.table.rows)
-            if not row["options"] and not row["env"].endswith(f" ({ON_DEVICE})")
+            if not row["options"] and not _is_on_device(row)
             and all(row[name] == point[name] for name in names)
         )  # fmt: skip
+
+
+def _left_out(tasks: Tasks) -> list[tuple[int, Any, int]]:
+    """Task, seed and episode of the lines that a row does not count."""
+    shared, seeds = complete(tasks)
+    return [
+        (task, seed, episode)
+        for task, played in tasks.items() for seed, episode in sorted(played)
+        if episode not in shared[task] or seed not in seeds
+    ]  # fmt: skip
+
+
+def _is_on_device(row: Row) -> bool:
+    return row["env"].endswith(_ON_DEVICE)
 
 
 def _to(places: Iterable[int]) -> str:
     numbers = ",".join(map(str, places))
     return f"{EPISODES}#row={numbers}" if numbers else ""
-
-
-def _bracket(point: Mapping[str, float]) -> str:
-    return f"{point['mean']:.3g} [{point['low']:.3g}, {point['high']:.3g}]"
-
-
-def _dose(point: Mapping[str, Any]) -> str:
-    return f"best of {point['best_of']}" if point["best_of"] > 1 else f"weight {point['weight']:g}"
-
-
-def films_of(run: Run) -> list[Path]:
-    """The films that `qgf evaluate --videos` has left in a run folder."""
-    return sorted(p for p in (run.workdir / "report" / "videos").glob("*.gif") if p.is_file())
-
-
-def copy_films(films: Iterable[Path], folder: Path) -> None:
-    """Puts films into `videos` of a report elsewhere. Raises `OSError`."""
-    for film in films:
-        copy = folder / "videos" / film.name
-        if film.parent.resolve() != copy.parent.resolve():
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(film, copy)
-
-
-def divergences(run: Run) -> tuple[list[dict[str, Any]], str]:
-    """The points of success against KL in a run folder, and what is wrong with them; "" if nothing."""
-    path = run.workdir / KL
-    try:
-        points = json.loads(path.read_bytes())["points"]
-        sound = [point for point in points if _is_point(point)]
-    except FileNotFoundError:
-        return [], ""
-    except OSError as error:
-        return [], str(UserError.unreadable(KL, error))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return [], f"{KL} is no result of `qgf analyze kl` and is left out."
-    if len(sound) < len(points):
-        return [], f"{KL} has points that are none and is left out."
-    return sound, ""
-
-
-def _is_point(point: Any) -> bool:
-    return (
-        isinstance(point, dict)
-        and all(Lines.is_number(point.get(name)) for name in _KL_NUMBERS)
-        and all(isinstance(point.get(name), str) for name in ("method", "split", "of"))
-    )
-
-
-def _films(films: Iterable[Path]) -> str:
-    """Films of the same start beside each other, by method and weight."""
-    starts: dict[tuple[int, int], list[tuple[Any, str, str]]] = {}
-    for path in films:
-        if found := _FILM.fullmatch(path.stem):
-            method, _, weight = found[2].partition("_weight")
-            try:
-                order = (bool(weight), method, float(weight or 0))
-            except ValueError:
-                order = (True, method, 0.0)
-            words = f"{method}, weight {weight}" if weight else method
-            starts.setdefault((int(found[1]), int(found[3])), []).append((order, words, path.name))
-    parts = []
-    for (task, episode), some in sorted(starts.items()):
-        title = f"task {task}, episode {episode}"
-        figures = "".join(_film(name, words, title) for _, words, name in sorted(some))
-        body = f'<div class="films">{figures}</div>'
-        parts.append(page.details(f"{title}: {len(some)} films", body, is_open=not parts))
-    return "".join(parts)
-
-
-def _film(name: str, words: str, title: str) -> str:
-    address, about = page.text(f"videos/{quote(name)}"), page.text(f"{words}, {title}")
-    return (
-        f'<figure><img loading="lazy" src="{address}" alt="{about}">'
-        f"<figcaption>{page.text(words)}</figcaption></figure>"
-    )
 
 
 def _command(run: Run, row: Row, episodes: set[int], tasks: Sequence[int]) -> str:
@@ -350,7 +224,7 @@ def _command(run: Run, row: Row, episodes: set[int], tasks: Sequence[int]) -> st
     words += [f"--episodes={counts[0]}", f"--selection_episodes={counts[1]}"]
     if len(run.env.tasks) > 1:
         words.append(f"--tasks={','.join(map(str, sorted(tasks)))}")
-    if row["env"].endswith(f" ({ON_DEVICE})"):
+    if _is_on_device(row):
         words.append("--envs=jax")
     return shlex.join(words)
 

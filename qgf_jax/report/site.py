@@ -1,12 +1,13 @@
 """Several runs as a static site: one folder that opens from disk, a page of its own for each run."""
 
+import itertools
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qgf_jax.errors import UserError, saving
 from qgf_jax.evaluation.arms import Arm
@@ -14,11 +15,12 @@ from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Key
 from qgf_jax.evaluation.summary import Row
-from qgf_jax.report import page, run_page
-from qgf_jax.report.charts import Axis, Point, Series, charts
+from qgf_jax.report import kl, page, run_page
+from qgf_jax.report.charts import Axis, Chart, Point, Series, charts
+from qgf_jax.report.films import Films
 from qgf_jax.report.page import Cell, Section
 from qgf_jax.report.report import Reported, Together
-from qgf_jax.report.tables import cell
+from qgf_jax.report.tables import Panel, cell
 from qgf_jax.runs.files import write_atomically
 from qgf_jax.runs.run import Run
 
@@ -51,6 +53,12 @@ class _Place(NamedTuple):
     @property
     def home(self) -> str:
         return f"{self.folder}/index.html" if self.reported else ""
+
+    def episodes_played(self) -> int:
+        """How many episodes it has played."""
+        played = self.reported.own.played if self.reported else {}
+        own = [tasks for key, tasks in played.items() if key.group.task != ALL_TASKS]
+        return sum(len(episodes) for tasks in own for episodes in tasks.values())
 
     def episodes(self, place: int) -> str:
         """Where the episodes of a row are."""
@@ -153,7 +161,7 @@ class _Homes:
         ((place, i),) = found
         if column == "trained as":
             return place.home
-        return place.episodes(i) if page.leads(column) else ""
+        return place.episodes(i)
 
 
 def _folders_of(homes: Sequence[_Home]) -> Cell:
@@ -180,7 +188,7 @@ def _sections(places: Sequence[_Place], together: Together) -> list[Section]:
         first._replace(body=said + first.body),
         *sections[1:],
         Section("By task", _by_task(together.table.reported, href)),
-        Section("Sweeps", _sweeps(together, homes)),
+        Section("Sweeps", _sweeps(together.played, homes)),
         Section("Learning curves", _curves(places)),
         Section("Runs", _runs(places)),
         Section("Differences of configs", _configs(places)),
@@ -189,144 +197,152 @@ def _sections(places: Sequence[_Place], together: Together) -> list[Section]:
 
 def _by_task(rows: Sequence[Row], href: Callable[[Row, str], str]) -> str:
     """A line for each arm and a column for each task, where there are several."""
-    tasks = list(dict.fromkeys((row["env"], row["task"]) for row in rows))
-    if len(tasks) < 2:
+    panels = list(dict.fromkeys(map(Panel.of, rows)))
+    if len(panels) < 2:
         return ""
-    found: dict[tuple[str, str], dict[tuple[str, int], Cell]] = {}
+    found: dict[tuple[str, str], dict[Panel, Cell]] = {}
     for row in rows:
         measure = "success" if row["success"] else "return"
         arm = row["trained_as"], Arm.of(row).sampler.label
         written = Cell(cell(row, measure), href(row, measure))
-        found.setdefault(arm, {})[row["env"], row["task"]] = written
-    names = [f"{env}, task {'all' if task == ALL_TASKS else task}" for env, task in tasks]
+        found.setdefault(arm, {})[Panel.of(row)] = written
     lines = [
-        [*map(Cell, arm), *(of.get(task, Cell("-")) for task in tasks)] for arm, of in found.items()
+        [*map(Cell, arm), *(of.get(panel, Cell("-")) for panel in panels)]
+        for arm, of in found.items()
     ]
     note = "Success, or the return where there is none, with the 95 % interval."
-    head = ["trained as", "method", *names]
+    head = ["trained as", "method", *(panel.title for panel in panels)]
     return page.table("By task", head, lines) + page.paragraphs([note])
 
 
-def _sweeps(together: Together, homes: _Homes) -> str:
+class _Arm(NamedTuple):
+    """What was reported of a method; where several runs were trained, of one of them."""
+
+    label: str
+    rows: Sequence[tuple[str, Row]]
+    """By weight, each with what tables of several runs call its run."""
+
+    @classmethod
+    def all(cls, reported: Sequence[tuple[str, Row]]) -> list["_Arm"]:
+        several = len({name for name, _ in reported}) > 1
+        found: dict[str, list[tuple[str, Row]]] = {}
+        for name, row in reported:
+            label = Arm.of(row).sampler.label + f" ({name})" * several
+            found.setdefault(label, []).append((name, row))
+        return [
+            cls(label, sorted(rows, key=lambda one: one[1]["weight"]))
+            for label, rows in found.items()
+        ]
+
+    @property
+    def weights(self) -> set[float]:
+        return {row["weight"] for _, row in self.rows}
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it is drawn without a weight."""
+        return len(self.weights) == 1 and self.rows[0][1]["method"] in _LEVELS
+
+    @property
+    def has_success(self) -> bool:
+        return all(row["success"] for _, row in self.rows)
+
+    def curve(self, weights: Sequence[float], measure: str, homes: "_Homes") -> Series:
+        """Its points over the places of their weights."""
+        points = []
+        for name, row in self.rows:
+            x, value = weights.index(row["weight"]), row[measure]
+            title = f"{self.label}, weight {row['weight']:g}: {cell(row, measure)}"
+            interval = (value["mean"], value["low"], value["high"])
+            points.append(Point(x, *interval, title, homes.href(name, row)))
+        return Series(self.label, points)
+
+    def level(self, x: Axis, measure: str) -> Series:
+        """A line across."""
+        row = self.rows[0][1]
+        ends = [Point(at, row[measure]["mean"]) for at in (x.low, x.high)]
+        return Series(f"{self.label}, {cell(row, measure)}", ends, has_marks=False)
+
+
+def _sweeps(played: Iterable[Evaluated], homes: _Homes) -> str:
     """A chart for each task of what was reported at several weights."""
-    panels: dict[tuple[str, int], list[tuple[str, Row]]] = {}
-    for one in together.played:
-        for row in one.rows:
-            if row["split"] == "report":
-                panels.setdefault((row["env"], row["task"]), []).append((one.name, row))
-    pooled = {env for env, task in panels if task == ALL_TASKS}
-    shown = [key for key in sorted(panels) if key[1] == ALL_TASKS or key[0] not in pooled]
-    figures = "".join(_sweep(*key, panels[key], homes) for key in shown)
-    return figures and f'<div class="charts">{figures}</div>'
+    rows = [(one.name, row) for one in played for row in one.rows if row["split"] == "report"]
+    panels: dict[Panel, list[tuple[str, Row]]] = {}
+    for name, row in rows:
+        panels.setdefault(Panel.of(row), []).append((name, row))
+    shown = {panel: _Arm.all(panels[panel]) for panel in Panel.drawn(row for _, row in rows)}
+    return charts(
+        _sweep(panel, arms, homes) for panel, arms in shown.items()
+        if any(len(arm.weights) > 1 for arm in arms)
+    )  # fmt: skip
 
 
-def _sweep(env: str, task: int, reported: Sequence[tuple[str, Row]], homes: _Homes) -> str:
-    measure = "success" if all(row["success"] for _, row in reported) else "return"
-    several = len({name for name, _ in reported}) > 1
-    arms: dict[str, list[tuple[str, Row]]] = {}
-    for name, row in reported:
-        label = Arm.of(row).sampler.label + (f" ({name})" if several else "")
-        arms.setdefault(label, []).append((name, row))
-    swept = {label: mine for label, mine in arms.items() if len({r["weight"] for _, r in mine}) > 1}
-    if not swept:
-        return ""
-    weights = sorted({row["weight"] for mine in swept.values() for _, row in mine})
-    x = Axis.places("guidance weight", [f"{weight:g}" for weight in weights])
-    series = [
-        Series(label, [
-            _point(weights.index(row["weight"]), row, measure, label, homes.href(name, row))
-            for name, row in sorted(mine, key=lambda one: one[1]["weight"])
-        ])
-        for label, mine in swept.items()
-    ]  # fmt: skip
-    series += [
-        _level(label, mine[0][1], measure, x)
-        for label, mine in arms.items() if label not in swept and mine[0][1]["method"] in _LEVELS
-    ]  # fmt: skip
-    heights = [p for one in series for p in one.points]
-    known = [y for p in heights for y in (p.y, p.low, p.high) if y is not None]
-    y = Axis.share(measure) if measure == "success" else Axis.of(measure, known)
-    title = f"{env}, task {'all' if task == ALL_TASKS else task}"
-    return charts(title, series, x, y)
-
-
-def _level(label: str, row: Row, measure: str, x: Axis) -> Series:
-    """A line across, of a method without a weight."""
-    mean = row[measure]["mean"]
-    ends = [Point(x.low, mean), Point(x.high, mean)]
-    return Series(f"{label}, {cell(row, measure)}", ends, has_marks=False)
-
-
-def _point(x: float, row: Row, measure: str, label: str, href: str) -> Point:
-    value = row[measure]
-    title = f"{label}, weight {row['weight']:g}: {cell(row, measure)}"
-    return Point(x, value["mean"], value["low"], value["high"], title, href)
+def _sweep(panel: Panel, arms: Sequence[_Arm], homes: _Homes) -> Chart:
+    """A curve for each arm that was played at several weights, then lines across."""
+    swept = [arm for arm in arms if len(arm.weights) > 1]
+    weights = sorted(set().union(*(arm.weights for arm in swept)))
+    measure = "success" if all(arm.has_success for arm in arms) else "return"
+    x = Axis.places("guidance weight", weights)
+    series = [arm.curve(weights, measure, homes) for arm in swept]
+    series += [arm.level(x, measure) for arm in arms if arm.is_level]
+    return Chart(panel.title, series, x, Axis.measure(measure, series))
 
 
 def _curves(places: Sequence[_Place]) -> str:
     """A chart for each loss, a curve for each run that has it."""
-    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    found: dict[str, dict[str, list[Point]]] = {}
     for place in places:
         for line in place.reported.metrics.records if place.reported else ():
             for name, value in line.items():
                 is_loss = name.endswith("/loss") and not name.startswith("validation/")
                 if is_loss and math.isfinite(value):
                     curves = found.setdefault(name, {})
-                    curves.setdefault(f"{place.name}: {place.folder}", []).append(
-                        (line["step"], value)
-                    )
-    figures = "".join(_loss(name, curves) for name, curves in found.items())
-    return figures and f'<div class="charts">{figures}</div>'
+                    points = curves.setdefault(f"{place.name}: {place.folder}", [])
+                    points.append(Point(line["step"], value))
+    return charts(_loss(name, curves) for name, curves in found.items())
 
 
-def _loss(name: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+def _loss(name: str, curves: Mapping[str, Sequence[Point]]) -> Chart:
     """On a logarithmic axis if the loss is positive and wide."""
-    values = [value for points in curves.values() for _, value in points]
-    wide = min(values) > 0 and max(values) >= 10 * min(values)
-    series = []
-    for run, points in curves.items():
-        every = -(-len(points) // _MOST_POINTS)
-        kept = sorted({*points[::every], points[-1]})
-        drawn = [Point(step, math.log10(y) if wide else y) for step, y in kept]
-        series.append(Series(run, drawn, has_marks=len(drawn) < 2))
-    heights = [point.y for one in series for point in one.points]
-    y = (Axis.decades if wide else Axis.of)("loss in training", heights)
-    x = Axis.of("step", [0.0, *(point.x for one in series for point in one.points)])
-    return charts(name, series, x, y)
+    heights = [point.y for points in curves.values() for point in points]
+    wide = min(heights) > 0 and max(heights) >= 10 * min(heights)
+    drawn = {run: _thinned(points) for run, points in curves.items()}
+    series = [Series(run, some, has_marks=len(some) < 2) for run, some in drawn.items()]
+    steps, losses = zip(*((p.x, p.y) for some in drawn.values() for p in some), strict=True)
+    y = (Axis.decades if wide else Axis.of)("loss in training", losses)
+    x = Axis.of("step", [0.0, *steps])
+    return Chart(name, series, x, y)
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    """At most about `_MOST_POINTS`, the last one among them."""
+    every = -(-len(points) // _MOST_POINTS)
+    return sorted({*points[::every], points[-1]})
 
 
 def _runs(places: Sequence[_Place]) -> str:
     head = ["run", "env", "algorithm", "critic", "seeds", "steps", "episodes", "data", "commit"]
     head += ["config", "KL", "films"]
-    lines = []
-    for place in places:
-        config, settings = place.run.config, place.run.settings()
-        count = sum(map(len, _lines_of(place)))
-        has_kl = bool(run_page.divergences(place.run)[0])
-        films = len(run_page.films_of(place.run))
-        at = place.home
-        lines.append(
-            [
-                Cell(place.folder, at),
-                *(Cell(str(config[name])) for name in ("env", "algorithm", "critic", "seeds")),
-                Cell(str(settings.get("train.steps", "-"))),
-                Cell(str(count), at and f"{place.folder}/{run_page.EPISODES}"),
-                Cell(str(place.run.dataset.get("file") or "-")),
-                Cell(str(settings.get("git_commit") or "-")[:12]),
-                Cell("config", at and f"{at}#config"),
-                Cell("KL", f"{at}#success-against-kl") if at and has_kl else Cell("-"),
-                Cell(str(films), f"{at}#films") if at and films else Cell("-"),
-            ]
-        )
-    return page.table("Runs", head, lines)
+    return page.table("Runs", head, [*map(_run_line, places)])
 
 
-def _lines_of(place: _Place) -> Iterable[Any]:
-    played = place.reported.own.played if place.reported else {}
-    return (
-        cell for key, tasks in played.items() if key.group.task != ALL_TASKS
-        for cell in tasks.values()
-    )  # fmt: skip
+def _run_line(place: _Place) -> list[Cell]:
+    """What a run is, with links to its page if it has one."""
+    run, at = place.run, place.home
+    settings = run.settings()
+    facts = [str(run.config[name]) for name in ("env", "algorithm", "critic", "seeds")]
+    facts.append(str(settings.get("train.steps", "-")))
+    origin = [str(run.dataset.get("file") or "-"), str(settings.get("git_commit") or "-")[:12]]
+    has_kl, films = at and kl.points_of(run)[0], at and len(Films.of(run).paths)
+    return [
+        Cell(place.folder, at),
+        *map(Cell, facts),
+        Cell(str(place.episodes_played()), at and f"{place.folder}/{run_page.EPISODES}"),
+        *map(Cell, origin),
+        Cell("config", at and f"{at}#config"),
+        Cell("KL", f"{at}#success-against-kl") if has_kl else Cell("-"),
+        Cell(str(films), f"{at}#films") if films else Cell("-"),
+    ]
 
 
 def _short(value: str) -> Cell:
@@ -340,11 +356,13 @@ def _configs(places: Sequence[_Place]) -> str:
     """The settings in which the runs differ, a column for each run."""
     if len(places) < 2:
         return ""
-    settings = [place.run.settings() for place in places]
-    names = list(dict.fromkeys(name for one in settings for name in one))
+    settings = [
+        {name: json.dumps(value) for name, value in place.run.settings().items()}
+        for place in places
+    ]
     lines = []
-    for name in names:
-        values = [json.dumps(one[name]) if name in one else "-" for one in settings]
+    for name in dict.fromkeys(itertools.chain.from_iterable(settings)):
+        values = [one.get(name, "-") for one in settings]
         if len(set(values)) > 1:
             lines.append([Cell(name), *map(_short, values)])
     if not lines:

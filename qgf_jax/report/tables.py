@@ -4,10 +4,11 @@ import csv
 import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from qgf_jax.evaluation import statistics
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm
+from qgf_jax.evaluation.played import Group
 from qgf_jax.evaluation.statistics import Interval
 from qgf_jax.evaluation.summary import ALL_TASKS, Row
 
@@ -28,8 +29,35 @@ _OF_AGGREGATES = (
     "[95 %] else: seeds resampled, so too narrow with fewer than five, and none with one."
 )
 
-_Group = tuple[str, int, Sampler]
-"""Environment, task and sampler: what rows have in common whose weights compete."""
+_Line = TypeVar("_Line", bound=Mapping[str, Any])
+
+
+class Panel(NamedTuple):
+    """An environment and a task, which a picture or a chart of rows is of."""
+
+    env: str
+    task: int
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return f"{self.env}, task {task_name(self.task)}"
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Panel":
+        """Where a row belongs."""
+        return cls(row["env"], row["task"])
+
+    @classmethod
+    def drawn(cls, rows: Iterable[Mapping[str, Any]]) -> list["Panel"]:
+        """One for each task; of an environment with a mean over all tasks that alone."""
+        found = sorted(set(map(cls.of, rows)))
+        pooled = {env for env, task in found if task == ALL_TASKS}
+        return [one for one in found if one.task == ALL_TASKS or one.env not in pooled]
+
+    def rows(self, rows: Iterable[_Line]) -> list[_Line]:
+        """Those that belong here."""
+        return [row for row in rows if self.of(row) == self]
 
 
 class Part(NamedTuple):
@@ -118,16 +146,16 @@ class Table:
 
     def gaps(self) -> list[str]:
         """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
-        choosing: dict[_Group, set[float]] = {}  # the weights with selection episodes
+        choosing: dict[Group, set[float]] = {}  # the weights with selection episodes
         for row in self.rows:
             if row["split"] == "selection":
-                choosing.setdefault(_group(row), set()).add(row["weight"])
+                choosing.setdefault(Group.of(row), set()).add(row["weight"])
         found: dict[str, None] = {}
         for row in self.rows:
             if row["task"] != ALL_TASKS:  # its tasks say it
                 arm = f"{Arm.of(row).sampler.label}, weight {row['weight']:g}"
                 for gap in _gaps_of(row, choosing):
-                    found[f"{row['env']}, task {row['task']}, {arm}: {gap}"] = None
+                    found[f"{Panel.of(row).title}, {arm}: {gap}"] = None
         return list(found)
 
     def optimistic(self) -> list[Row]:
@@ -135,9 +163,9 @@ class Table:
 
         What the public code logs as its success; kept under this name for comparison with it.
         """
-        best: dict[_Group, Row] = {}
+        best: dict[Group, Row] = {}
         for row in self.reported:
-            group = _group(row)
+            group = Group.of(row)
             if group not in best or _rank(row) > _rank(best[group]):
                 best[group] = row
         return list(best.values())
@@ -150,13 +178,13 @@ def add_optimism(rows: Sequence[Row]) -> None:
     `Table.optimistic` has it. Rows of methods with a single weight have none.
     """
     table = Table(rows)
-    best = {_group(row): row for row in table.optimistic()}
-    weights: dict[_Group, set[float]] = {}
+    best = {Group.of(row): row for row in table.optimistic()}
+    weights: dict[Group, set[float]] = {}
     for row in table.reported:
-        weights.setdefault(_group(row), set()).add(row["weight"])
+        weights.setdefault(Group.of(row), set()).add(row["weight"])
     for row in table.reported:
-        if row["selected"] and len(weights[_group(row)]) > 1:
-            other, name = best[_group(row)], "success" if row["success"] else "return"
+        if row["selected"] and len(weights[Group.of(row)]) > 1:
+            other, name = best[Group.of(row)], "success" if row["success"] else "return"
             gap = other[name]["mean"] - row[name]["mean"]
             row["optimism"] = {"gap": gap, "weight": other["weight"]}
 
@@ -173,10 +201,6 @@ def _optimism(row: Row) -> str:
     return f"{found['gap']:+.{digits}f}{where}"
 
 
-def _group(row: Row) -> _Group:
-    return row["env"], row["task"], Arm.of(row).sampler
-
-
 def _rank(row: Row) -> tuple[float, float, float]:
     success = row["success"]["mean"] if row["success"] else 0.0
     return success, row["return"]["mean"], -row["weight"]
@@ -188,14 +212,11 @@ def _shown(rows: Iterable[Row]) -> list[str]:
     return [name for name in _DIGITS if any(row.get(name) for row in rows)]
 
 
-def _gaps_of(row: Row, choosing: Mapping[_Group, set[float]]) -> Iterator[str]:
+def _gaps_of(row: Row, choosing: Mapping[Group, set[float]]) -> Iterator[str]:
     if row["left_out"]:
         yield f"{row['left_out']} {row['split']} episodes that only some seeds have played are left out"
-    env, task, sampler = _group(row)
-    for scope, what in (
-        ((env, task, sampler), ""),
-        ((env, ALL_TASKS, sampler), " of all tasks"),
-    ):
+    group = Group.of(row)
+    for scope, what in ((group, ""), (group.pooled, " of all tasks")):
         if scope in choosing and row["weight"] not in choosing[scope]:
             yield f"without selection episodes{what} it cannot be selected"
     if row["split"] == "selection" and row["missing"]:
@@ -207,6 +228,11 @@ def _gaps_of(row: Row, choosing: Mapping[_Group, set[float]]) -> Iterator[str]:
         )
 
 
+def task_name(task: int) -> str:
+    """How a task is written."""
+    return "all" if task == ALL_TASKS else str(task)
+
+
 def _cells(row: Row) -> dict[str, str]:
     """How a row's task, method, weight and number of episodes are written.
 
@@ -216,7 +242,7 @@ def _cells(row: Row) -> dict[str, str]:
     seeds = f" / {row['seeds']} seeds" if row["seeds"] > 1 else ""
     failed = f" ({row['failed']} not played to the end)" if row.get("failed") else ""
     return {
-        "task": str(row["task"]) if row["task"] != ALL_TASKS else "all",
+        "task": task_name(row["task"]),
         "method": Arm.of(row).sampler.label,
         "weight": f"{row['weight']:g}",
         "episodes": f"{row['episodes']}{seeds}{failed}",
