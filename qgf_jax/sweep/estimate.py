@@ -53,20 +53,16 @@ def estimate(
     shapes = {name: _shape_of(config) for name, config in configs.items()}
     rates = _rates(states, shapes)
     counted = _counts(configs, shapes) if count else {}
-    known = [rates[s] * c.flops_per_update for s, c in counted.items() if s in rates]
-    flop_rate = flop_rate or (statistics.median(known) if known else None)
+    rates = _of_products(counted, rates, flop_rate) | rates
     found = []
     for planned, state in zip(plan.jobs.values(), states, strict=True):
         shape = shapes.get(state.name, "")
-        one, rate = counted.get(shape), rates.get(shape)
-        if rate is None and one and flop_rate:
-            rate = flop_rate / one.flops_per_update
-        hours = _hours(planned, state, rate)
-        if one is None:
-            found.append(Estimate(state, hours))
-            continue
-        kept = one.state_bytes * configs[state.name]["train"]["keep"]
-        found.append(Estimate(state, hours, one.flops_per_update * state.steps, kept))
+        one = Estimate(state, _hours(planned, state, rates.get(shape)))
+        if shape in counted:
+            flops, size = counted[shape]
+            kept = size * configs[state.name]["train"]["keep"]
+            one = one._replace(flops=flops * state.steps, checkpoint_bytes=kept)
+        found.append(one)
     return found
 
 
@@ -103,6 +99,17 @@ def _rates(states: Sequence[State], shapes: Mapping[str, str]) -> dict[str, floa
         if state.rate and state.name in shapes:
             measured.setdefault(shapes[state.name], []).append(state.rate)
     return {shape: statistics.median(rates) for shape, rates in measured.items()}
+
+
+def _of_products(
+    counted: Mapping[str, _Counted], rates: Mapping[str, float], flop_rate: float | None
+) -> dict[str, float]:
+    """Updates a second of the counted shapes that have none, at `flop_rate` or that of the others."""
+    known = [rates[s] * one.flops_per_update for s, one in counted.items() if s in rates]
+    if not flop_rate and not known:
+        return {}
+    flop_rate = flop_rate or statistics.median(known)
+    return {s: flop_rate / one.flops_per_update for s, one in counted.items() if s not in rates}
 
 
 def _counts(

@@ -118,6 +118,9 @@ class Job:
             raise UserError(
                 f"{where} trains nothing: give it evaluations and no overrides, or say what to add"
             )
+        self._check_evaluations(where)
+
+    def _check_evaluations(self, where: str) -> None:
         for flag in itertools.chain(*self.evaluations):
             if flag.partition("=")[0].lstrip("-") in _OF_THE_SWEEP:
                 raise UserError(f"{where}: {flag} follows from the sweep's folder: leave it out")

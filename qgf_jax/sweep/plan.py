@@ -109,18 +109,21 @@ def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
 
     Raises `UserError` for a pattern that no job's name matches.
     """
-    wanted: set[str] = set()
-    for pattern in patterns:
-        matched = {job.name for job in jobs if fnmatch.fnmatchcase(job.name, pattern)}
-        if not matched:
-            raise UserError.unknown("job", pattern, [job.name for job in jobs])
-        wanted |= matched
+    wanted: set[str] = set().union(*(_matching(jobs, pattern) for pattern in patterns))
     before = {job.name: job.waits_for for job in jobs}
     new = wanted
     while new:
         new = {name for one in new for name in before.get(one, ())} - wanted
         wanted = wanted | new
     return [job for job in jobs if job.name in wanted]
+
+
+def _matching(jobs: Sequence[Job], pattern: str) -> set[str]:
+    names = [job.name for job in jobs]
+    matched = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+    if not matched:
+        raise UserError.unknown("job", pattern, names)
+    return matched
 
 
 def checked(jobs: Iterable[Job]) -> list[Job]:

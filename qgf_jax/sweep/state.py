@@ -156,16 +156,18 @@ class State(NamedTuple):
         )
         if not lacking:
             return state
-        holder = JOB.holder(workdir)
-        word, host, line = "stopped", _host(holder), ""
-        if holder:
-            word = "running"
-        elif record.failure:
-            word, host, line = "failed", record.failure.host, record.failure.line
-        elif not (workdir / "config.json").exists():
-            word = "waiting"
-        played = _lines(workdir / "episodes.jsonl")
-        return state._replace(word=word, host=host, line=line, episodes=played)
+        state = _unfinished(state, record, workdir)
+        return state._replace(episodes=_lines(workdir / "episodes.jsonl"))
+
+
+def _unfinished(state: State, record: Record, workdir: Path) -> State:
+    """With the word, host and line of a job that is not done."""
+    if holder := JOB.holder(workdir):
+        return state._replace(word="running", host=_host(holder))
+    if failure := record.failure:
+        return state._replace(word="failed", host=failure.host, line=failure.line)
+    is_begun = (workdir / "config.json").exists()
+    return state._replace(word="stopped" if is_begun else "waiting")
 
 
 def scan(plan: Plan) -> list[State]:

@@ -234,18 +234,26 @@ class _Cluster:
             return []
         if self._stopping:
             self._cancel_waiting()  # again: what was about to be queued again
+        self._look_at(states)
+        return [(self._lose(key, states), _LOST) for key in self._unseen()]
+
+    def _look_at(self, states: Mapping[str, tuple[str, str]]) -> None:
+        """Counts how often in a row a job was not waiting or running, and says why one waits."""
         for key, one in self._begun.items():
             state, reason = states.get(key, ("", ""))
             one.unseen = one.unseen + 1 if not state or state in _OVER else 0
             if state == "PENDING" and reason not in _PATIENT:
                 log_once(f"qgf: {one.task.name}: waits in Slurm's queue: {one_line(reason)}")
-        gone = {key: self._begun[key] for key, one in self._begun.items() if one.unseen > 1}
-        for key, one in gone.items():
-            del self._begun[key]
-            state = states.get(key, ("unknown",))[0]
-            if not self._stopping:  # else it was taken back
-                _say(one.task, f"Slurm's job {key} ended without an exit code: {state}")
-        return [(one.task, _LOST) for one in gone.values()]
+
+    def _unseen(self) -> list[str]:
+        return [key for key, one in self._begun.items() if one.unseen > 1]
+
+    def _lose(self, key: str, states: Mapping[str, tuple[str, str]]) -> Task:
+        """Takes a job for lost, and says so unless it was taken back."""
+        task, state = self._begun.pop(key).task, states.get(key, ("unknown",))[0]
+        if not self._stopping:
+            _say(task, f"Slurm's job {key} ended without an exit code: {state}")
+        return task
 
     def stop(self) -> None:
         """Takes back what waits; what runs saves and ends, and is not queued again."""
