@@ -29,7 +29,7 @@ _OF_AGGREGATES = (
     "[95 %] else: seeds resampled, so too narrow with fewer than five, and none with one."
 )
 
-_Line = TypeVar("_Line", bound=Mapping[str, Any])
+_AnyRow = TypeVar("_AnyRow", bound=Mapping[str, Any])
 
 
 class Panel(NamedTuple):
@@ -55,7 +55,7 @@ class Panel(NamedTuple):
         pooled = {env for env, task in found if task == ALL_TASKS}
         return [one for one in found if one.task == ALL_TASKS or one.env not in pooled]
 
-    def rows(self, rows: Iterable[_Line]) -> list[_Line]:
+    def rows(self, rows: Iterable[_AnyRow]) -> list[_AnyRow]:
         """Those that belong here."""
         return [row for row in rows if self.of(row) == self]
 
