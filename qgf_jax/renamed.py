@@ -198,7 +198,7 @@ _ATTRIBUTES = {
     "evaluation.statistics.mean_and_error": "Interval.mean_and_error",
     "evaluation.statistics.mean_interval": "Interval.of_mean",
     "evaluation.statistics.success_interval": "Interval.of_success",
-    "evaluation.summary.Choice": "evaluation.choice:Choice",
+    "evaluation.summary.Choice": "evaluation.choice:_Choice",
     "evaluation.summary.Played": "evaluation.choice:Tasks",
     "evaluation.summary.common": "evaluation.choice:common",
     "evaluation.summary.gaps": "report.tables:Table.gaps",

@@ -200,11 +200,11 @@ def test_weights_and_means_by_hand():
 
 
 def test_the_flow_of_a_mixture_and_its_posterior():
-    one = toy.Mixture(jnp.ones(1), jnp.array([[1.5, -0.5]]), 0.4)
+    one = toy._Mixture(jnp.ones(1), jnp.array([[1.5, -0.5]]), 0.4)
     noise_ = jnp.array([0.8, -1.2])
     end = flow.integrate(one.velocity, noise_, num_steps=400)
     np.testing.assert_allclose(end, one.means[0] + 0.4 * noise_, atol=0.02)
-    mixed = toy.Mixture(jnp.array([0.5, 0.3, 0.2]), jnp.array([[-2.0], [0.0], [1.0]]), 0.5)
+    mixed = toy._Mixture(jnp.array([0.5, 0.3, 0.2]), jnp.array([[-2.0], [0.0], [1.0]]), 0.5)
     grid = np.linspace(-8, 8, 4001)[:, None]
     for weight in (0.3, 2.0):
         tilted = mixed.density(grid) * np.exp(-weight * (grid[:, 0] - 2.5) ** 2)
@@ -219,7 +219,7 @@ def test_the_flow_of_a_mixture_and_its_posterior():
 
 def test_guidance_of_the_toy_is_the_methods_own():
     """Between two Gaussians QFQL pushes from the first step on, and by its weight."""
-    made = toy.Toy(toy.Mixture(jnp.ones(1), jnp.zeros((1, 1)), 1.0), jnp.array([1.0]))
+    made = toy._Toy(toy._Mixture(jnp.ones(1), jnp.zeros((1, 1)), 1.0), jnp.array([1.0]))
     start = jnp.array([0.5])
     for method, slope in {"qfql": 2 * (1 - 0.5), "qgf": 2 * (1 - 0.0)}.items():
         way = made.act(method, 3.0, start)
@@ -230,8 +230,8 @@ def test_guidance_of_the_toy_is_the_methods_own():
 
 def test_energy_distance():
     x = np.array([[0.0], [2.0]])
-    assert toy.energy_distance(x, x) == 0.0
-    assert toy.energy_distance(x, x + 3.0) == pytest.approx(2.0)  # 2 * 3 - 1 - 1 = 4
+    assert toy._energy_distance(x, x) == 0.0
+    assert toy._energy_distance(x, x + 3.0) == pytest.approx(2.0)  # 2 * 3 - 1 - 1 = 4
 
 
 def test_a_plateau_is_around_the_best_and_has_no_gap():

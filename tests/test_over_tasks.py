@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qgf_jax.evaluation import over_tasks, paired, summary
-from qgf_jax.evaluation.over_tasks import Scores
+from qgf_jax.evaluation.over_tasks import _Scores
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import by_arm
 from qgf_jax.report.tables import Table
@@ -16,7 +16,7 @@ SMALL = np.array([[.1, .9], [.2, .7], [.4, .95]])  # fmt: skip
 
 
 def scores_of(table):
-    return Scores(list(table.T), [0] * table.shape[1])
+    return _Scores(list(table.T), [0] * table.shape[1])
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_seeds_are_resampled_together_in_the_tasks_of_a_run():
     column = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     widths = []
     for runs in ([0] * 8, range(8)):
-        low, high = Scores([column] * 8, [*runs]).improvement_interval(
-            Scores([column] * 8, [*runs])
+        low, high = _Scores([column] * 8, [*runs]).improvement_interval(
+            _Scores([column] * 8, [*runs])
         )
         widths.append(high - low)
     assert widths[0] > 2 * widths[1] > 0

@@ -28,7 +28,7 @@ WEIGHTS = (0.3, 1.0, 3.0)
 _STEPS, _SAMPLES, _ENDS, _WAYS = 16, 2000, 400, 50
 
 
-class Mixture(NamedTuple):
+class _Mixture(NamedTuple):
     """Gaussians of one width, in D dimensions."""
 
     shares: Array
@@ -46,14 +46,14 @@ class Mixture(NamedTuple):
         pull = (t * self.spread**2 - (1 - t)) / variance
         return jax.nn.softmax(likely) @ (self.means + pull * apart)
 
-    def tilted(self, best: Array, weight: float) -> "Mixture":
+    def tilted(self, best: Array, weight: float) -> "_Mixture":
         """The density times exp(-weight |a - best|^2), over its integral; `best` [D]."""
         before, more = 1 / self.spread**2, 2 * weight
         after = before + more
         means = (before * self.means + more * best[None]) / after
         gaps = ((self.means - best[None]) ** 2).sum(axis=1)
         shares = jax.nn.softmax(jnp.log(self.shares) - 0.5 * gaps * before * more / after)
-        return Mixture(shares, means, float(after**-0.5))
+        return _Mixture(shares, means, float(after**-0.5))
 
     def sample(self, key: Array, count: int) -> Array:
         """[count, D]"""
@@ -69,10 +69,10 @@ class Mixture(NamedTuple):
         return np.exp(-0.5 * gaps / self.spread**2) @ np.asarray(self.shares) / scale
 
 
-class Toy(NamedTuple):
+class _Toy(NamedTuple):
     """A problem with a known answer."""
 
-    reference: Mixture
+    reference: _Mixture
     best: Array
     """[D], where Q is highest."""
 
@@ -98,15 +98,15 @@ class Toy(NamedTuple):
         return jnp.stack(way)
 
 
-def _toys() -> dict[str, Toy]:
+def _toys() -> dict[str, _Toy]:
     turn = 2 * np.pi * np.arange(6) / 6
     ring = 2 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    plane = Mixture(jnp.full(6, 1 / 6), jnp.asarray(ring, jnp.float32), 0.3)
-    line = Mixture(jnp.array([0.4, 0.3, 0.3]), jnp.array([[-2.0], [0.0], [2.0]]), 0.3)
-    return {"1-D": Toy(line, jnp.array([2.5])), "2-D": Toy(plane, jnp.array([2.5, 0.5]))}
+    plane = _Mixture(jnp.full(6, 1 / 6), jnp.asarray(ring, jnp.float32), 0.3)
+    line = _Mixture(jnp.array([0.4, 0.3, 0.3]), jnp.array([[-2.0], [0.0], [2.0]]), 0.3)
+    return {"1-D": _Toy(line, jnp.array([2.5])), "2-D": _Toy(plane, jnp.array([2.5, 0.5]))}
 
 
-def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+def _energy_distance(x: np.ndarray, y: np.ndarray) -> float:
     """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|) of two samples [N, D]: 0 for equal distributions."""
 
     def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -150,14 +150,14 @@ def _measure() -> dict[str, Any]:
     return record
 
 
-def _row(toy: Toy, label: str, weight: float, x: np.ndarray, answer: np.ndarray) -> dict[str, Any]:
+def _row(toy: _Toy, label: str, weight: float, x: np.ndarray, answer: np.ndarray) -> dict[str, Any]:
     finite = np.isfinite(x).all(axis=1)
     x = x[finite]
     return {
         "method": label,
         "weight": weight,
         "q": numbers(-((x - np.asarray(toy.best)) ** 2).sum(axis=1).mean()),
-        "energy_distance": numbers(energy_distance(x, answer)),
+        "energy_distance": numbers(_energy_distance(x, answer)),
         "lost": float(1 - finite.mean()),
     }
 
@@ -169,7 +169,7 @@ def _draw(record: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(2.6 * len(METHODS), 2.3 * count))
     rows = iter(figure.subplots(count, len(METHODS), squeeze=False))
     for toy in record["toys"].values():
-        reference = Mixture(jnp.array(toy["shares"]), jnp.array(toy["means"]), toy["spread"])
+        reference = _Mixture(jnp.array(toy["shares"]), jnp.array(toy["means"]), toy["spread"])
         off = {(row["method"], row["weight"]): row["energy_distance"] for row in toy["rows"]}
         for weight in WEIGHTS:
             exact = reference.tilted(jnp.array(toy["best"]), weight)
@@ -188,7 +188,7 @@ def _draw(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _line(ax: Axes, toy: Mapping[str, Any], key: str, exact: Mixture, color: str) -> None:
+def _line(ax: Axes, toy: Mapping[str, Any], key: str, exact: _Mixture, color: str) -> None:
     """Ways over time, and beside them the density of the ends and that of the posterior."""
     low, high = -4.0, 5.0
     ways, ends = (np.array(toy[name][key], float) for name in ("ways", "ends"))
@@ -205,7 +205,7 @@ def _line(ax: Axes, toy: Mapping[str, Any], key: str, exact: Mixture, color: str
     ax.set_ylabel("action", fontsize=7, labelpad=0)
 
 
-def _plane(ax: Axes, toy: Mapping[str, Any], key: str, exact: Mixture, color: str) -> None:
+def _plane(ax: Axes, toy: Mapping[str, Any], key: str, exact: _Mixture, color: str) -> None:
     """Ends, and lines of equal density of the posterior."""
     span = np.linspace(-3.5, 3.5, 120)
     x, y = np.meshgrid(span, span)

@@ -14,7 +14,7 @@ Tasks = Mapping[int, Cell]
 """What one arm played of each task."""
 
 
-class Choice(NamedTuple):
+class _Choice(NamedTuple):
     """The chosen weight, and what it was chosen on."""
 
     weight: float
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     """The weights that were compared; one that shares too few pairs with the others is not."""
 
 
-def choose(candidates: Mapping[float, Tasks]) -> Choice:
+def choose(candidates: Mapping[float, Tasks]) -> _Choice:
     """The smallest weight that noise does not tell from the best.
 
     Success first, where there is such: kept are the weights whose success is within one standard error
@@ -42,7 +42,7 @@ def choose(candidates: Mapping[float, Tasks]) -> Choice:
         weights = [w for w in weights if failed[w] == min(failed.values())]
     for name in names:
         weights = _near_best({w: _tables(candidates[w], pairs, name) for w in weights})
-    return Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
+    return _Choice(weights[0], sum(map(len, pairs.values())), tuple(ranked))
 
 
 def leading(candidates: Mapping[float, Tasks], count: int) -> list[float]:

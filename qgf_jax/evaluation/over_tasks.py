@@ -44,7 +44,7 @@ class _Played(NamedTuple):
     """[S]"""
 
 
-class Scores(NamedTuple):
+class _Scores(NamedTuple):
     """What an arm scored on each task."""
 
     columns: Sequence[np.ndarray]
@@ -57,7 +57,7 @@ class Scores(NamedTuple):
         """The mean of the middle half of all seeds' scores on all tasks."""
         return float(_middle(np.concatenate(self.columns)))
 
-    def improvement(self, baseline: "Scores") -> float:
+    def improvement(self, baseline: "_Scores") -> float:
         """The chance that a seed is better than one of `baseline`, ties half; the mean over tasks."""
         return float(np.mean([wins.mean() for wins in self._wins(baseline)]))
 
@@ -75,13 +75,13 @@ class Scores(NamedTuple):
         parts = [x[drawn[run]] for run, x in zip(self.runs, self.columns, strict=True)]
         return _percentiles(_middle(np.concatenate(parts, axis=1)))
 
-    def improvement_interval(self, baseline: "Scores") -> tuple[float, float]:
+    def improvement_interval(self, baseline: "_Scores") -> tuple[float, float]:
         """As `interquartile_interval`, with seeds of both resampled apart."""
         rng = np.random.default_rng(0)
         parts = zip(self._shares(rng), self._wins(baseline), baseline._shares(rng), strict=True)
         return _percentiles(np.mean([np.sum((a @ w) * b, axis=1) for a, w, b in parts], axis=0))
 
-    def _wins(self, baseline: "Scores") -> list[np.ndarray]:
+    def _wins(self, baseline: "_Scores") -> list[np.ndarray]:
         """[S, S'] of each task: 1 where a seed is better than one of the baseline, .5 where as good."""
         pairs = zip(self.columns, baseline.columns, strict=True)
         return [(np.sign(x[:, None] - y) + 1) / 2 for x, y in pairs]
@@ -206,9 +206,9 @@ def _by_seed(run: Evaluated, row: Row) -> np.ndarray | None:
     return (run.table(row, "return").mean(axis=1) - low) / (high - low)
 
 
-def _scores(rows: Sequence[_Played]) -> Scores:
+def _scores(rows: Sequence[_Played]) -> _Scores:
     """Tasks of a run that not all of its seeds have played are as of other runs."""
-    return Scores([row.scores for row in rows], [(row.place, len(row.scores)) for row in rows])
+    return _Scores([row.scores for row in rows], [(row.place, len(row.scores)) for row in rows])
 
 
 def _middle(values: np.ndarray) -> np.ndarray:

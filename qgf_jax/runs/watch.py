@@ -12,12 +12,12 @@ _PAUSE = 1.0
 """Seconds between two looks."""
 
 
-def pause() -> None:
+def _pause() -> None:
     """Waits until it is time to look again."""
     time.sleep(_PAUSE)
 
 
-def wait_for_run(workdir: Path, wait: Callable[[], None] = pause) -> None:
+def wait_for_run(workdir: Path, wait: Callable[[], None] = _pause) -> None:
     """Returns once there is a run in `workdir`; says so if there is none yet."""
     path = workdir / "config.json"
     if not path.exists():
@@ -29,7 +29,7 @@ def wait_for_run(workdir: Path, wait: Callable[[], None] = pause) -> None:
 class Watch:
     """The checkpoints of a run, as they are sealed and removed."""
 
-    def __init__(self, run: Run, wait: Callable[[], None] = pause):
+    def __init__(self, run: Run, wait: Callable[[], None] = _pause):
         self._folder, self._wait = run.trained_in, wait
         self._checkpoints = Checkpoints(run.trained_in, identity=run.identity)
         self._waiting: set[int] = set()

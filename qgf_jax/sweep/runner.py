@@ -91,7 +91,7 @@ def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: 
     if code == 0:
         record.with_done(planned, folder, stage).write(workdir)
     elif not (stop.wanted or is_cancelled(folder)):
-        line = _last_words(workdir / LOG, begun) or said(code)
+        line = _last_words(workdir / LOG, begun) or _said(code)
         record._replace(failure=Failure(code, line, socket.gethostname())).write(workdir)
     return code
 
@@ -124,7 +124,7 @@ def _wait(process: subprocess.Popen, stop: StopRequest, folder: Path) -> int:
     return 128 - code if code < 0 else code
 
 
-def said(code: int) -> str:
+def _said(code: int) -> str:
     """An exit code in words."""
     return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
 
@@ -135,7 +135,7 @@ def failure_of(workdir: Path, code: int) -> str:
     if failure and failure.code == code:
         return failure.line
     # The runner itself failed, and has said so; a signal lets nobody say anything.
-    return (_last_words(workdir / LOG) if code < 128 else "") or said(code)
+    return (_last_words(workdir / LOG) if code < 128 else "") or _said(code)
 
 
 def _last_words(path: Path, begun: int = 0) -> str:

@@ -13,7 +13,7 @@ def records(states: Iterable[State]) -> list[dict[str, Any]]:
     return [{**one._asdict(), "seconds_left": one.seconds_left} for one in states]
 
 
-def counts(states: Iterable[State]) -> str:
+def _counts(states: Iterable[State]) -> str:
     """How many jobs are in which state, in one line."""
     found = collections.Counter(one.word for one in states)
     parts = [f"{found[word]} {word}" for word in WORDS if found[word]]
@@ -23,7 +23,7 @@ def counts(states: Iterable[State]) -> str:
 def states_table(states: Sequence[State], *, begun: bool = False) -> str:
     """A line a job and their counts; if `begun`, lines of those alone that are begun and not done."""
     shown = [one for one in states if not begun or one.word not in ("done", "waiting")]
-    return "\n".join([*(_aligned(_HEAD, map(_row, shown)) if shown else ()), counts(states)])
+    return "\n".join([*(_aligned(_HEAD, map(_row, shown)) if shown else ()), _counts(states)])
 
 
 _HEAD = ("job", "state", "step", "rate", "left", "loss", "host", "")
@@ -63,7 +63,7 @@ def estimates_table(found: Sequence[Estimate]) -> str:
         for one in found
     ]
     sums = [
-        counts(one.state for one in found),
+        _counts(one.state for one in found),
         _sum(
             found, "hours", lambda total: f"{total:.2f} hours of training left, one after the other"
         ),
