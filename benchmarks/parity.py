@@ -19,13 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qgf_guide import flow, guidance
 from qgf_jax import config as configs
-from qgf_jax.core import flow
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.data.formats import Rows
 from qgf_jax.data.sampling import _ChunkSampler
 from qgf_jax.interop.import_official import Official
-from qgf_jax.methods import guidance
 from qgf_jax.methods.builder import Builder
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.state import TrainState

@@ -12,26 +12,26 @@ from qgf_jax import renamed
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from qgf_jax.core.flow import endpoint, integrate
+    from qgf_guide.errors import UserError
+    from qgf_guide.flow import endpoint, integrate
+    from qgf_guide.guidance import RULES, guide
     from qgf_jax.data.arrays import Dataset
-    from qgf_jax.errors import UserError
-    from qgf_jax.methods.guidance import RULES, guide
     from qgf_jax.methods.pace import overlap
     from qgf_jax.methods.table import METHODS
     from qgf_jax.runs.loaded import load_policy
     from qgf_jax.training.loop import pretrain
 
 _HOMES = {
-    "Dataset": "data.arrays",
-    "METHODS": "methods.table",
-    "RULES": "methods.guidance",
-    "UserError": "errors",
-    "endpoint": "core.flow",
-    "guide": "methods.guidance",
-    "integrate": "core.flow",
-    "load_policy": "runs.loaded",
-    "overlap": "methods.pace",
-    "pretrain": "training.loop",
+    "Dataset": "qgf_jax.data.arrays",
+    "METHODS": "qgf_jax.methods.table",
+    "RULES": "qgf_guide.guidance",
+    "UserError": "qgf_guide.errors",
+    "endpoint": "qgf_guide.flow",
+    "guide": "qgf_guide.guidance",
+    "integrate": "qgf_guide.flow",
+    "load_policy": "qgf_jax.runs.loaded",
+    "overlap": "qgf_jax.methods.pace",
+    "pretrain": "qgf_jax.training.loop",
 }
 
 __all__ = [
@@ -54,7 +54,7 @@ renamed.install()
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'qgf_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"qgf_jax.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from qgf_guide.bounds import Bound, Field
 from qgf_jax import schema
-from qgf_jax.bounds import Bound, Field
 from qgf_jax.envs.families import EnvName
 from qgf_jax.errors import UserError, log_once, raised
 from qgf_jax.methods.parts import Part

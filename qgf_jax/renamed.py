@@ -14,15 +14,22 @@ from types import ModuleType
 from typing import Any
 
 _PACKAGE = "qgf_jax."
+_MOVED_OUT = "qgf_guide."
+"""What is now in the other package stands below with that name before it."""
 
 _MODULES = {
     "adjoint": "core.adjoint",
     "algorithms": "methods.table",
     "array_files": "runs.array_files",
     "backend": "runtime.backend",
+    "bounds": "qgf_guide.bounds",
     "calibrate": "training.calibration",
     "checkpoint": "runs.checkpoint",
     "children": "runtime.children",
+    "core.aggregates": "qgf_guide.aggregates",
+    "core.flow": "qgf_guide.flow",
+    "core.inpainting": "qgf_guide.inpainting",
+    "core.norms": "qgf_guide.norms",
     "costs": "training.costs",
     "critics": "methods.critics",
     "data.checksums": "data.converted",
@@ -38,10 +45,14 @@ _MODULES = {
     "evaluation.selection": "evaluation.summary",
     "faults": "runs.failpoints",
     "flops": "runtime.flops",
-    "flow": "core.flow",
+    "flow": "qgf_guide.flow",
     "global_batch": "training.global_batch",
-    "guidance": "methods.guidance",
+    "guidance": "qgf_guide.guidance",
     "losses": "core.losses",
+    "methods.guidance": "qgf_guide.guidance",
+    "methods.rules": "qgf_guide.rules",
+    "methods.rules.criteria": "methods.criteria",
+    "methods.rules.endpoints": "methods.endpoints",
     "metrics": "runs.metrics",
     "networks": "core.networks",
     "official": "interop.import_official",
@@ -78,10 +89,10 @@ _ATTRIBUTES = {
     "analysis.acting.of_reference": "analysis.subject:Subject.reference",
     "analysis.subject.number": "runs.files:numbers",
     "analysis.subject.with_means": "Subject.with_means",
-    "bounds.check": "Bound.check",
-    "bounds.fields": "Field.declared_in",
-    "bounds.of": "Bound.of",
-    "bounds.read": "Bound.read",
+    "qgf_guide.bounds.check": "Bound.check",
+    "qgf_guide.bounds.fields": "Field.declared_in",
+    "qgf_guide.bounds.of": "Bound.of",
+    "qgf_guide.bounds.read": "Bound.read",
     "cli.keep_compiled": "runtime.backend:_keep_compiled",
     "cli.path": "runtime.paths:expand",
     "config.changed": "RunConfig.changes_to",
@@ -93,13 +104,13 @@ _ATTRIBUTES = {
     "core.diffusion.alphas": "NoiseSchedule.of",
     "core.diffusion.mix": "NoiseSchedule.mix",
     "core.diffusion.sample": "NoiseSchedule.sample",
-    "core.flow.rest": "flow_endpoint",
-    "core.flow.sample_time": "methods.policies.flow_loss:_sample_time",
-    "core.inpainting.climbed_if": "methods.guidance:_climbed_if",
-    "core.inpainting.inpainted": "Overlap.inpainted",
-    "core.inpainting.pulled": "Overlap.pulled",
-    "core.inpainting.soft_weights": "Overlap.soft_weights",
-    "core.inpainting.strength": "Overlap.strength",
+    "qgf_guide.flow.rest": "flow_endpoint",
+    "qgf_guide.flow.sample_time": "methods.policies.flow_loss:_sample_time",
+    "qgf_guide.inpainting.climbed_if": "qgf_guide.guidance:_climbed_if",
+    "qgf_guide.inpainting.inpainted": "Overlap.inpainted",
+    "qgf_guide.inpainting.pulled": "Overlap.pulled",
+    "qgf_guide.inpainting.soft_weights": "Overlap.soft_weights",
+    "qgf_guide.inpainting.strength": "Overlap.strength",
     "core.losses.side": "expectile_weight",
     "core.networks.ACTIVATIONS": "core.layers:ACTIVATIONS",
     "core.networks.ARITHMETIC": "core.layers:ARITHMETIC",
@@ -220,7 +231,7 @@ _ATTRIBUTES = {
     "methods.policies.hiql.value_awr": "methods.policies.value_awr:_value_awr",
     "methods.policies.noise_prediction.dac": "methods.policies.dac:_dac",
     "methods.policies.noise_prediction.qsm": "methods.policies.qsm:_qsm",
-    "methods.samplers.Calibration": "methods.rules.units:Calibration",
+    "methods.samplers.Calibration": "qgf_guide.rules.units:Calibration",
     "methods.samplers.SAMPLERS": "methods.parts:SAMPLERS",
     "methods.samplers.UNITS": "methods.parts:UNITS",
     "methods.table.Builder": "methods.builder:Builder",
@@ -359,19 +370,21 @@ class _Alias:
         """Leaves it to Python; `exec_module` replaces the module."""
 
     def exec_module(self, module: ModuleType) -> None:
-        name = f"{_PACKAGE}{self._old}"
-        today = importlib.import_module(f"{_PACKAGE}{self._new}")
-        if isinstance(module, _Callable):  # in `importlib.reload`
+        name, new = f"{_PACKAGE}{self._old}", _whole(self._new)
+        today = importlib.import_module(new)
+        if isinstance(module, _Proxy):  # in `importlib.reload`
             importlib.reload(today)
             return
-        if self._old in vars(today):  # `qgf_jax.pretrain` is a function too
-            today = _Callable(today, self._old, module.__spec__)
+        # `qgf_jax.pretrain` is a function too; a module of another package keeps its own attributes.
+        if self._old in vars(today) or self._new.startswith(_MOVED_OUT):
+            today = _Proxy(today, self._old, module.__spec__)
+            _add_attributes(today, self._new)
         sys.modules[name] = today
-        _advise(name, f"use {_PACKAGE}{self._new}")
+        _advise(name, f"use {new}")
 
 
-class _Callable(ModuleType):
-    """A module that is called like the function of the same name in it."""
+class _Proxy(ModuleType):
+    """A module under its old name, which is called like the function of that name in it, if any."""
 
     def __init__(self, module: ModuleType, name: str, spec: ModuleSpec | None):
         super().__init__(module.__name__, module.__doc__)
@@ -388,22 +401,30 @@ class _Callable(ModuleType):
 def _add_attributes(module: ModuleType, name: str) -> None:
     """Gives `module` a `__getattr__` that knows old and private attributes (PEP 562), then its own."""
     own = vars(module).get("__getattr__")
+    contents = vars(vars(module).get("_module", module))
 
     def __getattr__(attribute: str) -> Any:  # noqa: N807
-        old = f"{_PACKAGE}{name}.{attribute}"
+        old = f"{_whole(name)}.{attribute}"
         if today := _ATTRIBUTES.get(f"{name}.{attribute}"):
             home, _, path = today.rpartition(":")
-            home = f"{_PACKAGE}{home or name}"
+            home = _whole(home or name)
             _advise(old, f"use {home}.{path}")
             return operator.attrgetter(path)(importlib.import_module(home))
         if own:
             return own(attribute)
-        if not attribute.startswith("_") and f"_{attribute}" in vars(module):
+        if attribute in contents:
+            return contents[attribute]
+        if not attribute.startswith("_") and f"_{attribute}" in contents:
             _advise(old, f"it is private now, as _{attribute}, and may change")
-            return vars(module)[f"_{attribute}"]
+            return contents[f"_{attribute}"]
         raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
 
     vars(module)["__getattr__"] = __getattr__
+
+
+def _whole(name: str) -> str:
+    """The module that an entry of the tables names."""
+    return name if name.startswith(_MOVED_OUT) else f"{_PACKAGE}{name}"
 
 
 def _advise(old: str, advice: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from qgf_jax import bounds
-from qgf_jax.bounds import (
+from qgf_guide import bounds
+from qgf_guide.bounds import (
     MAY_CHANGE,
     Count,
     Devices,

@@ -7,14 +7,15 @@ not import JAX.
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jax import Array
-else:
-    Array = Any
+from qgf_guide.types import Array as Array
+from qgf_guide.types import Critic as Critic
+from qgf_guide.types import Direction as Direction
+from qgf_guide.types import Endpoint as Endpoint
+from qgf_guide.types import Velocity as Velocity
 
 
 class Obs(NamedTuple):
@@ -31,14 +32,6 @@ Params = dict[str, Any]
 Metrics = dict[str, Any]
 """Numbers by name. A loss may give a `Summary` for one; training then reports arrays alone."""
 
-Velocity = Callable[[Array, Array], Array]
-"""(action [D], t []) -> velocity [D], with observation and parameters already bound."""
-Critic = Callable[[Array], Array]
-"""action [D] -> Q [], with observation and parameters already bound."""
-Direction = Callable[[Array, Array], tuple[Array, Array]]
-"""(action [D], t []) -> (velocity [D], direction of guidance [D] before the weight)."""
-Endpoint = Callable[..., Array]
-"""(action [D], t [], velocity there [D], *, clip=True) -> the clean action [D] it leads to."""
 Sample = Callable[[Params, Obs, Array, Array], Array]
 """(params, obs, key, weight []) -> action [D]; params as of `table.acting_params`."""
 

@@ -44,7 +44,7 @@ def read() -> list[Mutant]:
 def copy(folder: Path) -> None:
     """What the tests need, without what was compiled from it."""
     leave = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("qgf_jax", "tests", "benchmarks", "experiments"):
+    for name in ("qgf_guide", "qgf_jax", "tests", "benchmarks", "experiments"):
         shutil.copytree(ROOT / name, folder / name, ignore=leave)
     shutil.copy(ROOT / "pyproject.toml", folder)
 
@@ -71,7 +71,7 @@ def failed(folder: Path, tests: list[str]) -> str:
 
 def kill(mutant: Mutant, folder: Path) -> str:
     """How a mutant fares: "killed by …", "SURVIVED" or "does not apply"."""
-    path = folder / "qgf_jax" / mutant.file
+    path = folder / mutant.file
     source = path.read_text()
     slipped = mutant.applied(source)
     if slipped is None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import rows_of, tiny
 
+from qgf_guide.guidance import guide
 from qgf_jax.core.networks import Networks
 from qgf_jax.data.action_scale import ActionScale
 from qgf_jax.data.chunks import Dataset
@@ -20,7 +21,6 @@ from qgf_jax.envs.families import Family
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table
 from qgf_jax.methods.builder import Builder
-from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import Part
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import _is_alike

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.core.aggregates import AGGREGATES, pessimistic, spread
+from qgf_guide.aggregates import AGGREGATES, pessimistic, spread
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import worker_pool

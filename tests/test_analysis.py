@@ -11,10 +11,10 @@ import pytest
 from conftest import command
 from PIL import Image
 
+from qgf_guide import flow
 from qgf_jax.analysis import distance, kl, noise, reach, sensitivity, toy
 from qgf_jax.analysis.subject import Subject, interval, mean_of_best
 from qgf_jax.analysis.table import ANALYSES, MEASURES
-from qgf_jax.core import flow
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.runtime import flops
 from qgf_jax.training.weighing import State

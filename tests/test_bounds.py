@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import MAZE, tiny
 
-from qgf_jax import bounds, cli, schema
+from qgf_guide import bounds
+from qgf_guide.bounds import Bound
+from qgf_jax import cli, schema
 from qgf_jax import config as configs
-from qgf_jax.bounds import Bound
 from qgf_jax.data.collect import collect
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
@@ -222,7 +223,7 @@ def test_every_value_of_every_method_is_declared_with_bounds_that_hold_its_defau
 
 def test_a_number_without_bounds_cannot_be_declared():
     for kind in (int, float, tuple[int, ...]):
-        with pytest.raises(LookupError, match=r"qgf_jax/bounds\.py"):
+        with pytest.raises(LookupError, match=r"qgf_guide/bounds\.py"):
             Bound.of(kind)
 
 

@@ -10,11 +10,11 @@ import pytest
 from conftest import rows_of, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
+from qgf_guide.guidance import guide
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
 from qgf_jax.methods import parts
 from qgf_jax.methods.builder import Builder
-from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.parts import Part
 from qgf_jax.training.global_batch import _batch_size
 from qgf_jax.training.programs import Trainer

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qgf_guide.bounds import Field
 from qgf_jax import config as configs
 from qgf_jax import schema
-from qgf_jax.bounds import Field
 from qgf_jax.cli import Parser
 from qgf_jax.config import RunConfig
 from qgf_jax.errors import UserError, log_once

@@ -19,7 +19,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.bounds import Positive
+from qgf_guide.bounds import Positive
 from qgf_jax.methods.parts import rule
 from qgf_jax.methods.table import row
 
@@ -41,7 +41,7 @@ row("qgf_signed", "as qgf, by the signs of the gradient", "nobody, 2026", option
     "one_critic.py": '''
 from typing import Annotated
 
-from qgf_jax.bounds import Positive
+from qgf_guide.bounds import Positive
 from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import critic
 from qgf_jax.types import Learner, Loss
@@ -102,7 +102,7 @@ row(
 
 
 OPTION = """from typing import Annotated
-from qgf_jax.bounds import Positive
+from qgf_guide.bounds import Positive
 from qgf_jax.methods.parts import rule
 @rule()"""
 

@@ -10,8 +10,8 @@ from conftest import tiny
 
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.methods.builder import Builder
+from qgf_jax.methods.criteria import Measured
 from qgf_jax.methods.parts import Part
-from qgf_jax.methods.rules.criteria import Measured
 from qgf_jax.training.fitted import fitted_values
 from qgf_jax.training.weighing import Effort, draw
 from qgf_jax.types import Spec

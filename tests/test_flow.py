@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_jax.core import flow
+from qgf_guide import flow, guidance
 from qgf_jax.errors import UserError
-from qgf_jax.methods import guidance
 from qgf_jax.methods.policies.flow_loss import _sample_time
 
 DATA, BEST = np.array([[0.3, -0.2], [0.5, 0.1]], np.float32)

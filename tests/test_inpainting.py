@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import qgf_jax
-from qgf_jax.core import flow
-from qgf_jax.core.inpainting import Overlap
-from qgf_jax.methods import guidance
+from qgf_guide import flow, guidance
+from qgf_guide.inpainting import Overlap
 from qgf_jax.methods.parts import Part
 
 D = 6

@@ -1,21 +1,22 @@
 """The arrows of the design: which module may import which. Parsed, not imported."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qgf_jax"
-PURE = {"types", "errors", "bounds"}
+GUIDE = PACKAGE.parent / "qgf_guide"
+PURE = {"types", "errors"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "renamed": {"errors"},
-    "bounds": {"errors"},
     "core": PURE | {"core", "runtime"},
     "methods": PURE | {"core", "methods", "runtime"},
-    "schema": {"core", "methods", "bounds", "envs", "errors"},
-    "config": {"methods", "bounds", "envs", "errors", "runtime", "schema"},
+    "schema": {"core", "methods", "envs", "errors"},
+    "config": {"methods", "envs", "errors", "runtime", "schema"},
     "runtime": {"errors", "runtime"},
     "envs": {"envs", "errors", "runtime"},
     "data": PURE | {"data", "envs", "runs", "runtime"},
@@ -59,6 +60,17 @@ FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p.parent.name != "cli" and 
 FILES += [p for p in sorted(PACKAGE.glob("*.py")) if p.stem != "__init__"]
 
 
+@pytest.mark.parametrize(
+    "path", sorted(GUIDE.rglob("*.py")), ids=lambda p: str(p.relative_to(GUIDE))
+)
+def test_the_guide_needs_jax_alone(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        others = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+        assert others <= {"jax", "numpy", "qgf_guide"}, path
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
     layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -81,7 +93,7 @@ def test_the_benchmark_is_imported_where_it_is_needed_and_not_before():
 
 
 def test_nothing_unpickles_evaluates_or_starts_a_shell():
-    for path in PACKAGE.rglob("*.py"):
+    for path in [*PACKAGE.rglob("*.py"), *GUIDE.rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {a.name.split(".")[0] for a in node.names}

@@ -18,8 +18,8 @@ import pytest
 from conftest import LONG, MAZE, ROOT, tiny
 from test_learners import make_batch
 
+from qgf_guide.bounds import Field
 from qgf_jax import load_policy
-from qgf_jax.bounds import Field
 from qgf_jax.core.network_options import NetworkOptions
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.evaluation import evaluate, worker_pool
@@ -320,7 +320,7 @@ def test_wrong_methods_and_options_are_explained(text, hint):
 
 
 def test_choices_are_the_declared_parts():
-    from qgf_jax.core.aggregates import AGGREGATES
+    from qgf_guide.aggregates import AGGREGATES
     from qgf_jax.core.layers import ACTIVATIONS
 
     found = Part.named("sampler", "guided").fields

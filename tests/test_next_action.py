@@ -10,8 +10,8 @@ import tiny_config
 from conftest import ROOT, at, rows_of, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
+from qgf_guide import flow
 from qgf_jax import config as configs
-from qgf_jax.core import flow
 from qgf_jax.data import feeder
 from qgf_jax.data.chunks import Dataset, GoalDataset
 from qgf_jax.data.goals import GoalSampler, _Draw

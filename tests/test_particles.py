@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.core import flow, particles
+from qgf_guide import flow
+from qgf_jax.core import particles
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.table import METHODS

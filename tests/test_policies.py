@@ -9,7 +9,8 @@ import pytest
 from conftest import at, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
-from qgf_jax.core import adjoint, diffusion, flow
+from qgf_guide import flow
+from qgf_jax.core import adjoint, diffusion
 from qgf_jax.core.networks import sinusoidal
 from qgf_jax.methods.builder import Builder
 

@@ -13,12 +13,12 @@ from conftest import tiny
 from jax.flatten_util import ravel_pytree
 from test_agf import BEND, BEST, Quadratic, q
 
-from qgf_jax.core import flow, networks
-from qgf_jax.methods import guidance
+from qgf_guide import flow, guidance
+from qgf_guide.rules.draws import antithetic_noise
+from qgf_jax.core import networks
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.policies.posterior import posterior_flow
-from qgf_jax.methods.rules.draws import antithetic_noise
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.types import Actor, Batch, Spec
 

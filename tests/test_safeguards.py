@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from conftest import tiny
 
+from qgf_guide import flow, guidance, norms
 from qgf_jax import config as configs
 from qgf_jax.config import RunConfig
-from qgf_jax.core import flow, norms
 from qgf_jax.errors import UserError
-from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
 from qgf_jax.types import Obs, Spec

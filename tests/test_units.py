@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qgf_jax.core import flow, losses
+from qgf_guide import flow, guidance
+from qgf_jax.core import losses
 from qgf_jax.data.chunks import Dataset
-from qgf_jax.methods import guidance
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
 from qgf_jax.training import calibration as calibrate

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from conftest import command, tiny
 
-from qgf_jax.core import density, flow
+from qgf_guide import flow
+from qgf_jax.core import density
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError
+from qgf_jax.methods.criteria import Measured
 from qgf_jax.methods.parts import Part
-from qgf_jax.methods.rules.criteria import Measured
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.judge import check_judge
 from qgf_jax.runs.loaded import LoadedRun, load_policy

@@ -15,52 +15,57 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent.parent
 PAGE = DOCS / "api.md"
-PACKAGE = DOCS.parent / "qgf_jax"
+ROOT = DOCS.parent
 
 SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "Methods and their parts": (
         "What a file of your own declares, and what each kind of part takes and returns.",
         {
-            "methods.parts": (),
-            "methods.policies": (),
-            "methods.critics": (),
-            "methods.samplers": (),
-            "methods.rules": (),
-            "methods.table": ("row", "Method"),
+            "qgf_guide.parts": (),
+            "qgf_jax.methods.parts": (),
+            "qgf_jax.methods.policies": (),
+            "qgf_jax.methods.critics": (),
+            "qgf_jax.methods.samplers": (),
+            "qgf_guide.rules": (),
+            "qgf_jax.methods.table": ("row", "Method"),
         },
     ),
     "Types": (
         "",
         {
-            "types": (
+            "qgf_jax.types": (
                 *("Obs", "Spec", "Batch", "Loss", "Learner", "Summary"),
-                *("Velocity", "Critic", "Endpoint", "Sample"),
+                "Sample",
             ),
-            "core.networks": ("Networks",),
-            "core.encoders": (),
+            "qgf_guide.types": ("Velocity", "Critic", "Endpoint"),
+            "qgf_jax.core.networks": ("Networks",),
+            "qgf_jax.core.encoders": (),
         },
     ),
     "Environments": (
         "",
-        {"envs.families": ("Family", "EnvName", "Env", "Labels")},
+        {"qgf_jax.envs.families": ("Family", "EnvName", "Env", "Labels")},
     ),
     "Data": (
         "What a format of your own gives, and what a function of rewards takes.",
-        {"data.readers.recording": ("Recording", "Episode", "Choice"), "data.formats": ("Rows",)},
+        {
+            "qgf_jax.data.readers.recording": ("Recording", "Episode", "Choice"),
+            "qgf_jax.data.formats": ("Rows",),
+        },
     ),
     "Configs": (
         "Keys: [config.md](config.md).",
-        {"config": ("make", "load", "update", "plain"), "bounds": ("Field",)},
+        {"qgf_jax.config": ("make", "load", "update", "plain"), "qgf_guide.bounds": ("Field",)},
     ),
-    "Runs": ("", {"runs.loaded": ("LoadedRun",)}),
+    "Runs": ("", {"qgf_jax.runs.loaded": ("LoadedRun",)}),
 }
 """By title: what to say first, and by module the names, or none for the module's docstring. The first
 section is `qgf_jax.__all__`."""
 
 
 def public() -> dict[str, str]:
-    """The names of `qgf_jax.__all__`, and the module below the package that each comes from."""
-    for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body:
+    """The names of `qgf_jax.__all__`, and the module that each comes from."""
+    for node in ast.parse((ROOT / "qgf_jax" / "__init__.py").read_text(encoding="utf-8")).body:
         if (
             _names(node) == {"_HOMES"}
             and isinstance(node, ast.Assign | ast.AnnAssign)
@@ -71,8 +76,8 @@ def public() -> dict[str, str]:
 
 
 def source(module: str) -> Path:
-    """The file of a module below the package."""
-    path = PACKAGE.joinpath(*module.split("."))
+    """The file of a module."""
+    path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
@@ -83,7 +88,7 @@ def entries(module: str, names: Sequence[str]) -> list[str]:
     """
     tree = ast.parse(source(module).read_text(encoding="utf-8"))
     if not names:
-        return [_heading(module, [f"qgf_jax.{module}"]) + _prose(ast.get_docstring(tree))]
+        return [_heading(module, [module]) + _prose(ast.get_docstring(tree))]
     found: dict[str, str] = {}
     for node, after in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
         if here := [name for name in names if name in _names(node)]:
@@ -98,7 +103,7 @@ def entries(module: str, names: Sequence[str]) -> list[str]:
 
 
 def _heading(module: str, names: Sequence[str]) -> str:
-    where = source(module).relative_to(DOCS.parent)
+    where = source(module).relative_to(ROOT)
     return f"### {', '.join(f'`{name}`' for name in names)}\n\n*[{where}](../{where})*\n\n"
 
 

@@ -22,6 +22,8 @@ from matplotlib.path import Path as Curve
 
 DOCS = Path(__file__).parent.parent
 PACKAGE = DOCS.parent / "qgf_jax"
+GUIDE = DOCS.parent / "qgf_guide"
+"""The other package, which is drawn as one more room."""
 DATA, PICTURE, PAGE = (DOCS / f"architecture.{suffix}" for suffix in ("json", "png", "md"))
 BEGIN, END = "<!-- generated: make docs -->", "<!-- end -->"
 
@@ -31,6 +33,8 @@ Rooms = dict[str, dict[str, Any]]
 
 def room_of(path: Path) -> str:
     """The folder of a file of the package, or, of a file at the package's root, its own name."""
+    if path.is_relative_to(GUIDE):
+        return GUIDE.name
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -43,25 +47,23 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     rooms = {name.split(".")[1] for name in names if name.startswith("qgf_jax.")}
+    rooms |= {GUIDE.name for name in names if name.startswith(f"{GUIDE.name}.")}
     return rooms - {room_of(path)}
 
 
 def read() -> Rooms:
     """What the code is today."""
     rooms: Rooms = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        room = rooms.setdefault(
-            room_of(path), {"about": "", "files": [], "lines": 0, "imports": {}}
-        )
+    for path in [*sorted(GUIDE.rglob("*.py")), *sorted(PACKAGE.rglob("*.py"))]:
+        name = room_of(path)
+        folder = GUIDE if name == GUIDE.name else PACKAGE / name
+        room = rooms.setdefault(name, {"about": "", "files": [], "lines": 0, "imports": {}})
         source = path.read_text(encoding="utf-8")
-        if path.name == "__init__.py" or path.parent == PACKAGE:
+        if path in (folder / "__init__.py", folder.with_suffix(".py")):
             doc = ast.get_docstring(ast.parse(source)) or ""
-            if path.parent in (PACKAGE, PACKAGE / room_of(path)):
-                room["about"] = doc.split("\n")[0]
-        if path.parent not in (PACKAGE, PACKAGE / room_of(path)) or (
-            path.name != "__init__.py" and path.parent != PACKAGE
-        ):
-            within = path.relative_to(PACKAGE / room_of(path)).with_suffix("")
+            room["about"] = doc.split("\n")[0]
+        elif path.parent != PACKAGE:
+            within = path.relative_to(folder).with_suffix("")
             room["files"].append(str(within).removesuffix("__init__"))
         room["lines"] += source.count("\n")
         for other in sorted(imports_of(path)):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from qgf_guide import flow
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.subject import Subject
 from qgf_jax.analysis.table import MEASURES, PICTURES
-from qgf_jax.core import flow
 from qgf_jax.methods.parts import Part
 from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import numbers

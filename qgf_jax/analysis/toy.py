@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qgf_guide import flow
+from qgf_guide.guidance import guide
 from qgf_jax.analysis import acting
 from qgf_jax.analysis.table import MEASURES, PICTURES
-from qgf_jax.core import flow
-from qgf_jax.methods.guidance import guide
 from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import numbers
 from qgf_jax.types import Array

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn, get_origin
 
-from qgf_jax.bounds import Bound, Count
+from qgf_guide.bounds import Bound, Count
 from qgf_jax.errors import SaveError, Stopped, UserError, log, said
 from qgf_jax.runtime import backend
 from qgf_jax.runtime.plugins import ByModule

@@ -4,8 +4,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from qgf_guide.bounds import Count, Index, Weights
 from qgf_jax.analysis.table import ANALYSES, Analysis
-from qgf_jax.bounds import Count, Index, Weights
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError

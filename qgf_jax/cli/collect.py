@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from qgf_jax.bounds import Count, Seed
+from qgf_guide.bounds import Count, Seed
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.envs.families import SIMULATORS
 from qgf_jax.errors import one_line, saving

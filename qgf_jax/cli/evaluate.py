@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qgf_jax.bounds import Bound, Count, Counts, EpisodesIfAny, Index, Weights
+from qgf_guide.bounds import Bound, Count, Counts, EpisodesIfAny, Index, Weights
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.errors import UserError

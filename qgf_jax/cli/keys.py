@@ -8,9 +8,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from qgf_guide.bounds import Field
 from qgf_jax import config as configs
 from qgf_jax import schema
-from qgf_jax.bounds import Field
 from qgf_jax.errors import UserError
 from qgf_jax.methods.table import METHODS
 

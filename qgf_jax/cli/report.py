@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_jax.bounds import Counts
+from qgf_guide.bounds import Counts
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.runtime import paths
 

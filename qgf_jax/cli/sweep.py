@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qgf_jax.bounds import Index, Positive
+from qgf_guide.bounds import Index, Positive
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.errors import UserError, log
 from qgf_jax.runtime import paths
@@ -120,7 +120,7 @@ def _parser() -> Parser:
 
 def _about_engines() -> str:
     """The flags of each engine of this package."""
-    from qgf_jax.bounds import Field
+    from qgf_guide.bounds import Field
 
     lines = []
     for name in OURS:

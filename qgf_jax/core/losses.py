@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from qgf_jax.core.flow import interpolate
+from qgf_guide.flow import interpolate
 from qgf_jax.types import Array, Velocity
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from qgf_jax.bounds import Count, Counts, History, Index, NonNegative
+from qgf_guide.bounds import Count, Counts, History, Index, NonNegative
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from qgf_jax.core.aggregates import AGGREGATES
+from qgf_guide.aggregates import AGGREGATES
 from qgf_jax.core.encoders import network_input
 from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
 from qgf_jax.core.network_options import NetworkOptions

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from qgf_jax.bounds import Bound, Count, Seed
+from qgf_guide.bounds import Bound, Count, Seed
 from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
 from qgf_jax.envs.worker import leave_with
 from qgf_jax.errors import UserError

@@ -6,7 +6,7 @@ No JAX here.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from qgf_jax.bounds import Bound, Field, NonNegative
+from qgf_guide.bounds import Bound, Field, NonNegative
 from qgf_jax.errors import UserError
 from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Names, Part

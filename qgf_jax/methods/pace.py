@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 
-from qgf_jax.bounds import Bound, Count, Field, Index, NonNegative
+from qgf_guide.bounds import Bound, Count, Field, Index, NonNegative
 from qgf_jax.errors import UserError
 from qgf_jax.methods.lazy import checks, inpainting, jnp
 from qgf_jax.types import Array
 
 if TYPE_CHECKING:
-    from qgf_jax.core.inpainting import Overlap
+    from qgf_guide.inpainting import Overlap
 
 
 def _declared(

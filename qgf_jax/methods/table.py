@@ -8,7 +8,7 @@ mistyped option answer at once.
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from qgf_jax.bounds import Field
+from qgf_guide.bounds import Field
 from qgf_jax.errors import UserError
 from qgf_jax.methods.options import OF_CRITIC, Options, Split
 from qgf_jax.methods.pace import Pace

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from qgf_guide.bounds import Bound, Count, Finite, Index
 from qgf_jax import config as configs
-from qgf_jax.bounds import Bound, Count, Finite, Index
 from qgf_jax.envs.spaces import Parts
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms

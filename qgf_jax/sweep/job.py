@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_jax.bounds import Bound, Count, Index, NonNegative
+from qgf_guide.bounds import Bound, Count, Index, NonNegative
 from qgf_jax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.core import density, flow
+from qgf_guide import flow
+from qgf_jax.core import density
 from qgf_jax.core.networks import Networks
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.methods.builder import Builder

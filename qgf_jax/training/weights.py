@@ -14,8 +14,8 @@ from qgf_jax.data.arrays import Dataset
 from qgf_jax.data.feeder import DatasetFeed
 from qgf_jax.data.load import Loaded
 from qgf_jax.errors import UserError, log
+from qgf_jax.methods.criteria import Choice, Measured
 from qgf_jax.methods.parts import Part
-from qgf_jax.methods.rules.criteria import Choice, Measured
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import numbers
 from qgf_jax.runs.judge import check_judge

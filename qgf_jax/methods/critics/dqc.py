@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import OpenFraction
+from qgf_guide.bounds import OpenFraction
 from qgf_jax.methods.lazy import jax, jnp, losses, optax
 from qgf_jax.methods.parts import critic
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Obs, Params, Sample, Summary

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from qgf_jax.bounds import Count, History, NonNegative
+from qgf_guide.bounds import Count, History, NonNegative
 from qgf_jax.methods.lazy import aggregates, checks, jax, jnp
 from qgf_jax.methods.parts import Part, critic
 from qgf_jax.methods.table import acting_params

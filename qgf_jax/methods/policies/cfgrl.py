@@ -3,7 +3,7 @@
 import functools
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Finite, Positive
+from qgf_guide.bounds import Finite, Positive
 from qgf_jax.methods.lazy import jnp, losses
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time

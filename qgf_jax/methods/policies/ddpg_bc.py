@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import NonNegative
+from qgf_guide.bounds import NonNegative
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.gaussians import GaussianActor, mean_size
 from qgf_jax.types import Array, Batch, Learner, Loss, Metrics, Params

@@ -3,7 +3,7 @@
 import functools
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import NonNegative
+from qgf_guide.bounds import NonNegative
 from qgf_jax.methods.lazy import flow, jnp
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import TimeGrid, Weighted, noise_and_time

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qgf_jax.bounds import Count, Index
+from qgf_guide.bounds import Count, Index
 from qgf_jax.methods.lazy import flow, jax
 from qgf_jax.types import Array, Batch, Obs
 

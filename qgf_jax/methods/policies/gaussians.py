@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from qgf_jax.bounds import NonNegative, Positive
+from qgf_guide.bounds import NonNegative, Positive
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.types import Array, Batch, Learner, Loss, Obs, Params
 

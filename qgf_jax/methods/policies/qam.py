@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import NonNegative
+from qgf_guide.bounds import NonNegative
 from qgf_jax.methods.lazy import adjoint, jax
 from qgf_jax.methods.parts import policy
 from qgf_jax.methods.policies.flow_loss import NumSteps

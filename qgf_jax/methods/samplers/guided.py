@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from qgf_jax.bounds import Count, History, NonNegative, Positive
+from qgf_guide import guidance
+from qgf_guide.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
-from qgf_jax.methods import guidance
 from qgf_jax.methods.lazy import checks, flow, jnp, networks
 from qgf_jax.methods.parts import Names, Part, sampler
 from qgf_jax.methods.policies.posterior import posterior_flow

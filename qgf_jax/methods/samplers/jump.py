@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import NonNegative
+from qgf_guide.bounds import NonNegative
 from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import selector
 from qgf_jax.methods.samplers.best_of import choosing

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Positive
+from qgf_guide.bounds import Positive
 from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.parts import selector
 from qgf_jax.methods.samplers.best_of import choosing

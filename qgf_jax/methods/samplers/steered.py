@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from qgf_jax.bounds import Count, Positive
+from qgf_guide.bounds import Count, Positive
 from qgf_jax.methods.lazy import flow, jax, jnp
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qgf_jax.bounds import Count
+from qgf_guide.bounds import Count
 from qgf_jax.methods.parts import Names, Part, sampler
 from qgf_jax.types import Array, Params, Sample, Staged
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from qgf_jax.bounds import Field
+from qgf_guide.bounds import Field
 from qgf_jax.errors import UserError
 from qgf_jax.runtime.plugins import ByModule, load_entry
 from qgf_jax.sweep.job import Needs

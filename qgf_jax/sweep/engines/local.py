@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from qgf_jax.bounds import Index, NonNegative
+from qgf_guide.bounds import Index, NonNegative
 from qgf_jax.errors import log_once
 from qgf_jax.runtime import children
 from qgf_jax.runtime.memory import available_bytes

@@ -18,7 +18,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from qgf_jax.bounds import Index, Positive
+from qgf_guide.bounds import Index, Positive
 from qgf_jax.errors import UserError, log, raised, said
 from qgf_jax.runtime import children
 from qgf_jax.sweep.engines import ENGINES, Engine, Task

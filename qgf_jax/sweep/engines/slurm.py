@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Annotated
 
-from qgf_jax.bounds import Bound, Index
+from qgf_guide.bounds import Bound, Index
 from qgf_jax.errors import UserError, log, log_once, one_line, saving
 from qgf_jax.runtime import children
 from qgf_jax.sweep.engines import ENGINES, Engine, Task

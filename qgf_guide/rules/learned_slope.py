@@ -1,8 +1,8 @@
 """A rule that asks a network for the direction, and no critic for its gradient."""
 
-from qgf_jax.methods.parts import rule
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Direction, Endpoint, Velocity
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.parts import rule
+from qgf_guide.types import Direction, Endpoint, Velocity
 
 
 @rule(

@@ -6,9 +6,9 @@ what is climbed, of Q or of its logit, among them.
 
 from collections.abc import Mapping
 
-from qgf_jax.methods.lazy import jnp, norms
-from qgf_jax.methods.parts import unit
-from qgf_jax.types import Array
+from qgf_guide.lazy import jnp, norms
+from qgf_guide.parts import unit
+from qgf_guide.types import Array
 
 Calibration = Mapping[str, Array]
 """`q_std` [], and S by its axes: `values` [D], the variances along the axes, and `vectors` [D, D], the

@@ -1,9 +1,9 @@
 """No guidance."""
 
-from qgf_jax.methods.lazy import jnp
-from qgf_jax.methods.parts import rule
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.lazy import jnp
+from qgf_guide.parts import rule
+from qgf_guide.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(

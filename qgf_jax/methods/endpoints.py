@@ -1,8 +1,12 @@
-"""Where on the flow the critic looks."""
+"""Where on the flow the critic looks.
+
+Endpoint: `(nets, params, obs, velocity, num_steps) -> Endpoint`. One that must know t when the program
+is traced needs "concrete_t".
+"""
 
 from typing import TYPE_CHECKING, Any
 
-from qgf_jax.methods import lazy
+from qgf_jax.methods.lazy import flow
 from qgf_jax.methods.parts import endpoint
 from qgf_jax.types import Array, Endpoint, Obs, Params, Velocity
 
@@ -10,15 +14,10 @@ if TYPE_CHECKING:
     from qgf_jax.core.networks import Networks
 
 
-def one_straight_step(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
-    """`flow.endpoint`, the default of every rule."""
-    return lazy.flow.endpoint(action, t, velocity, **box)
-
-
 @endpoint(source="Zhou et al., 2026, arXiv 2606.11087, Eq. 7")
 def _straight(*_: Any) -> Endpoint:
     """At the end of one straight step."""
-    return lazy.flow.endpoint
+    return flow.endpoint
 
 
 @endpoint(needs=("concrete_t",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")
@@ -27,7 +26,7 @@ def _flow(
 ) -> Endpoint:
     """At the end of the remaining flow, step by step."""
     del nets, params, obs
-    return lazy.flow.flow_endpoint(velocity, num_steps=num_steps)
+    return flow.flow_endpoint(velocity, num_steps=num_steps)
 
 
 @endpoint(needs=("endpoint",), source="Zhou et al., 2026, arXiv 2606.11087, appendix C")

@@ -3,10 +3,10 @@
 J below is d endpoint / d action, [D, D].
 """
 
-from qgf_jax.methods.lazy import jax
-from qgf_jax.methods.parts import rule
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.lazy import jax
+from qgf_guide.parts import rule
+from qgf_guide.types import Array, Critic, Direction, Endpoint, Velocity
 
 
 @rule(

@@ -1,7 +1,7 @@
 """Noise of guidance rules, which have no key of their own."""
 
-from qgf_jax.methods.lazy import jax, jnp
-from qgf_jax.types import Array
+from qgf_guide.lazy import jax, jnp
+from qgf_guide.types import Array
 
 
 def antithetic_noise(t: Array, count: int, action: Array) -> Array:

@@ -13,11 +13,11 @@ beta grad Q, without a_t / t. See docs/guidance.md.
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from qgf_jax.bounds import NonNegative
-from qgf_jax.methods.lazy import jax, jnp
-from qgf_jax.methods.parts import rule
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
+from qgf_guide.bounds import NonNegative
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.lazy import jax, jnp
+from qgf_guide.parts import rule
+from qgf_guide.types import Array, Critic, Direction, Endpoint, Velocity
 
 _Beta = Annotated[NonNegative, "beta of the density exp(beta Q) that is the classifier, in 1 / Q"]
 

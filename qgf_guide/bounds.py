@@ -23,7 +23,7 @@ from typing import (
     get_type_hints,
 )
 
-from qgf_jax.errors import UserError
+from qgf_guide.errors import UserError
 
 _Note = TypeVar("_Note")
 _Default = TypeVar("_Default")
@@ -67,7 +67,9 @@ class Bound(Protocol):
             return Words(get_args(annotation))
         if annotation in (bool, str):
             return _PLAIN[annotation]
-        raise LookupError(f"{annotation} says no bounds: annotate with a kind of qgf_jax/bounds.py")
+        raise LookupError(
+            f"{annotation} says no bounds: annotate with a kind of qgf_guide/bounds.py"
+        )
 
     def check(self, what: str, value: Any) -> None:
         """Raises `UserError` if `value` is not one of the set.

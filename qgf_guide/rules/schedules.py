@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from qgf_jax.methods.lazy import jnp
-from qgf_jax.methods.parts import schedule
-from qgf_jax.types import Array
+from qgf_guide.lazy import jnp
+from qgf_guide.parts import schedule
+from qgf_guide.types import Array
 
 
 @schedule(source="Zhou et al., 2026, arXiv 2606.11087")

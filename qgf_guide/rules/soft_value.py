@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from qgf_jax.bounds import Count, NonNegative
-from qgf_jax.methods.lazy import jax, jnp
-from qgf_jax.methods.parts import rule
-from qgf_jax.methods.rules.draws import antithetic_noise
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Direction, Endpoint, Velocity
+from qgf_guide.bounds import Count, NonNegative
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.lazy import jax, jnp
+from qgf_guide.parts import rule
+from qgf_guide.rules.draws import antithetic_noise
+from qgf_guide.types import Array, Direction, Endpoint, Velocity
 
 
 @rule(

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from qgf_jax.types import Array
+from qgf_guide.types import Array
 
 
 def length(x: Array) -> Array:

@@ -9,15 +9,17 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from qgf_jax.errors import UserError
-from qgf_jax.methods import parts as declared
-from qgf_jax.methods.lazy import aggregates, flow, jnp, norms
-from qgf_jax.methods.parts import Part
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Array, Critic, Direction, Endpoint, Velocity
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.errors import UserError
+from qgf_guide.lazy import aggregates, flow, jnp, norms
+from qgf_guide.parts import Part
+from qgf_guide.types import Array, Critic, Direction, Endpoint, Velocity
 
 if TYPE_CHECKING:
-    from qgf_jax.core.inpainting import Overlap
+    from qgf_guide.inpainting import Overlap
+
+
+_TABLES = {"RULES": "rule", "SCHEDULES": "schedule", "UNITS": "unit"}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,10 +27,10 @@ def __getattr__(name: str) -> Any:
 
     They are made when they are asked for, so that those of other packages are among them.
     """
-    if name in ("RULES", "SCHEDULES", "UNITS"):
-        return getattr(declared, name)
-    if not name.startswith("_") and name in declared.RULES:
-        return declared.RULES[name]
+    if name in _TABLES:
+        return {key: part.make for key, part in Part.all(_TABLES[name]).items()}
+    if not name.startswith("_") and name in Part.all("rule"):
+        return Part.named("rule", name).make
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

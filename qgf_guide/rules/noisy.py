@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from qgf_jax.methods.lazy import jax
-from qgf_jax.methods.parts import rule
-from qgf_jax.methods.rules.endpoints import one_straight_step
-from qgf_jax.types import Critic, Direction, Endpoint, Velocity
+from qgf_guide.endpoints import one_straight_step
+from qgf_guide.lazy import jax
+from qgf_guide.parts import rule
+from qgf_guide.types import Critic, Direction, Endpoint, Velocity
 
 
 @rule(

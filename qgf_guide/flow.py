@@ -14,9 +14,9 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.core import norms
-from qgf_jax.errors import UserError
-from qgf_jax.types import Array, Endpoint, Velocity
+from qgf_guide import norms
+from qgf_guide.errors import UserError
+from qgf_guide.types import Array, Endpoint, Velocity
 
 _State = TypeVar("_State")
 

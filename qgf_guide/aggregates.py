@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from qgf_jax.types import Array
+from qgf_guide.types import Array
 
 
 def spread(q: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Guidance rules, and the units, schedules and endpoints that they are combined with.
+"""Guidance rules, and the units and schedules that they are combined with.
 
 Each sees one action, with observation and parameters already bound into `velocity` and `q`.
 
@@ -11,7 +11,4 @@ Unit: `(calibration, direction [D], t []) -> direction [D]`, what the guidance w
     One that reads the run's `Calibration` needs "calibration". One that needs "velocity" is called with
     a fourth argument, the velocity [D] that is guided.
 Schedule: `(t [], cap) -> factor []` of the weight. `cap` bounds a factor that has no other bound.
-Endpoint: `(nets, params, obs, velocity, num_steps) -> Endpoint`, where the critic looks. One that
-    must know t when the program is traced needs "concrete_t".
-Criterion: `(measured) -> Choice`, which weight `qgf` acts with; see `criteria`.
 """

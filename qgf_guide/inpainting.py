@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_jax.types import Array, Endpoint, Velocity
+from qgf_guide.types import Array, Endpoint, Velocity
 
 
 class Overlap(NamedTuple):
