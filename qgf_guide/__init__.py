@@ -12,30 +12,40 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qgf_guide.diffusion import Diffusion, velocity_to
     from qgf_guide.errors import UserError
-    from qgf_guide.flow import endpoint, integrate
+    from qgf_guide.flow import endpoint, integrate, integrate_within
     from qgf_guide.guidance import RULES, SCHEDULES, UNITS, disagreement_gate, guide
+    from qgf_guide.selection import best_of
 
 _HOMES = {
+    "Diffusion": "diffusion",
     "RULES": "guidance",
     "SCHEDULES": "guidance",
     "UNITS": "guidance",
     "UserError": "errors",
+    "best_of": "selection",
     "disagreement_gate": "guidance",
     "endpoint": "flow",
     "guide": "guidance",
     "integrate": "flow",
+    "integrate_within": "flow",
+    "velocity_to": "diffusion",
 }
 
 __all__ = [
     "RULES",
     "SCHEDULES",
     "UNITS",
+    "Diffusion",
     "UserError",
+    "best_of",
     "disagreement_gate",
     "endpoint",
     "guide",
     "integrate",
+    "integrate_within",
+    "velocity_to",
 ]
 
 

@@ -1,7 +1,6 @@
 """Straight-line flows on actions. Everywhere, time runs from t = 0 (noise) to t = 1 (data).
 
-A velocity u of a flow that runs the other way (openpi and LeRobot: t = 1 is noise there) is
-`lambda action, t: -u(action, 1 - t)` here.
+`conventions` has flows that run the other way, as those of openpi and LeRobot.
 """
 
 import functools
@@ -14,7 +13,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_guide import norms
+from qgf_guide import conventions, norms
+from qgf_guide.conventions import Time
 from qgf_guide.errors import UserError
 from qgf_guide.types import Array, Endpoint, Velocity
 
@@ -92,6 +92,7 @@ def integrate(
     unroll: bool = False,
     start: int = 0,
     stop: int | None = None,
+    time: Time = "noise_to_data",
 ) -> Array:
     """Euler-integrates da/dt = velocity(a, t) from `noise` [D] at t = 0 to an action [D] at t = 1.
 
@@ -99,14 +100,20 @@ def integrate(
     gradient) is one body for XLA to fuse, and compile time does not grow with `num_steps`.
     `unroll` writes the steps out one by one, each with a t that is known at compile time.
     A part of the way is that from t = `start` / num_steps, where `noise` then is, to `stop` / num_steps.
-    Raises `UserError` if `num_steps` is traced or no whole number from 1, or if `velocity` returns
-    another shape than that of `noise`.
+    With `time="data_to_noise"` the velocity is of that convention, and the noise at t = 1. `num_steps`
+    may be traced: then it is a `lax.while_loop`, which has no backward pass.
+    Raises `UserError` if `num_steps` is no whole number from 1, or if `velocity` returns another shape
+    than that of `noise`.
     """
-    num_steps = _count(num_steps)
+    velocity = conventions.turned(velocity, time)
+    traced = isinstance(num_steps, jax.core.Tracer) and not unroll
+    num_steps = num_steps if traced else _count(num_steps)
 
     def step(action: Array, t: Any) -> Array:
         return action + check_shape(velocity(action, t), action) / num_steps
 
+    if traced:
+        return _repeat_traced(step, noise, num_steps, start, stop)
     return _repeat(step, noise, num_steps, noise.dtype, unroll, start, stop)
 
 
@@ -168,12 +175,23 @@ def _repeat(
     return jax.lax.scan(euler, state, times)[0]
 
 
+def _repeat_traced(
+    step: Callable[[Array, Any], Array], action: Array, num_steps: Array, start: int, stop: Any
+) -> Array:
+    """As `_repeat`, for a number of steps that the program is given when it runs."""
+
+    def euler(k: Array, action: Array) -> Array:
+        return step(action, k.astype(action.dtype) / num_steps)
+
+    return jax.lax.fori_loop(start, num_steps if stop is None else stop, euler, action)
+
+
 def _count(num_steps: Any) -> int:
     """A number of steps: the length of a loop, so known when the program is traced."""
     if isinstance(num_steps, jax.core.Tracer):
         raise UserError(
-            "num_steps is traced, and it is the length of a loop: give a Python number, under jax.jit "
-            'with static_argnames="num_steps"'
+            "num_steps is traced, and it is the length of a loop that is differentiated or kept within "
+            'a radius: give a Python number, under jax.jit with static_argnames="num_steps"'
         )
     try:
         count = operator.index(num_steps)

@@ -1,18 +1,23 @@
 """Guidance: turns a velocity field into one whose flow ends where Q is high.
 
 Everything here sees one action, with observation and parameters already bound into `velocity` and
-`q`; batch it with `jax.vmap`, so that the gradient of one sample cannot depend on the others. The rules
-are the files of `methods/rules`; each is an attribute of this module too.
+`q`; batch it with `jax.vmap`, so that the gradient of one sample cannot depend on the others. Where that
+is no option, as with a cache that belongs to a whole batch, `guide(…, batched=True)` sees B actions. The
+rules are the files of `rules`, written for the last axis of [..., D]; each is an attribute of this
+module too.
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from qgf_guide import conventions
+from qgf_guide.conventions import Time
 from qgf_guide.endpoints import one_straight_step
 from qgf_guide.errors import UserError
 from qgf_guide.lazy import aggregates, flow, jnp, norms
 from qgf_guide.parts import Part
+from qgf_guide.rows import Rows
 from qgf_guide.types import Array, Critic, Direction, Endpoint, Velocity
 
 if TYPE_CHECKING:
@@ -43,7 +48,7 @@ def guide(
     schedule: str = "constant",
     cap: float = 3.0,
     endpoint: Endpoint = one_straight_step,
-    clip: Literal["box", "straight_through", "none"] = "box",
+    clip: Literal["box", "straight_through", "none"] | None = "box",
     units: str = "raw",
     calibration: Mapping[str, Array] | None = None,
     precondition: Callable[[Array, Array], Array] | None = None,
@@ -51,6 +56,9 @@ def guide(
     gate: Callable[[Array], Array] | None = None,
     skip_first: bool = False,
     overlap: "Overlap | None" = None,
+    mask: Array | None = None,
+    batched: bool = False,
+    time: Time = "noise_to_data",
     **options: Any,
 ) -> Velocity:
     """The guided velocity, `velocity + weight * direction`, as a function of (action [D], t []).
@@ -70,27 +78,71 @@ def guide(
     `rule`, `schedule` and `units` are names of parts; `cap` bounds the schedule that needs it, `options`
     belong to the rule, and `calibration` has the constants of units that need some. The endpoint is
     clipped to [-1, 1]; for another box give `endpoint=functools.partial(flow.endpoint, low=…, high=…)`.
-    With `clip="straight_through"` its derivative is as if it were not clipped; with "none" it is not, as
-    z-scored actions need. Where t = 1 is noise, as in openpi and LeRobot, give
-    `lambda a, t: -velocity(a, 1 - t)`.
+    With `clip="straight_through"` its derivative is as if it were not clipped; with "none", or None, it
+    is not, as z-scored actions need.
 
     `slope_clip` is the most that the rule's direction is long, before units; `gate`, endpoint [D] ->
     factor [], multiplies the weight, see `disagreement_gate`; `skip_first` leaves t = 0 unguided. What
     bounds the whole displacement is `flow.integrate_within`. `overlap`, as `qgf_jax.overlap` makes it of
-    the chunk that is being played, adds real-time chunking, see `Overlap.inpainted`.
+    the chunk that is being played, adds real-time chunking, see `Overlap.inpainted`. `mask`, of True and
+    False or 1 and 0 and of a shape that goes with the action's, has the numbers that guidance may move:
+    the actions of a chunk that are executed, or the dimensions that a robot has.
+
+    With `batched` everything is of B actions of any shape: action [B, …], t [], velocity [B, …],
+    q(actions) -> [B], gate -> [B], and `weight` [] or [B]. No action's `velocity` or `q` may then depend
+    on the others of the batch.
+
+    `time="data_to_noise"` is the convention of openpi and LeRobot: t = 1 is noise, and a velocity points
+    away from the data. Velocity, slope and times are given so, and what is returned is such a velocity;
+    an `endpoint` and a `precondition` see t = 0 at the noise in any case.
 
     Raises `UserError` for a part or an option that does not exist. What it returns raises it for a batch
-    of actions, a `q` that is not one number, and a velocity or an endpoint of another shape.
+    of actions that was not announced, a `q` that is not one number an action, and a velocity or an
+    endpoint of another shape.
     """
-    end = _of_shape(_clipped(endpoint, clip))
-    velocity, q, make = _of_one(velocity), _asked(rule, q), _rule(rule, options)
-    weigh = _weighting(weight, schedule, cap, skip_first)
-    convert = _conversion(units, calibration, precondition, slope_clip)
-    as_it_is = units == "raw" and precondition is None and slope_clip is None and gate is None
-    if overlap is not None and as_it_is and "jacobian" in Part.named("rule", rule).provides:
-        return _in_one_pass(make, velocity, q, end, weigh, overlap)
-    guided = _guided(make(velocity, q, end), convert, weigh, gate, end)
-    return guided if overlap is None else overlap.inpainted(guided, velocity)
+    make, needs = _rule(rule, options, batched), Part.named("rule", rule).needs
+    end, weigh = _clipped(endpoint, clip), _weighting(weight, schedule, cap, skip_first, batched)
+    convert = _conversion(units, calibration, slope_clip)
+    changes = units != "raw" or any(x is not None for x in (precondition, slope_clip, gate, mask))
+    one_pass = not changes and "jacobian" in Part.named("rule", rule).provides
+    velocity = conventions.turned(velocity, time)
+    q = conventions.at_time(q, time) if needs & {"noisy_q", "slope", "posterior"} else q
+
+    def field(action: Array, t: Array) -> Array:
+        given = Rows.of(action, batched)
+        v, ends = given.velocity(velocity), given.endpoint(end)
+        if overlap is not None and one_pass:
+            guided = _in_one_pass(make, v, given.each(q), ends, weigh, overlap)
+            return given.back(guided(given.rows, t))
+        asked = given.slope(q) if "slope" in needs else _total(given.each(q))
+        converted = _masked(convert, given.direction(precondition), given.mask(mask))
+        guided = _guided(make(v, asked, ends), converted, weigh, given.gate(gate), ends)
+        whole = guided if overlap is None else overlap.inpainted(guided, v)
+        return given.back(whole(given.rows, t))
+
+    return conventions.turned(field, time)
+
+
+def _total(each: Callable[..., Array]) -> Callable[..., Array]:
+    """The sum [] over a batch, whose gradient is that of each action's own number."""
+    return lambda *args: each(*args).sum()
+
+
+def _masked(
+    convert: Callable[[Array, Array, Array], Array],
+    precondition: Callable[[Array, Array], Array] | None,
+    mask: Array | None,
+) -> Callable[[Array, Array, Array], Array]:
+    """`convert`, then `precondition`; what `mask` leaves out neither counts in lengths nor moves."""
+
+    def converted(direction: Array, t: Array, velocity: Array) -> Array:
+        if mask is not None:
+            direction, velocity = mask * direction, mask * velocity
+        direction = convert(direction, t, velocity)
+        direction = direction if precondition is None else precondition(direction, t)
+        return direction if mask is None else mask * direction
+
+    return converted
 
 
 def _guided(
@@ -135,10 +187,10 @@ def _in_one_pass(
 
 
 def _climbed_if(live: Array, q: Callable[..., Array]) -> Callable[..., Array]:
-    """`q`, without its slope where `live` [] is false; differentiated through even if it is constant."""
+    """The sum of `q`, without its slope where `live` is false; differentiated even if it is constant."""
 
     def followed(action: Array) -> Array:
-        return jnp.where(live, q(action), 0.0) + 0.0 * action.sum()
+        return jnp.where(live, q(action), 0.0).sum() + 0.0 * action.sum()
 
     return followed
 
@@ -164,21 +216,20 @@ def disagreement_gate(
     return gate
 
 
-def _rule(name: str, options: Mapping[str, Any]) -> Callable[..., Direction]:
+def _rule(name: str, options: Mapping[str, Any], batched: bool) -> Callable[..., Direction]:
     """The rule with its options, else a `UserError`."""
     found = Part.named("rule", name)
+    if batched and "posterior" in found.needs:
+        raise UserError(
+            f"rule {name} draws for one action: batch it by jax.vmap, not by batched=True"
+        )
     for option in options:
         if option not in found.fields:
             raise UserError.unknown(f"option of rule {name}", option, found.fields)
     return functools.partial(found.make, **options)
 
 
-def _asked(rule: str, q: Callable[..., Array]) -> Callable[..., Array]:
-    """What the rule asks in place of a critic, with its shape checked."""
-    return _of_slope(q) if "slope" in Part.named("rule", rule).needs else _scalar(q)
-
-
-def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
+def _clipped(endpoint: Endpoint, clip: str | None) -> Endpoint:
     """The endpoint as `clip` of `guide` says."""
 
     def straight_through(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
@@ -193,6 +244,7 @@ def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
         "box": endpoint,
         "straight_through": straight_through,
         "none": functools.partial(endpoint, clip=False),
+        None: functools.partial(endpoint, clip=False),
     }
     if clip not in kinds:
         raise UserError(f"clip is {clip!r}: give 'box', 'straight_through' or 'none'")
@@ -202,7 +254,6 @@ def _clipped(endpoint: Endpoint, clip: str) -> Endpoint:
 def _conversion(
     units: str,
     calibration: Mapping[str, Array] | None,
-    precondition: Callable[[Array, Array], Array] | None,
     slope_clip: Array | float | None,
 ) -> Callable[[Array, Array, Array], Array]:
     """(direction [D], t [], velocity [D]) -> what the weight multiplies [D]."""
@@ -215,24 +266,23 @@ def _conversion(
         if slope_clip is not None:
             direction = norms.shorten(direction, slope_clip)
         more = (velocity,) if "velocity" in unit.needs else ()
-        direction = unit.make(calibration or {}, direction, t, *more)
-        return direction if precondition is None else precondition(direction, t)
+        return unit.make(calibration or {}, direction, t, *more)
 
     return convert
 
 
 def _weighting(
-    weight: Array | float, schedule: str, cap: float, skip_first: bool
+    weight: Array | float, schedule: str, cap: float, skip_first: bool, batched: bool
 ) -> Callable[[Array], Array]:
-    """t [] -> the weight there []."""
+    """t [] -> the weight there [], or [B, 1] where each action of a batch has its own."""
     factor = Part.named("schedule", schedule).make
-    if jnp.ndim(weight):
-        raise UserError(
-            f"weight has shape {jnp.shape(weight)}: give one number, and several by jax.vmap"
-        )
+    if jnp.ndim(weight) > batched:
+        several = "[B], one an action" if batched else "one number, and several by jax.vmap"
+        raise UserError(f"weight has shape {jnp.shape(weight)}: give {several}")
+    each = jnp.asarray(weight)[:, None] if jnp.ndim(weight) else weight
 
     def weigh(t: Array) -> Array:
-        now = weight * factor(t, cap)
+        now = each * factor(t, cap)
         return jnp.where(t > 0, now, 0.0) if skip_first else now
 
     return weigh
@@ -243,46 +293,3 @@ def _check_slope_clip(most: Any) -> None:
         return
     if jnp.ndim(most) or (isinstance(most, (int, float)) and not most > 0):
         raise UserError(f"slope_clip is {most}: give one number above 0, or None for no bound")
-
-
-def _of_one(velocity: Velocity) -> Velocity:
-    """The velocity, for one action and of its shape, else a `UserError`."""
-
-    def checked(action: Array, t: Array) -> Array:
-        if jnp.ndim(action) != 1:
-            raise UserError(
-                f"a guided velocity takes one action [D], not shape {jnp.shape(action)}: "
-                "flatten a chunk, and act on a batch by jax.vmap"
-            )
-        return flow.check_shape(velocity(action, t), action)
-
-    return checked
-
-
-def _of_shape(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, of the action's shape, else a `UserError`."""
-
-    def checked(action: Array, t: Array, velocity: Array, **box: Any) -> Array:
-        return flow.check_shape(endpoint(action, t, velocity, **box), action, "endpoint")
-
-    return checked
-
-
-def _of_slope(slope: Callable[..., Array]) -> Callable[..., Array]:
-    """The slope, of the action's shape, else a `UserError`."""
-    return lambda action, t: flow.check_shape(slope(action, t), action, "slope")
-
-
-def _scalar(q: Callable[..., Array]) -> Callable[..., Array]:
-    """The critic, if it returns one number, else a `UserError`."""
-
-    def checked(*args: Array) -> Array:
-        value = q(*args)
-        if jnp.shape(value):
-            raise UserError(
-                f"q returned shape {jnp.shape(value)} for one action: it must return one number, such "
-                "as q(action)[0], or the mean of an ensemble"
-            )
-        return value
-
-    return checked

@@ -27,7 +27,9 @@ from qgf_jax.training.loop import pretrain
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 SOURCES = [
-    p for folder in ("qgf_jax", "experiments", "benchmarks") for p in (ROOT / folder).rglob("*.py")
+    p
+    for folder in ("qgf_guide", "qgf_jax", "experiments", "benchmarks")
+    for p in (ROOT / folder).rglob("*.py")
 ]
 
 
@@ -181,7 +183,9 @@ def test_links_and_files_are_there(page):
             file = (page.parent / path).resolve() if path else page
             assert file.exists(), target
             assert not anchor or anchor in anchors(file), target
-    for name in re.findall(r"`((?:qgf_jax|tests|benchmarks|docs|experiments)/[\w/.]+)", text):
+    for name in re.findall(
+        r"`((?:qgf_guide|qgf_jax|tests|benchmarks|docs|experiments)/[\w/.]+)", text
+    ):
         assert (ROOT / name.rstrip(".")).exists(), name
 
 

@@ -4,8 +4,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from qgf_jax.core import losses
+from qgf_jax.methods.policies.flow_loss import _sample_time
 
 
 def test_expectile_weighs_targets_above_the_prediction():
@@ -54,3 +56,13 @@ class UnderEachTransform(chex.TestCase):
         np.testing.assert_allclose(found(action, noise, jnp.float32(0.3)), 5.0, rtol=1e-6)
         many = jax.vmap(found)(jnp.stack([action] * 3), jnp.stack([noise] * 3), jnp.ones(3))
         np.testing.assert_allclose(many, 5.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("grid", "expected"), [(0, None), (4, {0.0, 0.25, 0.5, 0.75, 1.0})])
+def test_times_to_train_at(grid, expected):
+    t = np.asarray(_sample_time(jax.random.key(0), (2000,), grid=grid))
+    if expected is None:
+        assert t.min() >= 0.0 and t.max() < 1.0 and abs(t.mean() - 0.5) < 0.03
+    else:
+        assert set(t.tolist()) == expected
+        assert abs((t == 1.0).mean() - 0.2) < 0.04

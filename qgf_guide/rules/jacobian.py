@@ -73,12 +73,19 @@ def _ortho(velocity: Velocity, q: Critic, endpoint: Endpoint = one_straight_step
             v = velocity(action, t)
             return endpoint(action, t, v, clip=False), v
 
-        jacobian, v = jax.jacfwd(unclipped, has_aux=True)(action)
+        def column(axis: Array) -> tuple[Array, Array]:
+            _, along, v = jax.jvp(
+                unclipped, (action,), (jnp.broadcast_to(axis, action.shape),), has_aux=True
+            )
+            return along, v
+
+        axes = jnp.eye(action.shape[-1], dtype=action.dtype)
+        jacobian, v = jax.vmap(column, out_axes=(-1, None))(axes)
         gradient = jax.grad(q)(endpoint(action, t, v))
         u, _, vt = jnp.linalg.svd(jacobian)
         # Small, so in full float32 whatever the precision of the networks.
-        turned = jnp.matmul(u.T, gradient, precision="highest")
-        return v, jnp.matmul(vt.T, turned, precision="highest")
+        turned = jnp.matmul(gradient[..., None, :], u, precision="highest")
+        return v, jnp.matmul(turned, vt, precision="highest")[..., 0, :]
 
     return direct
 

@@ -67,9 +67,9 @@ def _velocity(calibration: Calibration, gradient: Array, t: Array, velocity: Arr
 
 
 def _along_axes(calibration: Calibration, gradient: Array, factors: Array) -> Array:
-    """`gradient` [D] over `q_std`, each component along the axes of S times its factor [D]."""
+    """`gradient` [..., D] over `q_std`, each component along the axes of S times its factor [D]."""
     vectors = calibration["vectors"]
-    return _matmul(vectors, factors * _matmul(gradient, vectors)) / calibration["q_std"]
+    return _matmul(factors * _matmul(gradient, vectors), vectors.T) / calibration["q_std"]
 
 
 def _matmul(a: Array, b: Array) -> Array:

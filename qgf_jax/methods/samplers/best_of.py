@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import jax, jnp
+from qgf_guide import selection
+from qgf_jax.methods.lazy import jnp
 from qgf_jax.methods.parts import selector
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -23,8 +24,9 @@ def choosing(
     """What `choose` makes of `n` actions [n, D] and their Q [n], by `Networks.rank_of`."""
 
     def chosen(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
-        keys = jax.random.split(key, n)
-        actions = jax.vmap(lambda k: sample(params, obs, k, weight))(keys)
-        return choose(actions, jax.vmap(nets.rank_of(params, obs))(actions))
+        def draw(key: Array) -> Array:
+            return sample(params, obs, key, weight)
+
+        return selection.choose_of(draw, nets.rank_of(params, obs), key, n, choose)
 
     return chosen

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_guide import flow, guidance
-from qgf_jax.errors import UserError
-from qgf_jax.methods.policies.flow_loss import _sample_time
+from qgf_guide.errors import UserError
 
 DATA, BEST = np.array([[0.3, -0.2], [0.5, 0.1]], np.float32)
 WEIGHT = 0.5
@@ -139,16 +138,6 @@ def test_unguided_rule_never_calls_the_critic():
 
     field = guidance.guide(to_data, forbidden, weight=1.0, rule="unguided")
     assert flow.integrate(field, jnp.zeros(2), num_steps=2).shape == (2,)
-
-
-@pytest.mark.parametrize(("grid", "expected"), [(0, None), (4, {0.0, 0.25, 0.5, 0.75, 1.0})])
-def test_times_to_train_at(grid, expected):
-    t = np.asarray(_sample_time(jax.random.key(0), (2000,), grid=grid))
-    if expected is None:
-        assert t.min() >= 0.0 and t.max() < 1.0 and abs(t.mean() - 0.5) < 0.03
-    else:
-        assert set(t.tolist()) == expected
-        assert abs((t == 1.0).mean() - 0.2) < 0.04
 
 
 STEPS = 5
@@ -384,10 +373,11 @@ def test_velocities_weights_and_steps_of_a_wrong_kind_are_refused():
             flow.integrate(bent, ACTION, num_steps=wrong)
     with pytest.raises(UserError, match="whole number from 1"):
         flow.flow_endpoint(bent, num_steps=0)
-    steps = lambda n: flow.integrate(bent, ACTION, num_steps=n)
+    within = lambda n: flow.integrate_within(bent, bent, ACTION, radius=1.0, num_steps=n)
     with pytest.raises(UserError, match="num_steps is traced.*static_argnames"):
-        jax.jit(steps)(3)
-    np.testing.assert_array_equal(jax.jit(steps, static_argnums=0)(3), steps(np.int64(3)))
+        jax.jit(within)(3)
+    steps = lambda n: flow.integrate(bent, ACTION, num_steps=n)
+    np.testing.assert_allclose(jax.jit(steps)(3), steps(np.int64(3)), rtol=1e-6)
 
 
 def test_an_option_that_a_rule_does_not_have_is_named():

@@ -1,0 +1,121 @@
+"""One action, or a batch of them, as rules see it: rows of numbers on the last axis."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from qgf_guide.errors import UserError
+from qgf_guide.lazy import flow, jnp
+from qgf_guide.types import Array, Critic, Endpoint, Velocity
+
+
+class Rows(NamedTuple):
+    """What a guided velocity was given, and what turns a user's functions into functions of rows."""
+
+    rows: Array
+    """[D], or [B, D] of a batch."""
+    shape: tuple[int, ...]
+    """That of the user's own array, [D] or [B, …]."""
+
+    @classmethod
+    def of(cls, action: Array, batched: bool) -> "Rows":
+        """Of an action [D], or, `batched`, of actions [B, …]. Raises `UserError` for other ranks."""
+        shape = jnp.shape(action)
+        if batched and len(shape) < 2:
+            raise UserError(
+                f"a velocity that is guided with batched=True takes actions [B, …], not shape {shape}"
+            )
+        if not batched and len(shape) != 1:
+            raise UserError(
+                f"a guided velocity takes one action [D], not shape {shape}: flatten a chunk, and act "
+                "on a batch by jax.vmap, or give guide(…, batched=True)"
+            )
+        return cls(action.reshape(shape[0], -1) if batched else action, shape)
+
+    @property
+    def batched(self) -> bool:
+        """Whether these are several actions."""
+        return len(self.shape) > 1
+
+    def back(self, rows: Array) -> Array:
+        """Rows in the shape that the user's arrays have."""
+        return rows.reshape(self.shape)
+
+    def velocity(self, velocity: Velocity) -> Velocity:
+        """The user's velocity as one of rows; what it returns is checked."""
+
+        def of_rows(rows: Array, t: Array) -> Array:
+            action = self.back(rows)
+            return flow.check_shape(velocity(action, t), action).reshape(rows.shape)
+
+        return of_rows
+
+    def endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """The user's endpoint, likewise."""
+
+        def of_rows(rows: Array, t: Array, velocity: Array, **box: Any) -> Array:
+            action = self.back(rows)
+            end = endpoint(action, t, self.back(velocity), **box)
+            return flow.check_shape(end, action, "endpoint").reshape(rows.shape)
+
+        return of_rows
+
+    def slope(self, slope: Velocity) -> Velocity:
+        """The user's slope, likewise."""
+
+        def of_rows(rows: Array, t: Array) -> Array:
+            action = self.back(rows)
+            return flow.check_shape(slope(action, t), action, "slope").reshape(rows.shape)
+
+        return of_rows
+
+    def each(self, q: Critic) -> Critic:
+        """The user's critic as one of rows: [], or [B, 1] of a batch."""
+
+        def of_rows(rows: Array, *more: Array) -> Array:
+            value = q(self.back(rows), *more)
+            return self._numbers("q", value) if self.batched else self._number(value)
+
+        return of_rows
+
+    def gate(self, gate: Callable[[Array], Array] | None) -> Callable[[Array], Array] | None:
+        """The user's gate as one of rows: a factor [], or [B, 1] of a batch."""
+        if gate is None or not self.batched:
+            return gate
+        return lambda rows: self._numbers("gate", gate(self.back(rows)))
+
+    def direction(
+        self, precondition: Callable[[Array, Array], Array] | None
+    ) -> Callable[[Array, Array], Array] | None:
+        """The user's map of directions as one of rows."""
+        if precondition is None or not self.batched:
+            return precondition
+        return lambda rows, t: precondition(self.back(rows), t).reshape(rows.shape)
+
+    def mask(self, mask: Array | None) -> Array | None:
+        """The user's mask as rows. Raises `UserError` if it does not go with an action's shape."""
+        if mask is None:
+            return None
+        try:
+            whole = jnp.broadcast_to(jnp.asarray(mask), self.shape)
+        except ValueError:
+            raise UserError(
+                f"mask has shape {jnp.shape(mask)}, which does not go with actions of shape {self.shape}"
+            ) from None
+        return whole.reshape(self.rows.shape).astype(self.rows.dtype)
+
+    @staticmethod
+    def _number(value: Array) -> Array:
+        if jnp.shape(value):
+            raise UserError(
+                f"q returned shape {jnp.shape(value)} for one action: it must return one number, such "
+                "as q(action)[0], or the mean of an ensemble"
+            )
+        return value
+
+    def _numbers(self, what: str, value: Array) -> Array:
+        if jnp.shape(value) != self.shape[:1]:
+            raise UserError(
+                f"{what} returned shape {jnp.shape(value)} for {self.shape[0]} actions: with "
+                f"batched=True it must return one number an action, {self.shape[:1]}"
+            )
+        return value[:, None]
