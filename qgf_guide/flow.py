@@ -176,7 +176,7 @@ def _repeat(
 
 
 def _repeat_traced(
-    step: Callable[[Array, Any], Array], action: Array, num_steps: Array, start: int, stop: Any
+    step: Callable[[Array, Any], Array], action: Array, num_steps: Any, start: int, stop: Any
 ) -> Array:
     """As `_repeat`, for a number of steps that the program is given when it runs."""
 

@@ -106,17 +106,18 @@ def guide(
     changes = units != "raw" or any(x is not None for x in (precondition, slope_clip, gate, mask))
     one_pass = not changes and "jacobian" in Part.named("rule", rule).provides
     velocity = conventions.turned(velocity, time)
-    q = conventions.at_time(q, time) if needs & {"noisy_q", "slope", "posterior"} else q
+    timed = needs & {"noisy_q", "slope", "posterior"}
+    asked: Callable[..., Array] = conventions.at_time(q, time) if timed else q
 
     def field(action: Array, t: Array) -> Array:
         given = Rows.of(action, batched)
         v, ends = given.velocity(velocity), given.endpoint(end)
         if overlap is not None and one_pass:
-            guided = _in_one_pass(make, v, given.each(q), ends, weigh, overlap)
+            guided = _in_one_pass(make, v, given.each(asked), ends, weigh, overlap)
             return given.back(guided(given.rows, t))
-        asked = given.slope(q) if "slope" in needs else _total(given.each(q))
+        critic = given.slope(asked) if "slope" in needs else _total(given.each(asked))
         converted = _masked(convert, given.direction(precondition), given.mask(mask))
-        guided = _guided(make(v, asked, ends), converted, weigh, given.gate(gate), ends)
+        guided = _guided(make(v, critic, ends), converted, weigh, given.gate(gate), ends)
         whole = guided if overlap is None else overlap.inpainted(guided, v)
         return given.back(whole(given.rows, t))
 

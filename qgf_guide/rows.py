@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from qgf_guide.errors import UserError
 from qgf_guide.lazy import flow, jnp
-from qgf_guide.types import Array, Critic, Endpoint, Velocity
+from qgf_guide.types import Array, Endpoint, Velocity
 
 
 class Rows(NamedTuple):
@@ -68,7 +68,7 @@ class Rows(NamedTuple):
 
         return of_rows
 
-    def each(self, q: Critic) -> Critic:
+    def each(self, q: Callable[..., Array]) -> Callable[..., Array]:
         """The user's critic as one of rows: [], or [B, 1] of a batch."""
 
         def of_rows(rows: Array, *more: Array) -> Array:
