@@ -51,7 +51,7 @@ guide:
 	    test -x $$venv/bin/python || "$$(.ci/python)" -m venv $$venv; \
 	    $$venv/bin/python -m pip install --quiet ./qgf_guide "jax==$$jax" "jaxlib==$$jax" 'numpy==1.26.*' pytest; \
 	    XLA_FLAGS=--xla_backend_optimization_level=0 $$venv/bin/python -m pytest -q -c /dev/null -p no:cacheprovider --confcutdir=tests/guide tests/guide; \
-	done
+	done; rm -rf qgf_guide/build qgf_guide/*.egg-info
 
 reliability: install
 	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py tests/test_lowering.py tests/test_replay.py tests/test_accelerator.py tests/test_toy.py tests/test_methods.py

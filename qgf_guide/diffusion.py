@@ -6,7 +6,7 @@ A diffusion mixes x_k = alpha_k a + sigma_k z. Divided by alpha_k + sigma_k that
 
 so a prediction of noise z^ or of the action a^ is the velocity v = a^ - z^ there, and the endpoint of
 one straight step, a_t + (1 - t) v, is a^ itself. An Euler step of v from t_k to t_k-1 is DDIM's (Song et
-al., 2021, arXiv 2010.02502, Eq. 12 with no noise), whatever the schedule.
+al., 2021b, arXiv 2010.02502, Eq. 12 with no noise), whatever the schedule.
 """
 
 from collections.abc import Callable
@@ -86,7 +86,7 @@ class Diffusion(NamedTuple):
         """From `noise` [D] of N(0, I) to an action [D], not clipped, by a velocity, guided or not.
 
         `eta` 0 is DDIM, 1 DDPM's ancestral sampling with the smaller of its two variances, which draws
-        from `key`: Song et al., 2021, arXiv 2010.02502, Eqs. 12 and 16. A guided velocity stands for
+        from `key`: Song et al., 2021b, arXiv 2010.02502, Eqs. 12 and 16. A guided velocity stands for
         the action and the noise that it says a_t is made of. Raises `UserError` for an `eta` above 0
         without a key.
         """

@@ -30,6 +30,7 @@ SOURCES = [
     p
     for folder in ("qgf_guide", "qgf_jax", "experiments", "benchmarks")
     for p in (ROOT / folder).rglob("*.py")
+    if "build" not in p.parts
 ]
 
 

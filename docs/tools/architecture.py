@@ -55,6 +55,8 @@ def read() -> Rooms:
     """What the code is today."""
     rooms: Rooms = {}
     for path in [*sorted(GUIDE.rglob("*.py")), *sorted(PACKAGE.rglob("*.py"))]:
+        if "build" in path.parts:  # what an installation left there
+            continue
         name = room_of(path)
         folder = GUIDE if name == GUIDE.name else PACKAGE / name
         room = rooms.setdefault(name, {"about": "", "files": [], "lines": 0, "imports": {}})

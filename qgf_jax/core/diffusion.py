@@ -34,7 +34,7 @@ class NoiseSchedule(NamedTuple):
     def of(cls, num_steps: int) -> "NoiseSchedule":
         """The variance-preserving schedule of K = `num_steps`.
 
-        The discretised VP SDE with beta from 0.1 to 10 (Ho et al., 2020; Song et al., 2021).
+        The discretised VP SDE with beta from 0.1 to 10 (Ho et al., 2020; Song et al., 2021a).
         """
         low, high = 0.1, 10.0
         k = np.arange(1, num_steps + 1)
