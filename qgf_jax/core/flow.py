@@ -21,6 +21,15 @@ from qgf_jax.types import Array, Endpoint, Velocity
 _State = TypeVar("_State")
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def drawn_noise(key: Array, width: int) -> Array:
+    """Standard normal numbers [width].
+
+    A function of its own in each program: by the name an export finds where noise comes in.
+    """
+    return jax.random.normal(key, (width,))
+
+
 def interpolate(noise: Array, action: Array, t: Array) -> tuple[Array, Array]:
     """The path's point at time t, and the path's velocity: both [D] (Lipman et al., 2023)."""
     return (1.0 - t) * noise + t * action, action - noise

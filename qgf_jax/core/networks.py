@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from qgf_jax.core import flow
 from qgf_jax.core.aggregates import AGGREGATES
 from qgf_jax.core.encoders import network_input
 from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
@@ -363,7 +364,7 @@ class Networks:
 
     def noise(self, key: Array) -> Array:
         """Where a flow starts, [D]: standard normal."""
-        return jax.random.normal(key, (self.chunk_dim,))
+        return flow.drawn_noise(key, self.chunk_dim)
 
     def clip(self, action: Array) -> Array:
         """Actions [...] kept in the box [-1, 1], unless the run's have none."""

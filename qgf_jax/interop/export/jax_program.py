@@ -1,0 +1,24 @@
+"""jax.export: the policy as a serialised program of JAX, for several platforms at once."""
+
+from typing import Any
+
+from qgf_jax.interop.export.chosen import Chosen, described
+from qgf_jax.methods.lazy import jax
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(chosen: Chosen) -> tuple[bytes, dict[str, Any]]:
+    """The program, and what the record says of it. Raises `UserError` as `Chosen.program` does."""
+    platforms = chosen.platforms or PLATFORMS
+
+    def make(program: Any, inputs: Any) -> Any:
+        return jax.export.export(jax.jit(program), platforms=platforms)(*inputs)
+
+    exported = chosen.trace(make)
+    about = {
+        "platforms": list(platforms),
+        "inputs": described(chosen.inputs()),
+        "output": described({"actions": exported.out_avals[0]})["actions"],
+    }
+    return bytes(exported.serialize()), about
