@@ -67,11 +67,11 @@ class Chosen(NamedTuple):
         key = jax.ShapeDtypeStruct((2,), jnp.uint32)
         return numbers | {"key": key, "weight": jax.ShapeDtypeStruct((), jnp.float32)}
 
-    def trace(self, make: Callable[..., Any]) -> Any:
-        """`make(program, inputs)`, with a line for what keeps the number of observations open."""
-        program, inputs = self.program(), [*self.inputs().values()]
+    def trace(self, make: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
+        """`make(program, inputs)`, with a line for a method that wants the number of observations."""
+        program = self.program()
         try:
-            return make(program, inputs)
+            return make(program, inputs.values())
         except jax.core.InconclusiveDimensionOperation:
             raise UserError(
                 f"{self.method} needs to know how many observations a call has: give --batch=N"

@@ -15,10 +15,11 @@ def write(chosen: Chosen) -> tuple[bytes, dict[str, Any]]:
     def make(program: Any, inputs: Any) -> Any:
         return jax.export.export(jax.jit(program), platforms=platforms)(*inputs)
 
-    exported = chosen.trace(make)
+    inputs = chosen.inputs()
+    exported = chosen.trace(make, inputs)
     about = {
         "platforms": list(platforms),
-        "inputs": described(chosen.inputs()),
+        "inputs": described(inputs),
         "output": described({"actions": exported.out_avals[0]})["actions"],
     }
     return bytes(exported.serialize()), about
