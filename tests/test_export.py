@@ -72,8 +72,8 @@ def test_each_recipe_acts_as_load_policy_without_this_package(folder, run_folder
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     (folder / "blocks.json").write_text(json.dumps(blocks))
     two = jax.vmap(lambda key: jax.random.split(key, 2))(KEYS).reshape(-1)
-    given = {"obs": OBS, "noise": noise(KEYS), "noises": noise(two).reshape(3, 2, 6)}
-    np.savez(folder / "given.npz", **given)
+    noises = noise(two).reshape(3, 2, 6)
+    np.savez(folder / "given.npz", obs=OBS, noise=noise(KEYS), noises=noises)
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE], cwd=folder, capture_output=True, text=True
     )
@@ -136,9 +136,7 @@ def test_a_goal_is_an_argument_of_its_own():
         (["--to=onnx", "--method=particles"], "use --to=jax.export"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line_and_no_file(
-    run_folder, tmp_path, capfd, words, hint
-):
+def test_what_cannot_be_exported_is_one_line_and_no_file(run_folder, tmp_path, capfd, words, hint):
     assert command("export", str(run_folder), f"--out={tmp_path / 'new' / 'file'}", *words) == 2
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("qgf: error: ") and hint in last

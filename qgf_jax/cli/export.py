@@ -22,9 +22,7 @@ def _main(arguments: Sequence[str]) -> None:
     chosen = read_method(flags.method)
     Run.open(flags.workdir)  # what is wrong with the folder is found before JAX is imported
     more = {k: getattr(flags, k) for k in ("best_of", "seed", "step", "batch")}
-    path = export(
-        flags.workdir, to, flags.out, platforms=flags.platforms or (), **chosen, **more
-    )
+    path = export(flags.workdir, to, flags.out, platforms=flags.platforms or (), **chosen, **more)
     print(one_line(str(path)))
 
 

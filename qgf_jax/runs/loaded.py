@@ -246,9 +246,9 @@ class LoadedRun:
     def acting(
         self, method: str, best_of: int | None, seed: int, options: Mapping[str, Any]
     ) -> Callable[[Params, Array, Array, Array], Array]:
-        """(params of one seed, obs [B, O], key, weight []) -> [B, chunk, A], as `policy` acts; not compiled.
+        """(params of one seed, obs [B, O], key, weight []) -> [B, chunk, A], as `policy` acts.
 
-        Raises `UserError` as `policy` does.
+        Not compiled. Raises `UserError` as `policy` does.
         """
         return functools.partial(_of_rows, self._checked_follower(method, best_of, seed, options))
 

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.export
+import jax.numpy as jnp
+
 from qgf_jax.errors import UserError
-from qgf_jax.methods.lazy import jax, jnp
 from qgf_jax.methods.options import Options
 from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.table import Method
@@ -72,7 +75,7 @@ class Chosen(NamedTuple):
         program = self.program()
         try:
             return make(program, inputs.values())
-        except jax.core.InconclusiveDimensionOperation:
+        except jax.errors.InconclusiveDimensionOperation:
             raise UserError(
                 f"{self.method} needs to know how many observations a call has: give --batch=N"
             ) from None

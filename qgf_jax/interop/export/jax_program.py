@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
+import jax.export
+
 from qgf_jax.interop.export.chosen import Chosen, described
-from qgf_jax.methods.lazy import jax
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -8,13 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax.errors import UserError
 from qgf_jax.interop.export import onnx_primitives
 from qgf_jax.interop.export.chosen import Chosen, described
 from qgf_jax.interop.export.onnx_nodes import Graph, Wire
-from qgf_jax.methods.lazy import jax, jnp
 
 _OPSET, _IR = 18, 9  # old enough for runtimes of 2023
 
@@ -61,7 +62,7 @@ class _Converter(NamedTuple):
 
     def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
         """What a program makes of arguments: NumPy arrays, wires, or `_Random`."""
-        values = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+        values = dict(zip(jaxpr.constvars, map(_kept, consts), strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> Any:
@@ -79,15 +80,15 @@ class _Converter(NamedTuple):
         if name == "jit" and settings["name"] == "drawn_noise":
             return [self.graph.input("noise", equation.outvars[0].aval)]
         if name == "scan":
-            return self._scan(settings, given)
+            return self._scan(equation, given)
         if name == "cond" and isinstance(given[0], np.ndarray):
             branch = settings["branches"][int(given[0])]
             return self.run(branch.jaxpr, branch.consts, given[1:])
         if name == "platform_index":
             return [np.array(_of_any_platform(settings["platforms"]), np.int32)]
         if inside := settings.get("jaxpr", settings.get("call_jaxpr")):
-            closed = hasattr(inside, "consts")
-            return self.run(inside.jaxpr if closed else inside, inside.consts * closed, given)
+            open_one = getattr(inside, "jaxpr", inside)  # of a closed program, or that itself
+            return self.run(open_one, getattr(inside, "consts", ()), given)
         if any(isinstance(x, _Random) for x in given):
             return [_Random()] * len(equation.outvars)
         if self._is_constant(equation, given):
@@ -106,20 +107,39 @@ class _Converter(NamedTuple):
         known = all(isinstance(size, int) for size in sizes)
         return known and not any(isinstance(x, Wire) for x in given)
 
-    def _scan(self, settings: Any, given: list[Any]) -> list[Any]:
+    def _scan(self, equation: Any, given: list[Any]) -> list[Any]:
         """A loop, written out."""
+        settings = equation.params
         consts, carried = settings["num_consts"], settings["num_carry"]
         fixed, state, rows = given[:consts], given[consts:][:carried], given[consts + carried :]
-        inside, steps, stacked = settings["jaxpr"], range(settings["length"]), []
-        if not all(isinstance(x, np.ndarray) for x in rows):
-            raise UserError(f"{self.method} has a loop over what only a call knows: use jax.export")
+        inside, steps, kept = settings["jaxpr"], range(settings["length"]), []
         for k in reversed(steps) if settings["reverse"] else steps:
-            made = self.run(inside.jaxpr, inside.consts, [*fixed, *state, *(x[k] for x in rows)])
+            row = [self._row(x, k) for x in rows]
+            made = self.run(inside.jaxpr, inside.consts, [*fixed, *state, *row])
             state = made[:carried]
-            stacked.append(made[carried:])
-        if stacked and stacked[0]:
-            raise UserError(f"{self.method} has a loop that keeps each step: use --to=jax.export")
-        return state
+            kept.append(made[carried:])
+        if not kept:
+            return [
+                *state,
+                *(np.zeros(x.aval.shape, x.aval.dtype) for x in equation.outvars[carried:]),
+            ]
+        ordered = kept[::-1] if settings["reverse"] else kept
+        return [*state, *(self._stacked(x) for x in zip(*ordered, strict=True))]
+
+    def _row(self, rows: Any, k: int) -> Any:
+        if isinstance(rows, _Random):
+            return rows
+        return self.graph.add("Gather", rows, np.int64(k)) if isinstance(rows, Wire) else rows[k]
+
+    def _stacked(self, rows: Sequence[Any]) -> Any:
+        if any(isinstance(x, _Random) for x in rows):
+            return _Random()
+        if all(isinstance(x, np.ndarray) for x in rows):
+            return np.stack(rows)
+        first = np.zeros(1, np.int64)
+        return self.graph.add(
+            "Concat", *(self.graph.add("Unsqueeze", x, first) for x in rows), axis=0
+        )
 
 
 def _of_any_platform(platforms: Sequence[Any]) -> int:
@@ -137,4 +157,9 @@ def _computed(equation: Any, given: list[Any]) -> list[Any]:
         return equation.primitive.bind(*inside, **equation.params)
 
     made = jax.jit(fold)()
-    return [np.asarray(x) for x in (made if equation.primitive.multiple_results else [made])]
+    return [_kept(x) for x in (made if equation.primitive.multiple_results else [made])]
+
+
+def _kept(x: Any) -> Any:
+    """A constant as NumPy has it; random keys, which only other constants are made of, as they are."""
+    return x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)

@@ -61,7 +61,10 @@ class Graph(NamedTuple):
         rows = self.add("Shape", Wire("observation"), start=0, end=1)
         return self.add(
             "Concat",
-            *(np.array([x], np.int64) if isinstance(x, int) else self._rows(x, rows) for x in sizes),
+            *(
+                np.array([x], np.int64) if isinstance(x, int) else self._rows(x, rows)
+                for x in sizes
+            ),
             axis=0,
         )
 

@@ -1,8 +1,8 @@
-"""JAX's primitives as nodes of ONNX: (graph, equation, wires …) -> the wire of the result, or of each."""
+"""JAX's primitives as nodes of ONNX: (graph, equation, wires …) -> the wires of results."""
 
 import string
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.interop.export.onnx_nodes import Graph, Wire
 
 Translate = Callable[..., Wire | list[Wire]]
+_Made = TypeVar("_Made", bound=Translate)
 
 TABLE: dict[str, Translate] = {}
 """By the name of the primitive."""
@@ -33,8 +34,8 @@ TABLE |= {
 }  # fmt: skip
 
 
-def _translates(*names: str) -> Callable[[Translate], Translate]:
-    def add(translate: Translate) -> Translate:
+def _translates(*names: str) -> Callable[[_Made], _Made]:
+    def add(translate: _Made) -> _Made:
         TABLE.update(dict.fromkeys(names, translate))
         return translate
 
@@ -52,6 +53,14 @@ def _one(equation: Any) -> np.ndarray:
 @_translates("ne")
 def _differs(graph: Graph, equation: Any, a: Wire, b: Wire) -> Wire:
     return graph.add("Not", graph.add("Equal", a, b))
+
+
+@_translates("reduce_precision")
+def _reduce_precision(graph: Graph, equation: Any, x: Wire) -> Wire:
+    """What JAX puts around numbers that it computes again, to keep all of their bits."""
+    if np.finfo(_out(equation).dtype).nmant > equation.params["mantissa_bits"]:
+        raise UserError("--to=onnx does not know how to round numbers: use --to=jax.export")
+    return graph.add("Identity", x)
 
 
 @_translates("square")
@@ -130,9 +139,7 @@ def _split(graph: Graph, equation: Any, x: Wire) -> list[Wire]:
     sizes, axis = equation.params["sizes"], np.array([equation.params["axis"]], np.int64)
     ends = np.cumsum(sizes)
     cuts = zip(ends - sizes, ends, strict=True)
-    return [
-        graph.add("Slice", x, *(np.array([k], np.int64) for k in cut), axis) for cut in cuts
-    ]
+    return [graph.add("Slice", x, *(np.array([k], np.int64) for k in cut), axis) for cut in cuts]
 
 
 def _reduction(kind: str) -> Translate:
