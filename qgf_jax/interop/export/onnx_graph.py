@@ -119,12 +119,13 @@ class _Converter(NamedTuple):
             state = made[:carried]
             kept.append(made[carried:])
         if not kept:
-            return [
-                *state,
-                *(np.zeros(x.aval.shape, x.aval.dtype) for x in equation.outvars[carried:]),
-            ]
+            return [*state, *(self._none(x.aval) for x in equation.outvars[carried:])]
         ordered = kept[::-1] if settings["reverse"] else kept
         return [*state, *(self._stacked(x) for x in zip(*ordered, strict=True))]
+
+    def _none(self, like: Any) -> Wire:
+        """What a loop without steps has kept: an array with no rows."""
+        return self.graph.add("Expand", np.zeros((), like.dtype), self.graph.shape(like.shape))
 
     def _row(self, rows: Any, k: int) -> Any:
         if isinstance(rows, _Random):
