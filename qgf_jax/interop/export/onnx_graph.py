@@ -1,7 +1,8 @@
 """ONNX: the policy as a graph of single operations, the flow's steps one after another.
 
 JAX traces the policy, gradients included, to a program of primitives (a jaxpr). Each primitive becomes
-a few nodes; what depends on no input is computed here and becomes a constant.
+a few nodes; what depends on no input is computed here and becomes a constant. jax2onnx does this for
+many more primitives, and as of 0.17 it cannot be installed beside the orbax-checkpoint that runs need.
 """
 
 import json
