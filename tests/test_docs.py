@@ -385,7 +385,8 @@ def test_commands_go_on_in_the_next_line_as_a_shell_reads_it(page):
     assert not [line for line in lines if line.endswith("\\\\")]
 
 
-RUN_ELSEWHERE = {"README.md", "goals.md", "extending.md", "launching.md", "your_data.md"}
+RUN_ELSEWHERE = {"README.md", "goals.md", "extending.md", "launching.md", "your_data.md",
+                 "restore_elsewhere.md"}  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

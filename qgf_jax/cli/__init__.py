@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "tables with confidence intervals, plots, pages, a site over many runs",
     "analyze": "what guidance does to actions: noise, Q reached, distance, KL, compute",
     "methods": "list the methods, and which of them one checkpoint serves",
+    "export": "a checkpoint as a file for programs without this package",
     "verify": "check that the checkpoints of a run, or converted data, are what was written",
     "import-official": "make a run of a checkpoint of the public QGF code",
 }

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from qgf_guide.aggregates import AGGREGATES
+from qgf_jax.core.draws import drawn_noise
 from qgf_jax.core.encoders import network_input
 from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
 from qgf_jax.core.network_options import NetworkOptions
@@ -363,7 +364,7 @@ class Networks:
 
     def noise(self, key: Array) -> Array:
         """Where a flow starts, [D]: standard normal."""
-        return jax.random.normal(key, (self.chunk_dim,))
+        return drawn_noise(key, self.chunk_dim)
 
     def clip(self, action: Array) -> Array:
         """Actions [...] kept in the box [-1, 1], unless the run's have none."""

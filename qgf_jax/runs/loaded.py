@@ -241,16 +241,29 @@ class LoadedRun:
         **options: Any,
     ) -> Callable[..., Array]:
         """A jitted function (obs, key) -> action chunk, see `load_policy`."""
+        return _Policy(self, self._checked_follower(method, best_of, seed, options), weight, seed)
+
+    def acting(
+        self, method: str, best_of: int | None, seed: int, options: Mapping[str, Any]
+    ) -> Callable[[Params, Array, Array, Array], Array]:
+        """(params of one seed, obs [B, O], key, weight []) -> [B, chunk, A], as `policy` acts.
+
+        Not compiled. Raises `UserError` as `policy` does.
+        """
+        return functools.partial(_of_rows, self._checked_follower(method, best_of, seed, options))
+
+    def _checked_follower(
+        self, method: str, best_of: int | None, seed: int | None, options: Mapping[str, Any]
+    ) -> "_Follower":
         row = algorithms.Method.named(method)
         for name, value in options.items():
             row.check_option(name, value)
         n = row.best_of[0] if best_of is None else best_of
         given = tuple(sorted(options.items()))
         row.check_idle(given, n)
-        follow = self._follower(method, n, given)
         if seed is not None and not 0 <= seed < self.seeds:
             raise UserError(f"{self.run.workdir} has seeds 0 to {self.seeds - 1}, not {seed}")
-        return _Policy(self, follow, weight, seed)
+        return self._follower(method, n, given)
 
 
 def _untraceable(method: str, arguments: Sequence[str]) -> str:
@@ -311,6 +324,14 @@ class _Follower:
         return jnp.where(begun, pace.followed(previous, chunk), chunk)
 
 
+def _of_rows(
+    follow: _Follower, params: Params, obs: Array, key: Array, weight: Array, previous: Any = None
+) -> Array:
+    """The chunks [B, H, A] of observations [B, O], each with a key of its own."""
+    keys = jax.random.split(key, obs.shape[0])
+    return jax.vmap(follow, in_axes=(None, 0, 0, None, 0))(params, obs, keys, weight, previous)
+
+
 class _Policy:
     """What `load_policy` gives."""
 
@@ -325,10 +346,7 @@ class _Policy:
         def act(params: Params, obs: Array, key: Array, weight: Array, previous: Any) -> Array:
             if obs.ndim == 1:
                 return follow(params, obs, key, weight, previous)
-            keys = jax.random.split(key, len(obs))
-            return jax.vmap(follow, in_axes=(None, 0, 0, None, 0))(
-                params, obs, keys, weight, previous
-            )
+            return _of_rows(follow, params, obs, key, weight, previous)
 
         every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None, 0)))
         self._act = act if seed is not None else every

@@ -1,0 +1,1 @@
+"""A run's checkpoint as a file that programs without this package read."""
