@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qgf_jax.methods.guidance import RULES, guide
     from qgf_jax.methods.pace import overlap
     from qgf_jax.methods.table import METHODS
+    from qgf_jax.runs.critic import load_critic
     from qgf_jax.runs.loaded import load_policy
     from qgf_jax.training.loop import pretrain
 
@@ -29,6 +30,7 @@ _HOMES = {
     "endpoint": "core.flow",
     "guide": "methods.guidance",
     "integrate": "core.flow",
+    "load_critic": "runs.critic",
     "load_policy": "runs.loaded",
     "overlap": "methods.pace",
     "pretrain": "training.loop",
@@ -42,6 +44,7 @@ __all__ = [
     "endpoint",
     "guide",
     "integrate",
+    "load_critic",
     "load_policy",
     "overlap",
     "pretrain",

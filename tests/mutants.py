@@ -44,7 +44,7 @@ def read() -> list[Mutant]:
 def copy(folder: Path) -> None:
     """What the tests need, without what was compiled from it."""
     leave = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("qgf_jax", "tests", "benchmarks", "experiments"):
+    for name in ("qgf_jax", "tests", "benchmarks", "experiments", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=leave)
     shutil.copy(ROOT / "pyproject.toml", folder)
 
