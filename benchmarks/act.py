@@ -39,7 +39,7 @@ from qgf_jax.types import Spec
 def main() -> None:
     seconds, unit = {}, {}
     for name, row in algorithms.METHODS.items():
-        if name not in flags.methods.split(",") if flags.methods else row.goals:
+        if name not in flags.methods.split(",") if flags.methods else row.goals or not row.acts:
             continue
         for n in {*row.best_of, *((4,) if name in flags.best_of_4.split(",") else ())}:
             label = name if n == 1 or row.fixed_best_of else f"{name}_{n}"

@@ -20,7 +20,9 @@ def rows_of(run: Path, every: int) -> list[list[object]]:
     found = []
     for line in MetricsLog.read(run / "metrics.jsonl").records:
         if line["step"] % every == 0 and KEYS[0] in line:
-            seeds = [v for k, v in line.items() if k.startswith(f"{KEYS[0]}/seed")] or [line[KEYS[0]]]
+            seeds = [v for k, v in line.items() if k.startswith(f"{KEYS[0]}/seed")] or [
+                line[KEYS[0]]
+            ]
             numbers = [line.get(key) for key in KEYS] + [min(seeds), max(seeds)]
             found.append([run.name, line["step"], *(f"{x:.4g}" if x else x for x in numbers)])
     return found

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qgf_jax.data.arrays import Dataset
     from qgf_jax.methods.pace import overlap
     from qgf_jax.methods.table import METHODS
+    from qgf_jax.runs.critic import load_critic
     from qgf_jax.runs.loaded import load_policy
     from qgf_jax.training.loop import pretrain
 
@@ -29,6 +30,7 @@ _HOMES = {
     "endpoint": "qgf_guide.flow",
     "guide": "qgf_guide.guidance",
     "integrate": "qgf_guide.flow",
+    "load_critic": "qgf_jax.runs.critic",
     "load_policy": "qgf_jax.runs.loaded",
     "overlap": "qgf_jax.methods.pace",
     "pretrain": "qgf_jax.training.loop",
@@ -42,6 +44,7 @@ __all__ = [
     "endpoint",
     "guide",
     "integrate",
+    "load_critic",
     "load_policy",
     "overlap",
     "pretrain",

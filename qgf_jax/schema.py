@@ -313,7 +313,9 @@ def check_together(flat: Mapping[str, Any]) -> None:
     _check_seeds(flat)
     _check_returns(flat)
     if not flat["env"]:
-        raise UserError("config key env is empty: name an environment, --config.env=…")
+        raise UserError(
+            "config key env is empty: name an environment, --config.env=…, or data:NAME for none"
+        )
     name = EnvName.parse(flat["env"])
     _check_needs(flat, name)
     _check_critic_output(flat)
@@ -413,11 +415,12 @@ def _check_next_action(flat: Mapping[str, Any], critic: str) -> None:
             f"config key {key}.best_of is {flat[f'{key}.best_of']}, and the data have one next action: "
             f"set it to 1, or {key}.next to policy or reference"
         )
-    learned = (Part.named("policy", name).provides for name in METHODS[algorithm].policies)
-    if whose == "reference" and not any("flow" in provided for provided in learned):
+    row = METHODS[algorithm]
+    flows = any("flow" in Part.named("policy", name).provides for name in row.policies)
+    if (whose == "policy" and not row.acts) or (whose == "reference" and not flows):
+        lacking = "flow policy: set it to policy or" if row.acts else "policy: set it to"
         raise UserError(
-            f"config key {key}.next is reference, and algorithm {algorithm!r} trains no flow policy: "
-            "set it to policy or data"
+            f"config key {key}.next is {whose}, and algorithm {algorithm!r} trains no {lacking} data"
         )
 
 

@@ -387,6 +387,7 @@ def test_commands_go_on_in_the_next_line_as_a_shell_reads_it(page):
 
 RUN_ELSEWHERE = {"README.md", "goals.md", "extending.md", "launching.md", "your_data.md",
                  "restore_elsewhere.md"}  # fmt: skip
+RUN_ELSEWHERE |= {"your_own_policy.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -59,7 +59,9 @@ def published():
     """The costs of docs/methods.md, as `costs.read` gives them."""
     lines = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if "|" in line]
     return {
-        name: {"cost": float(cost), "needs": needs.split(" + ")}
+        name: dict.fromkeys(("cost", "needs"))
+        if cost == "-"
+        else {"cost": float(cost), "needs": needs.split(" + ")}
         for name, cost, _, needs, *_ in lines[2:]
     }
 

@@ -21,6 +21,7 @@ from test_learners import make_batch
 from qgf_guide.bounds import Field
 from qgf_jax import load_policy
 from qgf_jax.core.network_options import NetworkOptions
+from qgf_jax.data.following import NextChunk
 from qgf_jax.envs.pool import EnvPool
 from qgf_jax.evaluation import evaluate, worker_pool
 from qgf_jax.evaluation.arms import Arm, Program
@@ -62,10 +63,13 @@ def with_goals(batch):
 
 # Whatever critic it is, these ask it for one number alone, as others that are tested with each.
 ONE_CRITIC = set() if LONG else {"agf", "cgql_linex", "qgf_distill", "qpilots_m", "seed_critic"}
+NO_POLICY = {
+    name for name, row in METHODS.items() if not row.policies
+}  # nothing learns beside them
 CASES = [
     (name, "default", critic)
     for name, critic in TRAININGS
-    if LONG or (critic != METHODS[name].critic and name not in ONE_CRITIC)
+    if LONG or (critic != METHODS[name].critic and name not in ONE_CRITIC | NO_POLICY)
 ]
 CASES += [(n, "paper", r.critics[0]) for n, r in METHODS.items() if r.paper]
 
@@ -76,6 +80,8 @@ def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     spec, batch = SPEC, make_batch()
     if "singletask" not in config["env"]:
         spec, batch = GOALS, with_goals(make_batch(spec=GOALS))
+    if NextChunk.wanted(config):
+        batch = batch._replace(next_action=batch.action[::-1], next_weight=batch.weight)
     learner = Builder(config, spec).learner()
     # Nothing is jitted as a whole: fifty programs would be compiled, whose operations are the same few.
     # Those of a critic's first choice are, when they are trained below.
@@ -221,7 +227,8 @@ def of_each_kind():
     """The methods, or of those that differ in a rule or its options alone the first and the last."""
     kinds = {}
     for name, row in METHODS.items():
-        kinds.setdefault((row.policies, str(row.settings), row.sampler), []).append(name)
+        if row.acts:
+            kinds.setdefault((row.policies, str(row.settings), row.sampler), []).append(name)
     return [name for names in kinds.values() for name in (names if LONG else {names[0], names[-1]})]
 
 
@@ -360,6 +367,7 @@ ALL = {"iql", "td", "dqc", "contrastive", "qrl"}
         ("qam", {"iql", "td"}),
         ("fawac", {"td", "iql"}),
         ("rebrac", {"td", "iql"}),
+        ("critic_only", ALL),
         ("gcbc", {"none"}),
         ("gciql", {"iql"}),
         ("crl", {"contrastive"}),

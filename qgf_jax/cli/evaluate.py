@@ -32,6 +32,7 @@ def _main(arguments: Sequence[str]) -> None:
         _check_before_waiting(flags)
         wait_for_run(flags.workdir)
     config = Run.open(flags.workdir).config
+    Method.named(config["algorithm"]).check_acts(flags.workdir)
     options = _options(flags, config["eval"])
     methods = _methods(flags, config["algorithm"])
     name = EnvName.parse(config["env"])

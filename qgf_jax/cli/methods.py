@@ -70,10 +70,11 @@ def _cells(counted: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     cells = []
     for name, row in METHODS.items():
         cost, needs = counted[name]["cost"], counted[name]["needs"]
-        trains = f"{' + '.join(row.policies)}; {' or '.join(row.critics)}"
+        trains = f"{' + '.join(row.policies) or 'no policy'}; {' or '.join(row.critics)}"
         number = f" (N = {row.best_of[0]})" if row.best_of[0] > 1 else ""
-        cost = "?" if cost is None else f"{cost:.2f}"
-        reads = "?" if needs is None else " + ".join(needs)
+        unknown = "?" if row.acts else "-"
+        cost = unknown if cost is None else f"{cost:.2f}"
+        reads = unknown if needs is None else " + ".join(needs)
         cells.append((name, cost, trains, reads, row.about + number, row.source))
     return cells
 

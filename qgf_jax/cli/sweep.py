@@ -3,13 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qgf_guide.bounds import Index, Positive
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.errors import UserError, log
+from qgf_jax.methods.table import Method
 from qgf_jax.runtime import paths
 from qgf_jax.sweep.engines import OURS, engine_with, engines, function_of
 from qgf_jax.sweep.job import Job, Needs
@@ -44,6 +45,7 @@ def _start(arguments: Sequence[str]) -> None:
 
     make_engine = engine_with(flags.on, options)
     planned, configs = plan(jobs, flags.out)
+    _check_policies(jobs, configs)
     if flags.dry_run:
         _describe(planned, configs, flags)
         return
@@ -179,6 +181,13 @@ def _check_evaluations(jobs: Sequence[Job]) -> None:
             evaluate.check(flags)
         except UserError as error:
             raise UserError(f"job {name!r}: evaluation: {error}") from None
+
+
+def _check_policies(jobs: Sequence[Job], configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises `UserError` for a job whose run would have no policy to evaluate."""
+    for job in jobs:
+        if job.evaluations and job.name in configs:
+            Method.named(configs[job.name]["algorithm"]).check_acts(f"job {job.name!r}")
 
 
 def _describe(planned: Plan, configs: Any, flags: Any) -> None:

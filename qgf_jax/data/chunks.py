@@ -125,7 +125,7 @@ class _Arrays(NamedTuple):
     """The arrays of a `Dataset`."""
 
     obs: np.ndarray
-    """[R, …], the state of every row of every trajectory"""
+    """[R, …], the state of every row of every trajectory; float16 if the data are"""
     action: np.ndarray
     """[N, A]"""
     row: np.ndarray
@@ -196,7 +196,7 @@ class _GoalArrays(NamedTuple):
     """The arrays of a `GoalDataset`."""
 
     obs: np.ndarray
-    """[R, …], the state of every row of every trajectory"""
+    """[R, …], the state of every row of every trajectory; float16 if the data are"""
     action: np.ndarray
     """[N, A]"""
     row: np.ndarray
@@ -237,6 +237,12 @@ def _cut(total: int, n: int) -> tuple[np.ndarray, int]:
     """
     size = -(-total // n)
     return np.minimum(np.arange(n) * size, total - size), size
+
+
+def states_at(obs: Any, row: Any) -> Any:
+    """`obs[row]` on the device, float32 where the data are float16: a dataset of half the memory."""
+    found = rows_at(obs, row)
+    return found.astype(np.float32) if found.dtype == np.float16 else found
 
 
 def rows_at(array: Any, index: Any) -> Any:

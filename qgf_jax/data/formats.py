@@ -31,7 +31,7 @@ class Rows(NamedTuple):
     """
 
     observations: np.ndarray
-    """[R, O] float32"""
+    """[R, O] float32, or float16 if the file's are"""
     actions: np.ndarray
     """[R, A] float32"""
     ends: np.ndarray
@@ -57,7 +57,7 @@ class Rows(NamedTuple):
             raise UserError(f"{path}: actions are all 0: nothing can be learned from them")
         Summary.log_rounded(path, raw["observations"])
         return cls(
-            observations=raw.pop("observations").astype(np.float32, copy=False),
+            observations=cls.as_kept(raw.pop("observations")),
             actions=actions.astype(np.float32, copy=False),
             ends=ends.astype(bool, copy=False),
             info=raw,
@@ -107,6 +107,12 @@ class Rows(NamedTuple):
         info = {key: array[numbers] for key, array in self.info.items()}
         arrays = (self.observations, self.actions, self.ends)
         return Rows(*(array[numbers] for array in arrays), info)
+
+    @staticmethod
+    def as_kept(observations: np.ndarray) -> np.ndarray:
+        """Observations in the type that they are kept in: float16 stays, all else becomes float32."""
+        kept = np.float16 if observations.dtype == np.float16 else np.float32
+        return np.asarray(observations, kept)
 
     @staticmethod
     def check_numbers(place: object, key: str, array: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qgf_jax.data.chunks import GoalDataset, rows_at
+from qgf_jax.data.chunks import GoalDataset, rows_at, states_at
 from qgf_jax.data.following import NextChunk
 from qgf_jax.envs.families import EnvName, Family
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
@@ -134,10 +134,10 @@ class GoalSampler(NamedTuple):
             drawn.start
         )
         flat = actions.reshape(len(drawn.start), -1)
-        state = rows_at(dataset.obs, row)
-        after_return = rows_at(dataset.obs, row + jnp.minimum(left, n_step))
-        after_chunk = rows_at(dataset.obs, row + jnp.minimum(left, chunk))
-        goal, actor_goal = rows_at(goals, drawn.goal), rows_at(goals, drawn.actor_goal)
+        state = states_at(dataset.obs, row)
+        after_return = states_at(dataset.obs, row + jnp.minimum(left, n_step))
+        after_chunk = states_at(dataset.obs, row + jnp.minimum(left, chunk))
+        goal, actor_goal = states_at(goals, drawn.goal), states_at(goals, drawn.actor_goal)
         width_of_one = dataset.action.shape[1]
         batch = Batch(
             obs=Obs(state, goal),
@@ -173,4 +173,6 @@ class GoalSampler(NamedTuple):
         on = jnp.minimum(row + self.subgoal_steps, end - 1)
         before = (drawn.actor_goal >= row) & (drawn.actor_goal < end)
         towards = jnp.where(before, jnp.minimum(on, drawn.actor_goal), on)
-        return batch._replace(subgoal=rows_at(goals, on), subgoal_to_goal=rows_at(goals, towards))
+        return batch._replace(
+            subgoal=states_at(goals, on), subgoal_to_goal=states_at(goals, towards)
+        )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from qgf_jax.data.chunks import Dataset, rows_at
+from qgf_jax.data.chunks import Dataset, rows_at, states_at
 from qgf_jax.data.following import NextChunk
 from qgf_jax.data.goals import GoalSampler
 from qgf_jax.types import Actor, Array, Batch, Obs, Spec
@@ -80,7 +80,7 @@ class _ChunkSampler(NamedTuple):
         """The chunks and returns of a draw."""
         start, steps = drawn.start, max(self.chunk, self.n_step)
         actions = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(dataset.action, i, steps))(start)
-        obs, next_obs = (Obs(rows_at(dataset.obs, row)) for row in (drawn.row, drawn.next_row))
+        obs, next_obs = (Obs(states_at(dataset.obs, row)) for row in (drawn.row, drawn.next_row))
         weight = rows_at(dataset.weight, start)
         late = weight if dataset.actor_weight is None else rows_at(dataset.actor_weight, start)
         batch = Batch(

@@ -24,7 +24,9 @@ class _Moments(NamedTuple):
         columns = np.array_split(np.arange(array.shape[1]), -(-array.shape[1] // 8))
         parts = [array[:, c[0] : c[-1] + 1].std(axis=0, dtype=np.float64) for c in columns]
         mean = array.mean(axis=0, dtype=np.float64)
-        return cls(len(array), mean, np.concatenate(parts), array.min(axis=0), array.max(axis=0))
+        wide = np.promote_types(array.dtype, np.float32)  # a range overflows float16
+        ends = (end.astype(wide) for end in (array.min(axis=0), array.max(axis=0)))
+        return cls(len(array), mean, np.concatenate(parts), *ends)
 
     def merge(self, other: "_Moments") -> "_Moments":
         """Of both arrays together (Chan, Golub and LeVeque, 1979)."""

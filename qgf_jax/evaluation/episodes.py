@@ -7,6 +7,7 @@ from typing import Any
 from qgf_jax.envs.families import ON_DEVICE, EnvName, Family
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import recorded
+from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
@@ -127,6 +128,7 @@ class EpisodeLog:
         """As `read`; raises `UserError` too if nothing was played."""
         lines = cls.read(run)
         if not lines.records:
+            Method.named(run.config["algorithm"]).check_acts(run.workdir)
             why = f" ({note})" if (note := lines.note()) else ""
             raise UserError(f"{run.episodes} has no episodes{why}: run `qgf evaluate` first")
         return lines

@@ -14,6 +14,7 @@ from qgf_jax.evaluation.simulators import Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job, Plan
 from qgf_jax.evaluation.worker_pool import WorkerPool
 from qgf_jax.methods.pace import Pace
+from qgf_jax.methods.table import Method
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.watch import Watch
@@ -158,6 +159,7 @@ def _playable(run: Run, simulator: str) -> EnvName:
     """The run's environment in `simulator`. Raises `UserError` if it cannot be played there."""
     if simulator not in SIMULATORS:
         raise UserError.unknown("simulator", simulator, SIMULATORS)
+    Method.named(run.config["algorithm"]).check_acts(run.workdir)
     name = run.env
     if simulator == ON_DEVICE:
         name = name.played_in(ON_DEVICE)

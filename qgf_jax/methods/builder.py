@@ -66,19 +66,38 @@ class Builder(NamedTuple):
             chosen, own = row.selection(options)
             sample = chosen.make(nets, sample, best_of, **own)
 
-        trained = self.config["critic"].split(",")
-        critic = of_critic.get("critic", trained[0])
-        if critic not in trained:
-            raise UserError.unknown("critic of the run", critic, trained)
+        suffix = self._suffix(of_critic.get("critic", ""))
 
         def checked(params: Any, obs: Any, key: Any, weight: Any) -> Any:
-            if critic != trained[0]:
-                params = Learner.own_groups(params, f"@{critic}")
+            if suffix:
+                params = Learner.own_groups(params, suffix)
             action = sample(params, obs, key, weight)
             checks.shape(f"an action of {name}", action, (nets.chunk_dim,))
             return action
 
         return checked
+
+    def acting_critic(self, name: str = "", rho: float | None = None) -> tuple[Any, str]:
+        """Networks whose one Q is as `rho` says, if given, and the parameter group of the critic `name`.
+
+        The first critic unless named. Raises `UserError` for a critic that the run has not, and for one
+        without a Q of actions.
+        """
+        suffix, trained = self._suffix(name), self.config["critic"].split(",")
+        if "q" not in Part.named("critic", name or trained[0]).provides:
+            raise UserError(
+                f"critic {name or trained[0]!r} has no Q of actions: train another one, as by "
+                "--config.algorithm=critic_only"
+            )
+        nets = self.networks()
+        return nets if rho is None else nets.with_pessimism(rho), f"critic{suffix}"
+
+    def _suffix(self, critic: str) -> str:
+        """What the names of a critic's parameter groups end in; "" for the first, also if not named."""
+        trained = self.config["critic"].split(",")
+        if critic not in ("", *trained):
+            raise UserError.unknown("critic of the run", critic, trained)
+        return "" if critic in ("", trained[0]) else f"@{critic}"
 
     def settings(self, name: str, options: Options = ()) -> dict[str, Any]:
         """What the sampler of method `name` is called with.

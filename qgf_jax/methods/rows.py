@@ -213,6 +213,17 @@ row(
     selector="seed",
     best_of=(32,),
 )
+# No policy: a critic that guides one from elsewhere, see `runs.critic`.
+row(
+    "critic_only",
+    "a critic alone, to guide a policy of your own",
+    "this project, see docs/your_own_policy.md",
+    sampler="none",
+    policies=(),
+    extra_needs=("q",),
+    settings={"critics.td.next": "data"},  # the one next action that there is
+    fixed_best_of=True,
+)
 # Methods with a policy of their own.
 row(
     "cfgrl",

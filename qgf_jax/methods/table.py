@@ -79,13 +79,29 @@ class Method(NamedTuple):
 
     @property
     def serves(self) -> list[str]:
-        """The methods that a checkpoint trained as this one can act with."""
+        """The methods that a checkpoint trained as this one can act with; none without a policy."""
         return [
             name
             for name, row in METHODS.items()
-            if row == self
-            or (set(row.policies) <= set(self.policies) and not self._is_another_training(row))
+            if row.acts
+            and (
+                row == self
+                or (set(row.policies) <= set(self.policies) and not self._is_another_training(row))
+            )
         ]
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has a policy. A run without one learns a critic, for policies from elsewhere."""
+        return self.sampler != "none"
+
+    def check_acts(self, place: object) -> None:
+        """Raises `UserError` unless a run of it, in the folder `place`, has a policy."""
+        if not self.acts:
+            raise UserError(
+                f"{place} has no policy to act: guide your own with qgf_jax.load_critic, or add one "
+                "with `qgf train --from`"
+            )
 
     def further(self, critics: str) -> dict[str, tuple[str, str]]:
         """What checkpoints with these critics can have added: part -> method and critics with it."""

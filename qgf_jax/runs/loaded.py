@@ -139,8 +139,9 @@ class LoadedRun:
         Raises `UserError` if the method needs other learners, or constants that the run does not have.
         """
         trained, builder = self.run.config["algorithm"], self._builder
-        row = algorithms.Method.named(method)
-        if method not in (served := algorithms.Method.named(trained).serves):
+        row, own = algorithms.Method.named(method), algorithms.Method.named(trained)
+        own.check_acts(self.run.workdir)
+        if method not in (served := own.serves):
             raise UserError.unknown(f"method for a run of {trained!r},", method, served)
         settings = builder.settings(method, options)
         critic = dict(options).get("critic", "")

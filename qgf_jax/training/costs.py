@@ -24,11 +24,13 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """By method: `cost` relative to QGF, and `needs`, the parameter groups that acting reads.
 
     What the cache does not hold is counted, which takes a second for each method. A method that cannot
-    be counted has None for both, and a line on standard error says why.
+    be counted has None for both, and a line on standard error says why; so has one without a policy,
+    and nothing is said.
     """
     names = list(names)
-    counts = {name: _file(name).read(_FIELDS) for name in {_UNIT, *names}}
-    if missing := [name for name, found in counts.items() if not found]:
+    acting = {_UNIT, *(name for name in names if algorithms.Method.named(name).acts)}
+    counts = {name: _file(name).read(_FIELDS) if name in acting else {} for name in {_UNIT, *names}}
+    if missing := [name for name in counts if name in acting and not counts[name]]:
         log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
     for name in missing:
         try:

@@ -150,8 +150,9 @@ class Recording(NamedTuple):
         return about
 
     def checked(self) -> Iterator[Episode]:
-        """The episodes, as float32 of one width. Raises `UserError` that names episode and fault.
+        """The episodes, as float32 of one width; float16 observations stay such.
 
+        Raises `UserError` that names episode and fault.
         Says at the end in a line each how many transitions were left out, and which observations
         float32 cannot hold.
         """
@@ -205,7 +206,7 @@ def _checked(where: str, episode: Episode) -> Episode:
             raise UserError(f"{where}: {key} has type {array.dtype}; it must be plain numbers")
         Rows.check_numbers(where, key, array)
     return episode._replace(
-        observations=np.asarray(episode.observations, np.float32),
+        observations=Rows.as_kept(episode.observations),
         actions=np.asarray(episode.actions, np.float32),
         rewards=None if episode.rewards is None else np.asarray(episode.rewards, np.float32),
     )
