@@ -1,9 +1,10 @@
 """Names of JAX that compute with PyTorch: those that rules, units, flows and samplers use.
 
-`lazy.computing_with(Torch(device))` puts them in JAX's place. `jax.grad` is `torch.func.grad`, and so on;
-random numbers are JAX's own, drawn on the host, so that a rule's noise is the same in both.
+`lazy.computing_with(Torch.on(device))` puts them in JAX's place. `jax.grad` is `torch.func.grad`,
+and so on; random numbers are JAX's own, drawn on the host, so that a rule's noise is the same in both.
 """
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,15 @@ class _Names(SimpleNamespace):
 
 class Torch:
     """`jax` and `jnp` of tensors on one device."""
+
+    jax: Any
+    jnp: Any
+
+    @staticmethod
+    @functools.cache
+    def on(device: torch.device) -> "Torch":
+        """Those of a device, made once."""
+        return Torch(device)
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -98,13 +108,10 @@ class Torch:
 
     # Of two tensors that are equal each has half of the gradient, as in JAX; `torch.clamp` gives it all.
     def _maximum(self, a: Any, b: Any) -> torch.Tensor:
-        return torch.maximum(*self._alike(a, b))
+        return torch.maximum(self.asarray(a), self.asarray(b))
 
     def _minimum(self, a: Any, b: Any) -> torch.Tensor:
-        return torch.minimum(*self._alike(a, b))
-
-    def _alike(self, a: Any, b: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.asarray(a), self.asarray(b)
+        return torch.minimum(self.asarray(a), self.asarray(b))
 
     def _normal(self, key: Any, shape: Any, dtype: torch.dtype) -> torch.Tensor:
         name = str(dtype).removeprefix("torch.").replace("64", "32")  # which JAX lacks

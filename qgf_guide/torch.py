@@ -1,4 +1,4 @@
-"""Guidance of PyTorch policies by PyTorch critics: the rules, units and flows of the package, on tensors.
+"""Guidance of PyTorch policies by PyTorch critics: the rules, units and flows of the package.
 
     field = qgf_guide.torch.guide(velocity, q, weight=3.0)  # velocity(a, t) -> [B, …], q(a) -> [B]
     actions = qgf_guide.torch.integrate(field, noise, num_steps=10)
@@ -11,9 +11,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qgf_guide import conventions, diffusion, flow, guidance, lazy
+from qgf_guide import diffusion, flow, guidance, lazy
 from qgf_guide.conventions import Time
 from qgf_guide.errors import UserError
+from qgf_guide.parts import Part
 
 try:
     import torch
@@ -34,6 +35,7 @@ def guide(
     q: Callable[..., Tensor],
     *,
     weight: Tensor | float,
+    rule: str = "one_step",
     batched: bool = True,
     **options: Any,
 ) -> Callable[[Tensor, Tensor | float], Tensor]:
@@ -49,26 +51,32 @@ def guide(
 
     Raises `UserError` as `guidance.guide` does, and for a gradient that is cut.
     """
-    tracked = functools.partial(_tracked, "velocity", velocity), functools.partial(_tracked, "q", q)
+    tracked: list[Any] = [
+        functools.partial(_tracked, "velocity", velocity),
+        functools.partial(_tracked, "q", q),
+    ]
+    if "posterior" in Part.named("rule", rule).needs:
+        # Asked under a `vmap`, where a tensor does not say whether it has a gradient.
+        tracked[1] = q
 
     @functools.cache
     def on(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-        names = Torch(device)
+        names = Torch.on(device)
 
         def moved(x: Any) -> Any:
             if isinstance(x, Mapping):
                 return {key: moved(value) for key, value in x.items()}
             if isinstance(x, tuple):  # an Overlap
                 return type(x)(*map(moved, x))
-            if x is None or isinstance(x, float | int):
+            if x is None or type(x) in (float, int):  # NumPy's are no plain numbers beside tensors
                 return x
             x = names.asarray(x).to(device)
             return x.to(dtype) if x.is_floating_point() else x
 
-        given = {"weight": weight, **options}
+        given: dict[str, Any] = {"weight": weight, "rule": rule, "batched": batched, **options}
         given |= {name: moved(given[name]) for name in _CONSTANTS if name in given}
         with lazy.computing_with(names):
-            return guidance.guide(*tracked, batched=batched, **given)
+            return guidance.guide(*tracked, **given)
 
     on(torch.device("cpu"), torch.float32)  # for errors of what was given
 
@@ -125,30 +133,40 @@ class Diffusion(diffusion.Diffusion):
         inside = super().velocity(*args, **options)
 
         def velocity(action: Tensor, t: Tensor) -> Tensor:
-            with lazy.computing_with(Torch(action.device)):
+            with lazy.computing_with(Torch.on(action.device)):
                 return inside(action, t)
 
         return velocity
 
     def sample(self, field: Any, noise: Tensor, key: Any = None, *, eta: float = 0.0) -> Tensor:
         """As of `qgf_guide.Diffusion`. `key` is one of `jax.random`, and noise is drawn as there."""
-        run = functools.partial(super().sample, key=key, eta=eta)
-        return _computed(lambda noise: run(field, noise), noise)
+        return _computed(functools.partial(super().sample, field, key=key, eta=eta), noise)
 
 
 def _computed(run: Callable[..., Tensor], action: Tensor, *more: Tensor) -> Tensor:
     """run(action, *more) with PyTorch in JAX's place, and without a graph."""
-    with torch.no_grad(), lazy.computing_with(Torch(action.device)):
-        return run(action.detach(), *more)
+    with torch.no_grad(), lazy.computing_with(Torch.on(action.device)):
+        try:
+            return run(action.detach(), *more)
+        except NotImplementedError as error:
+            if "forward AD" not in str(error):
+                raise
+            raise UserError(
+                "the rule needs derivatives forwards, which a fused operation of the velocity lacks: "
+                "take another rule, or torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around it "
+                f"({error})"
+            ) from error
 
 
 def _tracked(what: str, function: Callable[..., Tensor], action: Tensor, *more: Any) -> Tensor:
     """function(action, *more). Raises `UserError` if a gradient is asked for that it does not have."""
     value = function(action, *more)
+    if not isinstance(value, Tensor):
+        raise UserError(f"{what} returned {type(value).__name__}: it must return a tensor")
     if action.requires_grad and not value.requires_grad:
         raise UserError(
-            f"{what} has no gradient in the action, as under torch.no_grad or after detach: let it compute "
-            "with gradients; qgf_guide.torch keeps none"
+            f"{what} has no gradient in the action, as under torch.no_grad or after detach: let it "
+            "compute with gradients; qgf_guide.torch keeps none"
         )
     return value
 
