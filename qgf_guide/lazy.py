@@ -10,7 +10,7 @@ of another package may import JAX as usual and costs its users that second.
 import contextlib
 import contextvars
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 _others: contextvars.ContextVar[Any] = contextvars.ContextVar("_others", default=None)
@@ -18,6 +18,7 @@ _others: contextvars.ContextVar[Any] = contextvars.ContextVar("_others", default
 
 if TYPE_CHECKING:
     import jax
+    import jax.core
     import jax.numpy as jnp
 
     from qgf_guide import aggregates, flow, inpainting, norms
@@ -54,7 +55,7 @@ else:
 
 
 @contextlib.contextmanager
-def computing_with(others: Any) -> Iterator[None]:
+def computing_with(others: Any) -> Generator[None, None, None]:
     """Within it, and in this thread alone, `jax` and `jnp` are `others.jax` and `others.jnp`."""
     token = _others.set(others)
     try:
