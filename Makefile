@@ -6,7 +6,7 @@ MINUTES ?= 8
 OUT ?= accelerator.json
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest guide reliability mutants tables benchmark accelerator kernels docs clean
+.PHONY: install quickstart test lint tests oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -52,6 +52,12 @@ guide:
 	    $$venv/bin/python -m pip install --quiet ./qgf_guide "jax==$$jax" "jaxlib==$$jax" 'numpy==1.26.*' pytest; \
 	    XLA_FLAGS=--xla_backend_optimization_level=0 $$venv/bin/python -m pytest -q -c /dev/null -p no:cacheprovider --confcutdir=tests/guide tests/guide; \
 	done; rm -rf qgf_guide/build qgf_guide/*.egg-info
+
+# PyTorch is large, so in an environment of its own.
+torch:
+	$(MAKE) --no-print-directory install VENV=.venv-torch
+	.venv-torch/bin/python -m pip install --quiet -e '.[torch]'
+	.venv-torch/bin/python -m pytest tests/guide/test_torch.py
 
 reliability: install
 	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py tests/test_lowering.py tests/test_replay.py tests/test_accelerator.py tests/test_toy.py tests/test_methods.py

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-
+from qgf_guide.lazy import jnp
 from qgf_guide.types import Array
 
 

@@ -12,11 +12,10 @@ al., 2021b, arXiv 2010.02502, Eq. 12 with no noise), whatever the schedule.
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qgf_guide.errors import UserError
+from qgf_guide.lazy import jax, jnp
 from qgf_guide.types import Array, Velocity
 
 Prediction = Literal["noise", "action", "velocity"]

@@ -8,14 +8,12 @@ import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
-import jax.core
-import jax.numpy as jnp
 import numpy as np
 
 from qgf_guide import conventions, norms
 from qgf_guide.conventions import Time
 from qgf_guide.errors import UserError
+from qgf_guide.lazy import jax, jnp
 from qgf_guide.types import Array, Endpoint, Velocity
 
 _State = TypeVar("_State")

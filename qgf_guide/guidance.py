@@ -15,7 +15,7 @@ from qgf_guide import conventions
 from qgf_guide.conventions import Time
 from qgf_guide.endpoints import one_straight_step
 from qgf_guide.errors import UserError
-from qgf_guide.lazy import aggregates, flow, jnp, norms
+from qgf_guide.lazy import aggregates, flow, is_jax, jnp, norms
 from qgf_guide.parts import Part
 from qgf_guide.rows import Rows
 from qgf_guide.types import Array, Critic, Direction, Endpoint, Velocity
@@ -104,7 +104,8 @@ def guide(
     end, weigh = _clipped(endpoint, clip), _weighting(weight, schedule, cap, skip_first, batched)
     convert = _conversion(units, calibration, slope_clip)
     changes = units != "raw" or any(x is not None for x in (precondition, slope_clip, gate, mask))
-    one_pass = not changes and "jacobian" in Part.named("rule", rule).provides
+    # A gradient that is added on the way back is JAX's alone; elsewhere chunking has a pass of its own.
+    one_pass = is_jax() and not changes and "jacobian" in Part.named("rule", rule).provides
     velocity = conventions.turned(velocity, time)
     timed = needs & {"noisy_q", "slope", "posterior"}
     asked: Callable[..., Array] = conventions.at_time(q, time) if timed else q

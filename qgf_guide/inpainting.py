@@ -8,9 +8,10 @@ are flattened to D numbers.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from qgf_guide import lazy
+from qgf_guide.lazy import jnp
 from qgf_guide.types import Array, Endpoint, Velocity
 
 
@@ -52,7 +53,7 @@ class Overlap(NamedTuple):
         """
 
         def added(action: Array, t: Array) -> Array:
-            end, pull_back = jax.vjp(lambda a: a + (1.0 - t) * velocity(a, t), action)
+            end, pull_back = lazy.jax.vjp(lambda a: a + (1.0 - t) * velocity(a, t), action)
             (back,) = pull_back(self.weight * (self.action - end))
             return field(action, t) + self.strength(t) * back
 

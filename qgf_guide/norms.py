@@ -3,8 +3,7 @@
 Of the last axis, which stays as one number, so that [B, D] are B vectors.
 """
 
-import jax.numpy as jnp
-
+from qgf_guide.lazy import jnp
 from qgf_guide.types import Array
 
 

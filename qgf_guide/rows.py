@@ -101,7 +101,7 @@ class Rows(NamedTuple):
             raise UserError(
                 f"mask has shape {jnp.shape(mask)}, which does not go with actions of shape {self.shape}"
             ) from None
-        return whole.reshape(self.rows.shape).astype(self.rows.dtype)
+        return jnp.asarray(whole.reshape(self.rows.shape), self.rows.dtype)
 
     @staticmethod
     def _number(value: Array) -> Array:

@@ -7,6 +7,7 @@ run on sources without a slip, so that one which fails anyway is not taken for o
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -30,6 +31,8 @@ class Mutant(NamedTuple):
     new: str
     why: str
     test: str
+    needs: str = ""
+    """A package without which its test is skipped."""
 
     def applied(self, source: str) -> str | None:
         """The source with the slip; `None` if it is not at exactly one place."""
@@ -91,6 +94,10 @@ def main() -> int:
     options = parser.parse_args()
     numbered = list(enumerate(read(), 1))
     chosen = [(i, m) for i, m in numbered if i >= options.first and options.only in ("", m.name)]
+    for _, mutant in chosen:
+        if mutant.needs and importlib.util.find_spec(mutant.needs) is None:
+            print(f"not tried: {mutant.name} needs {mutant.needs}")
+    chosen = [(i, m) for i, m in chosen if not m.needs or importlib.util.find_spec(m.needs)]
     if not chosen:
         parser.error("there is no such mutant: see tests/mutants.toml")
     fates = {}

@@ -1,7 +1,10 @@
 """Batches, conventions of time, masks, and policies that are no flows: each against plain guidance."""
 
 import functools
+import importlib
 import inspect
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 import qgf_guide
-from qgf_guide import Diffusion, UserError, guide, integrate
+from qgf_guide import Diffusion, UserError, guide, integrate, lazy, norms
 from qgf_guide.inpainting import Overlap
 from qgf_guide.parts import Part
 
@@ -289,6 +292,23 @@ def test_a_consistency_model_is_a_flow_straight_to_what_it_says():
     action, t = jnp.array([0.3, -0.8]), jnp.float32(0.25)
     end = qgf_guide.endpoint(action, t, velocity(action, t))
     np.testing.assert_allclose(end, said(action, t), rtol=1e-6)
+
+
+def test_without_pytorch_its_module_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "qgf_guide.torch", raising=False)
+    with pytest.raises(UserError, match=r"needs PyTorch: pip install 'qgf-guide\[torch\]'"):
+        importlib.import_module("qgf_guide.torch")
+
+
+def test_another_library_stands_for_jax_where_it_was_asked_to_and_no_longer():
+    """`qgf_guide.torch` does so; here NumPy."""
+    action = np.array([3.0, 4.0], np.float32)
+    with lazy.computing_with(types.SimpleNamespace(jnp=np)):
+        assert isinstance(norms.length(action), np.ndarray) and not lazy.is_jax()
+    with pytest.raises(AttributeError), lazy.computing_with(types.SimpleNamespace(jnp=None)):
+        norms.length(action)
+    assert isinstance(norms.length(action), jax.Array) and lazy.is_jax()
 
 
 def test_every_public_name_says_what_it_is():
