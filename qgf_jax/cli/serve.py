@@ -1,6 +1,5 @@
 """qgf serve"""
 
-import argparse
 import asyncio
 import importlib.util
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ def _check_packages() -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="qgf serve",
-        description="Serves the policy of a run over a websocket, in openpi's protocol: metadata first,\n"
+        description="Serves a run's policy over a websocket, in openpi's protocol: metadata first,\n"
         "then actions for each observation. Listens once everything is compiled.",
         epilog="example: qgf serve runs/cube --port=8000 --methods=qgf,reference --weight=0.03\n"
         "docs/serving.md has the protocol, a client, and what is for other machines.",
@@ -111,7 +110,7 @@ def _add_access(parser: Parser) -> None:
         parser.add_argument(f"--{name}", type=paths.expand, metavar="FILE", help=words[name])
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def _add_limits(parser: Parser) -> None:
     parser.add_argument("--most_bytes", type=Count, default=1 << 20, help="of a message")
     parser.add_argument("--most_clients", type=Count, default=256, help="at once")
     parser.add_argument("--most_waiting", type=Count, default=256, help="requests in the queue")

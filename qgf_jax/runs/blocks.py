@@ -1,7 +1,6 @@
 """Rows that act together, so that an action does not depend on who acts beside it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp

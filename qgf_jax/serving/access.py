@@ -28,12 +28,13 @@ class Access(NamedTuple):
         cert: Path | None = None,
         key: Path | None = None,
     ) -> "Access":
-        """Access at an address. Raises `UserError` unless others than this machine need token and TLS."""
+        """Access at an address. Raises `UserError` if others than this machine need no token or TLS."""
         if (cert is None) != (key is None):
             raise UserError("--cert and --key belong together: give both")
         if not _is_loopback(host) and (token_file is None or cert is None):
             raise UserError(
-                f"--host={host} lets other machines in: give --token-file, --cert and --key, or leave it out"
+                f"--host={host} lets other machines in: give --token-file, --cert "
+                "and --key, or leave it out"
             )
         token = "" if token_file is None else _token(token_file)
         return cls(host, token, _context(cert, key) if cert and key else None)
@@ -51,6 +52,9 @@ class Access(NamedTuple):
         sent = given.strip().encode("utf-8", "surrogateescape")
         same = hmac.compare_digest(sent, self.token.encode())
         return kind.lower() in ("bearer", "api-key") and same
+
+
+LOOPBACK = Access("127.0.0.1")
 
 
 def _is_loopback(host: str) -> bool:
@@ -79,7 +83,7 @@ def _context(cert: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         # Without a password it would be asked for on the terminal.
-        context.load_cert_chain(cert, key, password="")  # noqa: S106
+        context.load_cert_chain(cert, key, password="")
     except FileNotFoundError as error:
         missing = next((path for path in (cert, key) if not path.exists()), cert)
         raise UserError.unreadable(missing, error) from None

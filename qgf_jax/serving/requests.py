@@ -86,7 +86,7 @@ class Reader(NamedTuple):
         way, numbers = Way.of(method, best_of)
         if way not in self.layouts:
             raise UserError(
-                f"method {method!r} with {way.best_of} candidate{'s' * (way.best_of > 1)} is not served: "
+                f"method {method!r}, best of {way.best_of}, is not served: "
                 f"ask for {', '.join(self.methods)}, or start `qgf serve` with --methods and --best_of"
             )
         return way, numbers

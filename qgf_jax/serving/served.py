@@ -14,12 +14,12 @@ from qgf_jax.methods.table import Method
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import backend
-from qgf_jax.serving.access import Access
+from qgf_jax.serving.access import LOOPBACK, Access
 from qgf_jax.serving.batcher import Batcher
 from qgf_jax.serving.metrics import Metrics
 from qgf_jax.serving.programs import Program, Way, default_sizes
 from qgf_jax.serving.requests import Reader
-from qgf_jax.serving.server import Limits, Server
+from qgf_jax.serving.server import USUAL, Limits, Server
 
 
 @backend.standardized
@@ -35,15 +35,15 @@ def make_server(
     wait: float = 0.001,
     queue: int = 256,
     observations: int = 256,
-    access: Access = Access("127.0.0.1"),
-    limits: Limits = Limits(),
+    access: Access = LOOPBACK,
+    limits: Limits = USUAL,
 ) -> Server:
     """A server of a run's policy, all of whose programs are compiled.
 
     Served are `methods`, NAME or NAME:option=value, the default first; each with its own number of
     candidates and with those of `best_of`. `weight` is that of requests without one, `seed` the place of
     a trained seed in the run. Calls have one of `batch_sizes`; none: as `default_sizes` has them. A
-    request waits up to `wait` seconds for others, `queue` of them at most, with up to `observations` each.
+    request of up to `observations` waits up to `wait` seconds for others; up to `queue` requests wait.
     Raises `UserError` as `load_policy` does.
     """
     Bound.of(Finite).check("weight", weight)
@@ -112,7 +112,11 @@ def _of_run(loaded: LoadedRun, seed: int) -> dict[str, Any]:
     if spec.clip:
         box = np.ones(spec.action, np.float32)
         low, high = (np.asarray(spec.to_environment(x)).tolist() for x in (-box, box))
-    said = {
+    checkpoint: dict[str, Any] = {"step": loaded.step, "seal": None}
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        seals = Checkpoints(run.trained_in, identity=run.identity)
+        checkpoint["seal"] = seals.digest(loaded.step)
+    return {
         "obs_dim": spec.width,
         "goal_dim": spec.goal_width,
         "action_dim": spec.action,
@@ -125,12 +129,8 @@ def _of_run(loaded: LoadedRun, seed: int) -> dict[str, Any]:
         "algorithm": run.config["algorithm"],
         "trained_seed": seed,
         "chosen_weights": _chosen(loaded, seed),
-        "checkpoint": {"step": loaded.step, "seal": None},
+        "checkpoint": checkpoint,
     }
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        seal = Checkpoints(run.trained_in, identity=run.identity).digest(loaded.step)
-        said["checkpoint"]["seal"] = seal
-    return said
 
 
 def _chosen(loaded: LoadedRun, seed: int) -> dict[str, float]:

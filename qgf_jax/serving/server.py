@@ -43,7 +43,10 @@ class Limits(NamedTuple):
     open: float = 10.0
     """Seconds that a client may take to connect."""
     ping: float = 20.0
-    """Seconds after which a silent client is asked whether it is there, and again until it is dropped."""
+    """Seconds after which a silent client is asked whether it is there, and as many to answer."""
+
+
+USUAL = Limits()
 
 
 class Server:
@@ -56,7 +59,7 @@ class Server:
         batcher: Batcher,
         metrics: Metrics,
         access: Access,
-        limits: Limits = Limits(),
+        limits: Limits = USUAL,
     ):
         self._metadata = protocol.encode(dict(metadata))
         self._reader, self._batcher, self._metrics = reader, batcher, metrics
@@ -127,7 +130,8 @@ class Server:
             await asyncio.sleep(0.01)
         for one in list(self._clients):
             one.transport.abort()
-        await listener.wait_closed()
+        with contextlib.suppress(TimeoutError):  # of somebody who never said what they want
+            await asyncio.wait_for(listener.wait_closed(), 1.0)
         await asyncio.to_thread(self._batcher.close)
 
     def _before_talking(self, connection: ServerConnection, request: Request) -> Response | None:
