@@ -32,17 +32,17 @@ from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.observed import Observed
 from qgf_jax.serving import protocol
-from qgf_jax.serving.access import Access
+from qgf_jax.serving.access import LOOPBACK, Access
 from qgf_jax.serving.batcher import Batcher
 from qgf_jax.serving.metrics import Metrics
 from qgf_jax.serving.programs import Layout, Program, Way
 from qgf_jax.serving.requests import Reader
-from qgf_jax.serving.server import Limits, Server
+from qgf_jax.serving.server import USUAL, Limits, Server
 from qgf_jax.types import Spec
 
 SPEC = Spec((2,), 2, 3)
 QGF, OVERLAPPING = Way.of("qgf")[0], Way.of("qgf:execute=1:delay=1")[0]
-TOKEN = "a-token-of-some-length"
+TOKEN = "a-token-of-some-length"  # noqa: S105
 
 
 class Echo:
@@ -64,13 +64,13 @@ class Echo:
 
 
 @contextlib.contextmanager
-def serving(access=Access("127.0.0.1"), limits=Limits(), wait=0.0, queue=8, programs=None):
+def serving(access=LOOPBACK, limits=USUAL, wait=0.0, queue=8):
     """A server with made-up programs, and what it is made of, listening on a thread."""
-    spec, layouts = SPEC, {way: Layout.of(SPEC, Pace.of(dict(way.options), 3), way)
-                           for way in (QGF, OVERLAPPING)}  # fmt: skip
+    ways = (QGF, OVERLAPPING)
+    layouts = {way: Layout.of(SPEC, Pace.of(dict(way.options), 3), way) for way in ways}
     programs = {way: Echo(layout) for way, layout in layouts.items()}
     metrics = Metrics()
-    reader = Reader(Observed(spec, ()), layouts, ("qgf", "qgf:execute=1:delay=1"), 1.0, 6)
+    reader = Reader(Observed(SPEC, ()), layouts, ("qgf", "qgf:execute=1:delay=1"), 1.0, 6)
     batcher = Batcher(programs, wait, queue, metrics)
     server = Server(
         {"obs_dim": 2, "action_dim": 2, "chunk": 3}, reader, batcher, metrics, access, limits
@@ -370,9 +370,9 @@ def test_whoever_has_no_token_gets_nothing():
             "Bearer é",
         ):
             header = {"Authorization": sent} if sent else {}
-            with pytest.raises(InvalidStatus, match="401"):
-                with client(found.port, additional_headers=header):
-                    pass
+            refused = pytest.raises(InvalidStatus, match="401")
+            with refused, client(found.port, additional_headers=header):
+                pass
         assert get(found.port, "/metrics") == (401, "unauthorised\n")
         assert get(found.port, "/healthz") == (200, "OK\n")
         for kind in ("Bearer", "Api-Key"):  # the latter as openpi's client sends it
@@ -409,13 +409,13 @@ def test_other_machines_are_let_in_with_token_and_tls_only(tmp_path, run_folder,
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate")
 def test_tls(tmp_path):
     cert, key, token = (tmp_path / name for name in ("cert.pem", "key.pem", "token"))
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=a"
     names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
     subprocess.run(["openssl", *words.split(), *names], check=True, capture_output=True)
     token.write_text(TOKEN)
     trusted = ssl.create_default_context(cafile=str(cert))
     header = {"Authorization": f"Bearer {TOKEN}"}
-    with serving(Access.of("0.0.0.0", token, cert, key)) as found:  # noqa: S104
+    with serving(Access.of("0.0.0.0", token, cert, key)) as found:  # noqa: S104, SIM117
         with connect(
             f"wss://127.0.0.1:{found.port}",
             ssl=trusted,
@@ -457,7 +457,8 @@ def test_metrics_are_prometheus_text():
         for line in (
             'qgf_messages_total{outcome="answered"} 3', 'qgf_messages_total{outcome="refused"} 1',
             "qgf_connections_total 1", "qgf_clients 1", 'qgf_call_rows_bucket{le="1"} 0',
-            'qgf_call_rows_bucket{le="2"} 3', 'qgf_call_rows_bucket{le="+Inf"} 3', "qgf_call_rows_sum 6.0",
+            'qgf_call_rows_bucket{le="2"} 3', 'qgf_call_rows_bucket{le="+Inf"} 3',
+            "qgf_call_rows_sum 6.0",
             "qgf_message_seconds_count 4",
         ):  # fmt: skip
             assert line in text.splitlines(), line
@@ -503,8 +504,8 @@ def test_a_delayed_chunk_is_not_waited_for_until_it_is_needed():
         assert [float(player.act(i)[0]) for i in range(4)] == [0.0] * 4
         asked.set()
         assert float(player.act(4)[0]) == 2.0
-    with ChunkPlayer(lambda step, previous: np.zeros((2, 2)), execute=3) as player:
-        with pytest.raises(UserError, match="execute at most 2"):
-            player.act(0)
+    short = ChunkPlayer(lambda step, previous: np.zeros((2, 2)), execute=3)
+    with short as player, pytest.raises(UserError, match="execute at most 2"):
+        player.act(0)
     with pytest.raises(UserError, match="whole numbers"):
         ChunkPlayer(infer, execute=-1)
