@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
-import random
 import re
 import shutil
 import ssl
@@ -16,9 +15,9 @@ import urllib.request
 from types import SimpleNamespace
 
 import jax
-import msgpack
 import numpy as np
 import pytest
+from bad_frames import MALFORMED, hostile
 from conftest import command
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -36,7 +35,7 @@ from qgf_jax.serving.access import LOOPBACK, Access
 from qgf_jax.serving.batcher import Batcher
 from qgf_jax.serving.metrics import Metrics
 from qgf_jax.serving.programs import Layout, Program, Way
-from qgf_jax.serving.requests import Reader
+from qgf_jax.serving.requests import Called, Reader
 from qgf_jax.serving.server import USUAL, Limits, Server
 from qgf_jax.types import Spec
 
@@ -68,7 +67,7 @@ def serving(access=LOOPBACK, limits=USUAL, wait=0.0, queue=8):
     """A server with made-up programs, and what it is made of, listening on a thread."""
     ways = (QGF, OVERLAPPING)
     layouts = {way: Layout.of(SPEC, Pace.of(dict(way.options), 3), way) for way in ways}
-    programs = {way: Echo(layout) for way, layout in layouts.items()}
+    programs = {Called(way): Echo(layout) for way, layout in layouts.items()}
     metrics = Metrics()
     reader = Reader(Observed(SPEC, ()), layouts, ("qgf", "qgf:execute=1:delay=1"), 1.0, 6)
     batcher = Batcher(programs, wait, queue, metrics)
@@ -132,16 +131,18 @@ def real(one_seed):
     """The programs of a trained run, and what reads requests for them."""
     text = "qgf:delay=1:execute=1:rtc=5.0"
     way, _ = Way.of(text)
+    params = one_seed.params_of(0)
     programs = {
-        QGF: Program(one_seed, one_seed.params_of(0), QGF, (1, 16)),
-        way: Program(one_seed, one_seed.params_of(0), way, (16,)),
+        Called(QGF): Program(one_seed, params, QGF, (1, 4)),
+        Called(way): Program(one_seed, params, way, (16,)),
     }
-    layouts = {way: program.layout for way, program in programs.items()}
-    reader = Reader(one_seed.observed, layouts, ("qgf", text), 1.0, 64)
+    programs[Called(way, True)] = programs[Called(way)]
+    layouts = {called.way: program.layout for called, program in programs.items()}
+    reader = Reader(one_seed.observed, layouts, ("qgf", text), 1.0, 64, apart=True)
 
     def act(**message):
         request = reader.read(protocol.decode(protocol.encode(message)))
-        return programs[request.way](request.rows)
+        return programs[request.program](request.rows)
 
     return SimpleNamespace(programs=programs, reader=reader, act=act, text=text)
 
@@ -179,7 +180,7 @@ def test_an_action_is_the_evaluations_to_the_last_bit(real, one_seed):
 
 def test_an_action_does_not_depend_on_who_acts_beside_it(real):
     """Thirty requests in common calls, each as alone."""
-    program = real.programs[real.reader.read({"observation": OBS, "method": real.text}).way]
+    program = real.programs[real.reader.read({"observation": OBS, "method": real.text}).program]
     message = {"method": real.text, "seed": 5, "weight": 2.0}
     alone = program(real.reader.read({"observation": OBS, **message}).rows)
     batcher = Batcher({**real.programs}, 0.05, 100, Metrics())
@@ -188,7 +189,7 @@ def test_an_action_does_not_depend_on_who_acts_beside_it(real):
     for i in range(30):
         other = {"observation": OBS * i, "seed": i, "weight": float(i), "method": real.text}
         request = real.reader.read({"observation": OBS, **message} if i % 7 == 3 else other)
-        futures.append(batcher.submit(request.way, request.rows))
+        futures.append(batcher.submit(request.program, request.rows))
     found = [future.result(30).actions for future in futures]
     batcher.close()
     for i in (3, 10, 17, 24):
@@ -226,49 +227,6 @@ def test_metadata_come_first_and_each_message_is_answered():
         assert get(found.port, "/healthz") == (200, "OK\n")
 
 
-def array(dtype, shape, data):
-    return {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}
-
-
-def observed(value):
-    return msgpack.packb({"observation": value})
-
-
-DEEP = b"\x81\xabobservation" + b"\x91" * 3000
-MALFORMED = {
-    "text": ("hello", "text frame"),
-    "nothing": (b"", "msgpack"),
-    "truncated": (protocol.encode({"observation": OBS})[:-3], "msgpack"),
-    "trailing": (protocol.encode({"observation": OBS}) + b"\x00", "msgpack"),
-    "no dictionary": (msgpack.packb([1, 2]), "list: send a dictionary"),
-    "no observation": (msgpack.packb({"weight": 1.0}), "no observation"),
-    "unknown key": (msgpack.packb({"observation": [1.0, 2.0], "wieght": 1}), "did you mean 'weight'"),
-    "objects": (observed(array("|O", [2], bytes(16))), "dtype '|O'"),
-    "pickled": (observed(array("|V9", [1], b"cos\nsystem")), "dtype"),
-    "structured": (observed(array([["a", "<f4"]], [2], bytes(8))), "dtype"),
-    "texts": (observed(["a", "b"]), "not of numbers"),
-    "a gigabyte": (observed(array("<f4", [2**28], bytes(8))), "needs 1073741824 bytes, and has 8"),
-    "a list of a billion": (b"\x81\xabobservation\xdd\x40\x00\x00\x00", "msgpack"),
-    "negative": (observed(array("<f4", [-1, -2], bytes(8))), "whole numbers"),
-    "too deep": (DEEP, "msgpack"),
-    "wrong width": (observed([1.0, 2.0, 3.0]), r"wants \[2\]"),
-    "three axes": (observed(array("<f4", [1, 1, 2], bytes(8))), r"wants \[2\]"),
-    "ragged": (observed([[1.0], [1.0, 2.0]]), "differ in length"),
-    "none of them": (observed(array("<f4", [0, 2], b"")), "send 1 to 6"),
-    "too many": (observed(array("<f4", [7, 2], bytes(56))), "send 1 to 6"),
-    "NaN": (observed([float("nan"), 0.0]), "not finite"),
-    "too large": (observed([1e300, 0.0]), "not finite"),
-    "weight": (msgpack.packb({"observation": [1.0, 2.0], "weight": float("inf")}), "weight"),
-    "method": (msgpack.packb({"observation": [1.0, 2.0], "method": "qgff"}), "did you mean 'qgf'"),
-    "not compiled": (msgpack.packb({"observation": [1.0, 2.0], "best_of": 9}), "not served"),
-    "seed": (msgpack.packb({"observation": [1.0, 2.0], "seed": -1}), "seed"),
-    "long seed": (msgpack.packb({"observation": [1.0, 2.0], "seed": [1, 2, 3, 4]}), "1 to 3"),
-    "previous": (msgpack.packb({"observation": [1.0, 2.0], "previous": [[0.0, 0.0]]}), "execute"),
-    "goal": (msgpack.packb({"observation": [1.0, 2.0], "goal": [1.0]}), "goal of shape"),
-    "code": (msgpack.packb(msgpack.ExtType(4, b"import os")), "msgpack"),
-}  # fmt: skip
-
-
 def test_what_is_malformed_gets_one_line_and_the_connection_goes_on():
     with serving() as found, client(found.port) as (socket, _):
         for name, (frame, hint) in MALFORMED.items():
@@ -283,22 +241,6 @@ def test_what_is_malformed_gets_one_line_and_the_connection_goes_on():
         assert closed.value.rcvd.code == 1009 and "limit" in closed.value.rcvd.reason
         with client(found.port) as (other, _):
             assert ask(other, observation=OBS)["actions"].shape == (3, 2)
-
-
-def hostile(count, seed):
-    """Frames that were altered, cut, joined or made up."""
-    rng, whole = random.Random(seed), [f for f, _ in MALFORMED.values() if isinstance(f, bytes)]
-    whole += [protocol.encode({"observation": OBS, "weight": 1.0, "seed": [1, 2], "method": "qgf"})]
-    for _ in range(count):
-        frame = bytearray(rng.choice(whole))
-        for _ in range(rng.randrange(4)):
-            if frame:
-                frame[rng.randrange(len(frame))] = rng.randrange(256)
-        if rng.random() < 0.3:
-            frame = frame[: rng.randrange(len(frame) + 1)]
-        if rng.random() < 0.1:
-            frame += rng.choice(whole)
-        yield bytes(frame if rng.random() < 0.9 else rng.randbytes(rng.randrange(80)))
 
 
 def test_hostile_frames_are_answered_in_one_line_or_are_requests():
@@ -325,13 +267,13 @@ def test_a_policy_that_fails_is_a_line_and_the_next_request_is_answered():
 
 
 def test_requests_that_come_together_share_calls():
-    with serving(wait=2.0) as found, contextlib.ExitStack() as stack:
+    with serving(wait=1.0) as found, contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(client(found.port))[0] for _ in range(6)]
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             answers = [*pool.map(lambda i: ask(sockets[i], observation=[i, -i]), range(6))]
         for i, answer in enumerate(answers):
             np.testing.assert_array_equal(answer["actions"], [[i, -i]] * 3)
-        sizes = found.programs[QGF].sizes
+        sizes = found.programs[Called(QGF)].sizes
         assert sum(sizes) == 6 and 4 in sizes  # a full call is not waited with
 
 
@@ -347,7 +289,7 @@ def test_nobody_waits_for_clients_that_are_not_there():
 
 def test_a_full_queue_and_too_many_clients_are_said():
     with serving(limits=Limits(clients=3), queue=1) as found, contextlib.ExitStack() as stack:
-        found.programs[QGF].seconds = found.programs[OVERLAPPING].seconds = 1.0
+        found.programs[Called(QGF)].seconds = 1.0
         sockets = [stack.enter_context(client(found.port))[0] for _ in range(3)]
         with pytest.raises(InvalidStatus, match="503"), client(found.port):
             pass
@@ -428,7 +370,7 @@ def test_tls(tmp_path):
 
 def test_a_stopping_server_answers_what_is_under_way():
     with serving() as found, client(found.port) as (busy, _), client(found.port) as (idle, _):
-        found.programs[QGF].seconds = 0.5
+        found.programs[Called(QGF)].seconds = 0.5
         busy.send(protocol.encode({"observation": OBS}))
         time.sleep(0.2)
         found.server.stop()

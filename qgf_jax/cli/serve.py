@@ -83,7 +83,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch_sizes",
         type=Counts,
-        help="observations of a call; else 16 on a CPU, 1 to 64 by powers of 2 elsewhere",
+        help="observations of a call; else 1 on a CPU, 1 to 64 by powers of 2 elsewhere",
     )
     parser.add_argument(
         "--wait_ms", type=NonNegative, default=1.0, help="that a request waits for others at most"

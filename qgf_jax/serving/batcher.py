@@ -39,8 +39,8 @@ class Chunks(NamedTuple):
 class _Waiting:
     """A request that is not answered yet, wholly or in part."""
 
-    def __init__(self, way: Any, rows: np.ndarray):
-        self.way, self.rows = way, rows
+    def __init__(self, program: Any, rows: np.ndarray):
+        self.program, self.rows = program, rows
         self.future: Future[Chunks] = Future()
         self.asked = time.perf_counter()
         self.begun = 0.0
@@ -55,7 +55,7 @@ class _Waiting:
 
 
 class Batcher:
-    """Puts requests that act in the same way into common calls of a program.
+    """Puts requests for the same program into common calls.
 
     Requests that come while a call runs are in the next one. Without such, the first waits for others
     up to `wait` seconds, but not longer than until each of `clients` has asked.
@@ -76,9 +76,9 @@ class Batcher:
         """Requests in the queue."""
         return len(self._queue)
 
-    def submit(self, way: Any, rows: np.ndarray) -> "Future[Chunks]":
+    def submit(self, program: Any, rows: np.ndarray) -> "Future[Chunks]":
         """What will become of a request [B, W]. Raises `UserError` if too many wait already."""
-        one = _Waiting(way, rows)
+        one = _Waiting(program, rows)
         with self._changed:
             if self._closed:
                 raise UserError("the server is stopping: ask another one")
@@ -109,9 +109,9 @@ class Batcher:
     def _linger(self) -> None:
         """Waits for others that may share the call of the first."""
         first = self._queue[0]
-        until, most = first.asked + self._wait, self._programs[first.way].most
+        until, most = first.asked + self._wait, self._programs[first.program].most
         while not self._closed and len(self._queue) < self.clients:
-            alike = sum(one.left for one in self._queue if one.way == first.way)
+            alike = sum(one.left for one in self._queue if one.program == first.program)
             left = until - time.perf_counter()
             if alike >= most or left <= 0:
                 return
@@ -119,9 +119,9 @@ class Batcher:
 
     def _take(self) -> list[tuple[_Waiting, np.ndarray]]:
         """Rows of the first and of those that act as it does, as many as one call holds."""
-        way, taken = self._queue[0].way, []
-        room = self._programs[way].most
-        for one in [one for one in self._queue if one.way == way]:
+        program, taken = self._queue[0].program, []
+        room = self._programs[program].most
+        for one in [one for one in self._queue if one.program == program]:
             rows = one.rows[one.taken : one.taken + room]
             if not one.begun:
                 one.begun = time.perf_counter()
@@ -139,7 +139,7 @@ class Batcher:
         rows = np.concatenate([rows for _, rows in taken])
         started = time.perf_counter()
         try:
-            chunks = self._programs[taken[0][0].way](rows)
+            chunks = self._programs[taken[0][0].program](rows)
         except Exception as error:
             log(f"qgf: warning: a call failed: {raised(error)}")
             self._fail([one for one, _ in taken], "the policy failed: see the server's log")

@@ -157,9 +157,22 @@ class Program:
         return call
 
 
-def default_sizes() -> tuple[int, ...]:
-    """Batch sizes that suit the device.
+class Sizes(NamedTuple):
+    """Batch sizes of the calls of a way to act."""
 
-    On a CPU one: an action is then the same to the last bit whoever acts beside it, as in an evaluation.
-    """
-    return (ROWS,) if jax.default_backend() == "cpu" else (1, 2, 4, 8, 16, 32, 64)
+    usual: tuple[int, ...]
+    as_played: tuple[int, ...]
+    """For requests that must have the last bits of an evaluation."""
+
+    @classmethod
+    def of(cls, given: Sequence[int]) -> "Sizes":
+        """Those that are given for all, or those that suit the device.
+
+        On a CPU the time of a call goes with its rows, so each request acts alone, and an evaluation
+        acts for `ROWS` at once: no action depends on who acts beside it.
+        """
+        if given:
+            return cls(tuple(given), tuple(given))
+        if jax.default_backend() == "cpu":
+            return cls((1,), (ROWS,))
+        return cls((1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16, 32, 64))

@@ -18,13 +18,21 @@ _MOST_LETTERS = 200
 class Request(NamedTuple):
     """One request, and nothing in it that was not checked."""
 
-    way: Way
+    program: "Called"
     rows: np.ndarray
     """[B, W], as of `Layout.rows`."""
     batched: bool
     """Whether the observation had a batch axis, as the answer then has."""
     seed: Any
     """That of the request, or the one that was drawn."""
+
+
+class Called(NamedTuple):
+    """Which program a request is for."""
+
+    way: Way
+    as_played: bool = False
+    """Whether it must have the last bits of an evaluation, for an identity as its seed."""
 
 
 class Reader(NamedTuple):
@@ -39,6 +47,8 @@ class Reader(NamedTuple):
     """Of requests without one."""
     most: int
     """Observations of one request."""
+    apart: bool = False
+    """Whether what an evaluation has played has a program of its own."""
 
     def read(self, message: Mapping[str, Any]) -> Request:
         """The request that a dictionary is. Raises `UserError`, one line, for what is wrong in it."""
@@ -56,12 +66,13 @@ class Reader(NamedTuple):
         seed = _scalar(given.get("seed", secrets.randbits(32)))
         words = _words(seed)
         weight = self._weight(given)
+        program = Called(way, self.apart and isinstance(seed, list | tuple))
         if not batched:
-            return Request(way, layout.rows(obs, weight, numbers, words, previous), False, seed)
+            return Request(program, layout.rows(obs, weight, numbers, words, previous), False, seed)
         rows = layout.rows(obs, weight, numbers, (*words, 0), previous)
         # As `jax.random.split` does for a batch of `load_policy`.
         rows[:, layout.floats + len(words)] = np.arange(len(obs))
-        return Request(way, rows, True, seed)
+        return Request(program, rows, True, seed)
 
     def _observations(self, given: Mapping[str, Any]) -> np.ndarray:
         """[O] or [B, O]"""

@@ -17,9 +17,10 @@ from qgf_jax.runtime import backend
 from qgf_jax.serving.access import LOOPBACK, Access
 from qgf_jax.serving.batcher import Batcher
 from qgf_jax.serving.metrics import Metrics
-from qgf_jax.serving.programs import Program, Way, default_sizes
-from qgf_jax.serving.requests import Reader
+from qgf_jax.serving.programs import Program, Sizes, Way
+from qgf_jax.serving.requests import Called, Reader
 from qgf_jax.serving.server import USUAL, Limits, Server
+from qgf_jax.types import Params
 
 
 @backend.standardized
@@ -42,7 +43,7 @@ def make_server(
 
     Served are `methods`, NAME or NAME:option=value, the default first; each with its own number of
     candidates and with those of `best_of`. `weight` is that of requests without one, `seed` the place of
-    a trained seed in the run. Calls have one of `batch_sizes`; none: as `default_sizes` has them. A
+    a trained seed in the run. Calls have one of `batch_sizes`; none: as `Sizes.of` has them. A
     request of up to `observations` waits up to `wait` seconds for others; up to `queue` requests wait.
     Raises `UserError` as `load_policy` does.
     """
@@ -52,24 +53,18 @@ def make_server(
         raise UserError(f"{workdir} has seeds 0 to {loaded.seeds - 1}, not {seed}")
     methods = tuple(methods) or _default(loaded)
     asked = _asked(methods, best_of)
-    sizes, params = tuple(batch_sizes) or default_sizes(), loaded.params_of(seed)
-    programs: dict[Way, Program] = {}
-    for method, n in asked:
-        way, _ = Way.of(method, n)
-        if way not in programs:
-            log(
-                f"qgf: compiling {method}, best of {n}, for batches of {', '.join(map(str, sizes))}"
-            )
-            programs[way] = Program(loaded, params, way, sizes)
+    sizes = Sizes.of(batch_sizes)
+    programs = _compiled(loaded, loaded.params_of(seed), asked, sizes)
     metrics = Metrics()
-    layouts = {way: program.layout for way, program in programs.items()}
-    reader = Reader(loaded.observed, layouts, methods, weight, observations)
+    layouts = {called.way: program.layout for called, program in programs.items()}
+    apart = any(called.as_played for called in programs)
+    reader = Reader(loaded.observed, layouts, methods, weight, observations, apart)
     said = {
         **_of_run(loaded, seed),
         "method": methods[0],
         "methods": [_of_way(method, n, programs) for method, n in asked],
         "weight": weight,
-        "batch_sizes": list(sizes),
+        "batch_sizes": list(sizes.usual),
         "most_observations": observations,
         "most_bytes": limits.message,
     }
@@ -94,8 +89,27 @@ def _asked(methods: Sequence[str], best_of: Sequence[int]) -> list[tuple[str, in
     return list(found)
 
 
-def _of_way(method: str, n: int, programs: Mapping[Way, Program]) -> dict[str, Any]:
-    program = programs[Way.of(method, n)[0]]
+def _compiled(
+    loaded: LoadedRun, params: Params, asked: Sequence[tuple[str, int]], sizes: Sizes
+) -> dict[Called, Program]:
+    """The programs of all that is asked for."""
+    programs: dict[Called, Program] = {}
+    wanted = {False: sizes.usual}
+    if sizes.as_played != sizes.usual:
+        wanted[True] = sizes.as_played
+    for method, n in asked:
+        way, _ = Way.of(method, n)
+        for as_played, some in wanted.items():
+            if (called := Called(way, as_played)) not in programs:
+                log(
+                    f"qgf: compiling {method}, best of {n}, in batches of {', '.join(map(str, some))}"
+                )
+                programs[called] = Program(loaded, params, way, some)
+    return programs
+
+
+def _of_way(method: str, n: int, programs: Mapping[Called, Program]) -> dict[str, Any]:
+    program = programs[Called(Way.of(method, n)[0])]
     return {
         "method": method,
         "best_of": n,
