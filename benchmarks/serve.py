@@ -71,7 +71,7 @@ class Process:
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
         return {k: float(v) for k, _, v in (x.rpartition(" ") for x in lines if x[0] != "#")}
 
@@ -156,9 +156,9 @@ def cut(server: Process, count: int) -> dict[str, Any]:
     """Connections that end without a word: before, in and after the handshake, in a message."""
     before, rng = server.megabytes(), random.Random(0)
     hello = (
-        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    ).encode()
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             kind = rng.randrange(4)
