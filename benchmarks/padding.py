@@ -32,6 +32,7 @@ from qgf_jax import config as configs
 from qgf_jax.evaluation import worker_pool
 from qgf_jax.evaluation.arms import Program
 from qgf_jax.methods.builder import Builder
+from qgf_jax.runs import blocks
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.run import Run
 from qgf_jax.types import Spec
@@ -58,19 +59,19 @@ def seconds_of(act: worker_pool.Act, envs: int) -> float:
 
 
 def compiled(restored: LoadedRun, rows: int, envs: int) -> worker_pool.Act:
-    worker_pool._ROWS = rows
+    blocks.ROWS = rows
     return worker_pool._compile_act(restored, Program("qgf", 1, ()), envs)
 
 
 def main() -> None:
-    restored, fixed = made_up(), worker_pool._ROWS
+    restored, fixed = made_up(), blocks.ROWS
     ratios, milliseconds = {}, {}
     for envs in map(int, flags.envs.split(",")):
         acts = [(rows, compiled(restored, rows, envs)) for rows in (fixed, envs)]
         least = {fixed: float("inf"), -envs: float("inf")}
         for _ in range(3):  # in turn: on a shared machine minutes are not alike
             for place, (rows, act) in zip(least, acts, strict=True):
-                worker_pool._ROWS = rows
+                blocks.ROWS = rows
                 least[place] = min(least[place], seconds_of(act, envs))
         mine, other = least.values()
         ratios[envs], milliseconds[envs] = mine / other, 1e3 * mine

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
+import qgf_guide.parts
 from qgf_guide.aggregates import AGGREGATES, pessimistic, spread
 from qgf_jax.envs.pool import Move, Played
 from qgf_jax.errors import UserError
@@ -16,7 +17,6 @@ from qgf_jax.evaluation.arms import Arm, Program
 from qgf_jax.evaluation.evaluate import evaluate
 from qgf_jax.evaluation.simulators import Usage
 from qgf_jax.evaluation.sweep import Job
-from qgf_jax.methods import parts
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.parts import Part
@@ -151,7 +151,7 @@ def test_a_part_that_asks_for_a_traced_number_is_told(run_folder, monkeypatch):
         return found.make(velocity, q, endpoint, epsilon=epsilon if epsilon else 0.0)
 
     changed = dataclasses.replace(found, make=branching)
-    monkeypatch.setitem(parts._PARTS, ("rule", "regularized"), changed)
+    monkeypatch.setitem(qgf_guide.parts._PARTS, ("rule", "regularized"), changed)
     with pytest.raises(UserError, match=r"qgf_regularized: .* epsilon .* jnp.where"):
         worker_pool._compile_act(restored, Program("qgf_regularized", 1, (), ("epsilon",)), 2)
 

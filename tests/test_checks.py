@@ -10,10 +10,10 @@ import pytest
 from conftest import rows_of, tiny
 from test_learners import SPEC, N, loss_of, make_batch
 
+import qgf_guide.parts
 from qgf_guide.guidance import guide
 from qgf_jax.data.chunks import Dataset
 from qgf_jax.errors import UserError
-from qgf_jax.methods import parts
 from qgf_jax.methods.builder import Builder
 from qgf_jax.methods.parts import Part
 from qgf_jax.training.global_batch import _batch_size
@@ -90,7 +90,7 @@ def test_an_endpoint_has_the_shape_of_the_action():
 def test_an_action_that_is_no_chunk_is_refused(monkeypatch):
     made = Part.named("sampler", "guided")
     short = dataclasses.replace(made, make=lambda nets, **_: lambda *_: jnp.zeros(1))
-    monkeypatch.setitem(parts._PARTS, ("sampler", "guided"), short)
+    monkeypatch.setitem(qgf_guide.parts._PARTS, ("sampler", "guided"), short)
     sample = Builder(tiny(), SPEC).sample("qgf")
     with pytest.raises(
         UserError, match=r"an action of qgf has shape \[1\]; it must have shape \[4\]"

@@ -39,6 +39,8 @@ MAY_IMPORT = {
     },
     "sweep": PURE | {"config", "envs", "runs", "runtime", "schema", "sweep", "training"},
     "interop": PURE | {"config", "envs", "interop", "methods", "runs", "runtime", "training"},
+    "serving": PURE | {"methods", "runs", "runtime", "serving"},
+    "control": {"errors", "methods"},
     "__main__": {"cli"},
 }
 

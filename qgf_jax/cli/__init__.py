@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "many trainings and evaluations, as many at once as there is room for",
     "report": "tables with confidence intervals, plots, pages, a site over many runs",
     "analyze": "what guidance does to actions: noise, Q reached, distance, KL, compute",
+    "serve": "a guided policy over a websocket, for a robot or a simulator",
     "methods": "list the methods, and which of them one checkpoint serves",
     "export": "a checkpoint as a file for programs without this package",
     "verify": "check that the checkpoints of a run, or converted data, are what was written",

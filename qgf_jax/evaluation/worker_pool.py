@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qgf_jax.envs.families import EnvName
@@ -20,16 +19,10 @@ from qgf_jax.evaluation.compiled import Compiled
 from qgf_jax.evaluation.simulators import PATHS, Result, Simulator, Usage
 from qgf_jax.evaluation.sweep import Job
 from qgf_jax.methods.pace import Pace
+from qgf_jax.runs.blocks import ROWS, in_blocks
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import seeds
 from qgf_jax.types import Array
-
-_ROWS = 16
-"""Observations of each seed that act together on a CPU; more are cut up, fewer filled up with idle ones.
-
-With as many as there are environments, the last bits of an action would depend on how many act, and on
-its place: a processor takes 8 numbers at a time and rounds otherwise in what is left over.
-"""
 
 _KEPT = 100
 """Environments of all tasks together whose workers are kept, in 25 MB each."""
@@ -72,10 +65,10 @@ class WorkerPool(Simulator):
     def enough(seeds: int) -> int:
         """How many environments a run of so many seeds should have at least; 0 on an accelerator.
 
-        On a CPU the policy acts for `_ROWS` of each seed whether there are as many or not: ten
+        On a CPU the policy acts for `ROWS` of each seed whether there are as many or not: ten
         environments of five seeds cost it as much as eighty. Up to 100, in 25 MB each.
         """
-        return min(_ROWS * seeds, 100) if jax.default_backend() == "cpu" else 0
+        return min(ROWS * seeds, 100) if jax.default_backend() == "cpu" else 0
 
     def parts(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """The jobs of each task."""
@@ -171,7 +164,7 @@ def _turns(envs: int, per_seed: int, workers: int) -> int:
     """In how many groups the environments take turns: 2, or 1 where that would not help.
 
     With two, workers play one group while the policy acts for the other. That is for accelerators: on
-    a CPU both want the same cores, and groups smaller than `_ROWS` leave more of the policy's rows idle
+    a CPU both want the same cores, and groups smaller than `ROWS` leave more of the policy's rows idle
     (with 32 on two cores, cubes took a tenth less of the wall time, point mazes a twentieth more CPU
     time). With less than two environments a worker, a group would leave some workers idle.
     """
@@ -202,20 +195,10 @@ def _compile_act(loaded: LoadedRun, program: Program, per_seed: int) -> Compiled
     whoever acts beside it. Where `Pace.overlaps`, it takes the chunks before too, [S, B, H, A].
     """
     actor, spec, pace = loaded.actor(*program), loaded.spec, loaded.pace(program.options)
-    rows = _ROWS if jax.default_backend() == "cpu" else per_seed
 
     def batch(args: tuple[Any, ...]) -> Array:
         params, *rest = args
-
-        def block(some: Any) -> Array:
-            return jax.vmap(functools.partial(actor, params))(*some)
-
-        def blocks(x: Array) -> Array:
-            filled = jnp.pad(x, [(0, -per_seed % rows), *((0, 0) for _ in x.shape[1:])])
-            return filled.reshape(-1, rows, *x.shape[1:])
-
-        chunks = jax.lax.map(block, jax.tree.map(blocks, tuple(rest)))
-        return chunks.reshape(-1, *chunks.shape[2:])[:per_seed]
+        return in_blocks(functools.partial(actor, params), per_seed)(*rest)
 
     sharding, shape = loaded.sharding(), (loaded.seeds, per_seed)
     shapes = [

@@ -20,7 +20,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from qgf_guide.bounds import Bound, Count, Finite, Index
 from qgf_jax import config as configs
-from qgf_jax.envs.spaces import Parts
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
@@ -28,6 +27,7 @@ from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Part
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import write_atomically
+from qgf_jax.runs.observed import Observed
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
 from qgf_jax.runs.weights import ChosenWeights
@@ -129,6 +129,11 @@ class LoadedRun:
     def _builder(self) -> Builder:
         return Builder(self.run.config, self.spec)
 
+    @property
+    def observed(self) -> Observed:
+        """How observations come that it acts on."""
+        return Observed(self.spec, self.run.parts)
+
     def params_of(self, seed: int) -> Params:
         """The parameters of one seed, by its place in the run."""
         return jax.tree.map(lambda x: x[seed], self.params)
@@ -206,18 +211,39 @@ class LoadedRun:
         it is not read. Raises `UserError` as `sampler` and `pace` do, and, when called, for a part that
         asks for the value of a traced number.
         """
-        root, count = jax.random.key(0), len(arguments)
-        make = functools.partial(self._follower, method, best_of)
-        fixed = None if arguments else make(options)
+        root = jax.random.key(0)
+        follow = self.keyed(method, best_of, options, arguments)
 
-        def act(params: Params, obs: Array, identity: Array, weight: Array, *more: Any) -> Array:
-            numbers, previous = more[:count], more[count:]
+        def act(params: Params, obs: Array, identity: Array, *more: Any) -> Array:
             key = root
             for part in identity:
                 key = jax.random.fold_in(key, part)
+            return follow(params, obs, key, *more, begun=identity[2] > 0)
+
+        return act
+
+    def keyed(
+        self,
+        method: str,
+        best_of: int = 1,
+        options: algorithms.Options = (),
+        arguments: Sequence[str] = (),
+    ) -> Act:
+        """(params of one seed, obs [O], key, weight [], numbers [] …, previous=None, begun) -> [H, A].
+
+        As `actor`, of a key in place of an identity; `begun` [] is whether there is a chunk before.
+        """
+        count = len(arguments)
+        make = functools.partial(self._follower, method, best_of)
+        fixed = None if arguments else make(options)
+
+        def act(
+            params: Params, obs: Array, key: Array, weight: Array, *more: Any, begun: Any
+        ) -> Array:
+            numbers, previous = more[:count], more[count:]
             try:
                 follow = fixed or make((*options, *zip(arguments, numbers, strict=True)))
-                return follow(params, obs, key, weight, *previous, begun=identity[2] > 0)
+                return follow(params, obs, key, weight, *previous, begun=begun)
             except jax.errors.ConcretizationTypeError as error:
                 if not arguments:
                     raise
@@ -338,7 +364,7 @@ class _Policy:
 
     def __init__(self, loaded: LoadedRun, follow: _Follower, weight: float, seed: int | None):
         self._spec, self._pace = loaded.spec, follow.pace
-        self._parts = loaded.run.parts
+        self._observed = loaded.observed
         self._weight = np.float32(weight)
         self._params = loaded.params if seed is None else loaded.params_of(seed)
         self._seeds = () if seed is not None else (loaded.seeds,)
@@ -354,19 +380,21 @@ class _Policy:
 
     @backend.standardized
     def __call__(self, obs: Any, key: Array, goal: Any = None, previous: Any = None) -> Array:
-        obs = self._row(obs) if isinstance(obs, Mapping) else jnp.asarray(obs, jnp.float32)
-        if goal is not None:
-            obs = self._with_goal(obs, jnp.asarray(goal, jnp.float32))
-        spec = self._spec
-        if obs.ndim not in (1, 2) or obs.shape[-1] != spec.width:
-            last = f", the goal's {spec.goal_width} last" * bool(spec.goal_width)
-            raise UserError(
-                f"observation of shape {obs.shape}: the run wants [{spec.width}] "
-                f"or [B, {spec.width}]{last}"
-            )
+        obs = self._observed.rows(obs, goal, jnp)
         if previous is not None:
             previous = self._checked(jnp.asarray(previous, jnp.float32), obs.shape[:-1])
         return self._act(self._params, obs, key, self._weight, previous)
+
+    def warmup(self, batch_sizes: Sequence[int] = ()) -> None:
+        """Compiles for one observation [O], and for [B, O] of each B; calls of these shapes are quick.
+
+        It makes such calls, with zeros, so that their programs are in the cache of `jit`.
+        """
+        for batch in ((), *((size,) for size in batch_sizes)):
+            obs = np.zeros((*batch, self._spec.width), np.float32)
+            shape = (*self._seeds, *batch, self._spec.chunk, self._spec.action)
+            for previous in (None, *([np.zeros(shape, np.float32)] * self._pace.overlaps)):
+                jax.block_until_ready(self(obs, jax.random.key(0), previous=previous))
 
     def _checked(self, previous: Array, batch: tuple[int, ...]) -> Array:
         if not self._pace.overlaps:
@@ -378,34 +406,6 @@ class _Policy:
         if previous.shape != wanted:
             raise UserError(f"previous chunk of shape {previous.shape}: give {wanted}")
         return previous
-
-    def _row(self, observation: Mapping[str, Any]) -> Array:
-        """[O] or [B, O] of a dictionary of the parts that the run's data name."""
-        if not self._parts:
-            raise UserError(
-                "observation of parts: the run's data name none, so give it as one row of "
-                f"{self._spec.width} numbers"
-            )
-        arrays = []
-        for key, width in self._parts:
-            found = Parts.find("the policy", observation, key)
-            arrays.append(jnp.atleast_1d(jnp.asarray(found, jnp.float32)))
-            if arrays[-1].shape[-1] != width or arrays[-1].shape[:-1] != arrays[0].shape[:-1]:
-                raise UserError(
-                    f"observation {key!r} of shape {arrays[-1].shape}: the run wants [{width}], or "
-                    f"[B, {width}] with the same B for all"
-                )
-        return jnp.concatenate(arrays, axis=-1)
-
-    def _with_goal(self, obs: Array, goal: Array) -> Array:
-        if goal.shape[-1:] != (self._spec.goal_width,):
-            raise UserError(f"goal of shape {goal.shape}: the run wants [{self._spec.goal_width}]")
-        try:
-            batch = np.broadcast_shapes(obs.shape[:-1], goal.shape[:-1])
-        except ValueError:
-            raise UserError(f"{len(obs)} observations and {len(goal)} goals") from None
-        both = (jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (obs, goal))
-        return jnp.concatenate([*both], axis=-1)
 
 
 def load_policy(
@@ -429,7 +429,8 @@ def load_policy(
     environment's units, as those of the data were, and are meant to be played open loop. `seed` is the
     place of a seed in the run (0 for the first); `None` gives every seed's actions, with a leading
     axis. `best_of` is the method's own number unless given, and `options` are those of the method's
-    sampler and rule (`schedule="ratio"`). A new batch size is a new compilation.
+    sampler and rule (`schedule="ratio"`). A new batch size is a new compilation;
+    `policy.warmup((1, 64))` makes it beforehand.
 
     With `execute=K`, `delay=D` or both, give each call what the last one gave, as long as an episode
     lasts: `chunk = policy(obs, key, previous=chunk)`, K actions later. The result is what is played from

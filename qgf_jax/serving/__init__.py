@@ -1,0 +1,1 @@
+"""A policy that acts for others over a websocket."""
