@@ -83,6 +83,9 @@ def floor_of(rooms: Rooms) -> set[str]:
 
 def order_of(rooms: Rooms, names: list[str]) -> list[str]:
     """`names` from top to bottom, with as few imports upwards as there can be."""
+    top: list[str] = []
+    while free := [n for n in sorted({*names} - {*top}) if _is_free(rooms, n, {*names} - {*top})]:
+        top.append(free[0])  # nobody that is left imports it
 
     @functools.cache
     def best(left: frozenset[str]) -> tuple[int, tuple[str, ...]]:
@@ -95,7 +98,11 @@ def order_of(rooms: Rooms, names: list[str]) -> list[str]:
             options.append((rest + up, (top, *order)))
         return min(options)
 
-    return list(best(frozenset(names))[1])
+    return [*top, *best(frozenset(names) - {*top})[1]]
+
+
+def _is_free(rooms: Rooms, name: str, among: set[str]) -> bool:
+    return not any(name in rooms[other]["imports"] for other in among)
 
 
 def arrows_of(
