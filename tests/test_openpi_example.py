@@ -84,7 +84,7 @@ def by_hand(pi0, key, obs, num_steps, noise, slope=None):
     seen = obs.mask[:, None, :] & obs.mask[:, :, None]
     places = jnp.cumsum(obs.mask, axis=1) - 1
     (out, _), cache = pi0.PaliGemma.llm([obs.tokens, None], mask=seen, positions=places)
-    rows = [out[i][np.asarray(obs.mask[i])].mean(axis=0) for i in range(B)] if slope else []
+    rows = [out[i][REAL[i]].mean(axis=0) for i in range(B)]
     to_itself = np.ones((H + 1, H + 1), bool)
     to_itself[0, 1:] = False  # the state does not see the actions
     mask = jnp.concatenate(
@@ -124,10 +124,11 @@ def made_up(widths=(WIDTH + EXECUTED * DIMS, 16, 16, 1), members=2):
     return {**leaves, "std": leaves["std"] ** 2 + 1, **header, "aggregate": "min", "rho": 0.5}
 
 
+REAL = np.array([[True] * P, [True, True, False, True, False]])
 OBS = Observation(
     jnp.asarray(rng.normal(size=(B, A)), jnp.float32),
     jnp.asarray(rng.normal(size=(B, P, WIDTH)), jnp.float32),
-    jnp.array([[True] * P, [True, True, False, True, False]]),
+    jnp.asarray(REAL),
 )
 NOISE = jnp.asarray(rng.normal(size=(B, H, A)), jnp.float32)
 KEY = jax.random.key(0)
@@ -232,9 +233,7 @@ def test_guidance_costs_little_of_a_step(guided, act, unguided):
     alone = flops(unguided[0], guided.pi0)
     added = flops(act[0], guided, weight=np.float32(1)) - alone
     print(f"added {added:.0f} of {alone:.0f}: {added / alone:.3f}")
-    weights = sum(leaf.size for name, leaf in made_up().items() if name.startswith("kernel"))
-    # Forward and backward of the critic, and elementwise work; one more pass of the model breaks it.
-    assert 0.0 < added < 1.6 * 4 * weights * B < 0.5 * alone
+    assert 0.0 < added < 0.3 * alone  # one more pass of the suffix would be 0.7
 
 
 def test_features_are_one_row_and_a_rule_may_differentiate_the_model(guided, act):
