@@ -209,17 +209,31 @@ def test_weight_0_is_the_model_to_the_bit_and_all_weights_and_steps_are_one_prog
     for n in (1, 7, 10):
         np.testing.assert_array_equal(act[1](0.0, n), unguided[1](n))
         act[1](0.3, n)
-    assert act[0]._cache_size() == 2  # a weight [], and [B] of the test above
+    act[1]([0.0, 1.0], 10)
+    assert act[0]._cache_size() == 2  # a weight [], and [B]
     assert np.isfinite(act[1](0.3, 10)).all()
 
 
-def test_what_is_padded_or_not_executed_is_not_moved_in_a_step(act):
+@pytest.fixture(scope="module")
+def through_the_model(guided):
+    """The rule whose direction has numbers everywhere: it differentiates the model."""
+    other = Guided(
+        guided.pi0, guided.critic, executed=EXECUTED, robot_dims=DIMS, rule="one_step_jacobian"
+    )
+    call, state = jitted(other.sample_actions)
+    return lambda weight, n: call(
+        state, KEY, OBS, weight=np.float32(weight), num_steps=n, noise=NOISE
+    )
+
+
+def test_what_is_padded_or_not_executed_is_not_moved_in_a_step(act, unguided, through_the_model):
     """To the bit; in later steps the model itself sees what has moved."""
-    found, reference = act[1](2.0, 1), act[1](0.0, 1)
-    moved = np.zeros((H, A), bool)
+    reference, moved = unguided[1](1), np.zeros((H, A), bool)
     moved[:EXECUTED, :DIMS] = True
-    np.testing.assert_array_equal(found[:, ~moved], reference[:, ~moved])
-    assert (found[:, moved] != reference[:, moved]).all()
+    for found in (act[1](2.0, 1), through_the_model(2.0, 1)):
+        np.testing.assert_array_equal(found[:, ~moved], reference[:, ~moved])
+        assert (found[:, moved] != reference[:, moved]).all()
+    assert 1e-3 < np.abs(through_the_model(4.0, 10) - act[1](4.0, 10)).max() < 3.0
 
 
 def test_guidance_costs_little_of_a_step(guided, act, unguided):
@@ -236,16 +250,6 @@ def test_guidance_costs_little_of_a_step(guided, act, unguided):
     assert 0.0 < added < 0.3 * alone  # one more pass of the suffix would be 0.7
 
 
-def test_features_are_one_row_and_a_rule_may_differentiate_the_model(guided, act):
-    assert jax.eval_shape(guided.features, OBS).shape == (B, WIDTH)
-    other = Guided(
-        guided.pi0, guided.critic, executed=EXECUTED, robot_dims=DIMS, rule="one_step_jacobian"
-    )
-    call, state = jitted(other.sample_actions)
-    found = call(state, KEY, OBS, weight=np.float32(4), num_steps=10, noise=NOISE)
-    assert 1e-3 < np.abs(found - act[1](4.0, 10)).max() < 3.0
-
-
 def test_a_leaf_that_is_missing_or_misshapen_is_one_line(guided, tmp_path):
     path = tmp_path / "critic.npz"
 
@@ -256,6 +260,7 @@ def test_a_leaf_that_is_missing_or_misshapen_is_one_line(guided, tmp_path):
             critics.Critic.load(path)
         assert "\n" not in str(error.value)
 
+    assert jax.eval_shape(guided.features, OBS).shape == (B, WIDTH)
     refused("leaf kernel1 is missing, must be \\(2, 16, 16\\): export", kernel1=None)
     refused(r"leaf bias2 has shape \(2, 3\), must be \(2, 1\)", bias2=np.zeros((2, 3), np.float32))
     refused("'widths' is missing", widths=None)
