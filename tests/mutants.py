@@ -47,7 +47,7 @@ def read() -> list[Mutant]:
 def copy(folder: Path) -> None:
     """What the tests need, without what was compiled from it."""
     leave = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("qgf_guide", "qgf_jax", "tests", "benchmarks", "experiments", "docs"):
+    for name in ("qgf_guide", "qgf_jax", "tests", "benchmarks", "experiments", "docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=leave)
     shutil.copy(ROOT / "pyproject.toml", folder)
 
