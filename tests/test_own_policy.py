@@ -40,12 +40,33 @@ QUICKER = {
 }
 
 
+def blocks_of(title):
+    """The code of one section of the page."""
+    section = PAGE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    ("title", "found"),
+    [
+        ("A flow in JAX", "actions"),
+        ("openpi", "chunks"),
+        ("A diffusion policy", "actions"),
+        ("Consistency and shortcut models", "of_shortcut"),
+    ],
+)
+def test_each_recipe_gives_actions(title, found):
+    (block,) = blocks_of(title)
+    names: dict = {}
+    exec(block, names)  # noqa: S102 - a page of ours
+    assert np.isfinite(names[found]).all() and np.ptp(names[found]) > 0
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """What the page's program leaves, with fewer steps, and the folder it ran in."""
     folder = tmp_path_factory.mktemp("own_policy")
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    program = "".join(blocks)
+    program = "".join(blocks_of("Embeddings of your own model"))
     for text, quicker in QUICKER.items():
         assert program.count(text) == 1
         program = program.replace(text, quicker)
