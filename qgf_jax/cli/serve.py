@@ -1,6 +1,7 @@
 """qgf serve"""
 
 import asyncio
+import gc
 import importlib.util
 from collections.abc import Sequence
 
@@ -43,6 +44,10 @@ def _main(arguments: Sequence[str]) -> None:
         access=access,
         limits=Limits(flags.most_bytes, flags.most_clients, flags.drain),
     )
+
+    # JAX's objects are many and stay: a full collection would walk through them in some request.
+    gc.collect()
+    gc.freeze()
 
     def listening() -> None:
         host = f"[{access.host}]" if ":" in access.host else access.host
