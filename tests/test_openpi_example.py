@@ -290,6 +290,7 @@ class Policy:
 def test_a_request_may_have_a_weight(act):
     kwargs = {"weight": np.float32(0.0)}
     policy = WeightOfRequest(Policy(act[1], kwargs), kwargs)
+    act[1](1.0, 10)
     programs = act[0]._cache_size()
     for request, weight in (({}, 0.0), ({"guidance_weight": 0.5}, 0.5), ({}, 0.0)):
         answer = policy.infer({"prompt": "x", **request})
