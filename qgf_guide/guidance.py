@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from qgf_guide import conventions
-from qgf_guide.conventions import Time
+from qgf_guide.conventions import Moment, Time
 from qgf_guide.endpoints import one_straight_step
 from qgf_guide.errors import UserError
 from qgf_guide.lazy import aggregates, flow, is_jax, jnp, norms
@@ -106,23 +106,23 @@ def guide(
     changes = units != "raw" or any(x is not None for x in (precondition, slope_clip, gate, mask))
     # A gradient that is added on the way back is JAX's alone; elsewhere chunking has a pass of its own.
     one_pass = is_jax() and not changes and "jacobian" in Part.named("rule", rule).provides
-    velocity = conventions.turned(velocity, time)
-    timed = needs & {"noisy_q", "slope", "posterior"}
-    asked: Callable[..., Array] = conventions.at_time(q, time) if timed else q
+    forward, timed = conventions.is_forward(time), needs & {"noisy_q", "slope", "posterior"}
 
     def field(action: Array, t: Array) -> Array:
-        given = Rows.of(action, batched)
-        v, ends = given.velocity(velocity), given.endpoint(end)
+        given, moment = Rows.of(action, batched), Moment.of(t, time)
+        v, ends = given.velocity(moment.velocity(velocity)), given.endpoint(end)
+        asked: Callable[..., Array] = moment.asked(q) if timed else q
         if overlap is not None and one_pass:
-            guided = _in_one_pass(make, v, given.each(asked), ends, weigh, overlap)
-            return given.back(guided(given.rows, t))
-        critic = given.slope(asked) if "slope" in needs else _total(given.each(asked))
-        converted = _masked(convert, given.direction(precondition), given.mask(mask))
-        guided = _guided(make(v, critic, ends), converted, weigh, given.gate(gate), ends)
-        whole = guided if overlap is None else overlap.inpainted(guided, v)
-        return given.back(whole(given.rows, t))
+            whole = _in_one_pass(make, v, given.each(asked), ends, weigh, overlap)
+        else:
+            critic = given.slope(asked) if "slope" in needs else _total(given.each(asked))
+            converted = _masked(convert, given.direction(precondition), given.mask(mask))
+            guided = _guided(make(v, critic, ends), converted, weigh, given.gate(gate), ends)
+            whole = guided if overlap is None else overlap.inpainted(guided, v)
+        result = given.back(whole(given.rows, moment.ours))
+        return result if forward else -result
 
-    return conventions.turned(field, time)
+    return field
 
 
 def _total(each: Callable[..., Array]) -> Callable[..., Array]:
@@ -202,16 +202,17 @@ def disagreement_gate(
 ) -> Callable[[Array], Array]:
     """exp(-rate * std(members(endpoint))), in (0, 1]: where a critic's members disagree, guide less.
 
-    `members` is action [D] -> Q [E], the population's standard deviation is taken, and `rate` has the
-    units of 1 / Q. For `guide(gate=…)`. After Tang et al., 2026, arXiv 2607.02092.
+    `members` is action [D] -> Q [E], or [B, …] -> [E, B] of a batch, the population's standard deviation
+    is taken, and `rate` has the units of 1 / Q. For `guide(gate=…)`. After Tang et al., 2026, arXiv
+    2607.02092.
     """
 
     def gate(end: Array) -> Array:
         q = members(end)
-        if jnp.ndim(q) != 1:
+        if not jnp.ndim(q):
             raise UserError(
-                f"members returned shape {jnp.shape(q)} for one action: they must return [E], a "
-                "number for each member of the ensemble"
+                f"members returned shape {jnp.shape(q)}: they must return [E], a number for each "
+                "member of the ensemble, or [E, B] of a batch"
             )
         return jnp.exp(-rate * aggregates.spread(q))
 

@@ -73,14 +73,14 @@ class Rows(NamedTuple):
 
         def of_rows(rows: Array, *more: Array) -> Array:
             value = q(self.back(rows), *more)
-            return self._numbers("q", value) if self.batched else self._number(value)
+            return self._numbers("q", value)
 
         return of_rows
 
     def gate(self, gate: Callable[[Array], Array] | None) -> Callable[[Array], Array] | None:
         """The user's gate as one of rows: a factor [], or [B, 1] of a batch."""
-        if gate is None or not self.batched:
-            return gate
+        if gate is None:
+            return None
         return lambda rows: self._numbers("gate", gate(self.back(rows)))
 
     def direction(
@@ -103,19 +103,15 @@ class Rows(NamedTuple):
             ) from None
         return jnp.asarray(whole.reshape(self.rows.shape), self.rows.dtype)
 
-    @staticmethod
-    def _number(value: Array) -> Array:
-        if jnp.shape(value):
-            raise UserError(
-                f"q returned shape {jnp.shape(value)} for one action: it must return one number, such "
-                "as q(action)[0], or the mean of an ensemble"
-            )
-        return value
-
     def _numbers(self, what: str, value: Array) -> Array:
-        if jnp.shape(value) != self.shape[:1]:
+        """What `what` returned, [] or [B, 1]."""
+        wanted, shape = self.shape[: int(self.batched)], jnp.shape(value)
+        if shape != wanted:
+            for_which, advice = "one action", "one number, such as an ensemble's mean"
+            if self.batched:
+                for_which = f"{self.shape[0]} actions"
+                advice = f"with batched=True one number an action, {wanted}"
             raise UserError(
-                f"{what} returned shape {jnp.shape(value)} for {self.shape[0]} actions: with "
-                f"batched=True it must return one number an action, {self.shape[:1]}"
+                f"{what} returned shape {shape} for {for_which}: it must return {advice}"
             )
-        return value[:, None]
+        return value[:, None] if self.batched else value

@@ -80,19 +80,14 @@ class ChunkPlayer:
     def _begin(self, chunk: Any) -> Pace:
         self._chunk, self._place = _checked(chunk, None), 0
         self._pace = Pace.of(self._given, len(self._chunk))
-        if self._pace.delay > self._pace.execute:
-            raise UserError(
-                f"execute={self._pace.execute} and delay={self._pace.delay}: the chunk before would not "
-                "be there yet: delay by no more than is executed"
-            )
+        self._pace.check_in_time()
         return self._pace
 
     def _take(self, pace: Pace) -> None:
         """Goes on with the chunk that was asked for, behind the actions that were played meanwhile."""
         asked, self._asked = self._asked, None
         chunk = _checked(asked.result() if asked else None, self._chunk.shape)
-        late = self._chunk[pace.execute : pace.execute + pace.delay]
-        self._chunk, self._place = np.concatenate([late, chunk[pace.delay :]]), pace.delay
+        self._chunk, self._place = pace.followed(self._chunk, chunk, np), pace.delay
 
 
 def _checked(chunk: Any, shape: tuple[int, ...] | None) -> np.ndarray:

@@ -193,7 +193,7 @@ def test_wrong_safeguards_are_explained():
     with pytest.raises(UserError, match="did you mean 'velocity'"):
         guidance.guide(linear, q, weight=1.0, units="velocty")
     one = guidance.disagreement_gate(q, 1.0)
-    with pytest.raises(UserError, match=r"members returned shape \(\) .* \[E\]"):
+    with pytest.raises(UserError, match=r"members returned shape \(\): .* \[E\]"):
         guidance.guide(linear, q, weight=1.0, gate=one)(A, T)
     lone = Builder(tiny(**{"networks.ensemble": 1}), SPEC)
     with pytest.raises(UserError, match="gate .* networks.ensemble is 1"):

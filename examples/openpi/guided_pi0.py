@@ -4,6 +4,7 @@ Written against openpi's interface; openpi is imported when actions are sampled,
 B batch, P and S tokens of prefix and suffix, H horizon, A padded action, F features.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -121,14 +122,14 @@ class GuidedPi0(nnx.Module):
             moved = actions[:, : self.executed, : self.robot_dims]
             return self.critic(prefix.features, moved.reshape(len(moved), -1))
 
+        field = qgf_guide.guide(
+            functools.partial(prefix.velocity, self.pi0, observation), q, weight=weight,
+            rule=self.rule, units=self.units, clip=self.clip, mask=mask, batched=True,
+            time="data_to_noise",
+        )  # fmt: skip
+
         def step(carry: Any) -> Any:
             actions, time = carry
-            # Of the loop's own time: 1 - (1 - t), which guidance gives, is not t to the last bit.
-            velocity = lambda a, _: prefix.velocity(self.pi0, observation, a, time)  # noqa: E731
-            field = qgf_guide.guide(
-                velocity, q, weight=weight, rule=self.rule, units=self.units, clip=self.clip,
-                mask=mask, batched=True, time="data_to_noise",
-            )  # fmt: skip
             return actions + dt * field(actions, time), time + dt
 
         # As openpi counts: time falls by dt, and half a step of rounding is allowed for at its end.

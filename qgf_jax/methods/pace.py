@@ -67,12 +67,17 @@ class Pace(NamedTuple):
                 "rtc without execute or delay: chunks that are played to their end have nothing in "
                 "common with the next one: give execute or delay"
             )
-        if delay > pace.execute and pace.inpaints:
+        if pace.inpaints:
+            pace.check_in_time("rtc with ")
+        return pace
+
+    def check_in_time(self, what: str = "") -> None:
+        """Raises `UserError`, which begins with `what`, if a chunk comes after the next is asked for."""
+        if self.delay > self.execute:
             raise UserError(
-                f"rtc with execute={pace.execute} and delay={delay}: the chunk before would not be "
+                f"{what}execute={self.execute} and delay={self.delay}: the chunk before would not be "
                 "there yet: delay by no more than is executed"
             )
-        return pace
 
     @property
     def overlaps(self) -> bool:
@@ -84,10 +89,13 @@ class Pace(NamedTuple):
         """Whether a chunk goes on from the one before."""
         return not checks.is_off(self.rtc)
 
-    def followed(self, previous: Array, chunk: Array) -> Array:
-        """What is played from `chunk`'s observation on [H, A]: first `delay` actions of `previous`."""
+    def followed(self, previous: Any, chunk: Any, xp: Any = jnp) -> Any:
+        """What is played from `chunk`'s observation on [H, A]: first `delay` actions of `previous`.
+
+        Of arrays of `xp`, jax.numpy or NumPy.
+        """
         late = previous[self.execute : self.execute + self.delay]
-        return jnp.concatenate([late, chunk[self.delay :]])
+        return xp.concatenate([late, chunk[self.delay :]])
 
     def overlap(self, previous: Array, begun: Any = True) -> "Overlap":
         """What a new chunk has in common with `previous` [H, A]; nothing where `begun` [] is false."""

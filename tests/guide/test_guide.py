@@ -29,6 +29,9 @@ CALIBRATION = {
 }
 
 
+BACK = {"time": "data_to_noise"}
+
+
 def flowing(state, action, t):
     return jnp.tanh(MATRIX @ action + state) * (1 + t)
 
@@ -116,6 +119,19 @@ def test_a_gate_and_a_map_of_directions_see_the_batch_as_it_is():
     assert seen == [(B, H, A)]
 
 
+def test_members_of_a_batch_disagree_about_each_action_by_itself():
+    members = lambda actions: jnp.stack([actions[:, 0, 0], -actions[:, 0, 0]])  # [E, B]
+    still, climb = lambda a, t: jnp.zeros_like(a), lambda a: a.sum((1, 2))
+    gate = qgf_guide.disagreement_gate(members, 2.0)
+    field = guide(still, climb, weight=1.0, clip=None, gate=gate, batched=True)
+    np.testing.assert_allclose(
+        field(NOISE, 0.0)[:, 1, 1], np.exp(-2 * np.abs(NOISE[:, 0, 0])), rtol=1e-5
+    )
+    alone = qgf_guide.disagreement_gate(lambda a: a[None] * jnp.ones((2, 1)), 2.0)
+    with pytest.raises(UserError, match=r"gate returned shape \(4,\) for one action"):
+        guide(lambda a, t: -a, lambda a: a.sum(), weight=1.0, gate=alone)(STATES[0], 0.0)
+
+
 def test_time_from_data_to_noise_is_the_same_guidance_the_other_way_round():
     """As openpi and LeRobot have it: t = 1 is noise, velocity = noise - data, steps are negative."""
     state = STATES[0]
@@ -137,6 +153,13 @@ def test_time_from_data_to_noise_is_the_same_guidance_the_other_way_round():
         for k in range(STEPS, 0, -1):  # their loop
             x = x - turned(x, k / STEPS) / STEPS
         np.testing.assert_allclose(x, end, atol=1e-5)
+    seen = []
+    watched = lambda a, t: seen.append(t) or theirs(a, t)
+    early = np.float32(0.1)  # of which 1 - (1 - t) is another number
+    for rule in ("one_step", "one_step_jacobian", "regularized"):
+        field = guide(watched, functools.partial(value, state), weight=0.0, rule=rule, **BACK)
+        np.testing.assert_array_equal(field(STATES[1], early), theirs(STATES[1], early))
+    assert 1 - (1 - early) != early and set(map(float, seen)) == {float(early)}
     with pytest.raises(UserError, match="time is 'openpi': give 'noise_to_data'"):
         guide(theirs, value, weight=1.0, time="openpi")
 

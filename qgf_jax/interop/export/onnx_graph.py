@@ -84,12 +84,11 @@ class _Converter(NamedTuple):
             return self._scan(equation, given)
         if name == "cond" and isinstance(given[0], np.ndarray):
             branch = settings["branches"][int(given[0])]
-            return self.run(branch.jaxpr, branch.consts, given[1:])
+            return self.run(*_opened(branch), given[1:])
         if name == "platform_index":
             return [np.array(_of_any_platform(settings["platforms"]), np.int32)]
         if inside := settings.get("jaxpr", settings.get("call_jaxpr")):
-            open_one = getattr(inside, "jaxpr", inside)  # of a closed program, or that itself
-            return self.run(open_one, getattr(inside, "consts", ()), given)
+            return self.run(*_opened(inside), given)
         if any(isinstance(x, _Random) for x in given):
             return [_Random()] * len(equation.outvars)
         if self._is_constant(equation, given):
@@ -111,12 +110,12 @@ class _Converter(NamedTuple):
     def _scan(self, equation: Any, given: list[Any]) -> list[Any]:
         """A loop, written out."""
         settings = equation.params
-        consts, carried = settings["num_consts"], settings["num_carry"]
+        consts, carried = _fixed_and_carried(settings)
         fixed, state, rows = given[:consts], given[consts:][:carried], given[consts + carried :]
         inside, steps, kept = settings["jaxpr"], range(settings["length"]), []
         for k in reversed(steps) if settings["reverse"] else steps:
             row = [self._row(x, k) for x in rows]
-            made = self.run(inside.jaxpr, inside.consts, [*fixed, *state, *row])
+            made = self.run(*_opened(inside), [*fixed, *state, *row])
             state = made[:carried]
             kept.append(made[carried:])
         if not kept:
@@ -142,6 +141,19 @@ class _Converter(NamedTuple):
         return self.graph.add(
             "Concat", *(self.graph.add("Unsqueeze", x, first) for x in rows), axis=0
         )
+
+
+def _opened(program: Any) -> tuple[Any, Sequence[Any]]:
+    """A program and its constants, whether it is a closed one or not."""
+    return getattr(program, "jaxpr", program), getattr(program, "consts", ())
+
+
+def _fixed_and_carried(settings: Any) -> tuple[int, int]:
+    """How many inputs of a loop's step stay as they are, and how many go on from the step before."""
+    if "ft_in" in settings:  # from JAX 0.12 on
+        fixed, carried, _ = settings["ft_in"].unpack()
+        return len(fixed), len(carried)
+    return settings["num_consts"], settings["num_carry"]
 
 
 def _of_any_platform(platforms: Sequence[Any]) -> int:

@@ -68,6 +68,12 @@ def _square(graph: Graph, equation: Any, x: Wire) -> Wire:
     return graph.add("Mul", x, x)
 
 
+@_translates("one_minus_square")
+def _one_minus_square(graph: Graph, equation: Any, x: Wire) -> Wire:
+    """What a slope of tanh is from JAX 0.12 on."""
+    return graph.add("Sub", _one(equation), graph.add("Mul", x, x))
+
+
 @_translates("integer_pow")
 def _integer_pow(graph: Graph, equation: Any, x: Wire) -> Wire:
     return graph.add("Pow", x, _one(equation) * equation.params["y"])
