@@ -30,6 +30,7 @@ from qgf_jax.evaluation.arms import Program as Arms
 from qgf_jax.methods.pace import Pace
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runs.observed import Observed
+from qgf_jax.serving import batcher as serving_batcher
 from qgf_jax.serving import protocol
 from qgf_jax.serving.access import LOOPBACK, Access
 from qgf_jax.serving.batcher import Batcher
@@ -50,10 +51,11 @@ class Echo:
     most = 4
 
     def __init__(self, layout):
-        self._layout, self.seconds, self.sizes = layout, 0.0, []
+        self._layout, self.seconds, self.sizes, self.threads = layout, 0.0, [], []
 
     def __call__(self, rows):
         self.sizes.append(len(rows))
+        self.threads.append(threading.current_thread().name)
         time.sleep(self.seconds)
         obs = rows.view(np.float32)[:, : self._layout.obs]
         if (obs == 13.0).all():
@@ -285,6 +287,24 @@ def test_nobody_waits_for_clients_that_are_not_there():
 
 
 # Limits and access.
+
+
+def test_a_client_alone_is_acted_for_where_it_asks_unless_that_is_slow(monkeypatch):
+    """Two changes of threads less; who comes meanwhile waits for one quick call."""
+    monkeypatch.setattr(serving_batcher, "_QUICK", 0.2)  # a busy machine is slow by itself
+    with serving() as found, client(found.port) as (socket, _):
+        program = found.programs[Called(QGF)]
+        for seconds in (0.0, 0.0, 0.3, 0.0, 0.0):
+            program.seconds = seconds
+            np.testing.assert_array_equal(ask(socket, observation=OBS)["actions"][0], OBS)
+        on_thread = [name == "batcher" for name in program.threads]
+        assert on_thread == [True, False, False, True, False]
+        with client(found.port) as (other, _):
+            for each in (socket, other):
+                ask(each, observation=OBS)
+        assert program.threads[-2:] == ["batcher", "batcher"]
+        ask(socket, observation=np.stack([OBS] * 5))
+        assert program.threads[-2:] == ["batcher", "batcher"]  # more than one call holds
 
 
 def test_a_full_queue_and_too_many_clients_are_said():

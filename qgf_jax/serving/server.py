@@ -197,7 +197,7 @@ class Server:
             raise UserError("message is a text frame: send a msgpack dictionary in a binary one")
         request = self._reader.read(protocol.decode(message))
         future = self._batcher.submit(request.program, request.rows)
-        chunks = await asyncio.wrap_future(future)
+        chunks = future.result() if future.done() else await asyncio.wrap_future(future)
         timing = {"infer_ms": 1e3 * chunks.infer, "wait_ms": 1e3 * chunks.wait}
         if before:  # of the request before, as openpi's server says it
             timing["prev_total_ms"] = 1e3 * before
