@@ -1,7 +1,6 @@
 """The working folder, variables, and what is not installed: each without effect, or one line."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -64,8 +63,10 @@ def test_a_child_sees_the_library_then_pythonpath_then_this_package(poisoned, mo
 
 
 def test_the_command_itself_runs_in_such_a_folder(poisoned):
-    words = [sys.executable, "-m", "qgf_jax", "methods", "--json"]
-    assert json.loads(subprocess.run(words, capture_output=True).stdout)[0]["name"] == "reference"
+    words = [sys.executable, "-m", "qgf_jax", "train", f"--config={ROOT}/tests/tiny_config.py"]
+    words += ["--workdir=run", "--config.data.dir=nowhere"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and "is not in nowhere: put it there" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,13 @@ ALIKE |= {
     "agf",
     "seed_critic",
     "qpilots_m",
+    "qgf_distill",
+    "robust_q",
+    "cfgrl",
+    "edp",
+    "qsm",
+    "fawac",
+    "dsrl",
 }
 NAMES = [
     n for n, r in algorithms.METHODS.items() if r.acts and not r.goals and (LONG or n not in ALIKE)
