@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from qgf_guide.errors import UserError
-from qgf_guide.lazy import jax, jnp
+from qgf_guide.lazy import flow, jax, jnp
 from qgf_guide.types import Array, Velocity
 
 Prediction = Literal["noise", "action", "velocity"]
@@ -37,12 +37,18 @@ class Diffusion(NamedTuple):
         `products[k]` is the share of the variance that a network's step k leaves of the action. `keep`
         are the steps that are walked, from low to high, as of DDIM with fewer steps; all unless given.
         The last walk ends at the action itself, at no step of the network's. Raises `UserError` if the
-        products do not fall from step to step, or are not above 0 and at most 1.
+        products do not fall from step to step, or are not above 0 and below 1.
         """
         share = np.asarray(products, np.float64)
-        share = share if keep is None else share[np.asarray(keep)]
-        if share.ndim != 1 or not len(share) or share[0] > 1 or not (share > 0).all():
-            raise UserError("products must be one row of numbers above 0 and at most 1")
+        try:
+            share = share if keep is None else share[np.asarray(keep)]
+        except IndexError as error:
+            raise UserError(f"keep does not go with {len(share)} products ({error})") from None
+        sigma = np.sqrt(1.0 - np.minimum(share, 1.0)).astype(np.float32)
+        if share.ndim != 1 or not len(share) or not (share > 0).all() or not (sigma > 0).all():
+            raise UserError(
+                "products must be one row of numbers above 0 and below 1, in float32 too"
+            )
         if not (np.diff(share) < 0).all():
             raise UserError(
                 "products must fall from step to step: the first step has the least noise"
@@ -70,7 +76,7 @@ class Diffusion(NamedTuple):
             k = jnp.argmin(jnp.abs(jnp.asarray(self.times)[1:] - t)) + 1
             alpha, sigma = jnp.asarray(self.alpha)[k], jnp.asarray(self.sigma)[k]
             x = (alpha + sigma) * action
-            found = predict(x, k)
+            found = flow.check_shape(predict(x, k), action, "predict")
             if prediction == "velocity":
                 return (alpha - sigma) * x - (alpha + sigma) * found
             clean = found if prediction == "action" else (x - sigma * found) / alpha
@@ -89,17 +95,20 @@ class Diffusion(NamedTuple):
         the action and the noise that it says a_t is made of. Raises `UserError` for an `eta` above 0
         without a key.
         """
+        if not 0 <= eta <= 1:
+            raise UserError(f"eta is {eta}: give a number from 0, DDIM, to 1, DDPM")
         if eta and key is None:
             raise UserError(f"eta is {eta}: noise is drawn, so give a key")
         count = len(self.alpha) - 1
         steps = jnp.arange(count, 0, -1)
         keys = jax.random.split(jax.random.key(0) if key is None else key, count)
-        alpha, sigma, times = map(jnp.asarray, (self.alpha, self.sigma, self.times))
+        both = (self.alpha, self.sigma, self.times)
+        alpha, sigma, times = (jnp.asarray(x, noise.dtype) for x in both)
 
         def step(x: Array, each: tuple[Array, Array]) -> tuple[Array, None]:
             k, key = each
             t, action = times[k], x / (alpha[k] + sigma[k])
-            v = field(action, t)
+            v = flow.check_shape(field(action, t), action)
             clean, noise = action + (1.0 - t) * v, action - t * v
             kept = (alpha[k] / alpha[k - 1]) ** 2
             drawn = eta * sigma[k - 1] / sigma[k] * jnp.sqrt(1.0 - kept)
@@ -118,4 +127,8 @@ def velocity_to(endpoint: Callable[[Array, Array], Array]) -> Velocity:
     What a consistency model predicts is such an endpoint (Song et al., 2023, arXiv 2303.01469). Below
     t = 1, where it is not defined.
     """
-    return lambda action, t: (endpoint(action, t) - action) / (1.0 - t)
+
+    def velocity(action: Array, t: Array) -> Array:
+        return (flow.check_shape(endpoint(action, t), action, "endpoint") - action) / (1.0 - t)
+
+    return velocity

@@ -106,6 +106,7 @@ def integrate(
     velocity = conventions.turned(velocity, time)
     traced = isinstance(num_steps, jax.core.Tracer) and not unroll
     num_steps = num_steps if traced else _count(num_steps)
+    _check_part(num_steps, start, stop)
 
     def step(action: Array, t: Any) -> Array:
         return action + check_shape(velocity(action, t), action) / num_steps
@@ -198,6 +199,15 @@ def _count(num_steps: Any) -> int:
     if count < 1:
         raise UserError(f"num_steps is {num_steps!r}: give a whole number from 1")
     return count
+
+
+def _check_part(num_steps: Any, start: Any, stop: Any) -> None:
+    """Raises `UserError` for a part of the way that is none; what is traced is not known."""
+    known = [x for x in (0, start, stop, num_steps) if isinstance(x, int)]
+    if known != sorted(known) or isinstance(start, float) or isinstance(stop, float):
+        raise UserError(
+            f"start is {start} and stop is {stop}: give whole numbers, 0 <= start <= stop <= num_steps"
+        )
 
 
 def check_shape(returned: Array, action: Array, what: str = "velocity") -> Array:

@@ -8,10 +8,16 @@ module too.
 """
 
 import functools
+import inspect
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from qgf_guide import conventions
+from qgf_guide.bounds import Bound, Finite, Positive
 from qgf_guide.conventions import Moment, Time
 from qgf_guide.endpoints import one_straight_step
 from qgf_guide.errors import UserError
@@ -96,9 +102,9 @@ def guide(
     away from the data. Velocity, slope and times are given so, and what is returned is such a velocity;
     an `endpoint` and a `precondition` see t = 0 at the noise in any case.
 
-    Raises `UserError` for a part or an option that does not exist. What it returns raises it for a batch
-    of actions that was not announced, a `q` that is not one number an action, and a velocity or an
-    endpoint of another shape.
+    Raises `UserError` for a part or an option that does not exist, and for a number that it may not be.
+    What it returns raises it for a batch of actions that was not announced, a t that is not one number,
+    a `q` that is not one number an action, and a velocity or an endpoint of another shape.
     """
     make, needs = _rule(rule, options, batched), Part.named("rule", rule).needs
     end, weigh = _clipped(endpoint, clip), _weighting(weight, schedule, cap, skip_first, batched)
@@ -108,7 +114,10 @@ def guide(
     one_pass = is_jax() and not changes and "jacobian" in Part.named("rule", rule).provides
     forward, timed = conventions.is_forward(time), needs & {"noisy_q", "slope", "posterior"}
 
+    _check_mask(mask)
+
     def field(action: Array, t: Array) -> Array:
+        _check_time(t)
         given, moment = Rows.of(action, batched), Moment.of(t, time)
         v, ends = given.velocity(moment.velocity(velocity)), given.endpoint(end)
         asked: Callable[..., Array] = moment.asked(q) if timed else q
@@ -138,11 +147,12 @@ def _masked(
     """`convert`, then `precondition`; what `mask` leaves out neither counts in lengths nor moves."""
 
     def converted(direction: Array, t: Array, velocity: Array) -> Array:
-        if mask is not None:
-            direction, velocity = mask * direction, mask * velocity
-        direction = convert(direction, t, velocity)
-        direction = direction if precondition is None else precondition(direction, t)
-        return direction if mask is None else mask * direction
+        # Not a product: 0 times a slope that is not finite is none.
+        def kept(x: Array) -> Array:
+            return x if mask is None else jnp.where(mask > 0, x, 0.0)
+
+        direction = convert(kept(direction), t, kept(velocity))
+        return kept(direction if precondition is None else precondition(direction, t))
 
     return converted
 
@@ -226,9 +236,12 @@ def _rule(name: str, options: Mapping[str, Any], batched: bool) -> Callable[...,
         raise UserError(
             f"rule {name} draws for one action: batch it by jax.vmap, not by batched=True"
         )
-    for option in options:
+    for option, value in options.items():
         if option not in found.fields:
-            raise UserError.unknown(f"option of rule {name}", option, found.fields)
+            own = inspect.signature(guide).parameters.values()
+            known = {*found.fields, *(p.name for p in own if p.kind is p.KEYWORD_ONLY)}
+            raise UserError.unknown(f"option of rule {name}", option, known)
+        _check_if_known(f"option {option} of rule {name}", value, found.fields[option].bound)
     return functools.partial(found.make, **options)
 
 
@@ -249,7 +262,7 @@ def _clipped(endpoint: Endpoint, clip: str | None) -> Endpoint:
         "none": functools.partial(endpoint, clip=False),
         None: functools.partial(endpoint, clip=False),
     }
-    if clip not in kinds:
+    if clip is not None and (not isinstance(clip, str) or clip not in kinds):
         raise UserError(f"clip is {clip!r}: give 'box', 'straight_through' or 'none'")
     return kinds[clip]
 
@@ -279,13 +292,15 @@ def _weighting(
 ) -> Callable[[Array], Array]:
     """t [] -> the weight there [], or [B, 1] where each action of a batch has its own."""
     factor = Part.named("schedule", schedule).make
+    _check_if_known("weight", weight, Bound.of(Finite))
+    _check_if_known("cap", cap, Bound.of(Positive))
     if jnp.ndim(weight) > batched:
         several = "[B], one an action" if batched else "one number, and several by jax.vmap"
         raise UserError(f"weight has shape {jnp.shape(weight)}: give {several}")
     each = jnp.asarray(weight)[:, None] if jnp.ndim(weight) else weight
 
     def weigh(t: Array) -> Array:
-        now = each * factor(t, cap)
+        now = jnp.asarray(each * factor(t, cap), t.dtype)
         return jnp.where(t > 0, now, 0.0) if skip_first else now
 
     return weigh
@@ -294,5 +309,38 @@ def _weighting(
 def _check_slope_clip(most: Any) -> None:
     if most is None:
         return
-    if jnp.ndim(most) or (isinstance(most, (int, float)) and not most > 0):
+    try:
+        number = math.inf if jnp.ndim(most) else float(most)
+    except TypeError:  # of a number that is traced
+        return
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise UserError(f"slope_clip is {most}: give one number above 0, or None for no bound")
+
+
+def _check_if_known(what: str, value: Any, bound: Bound) -> None:
+    """Raises `UserError` for a value that is not one of the bound's; an array may be traced."""
+    if value is None or isinstance(value, (str, numbers.Number, np.generic)):
+        bound.check(what, value)
+
+
+def _check_mask(mask: Any) -> None:
+    """Raises `UserError` for numbers that are neither 0 nor 1, where they are known."""
+    if mask is None:
+        return
+    try:
+        values = np.asarray(mask)
+    except (TypeError, RuntimeError):  # traced, or on a device that NumPy does not read
+        return
+    except ValueError:
+        values = np.array(math.nan)
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise UserError("mask has more than 0 and 1: give True where guidance may move the action")
+
+
+def _check_time(t: Any) -> None:
+    if jnp.ndim(t):
+        raise UserError(
+            f"t has shape {jnp.shape(t)}: a guided velocity takes one number, the same for a whole batch"
+        )

@@ -58,6 +58,8 @@ class Part:
     def named(kind: str, name: str) -> "Part":
         """The part called `name`; `UserError` with the nearest one if there is none."""
         Part.load()
+        if not isinstance(name, str):
+            raise UserError(f"{kind} is {name!r}: give one of {', '.join(Part.all(kind))}")
         if (kind, name) not in _PARTS:
             raise UserError.unknown(kind, name, Part.all(kind))
         return _PARTS[kind, name]

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from qgf_guide.bounds import Bound, Count
+from qgf_guide.errors import UserError
 from qgf_guide.lazy import jax, jnp
 from qgf_guide.types import Array, Critic
 
@@ -9,9 +11,20 @@ from qgf_guide.types import Array, Critic
 def best_of(sample: Callable[[Array], Array], q: Critic, key: Array, n: int) -> Array:
     """The action [D] that `q` likes best of `n` that `sample`, key -> action [D], draws.
 
-    Zhou et al., 2026, arXiv 2606.11087, Eq. 17.
+    Zhou et al., 2026, arXiv 2606.11087, Eq. 17. A candidate whose Q is not a number is not chosen while
+    another's is. Raises `UserError` for an `n` below 1, and for a `q` that is not one number an action.
     """
-    return choose_of(sample, q, key, n, lambda actions, values: actions[jnp.argmax(values)])
+    Bound.of(Count).check("n", n)
+
+    def best(actions: Array, values: Array) -> Array:
+        if jnp.ndim(values) != 1:
+            raise UserError(
+                f"q returned shape {jnp.shape(values)[1:]} for one action: it must return one number, "
+                "such as an ensemble's mean"
+            )
+        return actions[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
+
+    return choose_of(sample, q, key, n, best)
 
 
 def choose_of(

@@ -26,6 +26,20 @@ MALFORMED = {
     "trailing": (protocol.encode({"observation": OBS}) + b"\x00", "msgpack"),
     "no dictionary": (msgpack.packb([1, 2]), "list: send a dictionary"),
     "no observation": (msgpack.packb({"weight": 1.0}), "no observation"),
+    "goal of parts": (
+        msgpack.packb({"observation": [1.0, 2.0], "goal": {"a": [1.0]}}),
+        "goal is a dictionary",
+    ),
+    "previous of no box": (
+        protocol.encode(
+            {
+                "observation": OBS,
+                "method": "qgf:execute=1:delay=1",
+                "previous": np.full((3, 2), 1e9, np.float32),
+            }
+        ),
+        "outside the box",
+    ),
     "unknown key": (msgpack.packb({"observation": [1.0, 2.0], "wieght": 1}), "did you mean 'weight'"),
     "objects": (observed(array("|O", [2], bytes(16))), "dtype '|O'"),
     "pickled": (observed(array("|V9", [1], b"cos\nsystem")), "dtype"),

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT, command, tiny
 
 import qgf_jax
 from qgf_jax.interop.export import table
 from qgf_jax.interop.export.chosen import Chosen
+from qgf_jax.training.loop import pretrain
 from qgf_jax.types import Spec
 
 OBS = np.array([[1.0, 2.0], [-3.0, 0.5], [8.0, 9.0]], np.float32)
@@ -54,6 +55,14 @@ np.savez("found.npz", **found)
 def noise(keys):
     """What a flow starts at, for a key each."""
     return np.asarray(jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys))
+
+
+@pytest.fixture(scope="module")
+def run_folder(maze_data, tmp_path_factory):
+    """Two seeds of networks with two hidden layers: only between such is a policy's layer norm."""
+    deep = {f"networks.{name}_hidden": (8, 8) for name in ("policy", "critic")}
+    config = tiny(**{"data.dir": str(maze_data), "seeds": 2, **deep})
+    return pretrain(config, tmp_path_factory.mktemp("runs") / "deep")
 
 
 @pytest.fixture(scope="module")

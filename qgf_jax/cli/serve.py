@@ -53,8 +53,10 @@ def _main(arguments: Sequence[str]) -> None:
         host = f"[{access.host}]" if ":" in access.host else access.host
         log(f"qgf: serving {flags.workdir} on {access.scheme}://{host}:{server.port}")
 
-    asyncio.run(server.run(flags.port, listening))
-    log("qgf: stopped, and what was under way is answered")
+    if asyncio.run(server.run(flags.port, listening)):
+        log("qgf: stopped, and what was under way is answered")
+    else:
+        log(f"qgf: stopped; not all that was under way was answered within {flags.drain:g} s")
 
 
 def _check_packages() -> None:

@@ -108,6 +108,12 @@ class Batcher:
         quick = self._seconds.get(one.program, _QUICK) < _QUICK
         return quick and len(one.rows) <= self._programs[one.program].most
 
+    def drop(self) -> None:
+        """Fails what waits: nobody is there who would read it."""
+        with self._changed:
+            waiting, self._closed = list(self._queue), True
+        self._fail(waiting, "the server is stopping: ask another one")
+
     def close(self) -> None:
         """Answers what waits, takes nothing more, and ends the thread."""
         with self._changed:

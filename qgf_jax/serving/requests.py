@@ -80,6 +80,8 @@ class Reader(NamedTuple):
         """[O] or [B, O]"""
         observation = _numbers("observation", given.get("observation"))
         goal = _numbers("goal", given["goal"]) if "goal" in given else None
+        if isinstance(goal, Mapping):
+            raise UserError("goal is a dictionary: send [G] or [B, G] numbers")
         obs = self.observed.rows(observation, goal)
         if obs.ndim == 2 and not 0 < len(obs) <= self.most:
             raise UserError(f"{len(obs)} observations in one message: send 1 to {self.most}")
@@ -118,6 +120,10 @@ class Reader(NamedTuple):
         previous = _numbers("previous", given["previous"])
         if previous.shape != (wanted := (*batch, spec.chunk, spec.action)):
             raise UserError(f"previous has shape {previous.shape}: send {wanted}")
+        if spec.clip and np.abs(spec.to_networks(previous)).max() > 1.001:  # rounded as they please
+            raise UserError(
+                "previous is outside the box of actions: send a chunk that was answered"
+            )
         return previous
 
 

@@ -73,10 +73,11 @@ class Server:
         metrics.gauge("qgf_clients", "Clients that are connected.", lambda: len(self._clients))
         metrics.gauge("qgf_queue", "Requests that wait.", lambda: batcher.waiting)
 
-    async def run(self, port: int, listening: Callable[[], None] = lambda: None) -> None:
+    async def run(self, port: int, listening: Callable[[], None] = lambda: None) -> bool:
         """Listens until `stop`, a SIGTERM or a SIGINT; then answers what is under way, and returns.
 
-        Calls `listening` once it does. Raises `SaveError` if it may not have the port.
+        Returns whether all of that was answered in time. Calls `listening` once it listens. Raises
+        `SaveError` if it may not have the port.
         """
         self._loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -94,7 +95,7 @@ class Server:
         self.port = next(iter(listener.sockets)).getsockname()[1]
         listening()
         await self._stop.wait()
-        await self._drain(listener)
+        return await self._drain(listener)
 
     def stop(self) -> None:
         """As SIGTERM."""
@@ -120,19 +121,26 @@ class Server:
             server_header=None,
         )
 
-    async def _drain(self, listener: _Listener) -> None:
-        """Takes no client more, lets requests under way be answered, and ends the others."""
+    async def _drain(self, listener: _Listener) -> bool:
+        """Takes no client more, lets requests under way be answered, and ends the others.
+
+        Whether all were answered in time.
+        """
         listener.close(close_connections=False)
         for one in self._clients - self._busy:
             asyncio.ensure_future(one.close(1001, "the server is stopping"))  # noqa: RUF006
         until = time.monotonic() + self._limits.drain
         while self._clients and time.monotonic() < until:
             await asyncio.sleep(0.01)
+        answered = not self._clients
         for one in list(self._clients):
             one.transport.abort()
+        if not answered:
+            self._batcher.drop()
         with contextlib.suppress(TimeoutError):  # of somebody who never said what they want
             await asyncio.wait_for(listener.wait_closed(), 1.0)
         await asyncio.to_thread(self._batcher.close)
+        return answered
 
     def _before_talking(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answers what needs no websocket, and turns away whom nothing is said to."""
@@ -197,7 +205,8 @@ class Server:
             raise UserError("message is a text frame: send a msgpack dictionary in a binary one")
         request = self._reader.read(protocol.decode(message))
         future = self._batcher.submit(request.program, request.rows)
-        chunks = future.result() if future.done() else await asyncio.wrap_future(future)
+        # One that is done is awaited too, so that others have a turn between a client's messages.
+        chunks = await asyncio.wrap_future(future)
         timing = {"infer_ms": 1e3 * chunks.infer, "wait_ms": 1e3 * chunks.wait}
         if before:  # of the request before, as openpi's server says it
             timing["prev_total_ms"] = 1e3 * before

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import math
 import sys
 import types
 
@@ -210,6 +211,83 @@ def test_mistakes_with_batches_are_one_line():
         batch(climb, rule="soft_value")
 
 
+POINT = jnp.array([0.3, -0.2, 0.1])
+
+
+def straight(a, t):
+    return -a
+
+
+def total(a):
+    return a.sum()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"weight": math.nan}, "weight is nan; it must be a finite number"),
+        ({"weight": "3"}, "weight is 3; it must be a finite number"),
+        ({"cap": -1}, "cap is -1; it must be a finite number above 0"),
+        ({"batch": True}, "unknown option of rule one_step 'batch': did you mean 'batched'"),
+        ({"rule": None}, "rule is None: give one of"),
+        ({"units": None}, "unit is None: give one of"),
+        ({"clip": [-1, 1]}, r"clip is \[-1, 1\]: give 'box'"),
+        ({"rule": "smooth", "samples": 0}, "option samples of rule smooth is 0; it must be"),
+        ({"rule": "smooth", "sigma": math.nan}, "option sigma of rule smooth is nan; it must be"),
+        ({"slope_clip": np.float32(-0.1)}, "slope_clip is -0.1"),
+        ({"slope_clip": jnp.float32(-0.1)}, "slope_clip is -0.1"),
+        ({"slope_clip": math.inf}, "slope_clip is inf"),
+        ({"mask": [0.5, 1, 0]}, "mask has more than 0 and 1"),
+        ({"mask": [0, 2, 1]}, "mask has more than 0 and 1"),
+        ({"mask": [[1], [1, 0]]}, "mask has more than 0 and 1"),
+    ],
+)
+def test_numbers_that_guidance_cannot_have_are_one_line(more, says):
+    with pytest.raises(UserError, match=says):
+        guide(straight, total, **{"weight": 1.0, **more})
+
+
+def test_a_time_is_one_number_and_an_action_of_floats():
+    field = guide(straight, total, weight=1.0)
+    with pytest.raises(UserError, match=r"t has shape \(3,\): a guided velocity takes one number"):
+        field(POINT, jnp.array([0.1, 0.5, 0.9]))
+    with pytest.raises(UserError, match="array of floats, not of int32"):
+        field(jnp.array([1, 2, 3]), 0.1)
+    with pytest.raises(UserError, match="array of floats, not of list"):
+        field([0.3, -0.2, 0.1], 0.1)
+    for part in ({"start": -1}, {"start": 3, "stop": 2}, {"stop": 9}, {"start": 0.5}):
+        with pytest.raises(UserError, match="0 <= start <= stop <= num_steps"):
+            integrate(field, POINT, num_steps=STEPS, **part)
+
+
+def test_a_slope_that_is_not_finite_stays_where_guidance_may_move():
+    q = lambda a: a[0] + jnp.sqrt(0.0 * a[2])  # whose slope in the last number is none
+    moved = guide(straight, q, weight=1.0, mask=[1, 1, 0])(POINT, 0.5)
+    np.testing.assert_allclose(moved, [0.7, 0.2, -0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_actions_of_half_precision_stay_so(dtype):
+    noise = POINT.astype(dtype)
+    field = guide(straight, total, weight=jnp.float32(0.5))
+    assert field(noise, 0.5).dtype == integrate(field, noise, num_steps=2).dtype == noise.dtype
+    walked = Diffusion.of_products([0.9, 0.5]).sample(field, noise)
+    assert walked.dtype == noise.dtype and jnp.isfinite(walked).all()
+
+
+def test_best_of_takes_one_number_an_action_and_nothing_else():
+    draw, key = lambda key: jax.random.normal(key, (3,)), jax.random.key(0)
+    best = functools.partial(qgf_guide.best_of, draw)
+    some = jax.vmap(draw)(jax.random.split(key, 4))
+    q = lambda a: jnp.where(a[0] < some[:, 0].max(), a[0], jnp.nan)  # of the largest there is none
+    np.testing.assert_array_equal(best(q, key, 4), some[jnp.argsort(some[:, 0])[-2]])
+    with pytest.raises(UserError, match=r"q returned shape \(2,\) for one action"):
+        best(lambda a: a[:2], key, 4)
+    for n in (0, -1, 2.5, "4"):
+        with pytest.raises(UserError, match=f"n is {n}; it must be a whole number"):
+            best(total, key, n)
+
+
 def test_best_of_keeps_what_the_critic_likes_best():
     q = lambda a: -jnp.abs(a - 0.5).sum()
     draw = lambda key: jax.random.normal(key, (2,))
@@ -296,13 +374,29 @@ def test_a_guided_diffusion_moves_by_the_weight_as_a_flow_does():
 def test_fewer_steps_of_a_schedule_and_wrong_ones():
     few = Diffusion.of_products(PRODUCTS, keep=range(3, 40, 4))
     assert len(few.times) == 11 and few.times[0] == 1 and (np.diff(few.times) < 0).all()
-    for wrong in ([0.5, 0.9], [1.2, 0.1], [], [0.5, 0.0]):
+    for wrong in ([0.5, 0.9], [1.2, 0.1], [], [0.5, 0.0], [1.0, 0.5], [1 - 1e-17, 0.5]):
         with pytest.raises(UserError, match="products must"):
             Diffusion.of_products(wrong)
     with pytest.raises(UserError, match="prediction is 'x0': give 'noise', 'action'"):
         DIFFUSION.velocity(point_of, "x0")
     with pytest.raises(UserError, match=r"eta is 0.5: .* give a key"):
         DIFFUSION.sample(point_of, jnp.zeros(2), eta=0.5)
+    with pytest.raises(UserError, match="eta is 3: give a number from 0"):
+        DIFFUSION.sample(point_of, jnp.zeros(2), jax.random.key(0), eta=3)
+    with pytest.raises(UserError, match="keep does not go with 40 products"):
+        Diffusion.of_products(PRODUCTS, keep=[1, 40])
+
+
+def test_networks_of_another_shape_are_not_broadcast():
+    one = lambda x, k: jnp.zeros(1)
+    with pytest.raises(
+        UserError, match=r"predict returned shape \(1,\) for an action of shape \(2,"
+    ):
+        DIFFUSION.velocity(one)(jnp.zeros(2), 0.5)
+    with pytest.raises(UserError, match=r"velocity returned shape \(1,\)"):
+        DIFFUSION.sample(one, jnp.zeros(2))
+    with pytest.raises(UserError, match=r"endpoint returned shape \(1,\)"):
+        qgf_guide.velocity_to(one)(jnp.zeros(2), 0.5)
 
 
 def point_of(x, k):
