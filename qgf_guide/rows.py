@@ -19,9 +19,10 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, action: Array, batched: bool) -> "Rows":
         """Of an action [D], or, `batched`, of actions [B, …]. Raises `UserError` for other ranks."""
-        shape, kind = jnp.shape(action), str(getattr(action, "dtype", type(action).__name__))
-        if "float" not in kind:
+        kind = str(getattr(action, "dtype", type(action).__name__))
+        if "float" not in kind or not hasattr(action, "dtype"):
             raise UserError(f"a guided velocity takes an array of floats, not of {kind}")
+        shape = jnp.shape(action)
         if batched and len(shape) < 2:
             raise UserError(
                 f"a velocity that is guided with batched=True takes actions [B, …], not shape {shape}"
