@@ -95,7 +95,8 @@ def serving(access=LOOPBACK, limits=USUAL, wait=0.0, queue=8):
 
 @contextlib.contextmanager
 def client(port, **kwargs):
-    with connect(f"ws://127.0.0.1:{port}", compression=None, **kwargs) as socket:
+    url = f"ws://127.0.0.1:{port}"
+    with connect(url, compression=None, open_timeout=60, **kwargs) as socket:  # a busy machine
         yield socket, protocol.decode(socket.recv())
 
 
@@ -411,6 +412,7 @@ def test_tls(tmp_path):
             f"wss://127.0.0.1:{found.port}",
             ssl=trusted,
             compression=None,
+            open_timeout=60,
             additional_headers=header,
         ) as socket:
             socket.recv()
