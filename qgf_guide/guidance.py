@@ -149,7 +149,7 @@ def _masked(
     def converted(direction: Array, t: Array, velocity: Array) -> Array:
         # Not a product: 0 times a slope that is not finite is none.
         def kept(x: Array) -> Array:
-            return x if mask is None else jnp.where(mask > 0, x, 0.0)
+            return x if mask is None else jnp.where(mask, x, 0.0)
 
         direction = convert(kept(direction), t, kept(velocity))
         return kept(direction if precondition is None else precondition(direction, t))

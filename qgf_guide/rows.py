@@ -95,7 +95,7 @@ class Rows(NamedTuple):
         return lambda rows, t: precondition(self.back(rows), t).reshape(rows.shape)
 
     def mask(self, mask: Array | None) -> Array | None:
-        """The user's mask as rows. Raises `UserError` if it does not go with an action's shape."""
+        """The user's mask as rows of truth values. Raises `UserError` if its shape is no action's."""
         if mask is None:
             return None
         try:
@@ -104,7 +104,7 @@ class Rows(NamedTuple):
             raise UserError(
                 f"mask has shape {jnp.shape(mask)}, which does not go with actions of shape {self.shape}"
             ) from None
-        return jnp.asarray(whole.reshape(self.rows.shape), self.rows.dtype)
+        return whole.reshape(self.rows.shape) > 0
 
     def _numbers(self, what: str, value: Array) -> Array:
         """What `what` returned, [] or [B, 1]."""

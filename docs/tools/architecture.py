@@ -248,10 +248,11 @@ def draw(rooms: Rooms, path: Path = PICTURE) -> None:
         sheet.room(*at[name], name, rooms[name], most)
     for start, end in up:
         sheet.upward(at[start], at[end])
-    sheet.floor(rooms, sorted(floor))
+    if floor:
+        sheet.floor(rooms, sorted(floor))
     legend = (
         "Arrow: files of the upper room import the lower one; the thicker, the more. Not drawn: imports "
-        "that a way over other rooms shows, and those of the lowest box.\n"
+        f"that a way over other rooms shows{', and those of the lowest box' * bool(floor)}.\n"
         f"Bar: lines of code, the longest {round(most, -2):,}."
         + " Red: an import upwards."
         * bool(up)

@@ -112,6 +112,7 @@ class Batcher:
         """Fails what waits: nobody is there who would read it."""
         with self._changed:
             waiting, self._closed = list(self._queue), True
+            self._queue.clear()  # under the same lock: nothing of it is taken any more
         self._fail(waiting, "the server is stopping: ask another one")
 
     def close(self) -> None:

@@ -141,7 +141,7 @@ def _numbers(name: str, value: Any) -> Any:
         raise UserError(f"{name} is no array: its rows differ in length") from None
     if array.dtype.kind not in "iuf":
         raise UserError(f"{name} is not of numbers: send floats")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{name} has numbers that are not finite in float32: send others")

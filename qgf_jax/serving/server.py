@@ -132,7 +132,7 @@ class Server:
         until = time.monotonic() + self._limits.drain
         while self._clients and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        answered = not self._clients
+        answered = not self._busy
         for one in list(self._clients):
             one.transport.abort()
         if not answered:
