@@ -7,20 +7,21 @@
     qgf sweep experiments/sweeps/critics.py --out=runs/critics --only=pointmaze_large_*
 
 iql_10, td_reference_10 and sarsa_10 share one flow policy, bit for bit: the last two are trained beside
-the frozen first one. Five seeds, 50 report and 20 selection episodes each (the puzzle, whose episodes
-are long: 10).
+the frozen first one. Five seeds, 50 report and 20 selection episodes each (the puzzle, where nobody
+succeeds at this size and every episode has its 500 steps: 10 and 2).
 """
 
 from qgf_jax.sweep import Job
 
 CONFIG = "experiments/configs/critics.py"
-SELECTION = {"pointmaze_large": 20, "cube_single": 20, "puzzle_3x3": 10}
+EPISODES = {"pointmaze_large": (50, 20), "cube_single": (50, 20), "puzzle_3x3": (10, 2)}
+"""Of report and of selection."""
 BESIDE = {"td_reference_10": "reference", "sarsa_10": "data"}
 """Critic -> the next action of its target."""
 
 
 def jobs() -> list[Job]:
-    return [job for task in SELECTION for job in _of_task(task)]
+    return [job for task in EPISODES for job in _of_task(task)]
 
 
 def _of_task(task: str) -> list[Job]:
@@ -48,7 +49,6 @@ def _of_task(task: str) -> list[Job]:
 
 def _evaluation(task: str, by: str = "") -> str:
     methods = ",".join(["reference", *(f"{m}{by}" for m in ("best_of", "qgf", "qgf_jacobian"))])
-    return (
-        f"--methods={methods} --episodes=50 --selection_episodes={SELECTION[task]} "
-        "--report_selected"
-    )
+    report, selection = EPISODES[task]
+    episodes = f"--episodes={report} --selection_episodes={selection}"
+    return f"--methods={methods} {episodes} --report_selected"

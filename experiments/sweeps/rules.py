@@ -3,9 +3,10 @@
     qgf sweep experiments/sweeps/rules.py --out=runs/rules
     qgf sweep experiments/sweeps/rules.py --out=runs/rules --only=cube_single_2*
 
-The data are those of critics.py. Five seeds, 50 report and 20 selection episodes each (the puzzle, whose
-episodes are long: 10). `agf` is trained beside the frozen policy and critic. Chunks of 10 actions serve
-the delays; their weight is fixed in advance.
+The data are those of critics.py. Five seeds, 50 report and 20 selection episodes each (the puzzle,
+where nobody succeeds at this size and every episode has its 500 steps: 10 and 2). `agf` is trained
+beside the frozen policy and critic. Chunks of 10 actions serve the delays; their weight is fixed in
+advance.
 """
 
 from typing import NamedTuple
@@ -20,13 +21,14 @@ class Task(NamedTuple):
     """About 1 / the spread of Q among the reference's actions."""
     fixed: float
     """The weight under delays."""
+    report: int = 50
     selection: int = 20
 
 
 TASKS = {
     "pointmaze_large_1": Task(gate=0.5, fixed=10),
     "cube_single_2": Task(gate=1, fixed=0.03),
-    "puzzle_3x3_4": Task(gate=0.1, fixed=0.03, selection=10),
+    "puzzle_3x3_4": Task(gate=0.1, fixed=0.03, report=10, selection=2),
 }
 
 
@@ -36,7 +38,8 @@ def jobs() -> list[Job]:
 
 def _of_task(name: str, task: Task) -> list[Job]:
     def play(flags: str) -> str:
-        return f"{flags} --episodes=50 --selection_episodes={task.selection} --report_selected"
+        episodes = f"--episodes={task.report} --selection_episodes={task.selection}"
+        return f"{flags} {episodes} --report_selected"
 
     seeds = {"seeds": 5, "seed": 10}
     rules = f"reference,best_of,qgf,qgf_jacobian,bptt,qgf:gate={task.gate},qgf:slope_clip=1"
