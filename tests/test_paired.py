@@ -228,6 +228,16 @@ def test_without_success_the_return_is_compared():
     assert find(compared([*base, *arm]), method="qgf")["mean"] == pytest.approx(2 / 3)
 
 
+def test_where_nobody_succeeds_the_return_is_compared():
+    """One success of an arm that is not even compared is enough for success to be the measure."""
+    base = lines_for("best_of", [0, 0, 0, 0], best_of=4)
+    arm = [{**line, "return": line["return"] + 3} for line in lines_for("qgf", [0] * 4, weight=1.0)]
+    found = find(compared([*base, *arm]), method="qgf")
+    assert (found["measure"], found["mean"]) == ("return", 3)
+    found = find(compared([*base, *arm, *lines_for("reference", [0, 0, 1, 0])]), method="qgf")
+    assert (found["measure"], found["mean"]) == ("success", 0)
+
+
 def test_a_weight_that_is_not_selected_is_no_part_of_the_family():
     selection = [
         {**line, "split": "selection", "episode": line["episode"] - 1}

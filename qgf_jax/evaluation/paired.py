@@ -57,6 +57,16 @@ class _Side(NamedTuple):
         return {seed for cell in self.tasks.values() for seed, _ in cell}
 
     @property
+    def place(self) -> tuple[str, int]:
+        """The environment and the task."""
+        return self.row["env"], self.row["task"]
+
+    @property
+    def has_success(self) -> bool:
+        """In one episode at least."""
+        return bool(self.row["success"]) and self.row["success"]["mean"] > 0
+
+    @property
     def label(self) -> str:
         """As tables print it, with its weight if it has one and its run where there are several."""
         text = Arm.of(self.row).label
@@ -71,8 +81,8 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     the reference; a run that has neither is compared with those of the first one that has. Where
     the baseline has several weights, its selected one counts.
 
-    The difference is of success, of return where there is none, over (seed, episode) pairs that both
-    have played. If no seed number is in both runs, their seeds are independent and episodes alone are
+    The difference is of success over (seed, episode) pairs that both have played; of return where the
+    environment says none or no report row of the task has any. If no seed number is in both runs, their seeds are independent and episodes alone are
     paired. `p_holm` of selected rows is adjusted (Holm, 1979) for all of these. Rows without two
     common episodes in each task have no difference. Raises `UserError` if no run has the `baseline`.
     """
@@ -80,8 +90,9 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     bases = [_baseline(runs, *side, baseline) for side in reported]
     if baseline and not any(bases):
         raise _unknown(baseline, runs)
+    succeed = {side.place for side in reported if side.has_success}
     for side, base in zip(reported, bases, strict=True):
-        side.row["paired"] = base and _difference(side, base)
+        side.row["paired"] = base and _difference(side, base, side.place in succeed)
     _adjust([row for _, row in reported])
 
 
@@ -131,19 +142,20 @@ class _Pairs(NamedTuple):
     """What two rows have played in common."""
 
     measure: str
-    """success, or return where one of them has none."""
+    """success or return."""
     tables: Sequence[Sequence[np.ndarray]]
     """Of either row, [S, E] of each task."""
     same_seeds: bool
 
     @classmethod
-    def of(cls, arm: _Side, base: _Side) -> "_Pairs | None":
-        """`None` where too little is common."""
+    def of(cls, arm: _Side, base: _Side, of_success: bool = True) -> "_Pairs | None":
+        """`None` where too little is common. Of return if not `of_success`, or where one has none."""
         if arm.tasks.keys() != base.tasks.keys():
             return None
         common = bool(arm.seeds & base.seeds)
         shared, sides = _common(arm, base) if common else _on_the_same_episodes(arm, base)
-        measure = "success" if arm.row["success"] and base.row["success"] else "return"
+        both_say = arm.row["success"] and base.row["success"]
+        measure = "success" if of_success and both_say else "return"
         if not all(sides):
             return None
         both = [*zip((arm, base), sides, strict=True)]
@@ -166,9 +178,9 @@ class _Pairs(NamedTuple):
         return Difference.of(*self.tables, paired=self.same_seeds, success=success)
 
 
-def _difference(arm: _Side, base: _Side) -> dict[str, Any] | None:
+def _difference(arm: _Side, base: _Side, of_success: bool) -> dict[str, Any] | None:
     """The record of a row; `None` for the baseline itself, and where too little is common."""
-    pairs = None if arm.row is base.row else _Pairs.of(arm, base)
+    pairs = None if arm.row is base.row else _Pairs.of(arm, base, of_success)
     return pairs and {
         "baseline": base.label,
         "measure": pairs.measure,
