@@ -4,9 +4,10 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 MINUTES ?= 8
 OUT ?= accelerator.json
+STUDY ?= runs/study
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart test lint tests oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
+.PHONY: install quickstart study test lint tests oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -27,6 +28,15 @@ quickstart: install
 	$(BIN)/qgf evaluate --workdir=$(RUN) --methods=reference,best_of,qgf
 	$(BIN)/qgf report --workdir=$(RUN)
 	@echo "open $(RUN)/report/index.html"
+
+# Hours. The same command goes on where it was stopped.
+study: install
+	for env in pointmaze-medium-navigate cube-single-play puzzle-3x3-play scene-play; do \
+		test -f data/$$env-v0.npz || case $$env in \
+		pointmaze*) $(BIN)/qgf collect --env=$$env-v0 --episodes=300 --out=data ;; \
+		*) $(BIN)/qgf collect --env=$$env-v0 --episodes=250 --out=data ;; esac || exit; done
+	$(BIN)/qgf sweep experiments/sweeps/study.py --out=$(STUDY)
+	$(BIN)/qgf report $(STUDY)/* --out=$(STUDY)/site --baseline=qgf
 
 test: lint tests
 
