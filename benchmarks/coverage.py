@@ -70,7 +70,7 @@ def nested(table: np.ndarray, resamples: int, *, success: bool) -> statistics.In
     low, high = np.percentile(means, [2.5, 97.5])
     mean = float(table.mean())
     if success:
-        least = statistics._wilson(mean, float(table.size))
+        least = statistics._wilson(mean, float(table.size), statistics._Z)
         low, high = max(min(low, least[0]), 0.0), min(max(high, least[1]), 1.0)
     return Interval(mean, float(low), float(high))
 

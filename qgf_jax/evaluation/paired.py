@@ -82,9 +82,10 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     the baseline has several weights, its selected one counts.
 
     The difference is of success over (seed, episode) pairs that both have played; of return where the
-    environment says none or no report row of the task has any. If no seed number is in both runs, their seeds are independent and episodes alone are
-    paired. `p_holm` of selected rows is adjusted (Holm, 1979) for all of these. Rows without two
-    common episodes in each task have no difference. Raises `UserError` if no run has the `baseline`.
+    environment says none or no report row of the task has any. If no seed number is in both runs, their
+    seeds are independent and episodes alone are paired. `p_holm` of selected rows is adjusted (Holm,
+    1979) for all of these. Rows without two common episodes in each task have no difference. Raises
+    `UserError` if no run has the `baseline`.
     """
     reported = [_Side(run, row) for run in runs for row in run.rows if row["split"] == "report"]
     bases = [_baseline(runs, *side, baseline) for side in reported]

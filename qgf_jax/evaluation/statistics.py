@@ -5,7 +5,7 @@ table for each task. The seeds of a list are the same in each table, since one c
 tasks. Tasks are strata: they stay, and the mean is that of the tasks' means.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,24 +16,22 @@ _Tables = Sequence[np.ndarray]
 """[S, E] of each task."""
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile of LEVEL
-# Student's t quantile of LEVEL, by degrees of freedom; what lies between is within 0.5 % of it.
-_DEGREES = np.array([1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 30.0, np.inf])
-_QUANTILES = np.array([12.7062, 8.0280, 6.0167, 4.3027, 3.1824, 2.7764, 2.4469, 2.2281, 2.0423, _Z])
 SEED_SPREAD = 0.2
-"""Two to four seeds are taken to differ by at least this part of the SD of one episode."""
-FEW_SEEDS = 5
+"""Two seeds are taken to differ by at least this part of the SD of one episode."""
+RESAMPLED_FROM = 5
 """From so many seeds on, seeds are resampled."""
 
 KINDS = {
     "episodes of one seed": "bootstrap over episodes; one seed, so it says nothing of training again",
-    "t over seeds": "t interval over seeds, with the episodes' variance added (2 to 4 seeds)",
+    "t over seeds": "t interval over two seeds, with the episodes' variance added",
+    "two-way t": "t interval; variances of seeds and of episodes, less what both have counted",
     "two-way bootstrap": "seeds and episodes resampled together, the same episodes for all seeds",
 }
 """The kinds of interval in words; see `Interval.kind`."""
 DIFFERENCE_KINDS = {
     "t over episodes": "t interval over episodes; one seed, so it says nothing of training again",
     "t over seeds": KINDS["t over seeds"],
-    "two-way t": "t interval; variances of seeds and of episodes, less what both have counted",
+    "two-way t": KINDS["two-way t"],
 }
 """The kinds of interval of a difference in words; see `Difference.kind`."""
 POWER = 0.8
@@ -50,38 +48,43 @@ class Interval(NamedTuple):
     @staticmethod
     def kind(seeds: int) -> str:
         """The key of `KINDS` that an interval over so many seeds has."""
-        return _of_seeds(KINDS, seeds)
+        one, two, few, many = KINDS
+        return one if seeds == 1 else two if seeds == 2 else few if seeds < RESAMPLED_FROM else many
 
     @classmethod
     def of_mean(cls, tables: Sequence[np.ndarray], *, resamples: int = 2000) -> "Interval":
         """The mean of complete tables [S, E] and its interval, of the kind that `kind(S)` names."""
         tables = [np.asarray(table, float) for table in tables]
         mean = _mean(tables)
-        if cls.kind(len(tables[0])) == "t over seeds":
-            half = _t_half_width(tables)
-            return cls(mean, mean - half, mean + half)
-        return cls(mean, *_bootstrap(tables, resamples))
+        if cls._is_resampled(tables):
+            return cls(mean, *_bootstrap(tables, resamples))
+        error, quantile = _Clustered.of_means(tables).error_and_quantile
+        return cls(mean, mean - quantile * error, mean + quantile * error)
 
     @classmethod
     def of_success(cls, tables: Sequence[np.ndarray], *, resamples: int = 2000) -> "Interval":
         """As `of_mean`, for successes (0 or 1): inside [0, 1], and never without width.
 
-        The least that is reported is the score interval (Wilson, 1927) of the number of *distinct*
-        episodes: more seeds on the same episodes are no more episodes. A t interval becomes the score
-        interval of as many episodes as would have its width (Kish, 1965: the effective sample size).
+        A t interval is the score interval of as many episodes as have its width (Kish, 1965: the
+        effective sample size). None is narrower than the score interval (Wilson, 1927) of the
+        independent episodes that the table is worth, see `_independent`: seeds that play the same
+        episodes say less of other episodes than as many new ones.
         """
         tables = [np.asarray(table, float) for table in tables]
-        mean, n = _mean(tables), float(sum(table.shape[1] for table in tables))
-        if cls.kind(len(tables[0])) == "t over seeds":
-            half = _t_half_width(tables)
-            if half > 0:
-                n = min(n, _Z**2 * mean * (1 - mean) / half**2)
-            low, high = _wilson(mean, n)
-        else:
+        mean, size = _mean(tables), sum(table.size for table in tables)
+        low, high = least = _wilson(mean, size * _independent(tables), _Z)
+        if cls._is_resampled(tables):
             low, high = _bootstrap(tables, resamples)
-            least = _wilson(mean, n)
-            low, high = min(low, least[0]), max(high, least[1])
+        else:
+            error, quantile = _Clustered.of_means(tables).error_and_quantile
+            if error:
+                low, high = _wilson(mean, min(mean * (1 - mean) / error**2, size), quantile)
+        low, high = min(low, least[0]), max(high, least[1])
         return cls(mean, float(max(low, 0.0)), float(min(high, 1.0)))
+
+    @classmethod
+    def _is_resampled(cls, tables: _Tables) -> bool:
+        return cls.kind(len(tables[0])) not in DIFFERENCE_KINDS
 
     @staticmethod
     def mean_and_error(tables: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -99,9 +102,9 @@ class Interval(NamedTuple):
 class Difference(NamedTuple):
     """A mean difference of two arms on the same episodes, its 95 % interval and its test.
 
-    A t interval with the two-way standard error. Of two to four seeds it is `Interval`'s own; of five
-    and more, no bootstrap: no p below 1 / resamples comes of it, which Holm's factor then multiplies,
-    and in a small trial it covered less. `benchmarks/coverage.py --paired` has both.
+    A t interval with the two-way standard error. Of five and more seeds too: of a bootstrap comes no
+    p below 1 / resamples, which Holm's factor then multiplies, and in a small trial it covered less.
+    `benchmarks/coverage.py --paired` has both.
     """
 
     mean: float
@@ -115,7 +118,8 @@ class Difference(NamedTuple):
     @staticmethod
     def kind(seeds: int) -> str:
         """The key of `DIFFERENCE_KINDS` that a difference over so many seeds has."""
-        return _of_seeds(DIFFERENCE_KINDS, seeds)
+        one, two, more = DIFFERENCE_KINDS
+        return one if seeds == 1 else two if seeds == 2 else more
 
     @classmethod
     def of(
@@ -136,25 +140,18 @@ class Difference(NamedTuple):
         both = [*zip(arm, baseline, strict=True)]
         samples = _samples(both, paired or len(arm[0]) == len(baseline[0]) == 1)
         gaps = [_per_episode(x) - _per_episode(y) for x, y in both]
-        sizes, mean, found = [x.shape[1] for x in gaps], _mean(gaps), _Clustered.of(samples, gaps)
-        error, freedom = found.error(sizes)
-        quantile = student.quantile(0.5 + LEVEL / 2, freedom)
+        mean, found = _mean(gaps), _Clustered.of(samples, gaps)
+        (error, quantile), freedom = found.error_and_quantile, found.freedom
         low, high = mean - quantile * error, mean + quantile * error
         p = student.two_sided(mean / error, freedom) if error else float(mean == 0)
         detectable = (quantile + student.quantile(POWER, freedom)) * error
         if success:
-            centre, least = _laplace(samples, found, sum(sizes))
+            centre, least = _laplace(samples, found)
             low, high = min(low, centre - _Z * least), max(high, centre + _Z * least)
             low, high = max(low, -1.0), min(high, 1.0)
             p = max(p, student.two_sided(centre / least, np.inf))
             detectable = max(detectable, (_Z + student.quantile(POWER, np.inf)) * least)
         return cls(mean, float(low), float(high), float(p), float(detectable))
-
-
-def _of_seeds(kinds: Mapping[str, str], seeds: int) -> str:
-    """Which of three kinds an interval over so many seeds has."""
-    one, few, many = kinds
-    return one if seeds == 1 else few if seeds < FEW_SEEDS else many
 
 
 def holm(chances: Sequence[float]) -> list[float]:
@@ -189,6 +186,8 @@ class _Clustered(NamedTuple):
     """Clustered by neither."""
     counts: Sequence[int]
     """The seeds of each sample."""
+    sizes: Sequence[int]
+    """The episodes of each task."""
     spread: float
     """The variance of one episode over the number of seeds."""
 
@@ -201,36 +200,56 @@ class _Clustered(NamedTuple):
             _variances(gaps)[1],
             sum(part[2] for part in parts),
             [len(tables[0]) for tables in samples],
+            [table.shape[1] for table in gaps],
             float(sum(np.mean([x.var() for x in tables]) / len(tables[0]) for tables in samples)),
         )
 
+    @classmethod
+    def of_means(cls, tables: _Tables) -> "_Clustered":
+        """Those of a mean."""
+        return cls.of([tables], [_per_episode(table) for table in tables])
+
     @property
-    def total(self) -> float:
+    def two_way(self) -> float:
         """The variance, at least that by seed or by episode alone; see `Interval.mean_and_error`."""
         seeds, between = sum(self.seeds), float(self.episodes.sum())
         return max(seeds + between - self.single, seeds, between)
 
-    def error(self, sizes: Sequence[int]) -> tuple[float, float]:
-        """The standard error and its degrees of freedom, with tasks of `sizes` episodes.
+    @property
+    def total(self) -> float:
+        """The variance that counts.
 
-        That of two to four seeds is as in `_t_half_width`.
+        With two seeds their difference has one degree of freedom and is often small by chance. So all
+        variances are added, and (`SEED_SPREAD` * SD of an episode) ** 2 / 2.
         """
-        total = self.total
-        if Difference.kind(min(self.counts)) == "t over seeds":
-            total = float(sum(self.seeds) + self.episodes.sum() + SEED_SPREAD**2 * self.spread)
+        if min(self.counts) != 2:
+            return self.two_way
+        return float(sum(self.seeds) + self.episodes.sum() + SEED_SPREAD**2 * self.spread)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom (Satterthwaite, 1946), at least those of the seeds.
+
+        Many where seeds agree, S - 1 where they differ by far.
+        """
         pieces = [*zip(self.seeds, self.counts, strict=True)]
-        pieces += zip(self.episodes, sizes, strict=True)
+        pieces += zip(self.episodes, self.sizes, strict=True)
         uncertain = float(sum(x**2 / max(n - 1, 1) for x, n in pieces))
-        return float(np.sqrt(total)), max(total**2 / uncertain, 1.0) if uncertain else np.inf
+        return max(self.total**2 / uncertain, min(self.counts) - 1, 1.0) if uncertain else np.inf
+
+    @property
+    def error_and_quantile(self) -> tuple[float, float]:
+        """The standard error, and by how many of it an interval reaches to either side."""
+        return float(np.sqrt(self.total)), student.quantile(0.5 + LEVEL / 2, self.freedom)
 
 
-def _laplace(samples: Sequence[_Tables], found: _Clustered, episodes: int) -> tuple[float, float]:
+def _laplace(samples: Sequence[_Tables], found: _Clustered) -> tuple[float, float]:
     """The difference of successes and its standard error with one pair more in either direction.
 
     Of as many pairs as would have the variance of the table; where no pair differs nothing says how
     much seeds have in common, so of its distinct episodes.
     """
-    n = float(episodes)
+    n = float(sum(found.sizes))
     if found.single and found.total:
         n *= min(found.counts) * min(1.0, found.single / found.total)
     pairs = samples[0]
@@ -264,25 +283,16 @@ def _variances(tables: Sequence[np.ndarray]) -> tuple[float, np.ndarray, float]:
     return seeds, np.array(episodes), float(np.sum(single))
 
 
-def _t_half_width(tables: Sequence[np.ndarray]) -> float:
-    """Half the width of a t interval: seeds, episodes and an allowance for seeds that agree by luck.
+def _independent(tables: _Tables) -> float:
+    """The share of episodes that count as independent (Kish, 1965), by the variances of successes.
 
-    With two seeds their difference has one degree of freedom and is often small by chance. So a known
-    variance is added, (`SEED_SPREAD` * SD of an episode) ** 2 / S, and the degrees of freedom are
-    Satterthwaite's (1946): many where seeds agree, S - 1 where they differ by far. Noise of single
-    episodes counts in both variances, as in the two-way bootstrap.
+    With one more episode that all seeds win and one that all lose: where seeds never differ, nothing
+    else says how hard other episodes may be, and seeds x episodes count as the episodes alone.
     """
-    seeds, episodes, _ = _variances(tables)
-    count = len(tables[0])
-    spread = np.mean([table.var() for table in tables])
-    total = seeds + episodes.sum() + SEED_SPREAD**2 * spread / count
-    if total == 0:
-        return 0.0
-    freedom = [max(table.shape[1] - 1, 1) for table in tables]
-    uncertain = seeds**2 / (count - 1) + np.sum(episodes**2 / freedom)
-    # Smooth in 1 / degrees.
-    quantile = np.exp(np.interp(-uncertain / total**2, -1 / _DEGREES, np.log(_QUANTILES)))
-    return float(quantile * np.sqrt(total))
+    found = _Clustered.of_means(
+        [np.pad(x, [(0, 0), (1, 1)], constant_values=(0, 1)) for x in tables]
+    )
+    return min(1.0, found.single / found.two_way)
 
 
 def _bootstrap(tables: Sequence[np.ndarray], resamples: int) -> tuple[float, float]:
@@ -306,7 +316,9 @@ def _bootstrap(tables: Sequence[np.ndarray], resamples: int) -> tuple[float, flo
     return float(low), float(high)
 
 
-def _wilson(mean: float, n: float) -> tuple[float, float]:
-    centre = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * np.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
+def _wilson(mean: float, n: float, quantile: float) -> tuple[float, float]:
+    """The score interval of `mean` in `n` independent episodes."""
+    centre = (mean + quantile**2 / (2 * n)) / (1 + quantile**2 / n)
+    half = quantile * np.sqrt(mean * (1 - mean) / n + quantile**2 / (4 * n**2))
+    half /= 1 + quantile**2 / n
     return float(centre - half), float(centre + half)
