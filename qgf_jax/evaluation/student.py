@@ -20,7 +20,7 @@ def quantile(chance: float, freedom: float) -> float:
     low, high = 0.0, 1.0
     while 1 - two_sided(high, freedom) / 2 < chance:
         high *= 2
-    for _ in range(50):  # as many bits as a float has, all but
+    for _ in range(50):  # to a float's own rounding
         middle = (low + high) / 2
         low, high = (middle, high) if 1 - two_sided(middle, freedom) / 2 < chance else (low, middle)
     return (low + high) / 2
