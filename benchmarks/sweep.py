@@ -6,7 +6,7 @@
 `wall_ratio` is the sweep's seconds times the runs at once, over the seconds of the runs' own commands,
 which job.log has; `cpu_ratio` the same of CPU seconds. Both sides are of one sweep, so that other load
 counts on both; `others_cores` says how much there was. With --pack the seeds are trained twice, packed
-and not, and `packed_over_alone` is of the CPU and wall seconds of both sweeps.
+and not, and `packed_over_alone` is of the CPU and wall seconds of both sweeps; on an accelerator too.
 """
 
 import argparse
@@ -31,7 +31,6 @@ def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=24, help="seeds of the config")
     parser.add_argument("--steps", type=int, default=300, help="updates of each")
-    parser.add_argument("--width", type=int, default=32, help="units of both layers")
     parser.add_argument("--cores", type=int, default=0, help="of the engine; 0: all")
     parser.add_argument("--pack", type=int, default=0, help="seeds in one run, beside one each")
     return parser.parse_args()
@@ -52,16 +51,16 @@ def _own() -> float:
 
 def measure(out: Path, flags: argparse.Namespace, *more: str) -> dict[str, Any]:
     """One sweep: its seconds, those of its runs' own commands, and both ratios."""
-    width = f"{flags.width},{flags.width}"
     words = (
         "sweep", f"--config={CONFIG}", f"--grid=seed=0..{flags.jobs - 1}",
         f"--grid=train.steps={flags.steps}", f"--grid=train.save_every={flags.steps}",
         f"--evaluate={EVALUATION}", f"--out={out}", f"--cores={flags.cores}", *more,
     )  # fmt: skip
-    if flags.width != 32:
-        raise SystemExit(f"only the config's own width is there: {width}")
+    command = children.command("qgf_jax", *words)
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": out.parent}
+    subprocess.run([*command, "--dry_run"], **quiet)  # collects the data, if they are not there yet
     used, busy, began = _own(), _busy(), time.monotonic()
-    subprocess.run(children.command("qgf_jax", *words), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, **quiet)
     wall, cpu, busy = time.monotonic() - began, _own() - used, _busy() - busy
     runs = [_DONE.findall(log.read_text()) for log in sorted(out.glob("*/job.log"))]
     own_wall, own_cpu = (sum(float(done[i]) for run in runs for done in run) for i in (0, 1))

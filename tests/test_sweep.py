@@ -591,10 +591,11 @@ def test_parts_of_a_device_are_shared_and_whole_ones_are_not(tmp_path):
     assert logs == {"a": "0\n", "b": "1\n", "c": "1\n"}
 
 
-def test_a_part_of_a_device_is_a_part_of_its_memory(tmp_path, fakes, monkeypatch):
+def test_a_part_of_a_device_is_a_part_of_its_memory(tmp_path, monkeypatch):
     name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     monkeypatch.delenv(name, raising=False)
-    of = lambda devices: runner._environment(Planned(some("a", needs=Needs(devices=devices))))
+    job = lambda devices: Planned(some("a", needs=Needs(devices=devices)))
+    of = lambda devices: runner._environment(job(devices), tmp_path)
     assert of(0.25)[name] == "0.2250" and name not in of(1) and name not in of(0)
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", ".4")
     assert name not in of(0.25), "JAX refuses both"
@@ -602,6 +603,14 @@ def test_a_part_of_a_device_is_a_part_of_its_memory(tmp_path, fakes, monkeypatch
     for text in ("1.5", "-1", "nan", "0.001"):
         with pytest.raises(UserError, match=r"needs.devices is .*; it must be a whole number"):
             Needs.parse(f"devices={text}")
+
+
+def test_a_sweep_is_a_group_at_weights_and_biases(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    of = lambda: runner._environment(Planned(some("a")), tmp_path / "runs" / "offline")
+    assert of()["WANDB_RUN_GROUP"] == "offline"
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    assert of()["WANDB_RUN_GROUP"] == "mine"
 
 
 # The command.

@@ -84,7 +84,7 @@ def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: 
     process = children.start_logged(
         children.command("qgf_jax", *stage.words),
         workdir / LOG,
-        env=_environment(planned),
+        env=_environment(planned, folder),
         pass_fds=(lock,),  # the job is locked as long as its command lives, even without us
     )
     code = _wait(process, stop, folder)
@@ -129,14 +129,17 @@ _OWN_PART = 0.9
 _FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 
 
-def _environment(planned: Planned) -> dict[str, str]:
-    """This process's; a job without a device stays on the CPU, one with a part of one in its memory."""
+def _environment(planned: Planned, folder: Path) -> dict[str, str]:
+    """This process's; a job without a device stays on the CPU, one with a part of one in its memory.
+
+    At Weights & Biases the runs of a sweep are a group, unless they have one.
+    """
     needs, own = planned.job.needs, {}
     if not needs.devices:
         own["JAX_PLATFORMS"] = "cpu"
     if needs.shares and not any(name in os.environ for name in _FRACTIONS):
         own[_FRACTIONS[0]] = f"{needs.devices * _OWN_PART:.4f}"
-    return {**os.environ, **own}
+    return {"WANDB_RUN_GROUP": folder.resolve().name, **os.environ, **own}
 
 
 def _wait(process: subprocess.Popen, stop: StopRequest, folder: Path) -> int:
