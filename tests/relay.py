@@ -1,16 +1,18 @@
 """A sweep that is killed on one engine and completed on another: is it the sweep that nobody killed?
 
-    python tests/relay.py --workdir=FOLDER [--engines=local,ray] [--jobs=24] [--steps=3000]
+    python tests/relay.py --workdir=FOLDER [--relays=local:ray,ray:local] [--jobs=24] [--steps=3000]
 
-Runs seeds of the smoke config with an evaluation each, once undisturbed and once for each engine: begun
-there, hit there in the middle of a training, killed, and completed by the same command on the next one.
-Each machine of Ray is processes of its own here: a head, and two nodes, of which one is killed with all
-that it runs. Prints one JSON object. Exit code 1 unless digests of state, lines of metrics and episodes
-are equal and each command of a job came to its end once. Some 12 CPU-seconds a run.
+Runs seeds of the smoke config with an evaluation each, once undisturbed and once for each relay: begun
+on its first engine, hit there in the middle of a training, killed, and completed by the same command on
+the second one. Each machine of Ray is processes of its own here: a head, and two nodes, of which one is
+killed with all that it runs. Slurm is the cluster that `sbatch` finds; there one job is requeued. What
+FOLDER has is not run again. Prints one JSON object. Exit code 1 unless digests of state, lines of
+metrics and episodes are equal and each command of a job came to its end once. 12 CPU-seconds a run.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -112,6 +114,27 @@ class Ray:
             one.wait()
 
 
+class Slurm:
+    """The engine `slurm` on the cluster that there is."""
+
+    name = "slurm"
+    flags = ("--gres=none",)
+
+    def hit(self, sweep):
+        (first, *_) = self._running()
+        subprocess.run(["scontrol", "requeue", first], check=True)
+
+    def _running(self):
+        words = ["squeue", "-h", "-r", "--states=RUNNING", "--name=qgf", "--format=%i"]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+    def close(self):
+        subprocess.run(["scancel", "--name=qgf"], check=False)
+
+
+ENGINES = {one.name: one for one in (Local, Ray, Slurm)}
+
+
 def words_of(pid):
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -201,21 +224,21 @@ def lines_of(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--engines", default="local,ray")
+    parser.add_argument("--relays", default="local:ray,ray:local")
     parser.add_argument("--jobs", type=int, default=24)
     parser.add_argument("--steps", type=int, default=3000)
     flags = parser.parse_args()
-    flags.workdir.mkdir(parents=True)
+    flags.workdir.mkdir(parents=True, exist_ok=True)
     os.chdir(flags.workdir)
+    relays = [relay.split(":") for relay in flags.relays.split(",")]
     with contextlib.ExitStack() as stack:
-        engines = []
-        for name in flags.engines.split(","):
-            engines.append({"local": Local, "ray": Ray}[name]())
-            stack.callback(engines[-1].close)
+        engines = {name: ENGINES[name]() for name in dict.fromkeys(itertools.chain(*relays))}
+        for one in engines.values():
+            stack.callback(one.close)
         plain = Sweep(Path("plain"), flags)
         found = {"undisturbed_seconds": plain.complete(Local()), "relays": {}}
         wanted, sound = plain.results(), plain.ends() == [2] * flags.jobs
-        for first, second in zip(engines, engines[1:] + engines[:1], strict=True):
+        for first, second in ([engines[name] for name in relay] for relay in relays):
             sweep = Sweep(Path(f"{first.name}_{second.name}"), flags)
             said = sweep.disturbed(first, second, flags.jobs)
             got, ends = sweep.results(), sweep.ends()
