@@ -108,6 +108,12 @@ ROWS = (
         ("mb_of_a_further_environment",),
         "40",
     ),
+    Row(
+        "24 tiny runs in a sweep: time, of their own over the cores",
+        "sweep.py",
+        ("wall_ratio",),
+        "1.1",
+    ),
 )
 
 

@@ -63,6 +63,16 @@ def test_seeds_of_three_folders_are_one_row_and_one_paired_sample(folder, tmp_pa
     assert "seeds 0, 1, 2 of s0, s1, s2 are one sample" in text
 
 
+def test_a_run_of_three_seeds_has_the_rows_of_three_folders(folder, tmp_path, capsys):
+    """As a sweep makes of them with and without --pack."""
+    played = [both([1, 1, int(i == 0), 0], [0, 0, 0, int(i < 2)]) for i in range(3)]
+    alone = [folder(f"s{i}", i, lines) for i, lines in enumerate(played)]
+    lines = [{**line, "seed": i} for i, lines in enumerate(played) for line in lines]
+    packed = folder("s0..2", 0, lines, seeds=3)
+    own = [table_of(tmp_path, capsys, *folders)[1] for folders in (alone, [packed])]
+    assert own[0] == own[1] and own[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

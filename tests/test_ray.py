@@ -135,13 +135,15 @@ def test_a_task_is_a_command_with_what_it_takes_of_a_node(tmp_path, engine_on):
     tasks = [
         task(tmp_path, "a", "print(7)", cores=3, memory_gib=1.5, devices=2),
         task(tmp_path, "b", "raise SystemExit(4)", devices=0, cores=4),
+        task(tmp_path, "c", devices=0.25),
     ]
     assert engine.start(tasks) == tasks
-    assert all_of(engine, 2) == {"a": 0, "b": 4} and engine.ended() == []
+    assert all_of(engine, 3) == {"a": 0, "b": 4, "c": 0} and engine.ended() == []
     gib = 2**30
     assert ray.asked == [
         {"name": "a", "num_cpus": 3, "num_gpus": 2, "memory": 3 * gib // 2},
         {"name": "b", "num_cpus": 4, "num_gpus": 0, "memory": 2 * gib},
+        {"name": "c", "num_cpus": 1, "num_gpus": 0.25, "memory": 2 * gib},
     ]
     assert (tmp_path / "a" / "job.log").read_text() == "7\n"
 

@@ -143,6 +143,18 @@ def test_what_slurm_refuses(cluster, tmp_path):
     assert one.start(tasks[1:2]) == [], "not at once"
 
 
+def test_a_part_of_a_device_is_for_the_site_to_name(cluster, tmp_path):
+    quarter = task(tmp_path, "a", devices=0.25)
+    one = engine()
+    assert one.start([quarter]) == [quarter] and all_of(one, 1) == {"a": 2}
+    assert "--gres counts whole devices" in quarter.log.read_text()
+    assert not (cluster / "asked").exists()
+    one = engine(gres="none", sbatch="--gres=shard:1")
+    assert one.start([quarter]) == [quarter] and all_of(one, 1, seconds=60) == {"a": 0}
+    (line,) = asked(cluster, "sbatch")
+    assert "--gres=shard:1" in line
+
+
 def test_a_job_without_an_exit_code_is_lost_when_slurm_says_so(cluster, tmp_path):
     (cluster / "full").touch()
     one, tasks = engine(), [task(tmp_path, name) for name in "abc"]

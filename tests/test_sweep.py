@@ -573,6 +573,46 @@ def test_each_job_has_its_own_devices(tmp_path):
     )
 
 
+def test_parts_of_a_device_are_shared_and_whole_ones_are_not(tmp_path):
+    wait = "import time; time.sleep(60)"
+    show = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    engine = local(cores=16, devices="0,1")
+    needed = {"a": 0.5, "b": 0.6, "c": 0.4, "two": 2, "d": 0.3, "cpu": 0}
+    offered = [task(tmp_path, n, wait, devices=d) for n, d in needed.items()]
+    assert [one.name for one in engine.start(offered)] == ["a", "b", "c", "cpu"], (
+        "b has no room beside a; c has beside b; d would pass what needs both; the CPU is free"
+    )
+    engine.stop()
+    all_of(engine, 4)
+    shown = [task(tmp_path, n, show, devices=d) for n, d in needed.items()]
+    engine.start(shown[:3])
+    all_of(engine, 3)
+    logs = {n: (tmp_path / n / "job.log").read_text() for n in "abc"}
+    assert logs == {"a": "0\n", "b": "1\n", "c": "1\n"}
+
+
+def test_a_part_of_a_device_is_a_part_of_its_memory(tmp_path, monkeypatch):
+    name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.delenv(name, raising=False)
+    job = lambda devices: Planned(some("a", needs=Needs(devices=devices)))
+    of = lambda devices: runner._environment(job(devices), tmp_path)
+    assert of(0.25)[name] == "0.2250" and name not in of(1) and name not in of(0)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", ".4")
+    assert name not in of(0.25), "JAX refuses both"
+    assert Needs.parse("devices=0.25").devices == 0.25 and type(Needs(devices=2.0).devices) is int
+    for text in ("1.5", "-1", "nan", "0.001"):
+        with pytest.raises(UserError, match=r"needs.devices is .*; it must be a whole number"):
+            Needs.parse(f"devices={text}")
+
+
+def test_a_sweep_is_a_group_at_weights_and_biases(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    of = lambda: runner._environment(Planned(some("a")), tmp_path / "runs" / "offline")
+    assert of()["WANDB_RUN_GROUP"] == "offline"
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    assert of()["WANDB_RUN_GROUP"] == "mine"
+
+
 # The command.
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qgf_guide.bounds import Index, Positive
+from qgf_guide.bounds import Count, Index, Positive
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.errors import UserError, log
-from qgf_jax.methods.table import Method
 from qgf_jax.runtime import paths
 from qgf_jax.sweep.engines import OURS, engine_with, engines, function_of
 from qgf_jax.sweep.job import Job, Needs
@@ -44,8 +43,10 @@ def _start(arguments: Sequence[str]) -> None:
     from qgf_jax.sweep.plan import plan
 
     make_engine = engine_with(flags.on, options)
-    planned, configs = plan(jobs, flags.out)
-    _check_policies(jobs, configs)
+    planned, configs = plan(jobs, flags.out, most=flags.pack)
+    _check_policies([one.job for one in planned.jobs.values()], configs)
+    if flags.pack > 1:
+        _say_packed(planned)
     if flags.dry_run:
         _describe(planned, configs, flags)
         return
@@ -98,6 +99,13 @@ def _parser() -> Parser:
         action="append",
         metavar="NAME,…",
         help="of these jobs, and what they wait for; a name may have * and ? as in the shell",
+    )
+    parser.add_argument(
+        "--pack",
+        type=Count,
+        default=1,
+        metavar="N",
+        help="up to N successive seeds of a config are trained side by side in one run; 1: each alone",
     )
     parser.add_argument("--on", default="local", help=f"engine: {', '.join(engines())}")
     parser.add_argument("--retries", type=Index, default=3, help="of a job that was killed")
@@ -185,9 +193,19 @@ def _check_evaluations(jobs: Sequence[Job]) -> None:
 
 def _check_policies(jobs: Sequence[Job], configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises `UserError` for a job whose run would have no policy to evaluate."""
+    from qgf_jax.methods.table import Method
+
     for job in jobs:
         if job.evaluations and job.name in configs:
             Method.named(configs[job.name]["algorithm"]).check_acts(f"job {job.name!r}")
+
+
+def _say_packed(planned: Plan) -> None:
+    packs = [one.members for one in planned.jobs.values() if one.members]
+    seeds = sum(map(len, packs))
+    log(
+        f"qgf: --pack: {seeds} seeds in {len(packs)} runs, {len(planned.jobs) - len(packs)} jobs alone"
+    )
 
 
 def _describe(planned: Plan, configs: Any, flags: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qgf_guide.bounds import Bound, Count, Index, NonNegative
+from qgf_guide.bounds import Bound, Count, NonNegative
 from qgf_jax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
@@ -16,12 +16,33 @@ _OF_THE_SWEEP = ("workdir", "out", "help")
 """Flags of `qgf evaluate` that no job gives."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Devices(Bound):
+    """A whole number, or a part of one device."""
+
+    @property
+    def says(self) -> str:
+        """Both."""
+        return "a whole number of at least 0, or the part of one device, as 0.25"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one; a part is at least a hundredth."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return 0.01 <= value < 1 or (value >= 0 and float(value).is_integer())
+
+    def parse(self, text: str) -> float:
+        """Any number."""
+        return float(text)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a job takes of a machine while it runs."""
 
-    devices: int = 1
-    """Accelerators to itself. On a machine without any it runs on the CPU; 0: it does so anywhere."""
+    devices: float = 1
+    """Accelerators to itself; 0.25: a quarter of one. On a machine without any it runs on the CPU; 0: it
+    does so anywhere."""
     cores: int = 1
     """Threads of XLA on a CPU, and worker processes of an evaluation."""
     memory_gib: float = 2.0
@@ -29,22 +50,34 @@ class Needs:
     """A limit for engines that ask for one; 0: none is given."""
 
     def __post_init__(self) -> None:
-        kinds = {"devices": Index, "cores": Count, "memory_gib": NonNegative, "hours": NonNegative}
-        for name, kind in kinds.items():
-            Bound.of(kind).check(f"needs.{name}", getattr(self, name))
+        for name, bound in _BOUNDS.items():
+            bound.check(f"needs.{name}", getattr(self, name))
+        if self.devices >= 1 or not self.devices:
+            object.__setattr__(self, "devices", int(self.devices))
+
+    @property
+    def shares(self) -> bool:
+        """Whether other jobs may be on its device."""
+        return 0 < self.devices < 1
 
     @classmethod
     def parse(cls, text: str) -> "Needs":
         """ "devices=1,cores=4" of the command line. Raises `UserError`."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
         values = {}
         for word in text.split(","):
             name, _, value = word.partition("=")
-            if name not in fields:
-                raise UserError.unknown("need", name, fields)
-            kind = Index if fields[name].type in (int, "int") else NonNegative
-            values[name] = Bound.of(kind).read(f"needs.{name}", value)
+            if name not in _BOUNDS:
+                raise UserError.unknown("need", name, _BOUNDS)
+            values[name] = _BOUNDS[name].read(f"needs.{name}", value)
         return cls(**values)
+
+
+_BOUNDS: Mapping[str, Bound] = {
+    "devices": _Devices(),
+    "cores": Bound.of(Count),
+    "memory_gib": Bound.of(NonNegative),
+    "hours": Bound.of(NonNegative),
+}
 
 
 class Stage(NamedTuple):

@@ -12,6 +12,7 @@ from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint, write_atomically
 from qgf_jax.runs.locks import SWEEP
 from qgf_jax.sweep.job import Job, Stage
+from qgf_jax.sweep.pack import pack
 
 _FILE = "sweep.json"
 
@@ -24,6 +25,8 @@ class Planned(NamedTuple):
     """The fingerprint of what it trains, without what a resumed run may change."""
     steps: int = 0
     """The last step of its training; 0 where its source's config will say."""
+    members: tuple[str, ...] = ()
+    """Names of the jobs for whose seeds it stands, see `pack`; none for most."""
 
     @property
     def name(self) -> str:
@@ -35,14 +38,29 @@ class Planned(NamedTuple):
         return self.job.stages(folder)
 
     @classmethod
-    def of(cls, job: Job, config: Mapping[str, Any] | None) -> "Planned":
+    def of(
+        cls, job: Job, config: Mapping[str, Any] | None, members: tuple[str, ...] = ()
+    ) -> "Planned":
         """A job and its resolved config; `None` for a job whose config follows from its source."""
         from qgf_jax.config import RunConfig
 
         if config is None:
             about = {"source": job.source, "add": job.add, "overrides": job.overrides}
             return cls(job, fingerprint(about))
-        return cls(job, fingerprint(RunConfig(config).identity()), config["train"]["steps"])
+        identity = fingerprint(RunConfig(config).identity())
+        return cls(job, identity, config["train"]["steps"], members)
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> "Planned":
+        """That of a `record`, as JSON gives it back."""
+        job, members = Job.of(record["job"]), tuple(record.get("members", ()))
+        return cls(job, record["identity"], record["steps"], members)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `read` makes it of again."""
+        more = {"members": self.members} if self.members else {}
+        return {"job": self.job.record, "identity": self.identity, "steps": self.steps, **more}
 
 
 class Plan(NamedTuple):
@@ -56,8 +74,7 @@ class Plan(NamedTuple):
         """The jobs of all sweeps that were started in a folder. Raises `UserError` if none was."""
         path = folder / _FILE
         try:
-            records = json.loads(path.read_text())["jobs"]
-            found = [Planned(Job.of(one["job"]), one["identity"], one["steps"]) for one in records]
+            found = [Planned.read(one) for one in json.loads(path.read_text())["jobs"]]
         except FileNotFoundError:
             raise UserError(f"{folder} holds no sweep: give the --out of a `qgf sweep`") from None
         except OSError as error:
@@ -79,10 +96,7 @@ class Plan(NamedTuple):
                 known = self.read(self.folder).jobs
             if all(known.get(name) == one for name, one in self.jobs.items()):
                 return
-            jobs = [
-                {"job": one.job.record, "identity": one.identity, "steps": one.steps}
-                for one in (known | self.jobs).values()
-            ]
+            jobs = [one.record for one in (known | self.jobs).values()]
             write_atomically(self.folder / _FILE, json.dumps({"jobs": jobs}) + "\n")
 
 
@@ -161,6 +175,13 @@ class _Configs:
         self._read: dict[Any, Mapping[str, Any]] = {}
 
     def of(self, job: Job) -> Mapping[str, Any]:
+        """That of a job. Raises `UserError` with the job's name."""
+        try:
+            return self._of(job)
+        except UserError as error:
+            raise UserError(f"job {job.name!r}: {error}") from error
+
+    def _of(self, job: Job) -> Mapping[str, Any]:
         from qgf_jax import config as configs
         from qgf_jax import schema
 
@@ -176,17 +197,21 @@ class _Configs:
         return {**config, "seed": field.bound.read("config key seed", seed)}
 
 
-def plan(jobs: Sequence[Job], folder: Path) -> tuple[Plan, dict[str, Mapping[str, Any]]]:
+def plan(
+    jobs: Sequence[Job], folder: Path, *, most: int = 1
+) -> tuple[Plan, dict[str, Mapping[str, Any]]]:
     """The `checked` jobs as planned in a folder, and their configs by name, where they are known.
 
-    Raises `UserError` with the job's name for a config that is wrong. Writes nothing.
+    Up to `most` seeds of a config are one job, see `pack`. Raises `UserError` with the job's name for
+    a config that is wrong. Writes nothing.
     """
     configs, planned, known = _Configs(), {}, {}
-    for job in checked(jobs):
+    there = Plan.read(folder).jobs if (folder / _FILE).exists() else {}
+    before = {name: one.members for name, one in there.items()}
+    packed = pack(checked(jobs), most, before, configs.of)
+    for job in checked(packed.jobs):
         if job.config:
-            try:
-                known[job.name] = configs.of(job)
-            except UserError as error:
-                raise UserError(f"job {job.name!r}: {error}") from error
-        planned[job.name] = Planned.of(job, known.get(job.name))
+            known[job.name] = configs.of(job)
+        members = packed.members.get(job.name, ())
+        planned[job.name] = Planned.of(job, known.get(job.name), members)
     return Plan(folder, planned), known

@@ -79,49 +79,82 @@ def _acquire(stack: contextlib.ExitStack, workdir: Path) -> int | None:
 def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: int) -> int:
     """Runs a stage to its end and notes in the run folder how it went. Returns the exit code."""
     workdir = folder / planned.name
-    begun = _announce(workdir / LOG, stage)
+    begun = _note(workdir / LOG, f"qgf {shlex.join(stage.words)}", before="\n")
+    clock = _Clock()
     process = children.start_logged(
         children.command("qgf_jax", *stage.words),
         workdir / LOG,
-        env=_environment(planned),
+        env=_environment(planned, folder),
         pass_fds=(lock,),  # the job is locked as long as its command lives, even without us
     )
     code = _wait(process, stop, folder)
     record = Record.read(workdir)
     if code == 0:
         record.with_done(planned, folder, stage).write(workdir)
+        _note(workdir / LOG, f"qgf {stage.kind}: done in {clock}")
     elif not (stop.wanted or is_cancelled(folder)):
         line = _last_words(workdir / LOG, begun) or _said(code)
         record._replace(failure=Failure(code, line, socket.gethostname())).write(workdir)
     return code
 
 
-def _announce(path: Path, stage: Stage) -> int:
-    """Writes to the log what begins, and returns the log's length. Raises `SaveError`."""
+class _Clock:
+    """Since it was made: how long that is, and what this process's children took of a CPU."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic(), self._used()
+
+    @staticmethod
+    def _used() -> float:
+        """CPU seconds of the children that have ended, and of theirs."""
+        times = os.times()
+        return times.children_user + times.children_system
+
+    def __str__(self) -> str:
+        begun, used = self._begun
+        return f"{time.monotonic() - begun:.2f} s, {self._used() - used:.2f} s of a CPU"
+
+
+def _note(path: Path, text: str, *, before: str = "") -> int:
+    """Writes a line with time and host to the log, and returns the log's length. Raises `SaveError`."""
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    about = f"\n{now} on {socket.gethostname()}: qgf {shlex.join(stage.words)}\n"
+    line = f"{before}{now} on {socket.gethostname()}: {text}\n"
     with saving(path), path.open("ab") as log:
-        log.write(about.encode())
+        log.write(line.encode())
         return log.tell()
 
 
-def _environment(planned: Planned) -> dict[str, str]:
-    own = {} if planned.job.needs.devices else {"JAX_PLATFORMS": "cpu"}
-    return {**os.environ, **own}
+_OWN_PART = 0.9
+"""Of a job's part of a device the part that JAX reserves; each process takes some more for itself."""
+_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
+
+
+def _environment(planned: Planned, folder: Path) -> dict[str, str]:
+    """This process's; a job without a device stays on the CPU, one with a part of one in its memory.
+
+    At Weights & Biases the runs of a sweep are a group, unless they have one.
+    """
+    needs, own = planned.job.needs, {}
+    if not needs.devices:
+        own["JAX_PLATFORMS"] = "cpu"
+    if needs.shares and not any(name in os.environ for name in _FRACTIONS):
+        own[_FRACTIONS[0]] = f"{needs.devices * _OWN_PART:.4f}"
+    return {"WANDB_RUN_GROUP": folder.resolve().name, **os.environ, **own}
 
 
 def _wait(process: subprocess.Popen, stop: StopRequest, folder: Path) -> int:
     """The exit code of a process, which is asked to end once, if we are; 128 + n for signal n."""
     asked, cancelled, look = False, False, 0.0
-    while (code := process.poll()) is None:
+    while True:
         if time.monotonic() >= look and not stop.wanted:
             look = time.monotonic() + _LOOK
             cancelled = is_cancelled(folder)
         if not asked and (stop.wanted or cancelled):
             process.terminate()
             asked = True
-        time.sleep(_POLL)
-    return 128 - code if code < 0 else code
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(_POLL)
+            return 128 - code if code < 0 else code
 
 
 def _said(code: int) -> str:

@@ -190,7 +190,7 @@ class _Cluster:
         self._refused.append((task, _TO_MEND))
 
 
-def _resources(task: Task, *, accelerated: bool) -> dict[str, int]:
+def _resources(task: Task, *, accelerated: bool) -> dict[str, float]:
     """What a task takes of a node, by Ray's names; no accelerator where no node has any."""
     needs = task.needs
     devices = needs.devices if accelerated else 0

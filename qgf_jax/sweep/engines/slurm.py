@@ -39,6 +39,10 @@ _OVER = {
     "PREEMPTED", "REVOKED", "TIMEOUT",
 }  # fmt: skip
 """States that nothing follows."""
+_WHOLE = (
+    "--gres counts whole devices, and this job needs a part of one: give --gres=none and what the site "
+    'has for parts, as --sbatch="--gres=shard:1"'
+)
 _PATIENT = {"None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Cleaning"}
 """Why a job waits, where that passes."""
 
@@ -159,9 +163,17 @@ class _Cluster:
         if monotonic() < self._again:
             return started
         for group in _groups(tasks[: max(room, 0)]):
-            if self._submit(group):
+            if self._is_impossible(group) or self._submit(group):
                 started += group
         return started
+
+    def _is_impossible(self, tasks: Sequence[Task]) -> bool:
+        """Whether the tasks are over, as they ask for a part of what a site counts in whole ones."""
+        impossible = tasks[0].needs.shares and self._flags.gres != "none"
+        for task in tasks if impossible else ():
+            _say(task, _WHOLE)
+            self._over.append((task, 2))
+        return impossible
 
     def _submit(self, tasks: Sequence[Task]) -> bool:
         """Whether the tasks are begun, or over as Slurm will never take them.
