@@ -125,7 +125,7 @@ def test_optimism_is_what_the_maximum_over_weights_would_have_added():
         find(rows, method="qgf", weight=1.0, split="report")
     ]
     assert find(rows, method="qgf", weight=1.0, split="report")["optimism"] == {
-        "gap": 0.5, "weight": 3.0,
+        "of": "success", "gap": 0.5, "weight": 3.0,
     }  # fmt: skip
     table = Table(rows)
     assert "| +0.50 at 3 |" in table.markdown() and "optimism: what" in table.markdown()
@@ -155,7 +155,9 @@ def test_optimism_goes_by_return_where_there_is_no_success():
         line["return"] = -9.0
     rows = summary.summarize([{k: v for k, v in x.items() if k != "success"} for x in lines])
     tables.add_optimism(rows)
-    assert find(rows, weight=1.0, split="report")["optimism"] == {"gap": 3.0, "weight": 3.0}
+    assert find(rows, weight=1.0, split="report")["optimism"] == {
+        "of": "return", "gap": 3.0, "weight": 3.0,
+    }  # fmt: skip
 
 
 def test_no_lines_no_rows():

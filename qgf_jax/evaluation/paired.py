@@ -11,7 +11,7 @@ from qgf_jax.evaluation.arms import Arm, Sampler
 from qgf_jax.evaluation.choice import Cell, Tasks
 from qgf_jax.evaluation.played import Group, Key, complete, played_to_the_end, tables
 from qgf_jax.evaluation.statistics import Difference, holm
-from qgf_jax.evaluation.summary import Row
+from qgf_jax.evaluation.summary import Row, measure_of
 
 _MATCHED = 4
 """Candidates of best-of-N that take as much arithmetic as guidance."""
@@ -42,6 +42,10 @@ class Evaluated(NamedTuple):
         return made
 
 
+_Place = tuple[str, int]
+"""An environment and a task."""
+
+
 class _Side(NamedTuple):
     """A row of a run."""
 
@@ -57,14 +61,8 @@ class _Side(NamedTuple):
         return {seed for cell in self.tasks.values() for seed, _ in cell}
 
     @property
-    def place(self) -> tuple[str, int]:
-        """The environment and the task."""
+    def place(self) -> "_Place":
         return self.row["env"], self.row["task"]
-
-    @property
-    def has_success(self) -> bool:
-        """In one episode at least."""
-        return bool(self.row["success"]) and self.row["success"]["mean"] > 0
 
     @property
     def label(self) -> str:
@@ -91,9 +89,12 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     bases = [_baseline(runs, *side, baseline) for side in reported]
     if baseline and not any(bases):
         raise _unknown(baseline, runs)
-    succeed = {side.place for side in reported if side.has_success}
+    rows: dict[_Place, list[Row]] = {}
+    for side in reported:
+        rows.setdefault(side.place, []).append(side.row)
+    measures = {place: measure_of(of) for place, of in rows.items()}
     for side, base in zip(reported, bases, strict=True):
-        side.row["paired"] = base and _difference(side, base, side.place in succeed)
+        side.row["paired"] = base and _difference(side, base, measures[side.place])
     _adjust([row for _, row in reported])
 
 
@@ -149,14 +150,14 @@ class _Pairs(NamedTuple):
     same_seeds: bool
 
     @classmethod
-    def of(cls, arm: _Side, base: _Side, of_success: bool = True) -> "_Pairs | None":
-        """`None` where too little is common. Of return if not `of_success`, or where one has none."""
+    def of(cls, arm: _Side, base: _Side, measure: str = "success") -> "_Pairs | None":
+        """`None` where too little is common. Of return where one says no success."""
         if arm.tasks.keys() != base.tasks.keys():
             return None
         common = bool(arm.seeds & base.seeds)
         shared, sides = _common(arm, base) if common else _on_the_same_episodes(arm, base)
-        both_say = arm.row["success"] and base.row["success"]
-        measure = "success" if of_success and both_say else "return"
+        if not (arm.row["success"] and base.row["success"]):
+            measure = "return"
         if not all(sides):
             return None
         both = [*zip((arm, base), sides, strict=True)]
@@ -179,9 +180,9 @@ class _Pairs(NamedTuple):
         return Difference.of(*self.tables, paired=self.same_seeds, success=success)
 
 
-def _difference(arm: _Side, base: _Side, of_success: bool) -> dict[str, Any] | None:
+def _difference(arm: _Side, base: _Side, measure: str) -> dict[str, Any] | None:
     """The record of a row; `None` for the baseline itself, and where too little is common."""
-    pairs = None if arm.row is base.row else _Pairs.of(arm, base, of_success)
+    pairs = None if arm.row is base.row else _Pairs.of(arm, base, measure)
     return pairs and {
         "baseline": base.label,
         "measure": pairs.measure,

@@ -14,7 +14,7 @@ from qgf_jax.evaluation.choice import Tasks, choose, comparable
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Group
 from qgf_jax.evaluation.selected_on import played_on
-from qgf_jax.evaluation.summary import Row
+from qgf_jax.evaluation.summary import Row, measure_of
 
 _DRAWS = 40
 """Subsamples of each size."""
@@ -35,8 +35,7 @@ class _Record(NamedTuple):
 
     @property
     def measure(self) -> str:
-        """success, or return where there is none."""
-        return "success" if all(row["success"] for row in self.reported.values()) else "return"
+        return measure_of(self.reported.values())
 
     def value(self, weight: float) -> float:
         """The mean of a weight's report episodes."""

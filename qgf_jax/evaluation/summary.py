@@ -75,6 +75,15 @@ def leading_weights(lines: Iterable[Line], count: int) -> list[float]:
     return leading(played, count)
 
 
+def measure_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What rows of a task are compared by: success, or return where none has any."""
+    return (
+        "success"
+        if any(row["success"] and row["success"]["mean"] > 0 for row in rows)
+        else "return"
+    )
+
+
 def _row(key: Key, tasks: Tasks, step: int, references: Sequence[float] | None) -> Row | None:
     """None if no seed has played all of `tasks`."""
     shared, seeds = complete(tasks)

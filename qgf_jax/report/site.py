@@ -14,7 +14,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.episodes import EpisodeLog
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS, Key
-from qgf_jax.evaluation.summary import Row
+from qgf_jax.evaluation.summary import Row, measure_of
 from qgf_jax.report import kl, page, run_page
 from qgf_jax.report.charts import Axis, Chart, Point, Series, charts
 from qgf_jax.report.films import Films
@@ -200,9 +200,10 @@ def _by_task(rows: Sequence[Row], href: Callable[[Row, str], str]) -> str:
     panels = list(dict.fromkeys(map(Panel.of, rows)))
     if len(panels) < 2:
         return ""
+    measures = {p: measure_of(row for row in rows if Panel.of(row) == p) for p in panels}
     found: dict[tuple[str, str], dict[Panel, Cell]] = {}
     for row in rows:
-        measure = "success" if row["success"] else "return"
+        measure = measures[Panel.of(row)]
         arm = row["trained_as"], Arm.of(row).sampler.label
         written = Cell(cell(row, measure), href(row, measure))
         found.setdefault(arm, {})[Panel.of(row)] = written
@@ -210,7 +211,7 @@ def _by_task(rows: Sequence[Row], href: Callable[[Row, str], str]) -> str:
         [*map(Cell, arm), *(of.get(panel, Cell("-")) for panel in panels)]
         for arm, of in found.items()
     ]
-    note = "Success, or the return where there is none, with the 95 % interval."
+    note = "Success, or the return where nobody has any, with the 95 % interval."
     head = ["trained as", "method", *(panel.title for panel in panels)]
     return page.table("By task", head, lines) + page.paragraphs([note])
 
@@ -242,10 +243,6 @@ class _Arm(NamedTuple):
     def is_level(self) -> bool:
         """Whether it is drawn without a weight."""
         return len(self.weights) == 1 and self.rows[0][1]["method"] in _LEVELS
-
-    @property
-    def has_success(self) -> bool:
-        return all(row["success"] for _, row in self.rows)
 
     def curve(self, weights: Sequence[float], measure: str, homes: "_Homes") -> Series:
         """Its points over the places of their weights."""
@@ -281,7 +278,7 @@ def _sweep(panel: Panel, arms: Sequence[_Arm], homes: _Homes) -> Chart:
     """A curve for each arm that was played at several weights, then lines across."""
     swept = [arm for arm in arms if len(arm.weights) > 1]
     weights = sorted(set().union(*(arm.weights for arm in swept)))
-    measure = "success" if all(arm.has_success for arm in arms) else "return"
+    measure = measure_of(row for arm in arms for _, row in arm.rows)
     x = Axis.places("guidance weight", weights)
     series = [arm.curve(weights, measure, homes) for arm in swept]
     series += [arm.level(x, measure) for arm in arms if arm.is_level]

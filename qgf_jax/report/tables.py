@@ -10,7 +10,7 @@ from qgf_jax.evaluation import statistics
 from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.played import Group
 from qgf_jax.evaluation.statistics import Interval
-from qgf_jax.evaluation.summary import ALL_TASKS, Row
+from qgf_jax.evaluation.summary import ALL_TASKS, Row, measure_of
 
 _SELECTED = (
     "← the smallest weight that one standard error does not tell from the best on the selection "
@@ -174,19 +174,20 @@ class Table:
 def add_optimism(rows: Sequence[Row]) -> None:
     """Gives selected report rows their `optimism`: what the maximum over weights would have added.
 
-    `gap`, of success, or of return where there is none, and the `weight` of the maximum, as
+    `gap`, `of` success, or of return where no weight has any, and the `weight` of the maximum, as
     `Table.optimistic` has it. Rows of methods with a single weight have none.
     """
     table = Table(rows)
+    played: dict[Group, list[Row]] = {}
     best = {Group.of(row): row for row in table.optimistic()}
-    weights: dict[Group, set[float]] = {}
     for row in table.reported:
-        weights.setdefault(Group.of(row), set()).add(row["weight"])
+        played.setdefault(Group.of(row), []).append(row)
     for row in table.reported:
-        if row["selected"] and len(weights[Group.of(row)]) > 1:
-            other, name = best[Group.of(row)], "success" if row["success"] else "return"
+        rivals = played[Group.of(row)]
+        if row["selected"] and len({rival["weight"] for rival in rivals}) > 1:
+            other, name = best[Group.of(row)], measure_of(rivals)
             gap = other[name]["mean"] - row[name]["mean"]
-            row["optimism"] = {"gap": gap, "weight": other["weight"]}
+            row["optimism"] = {"of": name, "gap": gap, "weight": other["weight"]}
 
 
 def _has_optimism(rows: Iterable[Row]) -> bool:
@@ -196,7 +197,8 @@ def _has_optimism(rows: Iterable[Row]) -> bool:
 def _optimism(row: Row) -> str:
     if "optimism" not in row:
         return "-"
-    digits, found = _DIGITS["success" if row["success"] else "return"], row["optimism"]
+    found = row["optimism"]
+    digits = _DIGITS[found["of"]]
     where = f" at {found['weight']:g}" if found["weight"] != row["weight"] else ""
     return f"{found['gap']:+.{digits}f}{where}"
 
