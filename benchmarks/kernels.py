@@ -33,6 +33,7 @@ parser.add_argument("--config", default="", help="FILE[:VARIANT]; empty: 4 x 512
 parser.add_argument("--act", default="", help="a test-time method: its action, not an update")
 parser.add_argument("--seeds", type=int, default=1)
 parser.add_argument("--batch", type=int, default=1, help="observations that act at once")
+parser.add_argument("--rows", type=int, default=0, help="copies of a single one; 0: as it acts")
 parser.add_argument("--obs", type=int, default=46, help="width of an observation, without its goal")
 parser.add_argument("--goal", type=int, default=0, help="width of a goal; 0: a single task")
 parser.add_argument("--action", type=int, default=5, help="width of an action")
@@ -149,6 +150,7 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     from qgf_jax.methods import table as algorithms
     from qgf_jax.methods.builder import Builder
+    from qgf_jax.runs.blocks import FEW, alone
 
     method, options = algorithms.Method.parse(flags.act)
     n = algorithms.Method.named(method).best_of[0]
@@ -158,10 +160,12 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     @jax.jit
     def act(params: Any, obs: Any, key: Any, weight: Any) -> Any:
-        keys = jax.random.split(key, flags.batch)
-        return jax.vmap(lambda o, k: sample(algorithms.acting_params(params, {}), o, k, weight))(
-            obs, keys
-        )
+        def one(obs: Any, key: Any) -> Any:
+            return sample(algorithms.acting_params(params, {}), obs, key, weight)
+
+        if flags.batch == 1:  # as a policy and a server act for it
+            return alone(one, n, rows=flags.rows or FEW)(jax.tree.map(lambda x: x[0], obs), key)
+        return jax.vmap(one)(obs, jax.random.split(key, flags.batch))
 
     row = jax.ShapeDtypeStruct((flags.batch, spec.width), jnp.float32)
     obs = jax.eval_shape(spec.observation, row)
