@@ -35,17 +35,15 @@ def network(module: Any, variables: Any, obs: Obs) -> Callable[..., Any]:
     """
     if not _can(module):
         return functools.partial(module.apply, variables, obs)
-    rest = _Rest.of(module)
-    return functools.partial(rest.apply, rest.prepare(variables, obs))
+    return functools.partial(_apply, module, _prepare(module, variables, obs))
 
 
 def members(module: Any, stacked: Any, obs: Obs) -> Callable[..., Array]:
     """(further inputs …) -> [E, …], the same of an ensemble, whose variables are `stacked` [E, …]."""
     if not _can(module):
         return lambda *inputs: jax.vmap(lambda one: module.apply(one, obs, *inputs))(stacked)
-    rest = _Rest.of(module)
-    ready = jax.vmap(lambda one: rest.prepare(one, obs))(stacked)
-    return lambda *inputs: jax.vmap(lambda one: rest.apply(one, *inputs))(ready)
+    ready = jax.vmap(lambda one: _prepare(module, one, obs))(stacked)
+    return lambda *inputs: jax.vmap(lambda one: _apply(module, one, *inputs))(ready)
 
 
 def _can(module: Any) -> bool:
@@ -63,35 +61,26 @@ class _Features(nn.Module):
         return jnp.concatenate(jax.tree.leaves(network_input(self.spec, obs, goal=self.goal)))
 
 
-class _Rest:
-    """A module whose observation has no numbers."""
+def _apply(module: Any, ready: Any, *inputs: Any) -> Any:
+    """What the module gives for its further `inputs`, with variables of `_prepare`."""
+    return module.apply(ready, Obs(None), *inputs)
 
-    def __init__(self, module: Any, features: Any):
-        blind = module.spec.scaled((), ())._replace(state=(0,), goal=None)
-        self._module, self._features = module.clone(spec=blind), features
 
-    @classmethod
-    def of(cls, module: Any) -> "_Rest":
-        return cls(module, _Features(module.spec, getattr(module, "goal", True)))
-
-    def apply(self, variables: Any, *inputs: Any) -> Any:
-        """What the module gives for the further `inputs`, with what `prepare` has made."""
-        return self._module.apply(variables, Obs(jnp.zeros(0)), *inputs)
-
-    def prepare(self, variables: Any, obs: Obs) -> Any:
-        """The module's `variables` with the observation in the bias of the first layer."""
-        params = variables["params"]
-        encoders = {name: x for name, x in params.items() if name.endswith("_encoder")}
-        seen = self._features.apply({"params": encoders}, obs)
-        layers = params["MLP_0"]
-        kernel, bias = (layers["Dense_0"][name] for name in ("kernel", "bias"))
-        arithmetic = ARITHMETIC[self._module.shape.precision]
-        product = jnp.matmul(
-            seen.astype(arithmetic.dtype),
-            kernel[: seen.size].astype(arithmetic.dtype),
-            precision=arithmetic.precision,
-            preferred_element_type=jnp.float32,
-        )
-        first = {"kernel": kernel[seen.size :], "bias": bias + product}
-        own = {name: x for name, x in params.items() if name not in encoders}
-        return {"params": {**own, "MLP_0": {**layers, "Dense_0": first}}}
+def _prepare(module: Any, variables: Any, obs: Obs) -> Any:
+    """The module's `variables` with the observation in the bias of the first layer."""
+    features: Any = _Features(module.spec, getattr(module, "goal", True))
+    params = variables["params"]
+    encoders = {name: x for name, x in params.items() if name.endswith("_encoder")}
+    seen = features.apply({"params": encoders}, obs)
+    layers = params["MLP_0"]
+    kernel, bias = (layers["Dense_0"][name] for name in ("kernel", "bias"))
+    arithmetic = ARITHMETIC[module.shape.precision]
+    product = jnp.matmul(
+        seen.astype(arithmetic.dtype),
+        kernel[: seen.size].astype(arithmetic.dtype),
+        precision=arithmetic.precision,
+        preferred_element_type=jnp.float32,
+    )
+    first = {"kernel": kernel[seen.size :], "bias": bias + product}
+    own = {name: x for name, x in params.items() if name not in encoders}
+    return {"params": {**own, "MLP_0": {**layers, "Dense_0": first}}}
