@@ -1,13 +1,16 @@
 """CPU time of one batch of actions for every method, relative to QGF.
 
     python benchmarks/act.py --width 256 --batch 50 --chunk 5
+    python benchmarks/act.py --methods reference,qgf --beside_plain
 
 By arithmetic alone best-of-4 costs 0.97 of QGF, the reference 0.20, QGF-Jacobian 1.20 and BPTT 3.02
 (4 x 1024); `qgf methods` has what is counted in the compiled programs.
 """
 
 import argparse
+import contextlib
 import functools
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +26,7 @@ parser.add_argument("--action", type=int, default=5, help="width of an action")
 parser.add_argument("--repeats", type=int, default=10)
 parser.add_argument("--methods", default="", help="comma-separated; else all but those for goals")
 parser.add_argument("--best_of_4", default="", help="methods to time with four candidates too")
+parser.add_argument("--beside_plain", action="store_true", help="only: against plain networks")
 parser.add_argument("--threads", type=int, default=1, help="of XLA on a CPU")
 flags = parser.parse_args()
 common.limit_threads(flags.threads)
@@ -31,12 +35,34 @@ import jax
 import jax.numpy as jnp
 
 from qgf_jax import config as configs
+from qgf_jax.core.reductions import for_training
 from qgf_jax.methods import table as algorithms
 from qgf_jax.methods.builder import Builder
 from qgf_jax.types import Spec
 
 
+def beside_plain() -> dict[str, float]:
+    """By method CPU time relative to that of networks that see the observation in each step.
+
+    Taken in turns, and the median of the ratios.
+    """
+    found = {}
+    for name in flags.methods.split(","):
+        n = algorithms.Method.named(name).best_of[0]
+        pairs = [
+            [common.least_cpu_seconds(program(name, n, whole), 3) for whole in (False, True)]
+            for _ in range(flags.repeats)
+        ]
+        found[name] = statistics.median(ready / whole for ready, whole in pairs)
+    return found
+
+
 def main() -> None:
+    sizes = {k: getattr(flags, k) for k in ("width", "depth", "batch", "chunk", "threads")}
+    if flags.beside_plain:
+        return common.show(
+            {"prepared_relative_to_plain": beside_plain(), **sizes, **common.machine()}
+        )
     seconds, unit = {}, {}
     for name, row in algorithms.METHODS.items():
         if name not in flags.methods.split(",") if flags.methods else row.goals or not row.acts:
@@ -53,18 +79,22 @@ def main() -> None:
             "qgf_relative_to_its_parts": whole / (STEPS * sum(parts)),
             "cost_relative_to_qgf": {k: v / unit[k] for k, v in seconds.items()},
             "cpu_ms_per_chunk": {k: 1e3 * v / flags.batch for k, v in seconds.items()},
-            **{k: getattr(flags, k) for k in ("width", "depth", "batch", "chunk", "threads")},
+            **sizes,
             **common.machine(),
         }
     )
+    return None
 
 
 STEPS = 10  # of the flow
 
 
 @functools.cache
-def program(name: str, n: int) -> Callable[[], None]:
-    """A call that acts once for the whole batch and waits; or "velocity" or "critic" alone, once."""
+def program(name: str, n: int, whole: bool = False) -> Callable[[], None]:
+    """A call that acts once for the whole batch and waits; or "velocity" or "critic" alone, once.
+
+    If `whole`, as in training: each step of the flow sees the observation too.
+    """
     part = name if name in ("velocity", "critic") else ""
     name = "qgf" if part else name
     config = configs.make(name)
@@ -106,7 +136,8 @@ def program(name: str, n: int) -> Callable[[], None]:
     def call() -> None:
         jax.block_until_ready(act(acting, obs, keys, jnp.float32(0.1)))
 
-    call()
+    with for_training() if whole else contextlib.nullcontext():
+        call()
     return call
 
 

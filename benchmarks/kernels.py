@@ -3,6 +3,7 @@
     make kernels                                                  # the table of docs/speed.md
     python benchmarks/kernels.py --config=experiments/configs/paper.py:cube_triple --seeds 8
     python benchmarks/kernels.py --act=qgf --config.networks.ensemble=10
+    python benchmarks/kernels.py --forecast --all                 # and what they say of time
 
 XLA's own compiler for GPUs runs ahead of time against a description of a card (`--card`); nothing is
 run. It needs `jax[cuda13]` and neither OGBench nor a simulator; `make kernels` installs that into an
@@ -11,6 +12,9 @@ not those of a real run; fusions, kernels and command buffers are.
 
 A kernel inside a command buffer is launched with all others of that buffer; one outside costs the host a
 launch of its own, and for a conditional the host waits. `body` is one update, or one flow step.
+
+`--forecast` adds the operations and bytes of an update, or of a call that acts, and a range of times
+on an H100 and an H200: `forecast.py` has the model and its constants, none of which a card has fitted.
 """
 
 import argparse
@@ -33,11 +37,13 @@ parser.add_argument("--config", default="", help="FILE[:VARIANT]; empty: 4 x 512
 parser.add_argument("--act", default="", help="a test-time method: its action, not an update")
 parser.add_argument("--seeds", type=int, default=1)
 parser.add_argument("--batch", type=int, default=1, help="observations that act at once")
+parser.add_argument("--rows", type=int, default=0, help="copies of a single one; 0: as it acts")
 parser.add_argument("--obs", type=int, default=46, help="width of an observation, without its goal")
 parser.add_argument("--goal", type=int, default=0, help="width of a goal; 0: a single task")
 parser.add_argument("--action", type=int, default=5, help="width of an action")
 parser.add_argument("--card", type=Path, default=Path(__file__).with_name("h100.txtpb"))
 parser.add_argument("--list", action="store_true", help="the kernels of the body by name too")
+parser.add_argument("--forecast", action="store_true", help="a range of times, see forecast.py")
 parser.add_argument("--all", action="store_true", help="the cases of the table, one after another")
 
 _TRADES = (
@@ -128,7 +134,7 @@ def kernels(dump: Path, trades: dict[str, str]) -> Iterator[Kernel]:
 
 
 def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:
-    """(jitted training program, shapes, static arguments)."""
+    """(jitted training program of 100 updates, shapes, static arguments)."""
     import jax
     import numpy as np
 
@@ -139,7 +145,7 @@ def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     programs = Trainer.uncompiled(Builder(config, spec).learner(), config, spec, packed=True)
     state = jax.eval_shape(programs.init, np.arange(flags.seeds))
     run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
-    return run, (state, dry_run._dataset_shapes(spec)), (100,)
+    return run, (state, dry_run._dataset_shapes(spec)), (_UPDATES,)
 
 
 def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:
@@ -149,6 +155,7 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     from qgf_jax.methods import table as algorithms
     from qgf_jax.methods.builder import Builder
+    from qgf_jax.runs.blocks import FEW, alone
 
     method, options = algorithms.Method.parse(flags.act)
     n = algorithms.Method.named(method).best_of[0]
@@ -158,10 +165,12 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
 
     @jax.jit
     def act(params: Any, obs: Any, key: Any, weight: Any) -> Any:
-        keys = jax.random.split(key, flags.batch)
-        return jax.vmap(lambda o, k: sample(algorithms.acting_params(params, {}), o, k, weight))(
-            obs, keys
-        )
+        def one(obs: Any, key: Any) -> Any:
+            return sample(algorithms.acting_params(params, {}), obs, key, weight)
+
+        if flags.batch == 1:  # as a policy and a server act for it
+            return alone(one, n, rows=flags.rows or FEW)(jax.tree.map(lambda x: x[0], obs), key)
+        return jax.vmap(one)(obs, jax.random.split(key, flags.batch))
 
     row = jax.ShapeDtypeStruct((flags.batch, spec.width), jnp.float32)
     obs = jax.eval_shape(spec.observation, row)
@@ -203,9 +212,62 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
         "work_bytes": getattr(memory, "temp_size_in_bytes", None),
         "compile_cpu_seconds": round(seconds, 1),
         **({"kernels": [k._asdict() for k in body]} if flags.list else {}),
+        **(
+            _forecast(flags, config, found, compiled, program, shapes, static)
+            if flags.forecast
+            else {}
+        ),
     }
 
 
+def _forecast(
+    flags: argparse.Namespace,
+    config: Any,
+    found: list[Kernel],
+    compiled: Any,
+    program: Any,
+    shapes: tuple[Any, ...],
+    static: tuple[Any, ...],
+) -> dict[str, Any]:
+    """`counts` of an update, or of a call that acts, and `forecast` by card."""
+    import forecast
+    import hlo
+    from stages import limits
+
+    flops = limits.flops(program.trace(*shapes, *static).jaxpr)
+    read, memory = hlo.Program(compiled.as_text()), compiled.memory_analysis()
+    if flags.act:
+        turns, per, each, unit = config["sampler"]["num_steps"], 1, flags.batch, "chunks_per_second"
+        least = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    else:
+        turns, per, each, unit = _UPDATES, _UPDATES, flags.seeds, "seed_updates_per_second"
+        least = per * limits.adam_bytes(shapes[0].params, shapes[0].target_params)
+    if {kernel.depth for kernel in found} - {0, 1}:
+        return {"forecast": None}  # loops in loops, as bptt's, whose turns are not read
+
+    def total(value: Any) -> float:
+        return sum(value(k) * (turns if k.depth else 1) for k in found) / per
+
+    buffers = {k.depth for k in found if k.buffered}
+    counts = forecast.Counts(
+        total(lambda k: k.buffered),
+        total(lambda k: not k.buffered),
+        sum(turns if depth else 1 for depth in buffers) / per,
+        total(lambda k: k.trade == "kConditional"),
+        flops / per,
+        least / per,
+        total(lambda k: read.traffic(k.name)),
+        1.0 if flags.act else 0.0,
+    )
+    said = {k: float(f"{v:.4g}") for k, v in counts._asdict().items()}
+    return {
+        "precision": config["precision"],
+        "counts": said,
+        "forecast": forecast.on_cards(counts, config["precision"], each, unit),
+    }
+
+
+_UPDATES = 100
 _CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 _WIDTHS = ("networks.policy_hidden", "networks.critic_hidden")
 _BASE = dict.fromkeys(_WIDTHS, "512,512,512,512")
@@ -233,6 +295,7 @@ def main() -> None:
             mine, more = (
                 parser.parse_known_args(case.split()) if case is not None else (flags, rest)
             )
+            mine.forecast = flags.forecast
             results.append(count(mine, Parser.parse_overrides(more), Path(dump)))
         import jax
 

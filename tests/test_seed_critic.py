@@ -127,8 +127,9 @@ def test_chosen_noise_starts_any_guided_flow(known, name):
 def test_n_noises_cost_a_pass_each_and_one_flow():
     flow, best_of_4, seeds = (costs._count(x) for x in ("reference", "best_of", "seed_critic"))
     assert seeds["needs"] == ["policy", "seed_critic"]
-    member = (best_of_4["flops"] - 4 * flow["flops"]) / 8  # of two
-    assert seeds["flops"] == pytest.approx(flow["flops"] + 32 * member)
+    seen = 2 * 46 * 256  # a first layer's product with the observation, once for all candidates
+    member = (best_of_4["flops"] - 4 * flow["flops"] + seen) / 8  # of two
+    assert seeds["flops"] == pytest.approx(flow["flops"] + 32 * member + seen)
 
 
 def test_a_run_without_one_says_how_to_get_it():

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from qgf_guide.aggregates import AGGREGATES
+from qgf_jax.core import prepared
 from qgf_jax.core.draws import drawn_noise
 from qgf_jax.core.encoders import network_input
 from qgf_jax.core.layers import ARITHMETIC, MLP, sinusoidal
@@ -42,7 +43,7 @@ class _Shape(NamedTuple):
         )
 
 
-class _VelocityField(nn.Module):
+class _VelocityField(prepared.ObservationFirst):
     """(obs, action [D], t []) -> velocity [D], or anything else of that shape.
 
     `goal`: whether it sees the goal, where observations have one. With `labels` > 0 it takes a label
@@ -111,16 +112,13 @@ class _Gaussian(nn.Module):
         x = jax.tree.leaves((network_input(self.spec, obs, goal=self.goal), code))
         x = self.shape.mlp(activate_last=True)(jnp.concatenate(x))
         small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
-        head = functools.partial(
-            ARITHMETIC[self.shape.precision].dense,
-            self.width or self.spec.chunk_dim,
-            kernel_init=small,
-        )
+        dense = ARITHMETIC[self.shape.precision].dense
+        head = functools.partial(dense, self.width or self.spec.chunk_dim, kernel_init=small)
         mean, log_std = head()(x), head()(x)
         return mean.astype(jnp.float32), jnp.clip(log_std.astype(jnp.float32), -5.0, 2.0)
 
 
-class _ScalarHead(nn.Module):
+class _ScalarHead(prepared.ObservationFirst):
     """(obs, further inputs …) -> []."""
 
     spec: Spec
@@ -390,19 +388,21 @@ class Networks:
 
     def velocity(self, group: Any, obs: Obs) -> Velocity:
         """The velocity field with parameters `group` at one observation."""
-        return lambda action, t: self.policy.apply(group, obs, action, t)
+        return prepared.network(self.policy, group, obs)
 
     def q_of(self, members: Any, obs: Obs) -> Critic:
         """The members' one Q at one observation: the least, as everywhere in QGF's single tasks."""
-        return lambda action: self.aggregate(self.to_value(self._logits(members, obs, action)))
+        logits = self.logits_of(members, obs)
+        return lambda action: self.aggregate(self.to_value(logits(action)))
 
     def q_logit_of(self, members: Any, obs: Obs) -> Critic:
         """The same of the networks' outputs, before any sigmoid."""
-        return lambda action: self.aggregate(self._logits(members, obs, action))
+        logits = self.logits_of(members, obs)
+        return lambda action: self.aggregate(logits(action))
 
-    def _logits(self, members: Any, obs: Obs, action: Array) -> Array:
-        """As `ensemble_logits`, but differentiable in the action anywhere."""
-        return jax.vmap(lambda member: self.critic.apply(member, obs, action))(members)
+    def logits_of(self, members: Any, obs: Obs) -> Callable[[Array], Array]:
+        """(action) -> `ensemble_logits` [E], but differentiable in the action anywhere."""
+        return prepared.members(self.critic, members, obs)
 
     def rank_of(self, params: Params, obs: Obs) -> Critic:
         """What best-of-N compares candidates by at one observation, with parameters to act with.
@@ -416,7 +416,8 @@ class Networks:
 
     def mean_q(self, members: Any, obs: Obs) -> Critic:
         """The mean Q of the members at one observation."""
-        return lambda action: self.to_value(self._logits(members, obs, action)).mean()
+        logits = self.logits_of(members, obs)
+        return lambda action: self.to_value(logits(action)).mean()
 
     def init_ensemble(self, key: Array, obs: Obs, action: Array) -> Any:
         """Independent parameters for every member of the critic: leaves [E, …]."""

@@ -20,10 +20,10 @@ _TRAINING: contextvars.ContextVar[bool] = contextvars.ContextVar("training", def
 
 @contextlib.contextmanager
 def for_training() -> Generator[None]:
-    """Layer norms traced inside are made for large batches and for gradients of all that they take.
+    """Layer norms traced inside are made for gradients of all that they take, on an accelerator.
 
-    On an accelerator that is 17 kernels an update less than what serves single actions best, and for
-    these 11 of 43 more in each step of QGF's flow (`benchmarks/kernels.py`).
+    Acting, which differentiates in actions alone, has fewer kernels by another form of the derivative
+    (`benchmarks/kernels.py`).
     """
     token = _TRAINING.set(True)
     try:
@@ -46,7 +46,7 @@ def fast_sum(x: Array) -> Array:
 
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """Layer norm (Ba et al., 2016) of `x` [N] with `scale` and `bias` [N]: Flax's to rounding."""
-    default = _in_training if in_training() else _by_sums
+    default = _in_training if in_training() else _acting
     return jax.lax.platform_dependent(x, scale, bias, cpu=_by_products, default=default)
 
 
@@ -60,22 +60,18 @@ def _by_products(x: Array, scale: Array, bias: Array) -> Array:
     def repeat(x: Array) -> Array:
         return x[None] @ jnp.ones((1, width), x.dtype)
 
-    return _one_pass(x, scale, bias, total, repeat)
-
-
-def _by_sums(x: Array, scale: Array, bias: Array) -> Array:
-    return _one_pass(x, scale, bias, jnp.sum, lambda x: x)
-
-
-def _one_pass(x: Array, scale: Array, bias: Array, total: Any, repeat: Any) -> Array:
-    mean = total(x) / x.shape[-1]
-    variance = jnp.maximum(0.0, total(x * x) / x.shape[-1] - mean * mean)
+    mean = total(x) / width
+    variance = jnp.maximum(0.0, total(x * x) / width - mean * mean)
     factor = repeat(jax.lax.rsqrt(variance + _EPSILON)) * scale
     return (x - repeat(mean)) * factor + bias
 
 
 def _in_training(x: Array, scale: Array, bias: Array) -> Array:
     return _normalized(x) * scale + bias
+
+
+def _acting(x: Array, scale: Array, bias: Array) -> Array:
+    return _standardized(x) * scale + bias
 
 
 def _two_passes(x: Array) -> tuple[Array, Array]:
@@ -106,3 +102,20 @@ def _normalized_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     tangent = inverse_std * tangent
     sums = (u * tangent[None]).sum(axis=-1)
     return h, tangent - (sums[:, None] * u).sum(axis=0) / x.shape[-1]
+
+
+@jax.custom_jvp
+def _standardized(x: Array) -> Array:
+    return _two_passes(x)[0]
+
+
+@_standardized.defjvp
+def _standardized_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """The same derivative, its sums one after the other.
+
+    For a derivative in x alone XLA has a kernel for this and the activation's together.
+    """
+    (x,), (tangent,) = primals, tangents
+    h, inverse_std = _two_passes(x)
+    mean, along = tangent.mean(), (tangent * h).mean()
+    return h, inverse_std * (tangent - mean - h * along)

@@ -35,10 +35,11 @@ def _learned(
 ) -> Endpoint:
     """Where a network says that the flow ends; `qgf_distill` trains it."""
     del velocity, num_steps
+    learned = nets.velocity(params["endpoint"], obs)
 
     def end(action: Array, t: Array, velocity: Array, *, clip: bool = True) -> Array:
         del velocity
-        action = nets.policy.apply(params["endpoint"], obs, action, t)
+        action = learned(action, t)
         return nets.clip(action) if clip else action
 
     return end

@@ -10,7 +10,7 @@ from qgf_guide.lazy import aggregates, flow, inpainting, jax, jnp, norms
 if TYPE_CHECKING:
     import optax
 
-    from qgf_jax.core import adjoint, checks, diffusion, losses, networks, particles
+    from qgf_jax.core import adjoint, checks, diffusion, losses, networks, particles, prepared
 else:
     from qgf_guide.lazy import Module
 
@@ -21,6 +21,7 @@ else:
     losses = Module("qgf_jax.core.losses")
     networks = Module("qgf_jax.core.networks")
     particles = Module("qgf_jax.core.particles")
+    prepared = Module("qgf_jax.core.prepared")
 
 __all__ = [
     "adjoint",
@@ -36,4 +37,5 @@ __all__ = [
     "norms",
     "optax",
     "particles",
+    "prepared",
 ]

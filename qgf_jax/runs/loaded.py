@@ -27,6 +27,7 @@ from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Part
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import write_atomically
+from qgf_jax.runs.follower import Follower, of_rows
 from qgf_jax.runs.observed import Observed
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
@@ -255,8 +256,9 @@ class LoadedRun:
         """How chunks follow one another. Raises `UserError` for what their length does not allow."""
         return Pace.of(dict(options), self.spec.chunk)
 
-    def _follower(self, method: str, best_of: int, options: algorithms.Options) -> "_Follower":
-        return _Follower(self.spec, self.pace(options), self.sampler(method, best_of, options))
+    def _follower(self, method: str, best_of: int, options: algorithms.Options) -> "Follower":
+        sample = self.sampler(method, best_of, options)
+        return Follower(self.spec, self.pace(options), sample, best_of)
 
     def policy(
         self,
@@ -277,11 +279,11 @@ class LoadedRun:
 
         Not compiled. Raises `UserError` as `policy` does.
         """
-        return functools.partial(_of_rows, self._checked_follower(method, best_of, seed, options))
+        return functools.partial(of_rows, self._checked_follower(method, best_of, seed, options))
 
     def _checked_follower(
         self, method: str, best_of: int | None, seed: int | None, options: Mapping[str, Any]
-    ) -> "_Follower":
+    ) -> "Follower":
         row = algorithms.Method.named(method)
         for name, value in options.items():
             row.check_option(name, value)
@@ -323,46 +325,10 @@ def _sharding(seeds: int) -> Any:
     return NamedSharding(Mesh(np.array(here[:count]), ("seeds",)), PartitionSpec("seeds"))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Follower:
-    """Makes chunks of a `Sample`, each after the one before, in the environment's units."""
-
-    spec: Spec
-    pace: Pace
-    sample: Sample
-
-    def __call__(
-        self,
-        params: Params,
-        obs: Array,
-        key: Array,
-        weight: Array,
-        previous: Array | None = None,
-        begun: Any = True,
-    ) -> Array:
-        """What is played from the observation [O] on, [H, A]; the first of an episode if not `begun`."""
-        spec, pace = self.spec, self.pace
-        if previous is not None and pace.inpaints:
-            params = {**params, "overlap": pace.overlap(spec.to_networks(previous), begun)}
-        action = self.sample(params, spec.observation(obs), key, weight)
-        chunk = spec.to_environment(action.reshape(spec.chunk, spec.action))
-        if previous is None or not pace.delay:
-            return chunk
-        return jnp.where(begun, pace.followed(previous, chunk), chunk)
-
-
-def _of_rows(
-    follow: _Follower, params: Params, obs: Array, key: Array, weight: Array, previous: Any = None
-) -> Array:
-    """The chunks [B, H, A] of observations [B, O], each with a key of its own."""
-    keys = jax.random.split(key, obs.shape[0])
-    return jax.vmap(follow, in_axes=(None, 0, 0, None, 0))(params, obs, keys, weight, previous)
-
-
 class _Policy:
     """What `load_policy` gives."""
 
-    def __init__(self, loaded: LoadedRun, follow: _Follower, weight: float, seed: int | None):
+    def __init__(self, loaded: LoadedRun, follow: Follower, weight: float, seed: int | None):
         self._spec, self._pace = loaded.spec, follow.pace
         self._observed = loaded.observed
         self._weight = np.float32(weight)
@@ -372,8 +338,8 @@ class _Policy:
         @jax.jit
         def act(params: Params, obs: Array, key: Array, weight: Array, previous: Any) -> Array:
             if obs.ndim == 1:
-                return follow(params, obs, key, weight, previous)
-            return _of_rows(follow, params, obs, key, weight, previous)
+                return follow.alone(params, obs, key, weight, previous)
+            return of_rows(follow, params, obs, key, weight, previous)
 
         every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None, 0)))
         self._act = act if seed is not None else every

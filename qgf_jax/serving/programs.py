@@ -11,7 +11,7 @@ import numpy as np
 from qgf_jax.errors import UserError
 from qgf_jax.methods import table
 from qgf_jax.methods.pace import Pace
-from qgf_jax.runs.blocks import ROWS, in_blocks
+from qgf_jax.runs.blocks import ROWS, alone, in_blocks
 from qgf_jax.runs.loaded import LoadedRun
 from qgf_jax.runtime import backend
 from qgf_jax.types import Array, Params, Spec
@@ -146,7 +146,8 @@ class Program:
 
         def batch(params: Params, rows: Array) -> Array:
             if size == 1:  # as `load_policy` acts for one observation, to the last bit
-                return act(params, rows[0])[None]
+                one = alone(functools.partial(act, params), way.best_of)
+                return one(rows[0])[None]
             return in_blocks(functools.partial(act, params), size)(rows)
 
         shape = jax.ShapeDtypeStruct((size, layout.width), np.uint32)

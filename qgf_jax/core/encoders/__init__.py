@@ -37,6 +37,8 @@ def network_input(spec: Spec, obs: Obs, *, goal: bool = True) -> Obs:
     `goal`: with its goal, if it has one, or without. Call it in a module's `__call__`, and once: each
     call there makes encoders of their own. Raises `UserError` for a shape that has no encoder.
     """
+    if obs.state is None:  # of a network that is prepared, whose first layer has it already
+        return Obs(None)
     state = _encode("state", obs.state, spec.state_mean, spec.state_std)
     if not goal or obs.goal is None:
         return Obs(state)

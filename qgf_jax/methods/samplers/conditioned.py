@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from qgf_guide.bounds import Count
-from qgf_jax.methods.lazy import flow, jax, jnp
+from qgf_jax.methods.lazy import flow, jax, jnp, prepared
 from qgf_jax.methods.parts import sampler
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -18,11 +18,10 @@ def _conditioned(
     """v(label 0) + weight * (v(label 1) - v(label 0))."""
 
     def sample(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
+        labelled = prepared.network(nets.labelled, params["actor"], obs)
+
         def velocity(action: Array, t: Array) -> Array:
-            both = jax.vmap(
-                lambda label: nets.labelled.apply(params["actor"], obs, action, t, label)
-            )
-            plain, better = both(jnp.arange(2))
+            plain, better = jax.vmap(lambda label: labelled(action, t, label))(jnp.arange(2))
             return plain + weight * (better - plain)
 
         noise = nets.noise(key)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qgf_guide import guidance
 from qgf_guide.bounds import Count, History, NonNegative, Positive
 from qgf_jax.errors import UserError
-from qgf_jax.methods.lazy import checks, flow, jnp, networks
+from qgf_jax.methods.lazy import checks, flow, jnp, networks, prepared
 from qgf_jax.methods.parts import Names, Part, sampler
 from qgf_jax.methods.policies.posterior import posterior_flow
 from qgf_jax.types import Array, Critic, Obs, Params, Sample, Staged, Velocity
@@ -57,9 +57,12 @@ def _guided(
 
     def bind(params: Params, obs: Obs, weight: Array) -> tuple[Velocity, Velocity]:
         velocity = nets.velocity(params["policy"], obs)
+        asks = "q" in needs or not checks.is_off(gate)
+        # One for both, so that a critic that is climbed and gates is evaluated once a step.
+        members = _members(nets, params, obs, scale) if asks else _undeclared
         return velocity, guidance.guide(
             velocity,
-            _critic(nets, params, obs, needs, scale, straight_through),
+            _critic(nets, params, obs, needs, members, straight_through),
             weight=weight,
             rule=rule,
             schedule=schedule,
@@ -69,7 +72,7 @@ def _guided(
             units=units,
             calibration=_constants(params, unit, scale),
             slope_clip=None if checks.is_off(slope_clip) else slope_clip,
-            gate=_gate(nets, params, obs, gate, scale),
+            gate=None if checks.is_off(gate) else guidance.disagreement_gate(members, gate),
             skip_first=skip_first,
             overlap=params.get("overlap"),
             **options,
@@ -122,18 +125,20 @@ def _critic(
     params: Params,
     obs: Obs,
     needs: frozenset[str],
-    scale: str,
+    members: Callable[[Array], Array],
     straight_through: bool,
 ) -> Callable[..., Array]:
     """What a rule asks for by its needs."""
     if "noisy_q" in needs:
-        return lambda action, t: nets.noisy_critic.apply(
-            params["noisy_critic"], obs, action, networks.sinusoidal(jnp.asarray(t))
-        )
+        noisy = prepared.network(nets.noisy_critic, params["noisy_critic"], obs)
+        return lambda action, t: noisy(action, networks.sinusoidal(jnp.asarray(t)))
     if "slope" in needs:
         return nets.velocity(params["slope"], obs)
     if "q" in needs:
-        q = (nets.q_of if scale == "value" else nets.q_logit_of)(params["critic"], obs)
+
+        def q(action: Array) -> Array:
+            return nets.aggregate(members(action))
+
         return _of_draws(nets, params, obs, q, straight_through) if "posterior" in needs else q
     return _undeclared
 
@@ -152,14 +157,10 @@ def _of_draws(
     return q_of_draw
 
 
-def _gate(
-    nets: "Networks", params: Params, obs: Obs, rate: Array | float, scale: str
-) -> Callable[[Array], Array] | None:
-    """That of the critic's members, in the units of what is climbed; `None` at rate 0."""
-    if checks.is_off(rate):
-        return None
-    members = nets.apply_ensemble if scale == "value" else nets.ensemble_logits
-    return guidance.disagreement_gate(lambda end: members(params["critic"], obs, end), rate)
+def _members(nets: "Networks", params: Params, obs: Obs, scale: str) -> Callable[[Array], Array]:
+    """action [D] -> Q [E] of the critic's members, in the units of what is climbed."""
+    logits = nets.logits_of(params["critic"], obs)
+    return logits if scale == "logit" else lambda action: nets.to_value(logits(action))
 
 
 def _undeclared(*_: Any) -> Array:

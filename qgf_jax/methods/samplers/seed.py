@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qgf_jax.methods.lazy import jax, jnp
+from qgf_jax.methods.lazy import jax, jnp, prepared
 from qgf_jax.methods.parts import selector
 from qgf_jax.types import Array, Obs, Params, Sample
 
@@ -18,9 +18,7 @@ def _seed(nets: "Networks", sample: Sample, n: int) -> Sample:
     """
 
     def chosen(params: Params, obs: Obs, key: Array, weight: Array) -> Array:
-        def seed_q(noise: Array) -> Array:
-            return nets.seed_critic.apply(params["seed_critic"], obs, noise)
-
+        seed_q = prepared.network(nets.seed_critic, params["seed_critic"], obs)
         keys = jax.random.split(key, n)
         best = jnp.argmax(jax.vmap(seed_q)(jax.vmap(nets.noise)(keys)))
         return sample(params, obs, keys[best], weight)
