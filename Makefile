@@ -36,7 +36,7 @@ study: install
 		pointmaze*) $(BIN)/qgf collect --env=$$env-v0 --episodes=300 --out=data ;; \
 		*) $(BIN)/qgf collect --env=$$env-v0 --episodes=250 --out=data ;; esac || exit; done
 	$(BIN)/qgf sweep experiments/sweeps/study.py --out=$(STUDY)
-	$(BIN)/qgf report $(STUDY)/* --out=$(STUDY)/site --baseline=qgf
+	$(BIN)/qgf report $(STUDY) --baseline=qgf
 
 test: lint tests
 

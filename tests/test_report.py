@@ -3,6 +3,7 @@
 import csv
 import shutil
 import types
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,19 @@ def test_several_runs_need_a_place_for_their_table(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["report", "--workdir=a,b"])
     assert stop.value.code == 2 and "--out" in capsys.readouterr().err
+
+
+def test_a_sweeps_folder_stands_for_its_runs(tmp_path, monkeypatch):
+    """By its name, and as the shell expands FOLDER/*, where files and the report are the sweep's own."""
+    written = []
+    monkeypatch.setattr("qgf_jax.report.site.write", lambda *a: written.append(a[:2]) or "")
+    folder = tmp_path / "sweep"
+    runs = [folder / "a", folder / "b"]
+    for run in (*runs, folder / "report"):
+        run.mkdir(parents=True)
+        if run in runs:
+            (run / "config.json").write_text("{}")
+    (folder / "sweep.json").write_text("{}")
+    cli.main(["report", str(folder)])
+    cli.main(["report", *map(str, sorted(folder.iterdir())), "--out=site"])
+    assert written == [(runs, folder / "report"), (runs, Path("site"))]

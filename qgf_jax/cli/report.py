@@ -7,6 +7,7 @@ from pathlib import Path
 from qgf_guide.bounds import Counts
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.runtime import paths
+from qgf_jax.sweep import plan as sweep
 
 
 @RUNS.declare
@@ -18,6 +19,7 @@ def _main(arguments: Sequence[str]) -> None:
         "With --out, a site of one run or several in a folder of its own.",
         epilog="example: qgf report runs/cube\n"
         "a site of several runs: qgf report runs/* --out=site\n"
+        "of all runs of a sweep: qgf report runs/sweep\n"
         "one table of several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison\n"
         "a run for each task: qgf report runs/task1 runs/task2 --select_on=2 --out=cube\n"
         "to publish: qgf report --workdir=runs/cube --record=results/cube --machine=here \\\n"
@@ -25,7 +27,11 @@ def _main(arguments: Sequence[str]) -> None:
         "and again: qgf report --workdir=results/cube",
     )
     parser.add_argument(
-        "runs", nargs="*", type=paths.expand, metavar="RUN", help="run folder or the record of one"
+        "runs",
+        nargs="*",
+        type=paths.expand,
+        metavar="RUN",
+        help="run folder or the record of one; the folder of a sweep: all of its runs",
     )
     parser.add_argument(
         "--workdir",
@@ -54,8 +60,22 @@ def _main(arguments: Sequence[str]) -> None:
     )
     _add_record(parser)
     flags = parser.parse_args(arguments)
+    _open_sweeps(flags)
     _check(parser, flags)
     print(_made(flags, flags.runs or flags.workdir))
+
+
+def _open_sweeps(flags: argparse.Namespace) -> None:
+    """Puts its runs in the place of a sweep's folder; a lone one is reported in its folder report."""
+    given, found = flags.runs, []
+    for path in given:
+        if (path / sweep.FILE).is_file():
+            found += sorted(one.parent for one in path.glob("*/config.json"))
+        elif (path / "config.json").is_file() or not (path.parent / sweep.FILE).is_file():
+            found.append(path)  # what else is in a sweep's folder is its own, as RUNS/* names it
+    if found != given and len(given) == 1 and not flags.record:
+        flags.out = flags.out or given[0] / "report"
+    flags.runs = found or given
 
 
 def _check(parser: Parser, flags: argparse.Namespace) -> None:

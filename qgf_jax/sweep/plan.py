@@ -14,7 +14,8 @@ from qgf_jax.runs.locks import SWEEP
 from qgf_jax.sweep.job import Job, Stage
 from qgf_jax.sweep.pack import pack
 
-_FILE = "sweep.json"
+FILE = "sweep.json"
+"""What a sweep's folder keeps its jobs in."""
 
 
 class Planned(NamedTuple):
@@ -72,7 +73,7 @@ class Plan(NamedTuple):
     @classmethod
     def read(cls, folder: Path) -> "Plan":
         """The jobs of all sweeps that were started in a folder. Raises `UserError` if none was."""
-        path = folder / _FILE
+        path = folder / FILE
         try:
             found = [Planned.read(one) for one in json.loads(path.read_text())["jobs"]]
         except FileNotFoundError:
@@ -92,12 +93,12 @@ class Plan(NamedTuple):
         """
         with SWEEP.lock(self.folder):
             known: dict[str, Planned] = {}
-            if (self.folder / _FILE).exists():
+            if (self.folder / FILE).exists():
                 known = self.read(self.folder).jobs
             if all(known.get(name) == one for name, one in self.jobs.items()):
                 return
             jobs = [one.record for one in (known | self.jobs).values()]
-            write_atomically(self.folder / _FILE, json.dumps({"jobs": jobs}) + "\n")
+            write_atomically(self.folder / FILE, json.dumps({"jobs": jobs}) + "\n")
 
 
 def read_file(path: Path) -> list[Job]:
@@ -206,7 +207,7 @@ def plan(
     a config that is wrong. Writes nothing.
     """
     configs, planned, known = _Configs(), {}, {}
-    there = Plan.read(folder).jobs if (folder / _FILE).exists() else {}
+    there = Plan.read(folder).jobs if (folder / FILE).exists() else {}
     before = {name: one.members for name, one in there.items()}
     packed = pack(checked(jobs), most, before, configs.of)
     for job in checked(packed.jobs):
