@@ -11,7 +11,8 @@ environment of its own. There is no autotuning, so tiles of products, and which 
 not those of a real run; fusions, kernels and command buffers are.
 
 A kernel inside a command buffer is launched with all others of that buffer; one outside costs the host a
-launch of its own, and for a conditional the host waits. `body` is one update, or one flow step.
+launch of its own, and for a conditional the host waits. `body` is one update, or one flow step. A loop
+inside an update, such as the flow of a critic's next action, is counted apart, one round of it.
 
 `--forecast` adds the operations and bytes of an update, or of a call that acts, and a range of times
 on an H100 and an H200: `forecast.py` has the model and its constants, none of which a card has fitted.
@@ -36,6 +37,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--config", default="", help="FILE[:VARIANT]; empty: 4 x 512, batch 256")
 parser.add_argument("--act", default="", help="a test-time method: its action, not an update")
 parser.add_argument("--seeds", type=int, default=1)
+parser.add_argument("--devices", type=int, default=1, help="cards of an update, under jit")
 parser.add_argument("--batch", type=int, default=1, help="observations that act at once")
 parser.add_argument("--rows", type=int, default=0, help="copies of a single one; 0: as it acts")
 parser.add_argument("--obs", type=int, default=46, help="width of an observation, without its goal")
@@ -72,22 +74,26 @@ class Kernel(NamedTuple):
     """in a command buffer"""
 
 
-def compile_for(card: str, function: Any, *shapes: Any, static: tuple[Any, ...] = ()) -> Any:
-    """`function`, jitted, compiled for the card that the text describes; `shapes` are trees of them."""
+def cards(card: str, count: int) -> Any:
+    """A mesh, with the axis "x", of `count` cards that the text describes."""
     import jax
     from jax.experimental import topologies
 
     try:
-        described = topologies.get_topology_desc("", "cuda", target_config=card, topology="1x1x1")
+        described = topologies.get_topology_desc(
+            "", "cuda", target_config=card, topology=f"1x1x{count}"
+        )
     except NotImplementedError:
         sys.exit("kernels.py: error: jax[cuda13] is not installed: make kernels does it")
-    mesh = jax.sharding.Mesh([described.devices[0]], ("x",))
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.Mesh(described.devices, ("x",))
 
-    def placed(x: Any) -> Any:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
-    return function.lower(*jax.tree.map(placed, shapes), *static).compile()
+def placed(mesh: Any, tree: Any, *axes: str) -> Any:
+    """The shapes of `tree` on the cards: the same on each, or split along `axes`."""
+    import jax
+
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
 def names_of(text: str) -> dict[str, str]:
@@ -117,7 +123,9 @@ def kernels(dump: Path, trades: dict[str, str]) -> Iterator[Kernel]:
     pairs = re.findall(r'profile_annotation: "([^"]*)"\s+thunk_id: (\d+)', about.read_text())
     instruction = {int(number): name for name, number in pairs}
     around: list[tuple[int, str]] = []  # indentation and name of what a line is inside of
-    for line in listed.read_text().splitlines():
+    # A loop's condition is indented as if it were outside, and launches next to nothing.
+    text = re.sub(r"^ *condition:\n.*?^( *body:)", r"\1", listed.read_text(), flags=re.M | re.S)
+    for line in text.splitlines():
         indent = len(line) - len(line.lstrip())
         while around and around[-1][0] >= indent:
             around.pop()
@@ -133,23 +141,34 @@ def kernels(dump: Path, trades: dict[str, str]) -> Iterator[Kernel]:
             yield Kernel(name, trades.get(name, "other"), depth, inside)
 
 
-def update(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:
-    """(jitted training program of 100 updates, shapes, static arguments)."""
+def update(flags: argparse.Namespace, config: Any, spec: Any, mesh: Any) -> tuple[Any, int]:
+    """A training program of `_UPDATES`, traced, and the least bytes that the optimiser moves in one."""
     import jax
     import numpy as np
+    from stages import limits
 
     from qgf_jax.methods.builder import Builder
     from qgf_jax.training import dry_run
     from qgf_jax.training.programs import Trainer
 
-    programs = Trainer.uncompiled(Builder(config, spec).learner(), config, spec, packed=True)
-    state = jax.eval_shape(programs.init, np.arange(flags.seeds))
-    run = jax.jit(programs.run, donate_argnums=0, static_argnums=2)
-    return run, (state, dry_run._dataset_shapes(spec)), (_UPDATES,)
+    same, split = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in ((), "x")
+    )
+    learner, dataset = Builder(config, spec).learner(), dry_run._dataset_shapes(spec)
+    many: dict[str, Any] = {}
+    if n := flags.devices * (flags.devices > 1):
+        dataset = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), dataset)
+        constrain = lambda batch: jax.lax.with_sharding_constraint(batch, split)  # noqa: E731
+        many = {"shards": n, "constrain": constrain}
+    programs = Trainer.uncompiled(learner, config, spec, packed=True, **many)
+    state = placed(mesh, jax.eval_shape(programs.init, np.arange(flags.seeds)))
+    run = jax.jit(programs.run, donate_argnums=0, static_argnums=2, out_shardings=same)
+    traced = run.trace(state, placed(mesh, dataset, *("x" * bool(many))), _UPDATES)
+    return traced, limits.adam_bytes(state.params, state.target_params)
 
 
-def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tuple[Any, ...], Any]:
-    """(jitted actions, shapes, static arguments)."""
+def action(flags: argparse.Namespace, config: Any, spec: Any, mesh: Any) -> tuple[Any, int]:
+    """Actions, traced; nothing is optimised."""
     import jax
     import jax.numpy as jnp
 
@@ -175,7 +194,8 @@ def action(flags: argparse.Namespace, config: Any, spec: Any) -> tuple[Any, tupl
     row = jax.ShapeDtypeStruct((flags.batch, spec.width), jnp.float32)
     obs = jax.eval_shape(spec.observation, row)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return act, (params, obs, key, jax.ShapeDtypeStruct((), jnp.float32)), ()
+    weight = jax.ShapeDtypeStruct((), jnp.float32)
+    return act.trace(*placed(mesh, (params, obs, key, weight))), 0
 
 
 def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> dict[str, Any]:
@@ -191,15 +211,16 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
     )  # fmt: skip
     for old in dump.rglob("*.txt"):
         old.unlink()
-    build = action if flags.act else update
-    program, shapes, static = build(flags, config, spec)
+    mesh = cards(flags.card.read_text(), flags.devices)
     begun = time.process_time()
-    compiled = compile_for(flags.card.read_text(), program, *shapes, static=static)
+    traced, optimised = (action if flags.act else update)(flags, config, spec, mesh)
+    compiled = traced.lower().compile()
     seconds = time.process_time() - begun
     found = list(kernels(dump, names_of(compiled.as_text())))
-    deepest = max(kernel.depth for kernel in found)
-    body = [kernel for kernel in found if kernel.depth == deepest and deepest]
-    memory = compiled.memory_analysis()
+    depths = {kernel.depth for kernel in found} - {0}
+    loop = max(depths, default=0) if flags.act else min(depths)
+    body = [kernel for kernel in found if kernel.depth == loop]
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     return {
         "what": f"action of {flags.act}" if flags.act else "update",
         "options": overrides
@@ -208,15 +229,13 @@ def count(flags: argparse.Namespace, overrides: dict[str, str], dump: Path) -> d
         "body_by_trade": dict(collections.Counter(kernel.trade for kernel in body).most_common()),
         "body_outside_command_buffers": sum(not kernel.buffered for kernel in body),
         "conditionals": sum(kernel.trade == "kConditional" for kernel in found),
-        "outside_the_body": len(found) - len(body),
+        "all_reduces": re.findall(r"= \(?\(?(\w+\[\d*\])\S*,? .*?all-reduce(?:-start)?\(", text),
+        "in_loops_of_the_body": sum(kernel.depth > loop for kernel in found),
+        "outside_the_body": sum(kernel.depth < loop for kernel in found),
         "work_bytes": getattr(memory, "temp_size_in_bytes", None),
         "compile_cpu_seconds": round(seconds, 1),
         **({"kernels": [k._asdict() for k in body]} if flags.list else {}),
-        **(
-            _forecast(flags, config, found, compiled, program, shapes, static)
-            if flags.forecast
-            else {}
-        ),
+        **(_forecast(flags, config, found, compiled, traced, optimised) if flags.forecast else {}),
     }
 
 
@@ -225,23 +244,22 @@ def _forecast(
     config: Any,
     found: list[Kernel],
     compiled: Any,
-    program: Any,
-    shapes: tuple[Any, ...],
-    static: tuple[Any, ...],
+    traced: Any,
+    optimised: int,
 ) -> dict[str, Any]:
     """`counts` of an update, or of a call that acts, and `forecast` by card."""
     import forecast
     import hlo
     from stages import limits
 
-    flops = limits.flops(program.trace(*shapes, *static).jaxpr)
+    flops = limits.flops(traced.jaxpr)
     read, memory = hlo.Program(compiled.as_text()), compiled.memory_analysis()
     if flags.act:
         turns, per, each, unit = config["sampler"]["num_steps"], 1, flags.batch, "chunks_per_second"
         least = memory.argument_size_in_bytes + memory.output_size_in_bytes
     else:
         turns, per, each, unit = _UPDATES, _UPDATES, flags.seeds, "seed_updates_per_second"
-        least = per * limits.adam_bytes(shapes[0].params, shapes[0].target_params)
+        least = per * optimised
     if {kernel.depth for kernel in found} - {0, 1}:
         return {"forecast": None}  # loops in loops, as bptt's, whose turns are not read
 
@@ -278,6 +296,7 @@ CASES = (
     "--seeds=8",
     f"{_PAPER} --config.train.batch_size=1024",
     f"--config={_CONFIGS}/goal_conditioned.py:cube_single_small --goal=46",
+    "--config.critic=td --config.critics.td.next=reference",
     *(f"--act={method}" for method in ("reference", "qgf", "qgf_jacobian", "bptt", "best_of")),
     "--act=qgf --batch=50",
 )

@@ -78,7 +78,7 @@ _MODULES = {
     "tables": "report.tables",
     "tracking": "runs.tracking",
     "train": "training.step",
-    "vectors": "training.vectors",
+    "vectors": "training.forms",
     "video": "report.video",
 }
 """{old module: where it is now}; the other modules below an old package have moved with it."""
@@ -289,6 +289,8 @@ _ATTRIBUTES = {
     "runtime.children.safe_path": "data.collect:_safe_path",
     "training.calibration.read": "runs.loaded:LoadedRun.calibration",
     "training.calibration.write": "runs.loaded:LoadedRun.write_calibration",
+    "training.forms.Packed": "Vectors",
+    "training.forms.pack": "Vectors.pack",
     "training.parallel.ReplicaError": "errors:UserError",
     "training.parallel.Spread": "DeviceLayout",
     "training.parallel.for_seeds": "runs.loaded:_sharding",
@@ -309,7 +311,6 @@ _ATTRIBUTES = {
     "training.step.make_trainer": "training.programs:Trainer.of",
     "training.step.over_seeds": "runtime.seeds:over_seeds",
     "training.step.seeds_of": "training.programs:_seeds_of",
-    "training.vectors.pack": "Packed.of",
     "training.weighing.act": "State.act",
     "training.weighing.draw": "Nearby.draw",
     "training.weighing.measure": "Effort.measure",

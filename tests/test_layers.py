@@ -114,7 +114,16 @@ def test_nothing_unpickles_evaluates_or_starts_a_shell():
 
 def test_the_step_of_training_knows_no_method_and_acting_no_training():
     """`training/` is one room, but what runs on the device learns from losses alone."""
-    for name in ("state", "optimizers", "step", "global_batch", "programs", "vectors"):
+    for name in (
+        "state",
+        "optimizers",
+        "step",
+        "global_batch",
+        "programs",
+        "forms",
+        "stacks",
+        "trunk",
+    ):
         assert "methods" not in imports_of(PACKAGE / "training" / f"{name}.py"), name
     for path in (PACKAGE / "runs").glob("*.py"):
         assert not imports_of(path) & {"training", "data", "evaluation"}, path

@@ -37,7 +37,7 @@ def config_of(**changes):
 @pytest.fixture(autouse=True)
 def sgd(monkeypatch):
     """Adam hides a gradient that is N times too large."""
-    monkeypatch.setattr(programs, "make_optimizer", lambda config, every: optax.sgd(0.05))
+    monkeypatch.setattr(programs, "make_optimizer", lambda *_, **how: optax.sgd(0.05))
 
 
 def numbers(state):
@@ -98,6 +98,17 @@ def test_many_devices_compute_what_one_does_with_the_same_pieces(
 def test_both_forms_draw_the_same_batches_and_the_same_noise(dataset_trained):
     found = [dataset_trained(devices="2", parallel=form, seeds=2)[0] for form in FORMS]
     for a, b in zip(*map(numbers, found), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_form_of_accelerators_gives_the_same_on_many_devices(
+    dataset, dataset_trained, form, monkeypatch
+):
+    expected = dataset_trained(devices="2", parallel="pmap", seeds=2)[0]
+    monkeypatch.setattr(programs, "_launches", lambda: True)
+    found = trained(dataset, devices="2", parallel=form, seeds=2)[0]
+    for a, b in zip(numbers(found), numbers(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 

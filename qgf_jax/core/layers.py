@@ -1,6 +1,11 @@
-"""Layers of the networks: dense ones and layer norms, what they compute in, and features of time."""
+"""Layers of the networks: dense ones and layer norms, what they compute in, and features of time.
 
-from collections.abc import Callable
+Who runs many networks at once may evaluate their layers in a way of its own: see `evaluated_by`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +25,49 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 _GLOROT = nn.initializers.glorot_uniform()
 
 
+class Layer(NamedTuple):
+    """What a layer computes, but for its numbers."""
+
+    activation: str = ""
+    """A key of `ACTIVATIONS`; "": none"""
+    layer_norm: bool = False
+    dtype: Any = jnp.float32
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
+
+
+_Evaluation = Callable[..., Array]
+_EVALUATION: contextvars.ContextVar[_Evaluation | None] = contextvars.ContextVar(
+    "evaluation", default=None
+)
+
+
+@contextlib.contextmanager
+def evaluated_by(evaluation: _Evaluation) -> Generator[None]:
+    """Networks traced inside have each layer evaluated by `evaluation`.
+
+    That is (layer, x [F], kernel [F, W], bias [W], and with layer norm its scale and bias [W]) -> [W],
+    a `Layer`'s dense part, layer norm and activation.
+    """
+    token = _EVALUATION.set(evaluation)
+    try:
+        yield
+    finally:
+        _EVALUATION.reset(token)
+
+
+class Dense(nn.Dense):
+    """Flax's, evaluated as `evaluated_by` says."""
+
+    def __call__(self, inputs: Array) -> Array:
+        evaluation = _EVALUATION.get()
+        if evaluation is None or self.is_initializing():
+            return super().__call__(inputs)
+        numbers = self.variables["params"]
+        precision: Any = self.precision
+        layer = Layer(dtype=self.dtype, precision=precision)
+        return evaluation(layer, inputs, numbers["kernel"], numbers["bias"])
+
+
 class _Arithmetic(NamedTuple):
     """What layers compute in. Parameters, inputs and outputs of a network are float32 in any case."""
 
@@ -30,7 +78,7 @@ class _Arithmetic(NamedTuple):
 
     def dense(self, width: int, **options: Any) -> nn.Dense:
         """(x [F]) -> [width]; `options` are Flax's."""
-        return nn.Dense(width, dtype=self.dtype, precision=self.precision, **options)
+        return Dense(width, dtype=self.dtype, precision=self.precision, **options)
 
 
 ARITHMETIC = {
@@ -82,6 +130,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        evaluation = _EVALUATION.get()
+        if evaluation is not None and not self.is_initializing():
+            return self._evaluated(x, evaluation)
         arithmetic, last = ARITHMETIC[self.precision], len(self.widths) - 1
         for i, width in enumerate(self.widths):
             x = arithmetic.dense(width, kernel_init=_GLOROT)(x)
@@ -90,3 +141,18 @@ class MLP(nn.Module):
             if i < last or self.activate_last:
                 x = ACTIVATIONS[self.activation](x)
         return x if self.activate_last else x.astype(jnp.float32)
+
+    def _evaluated(self, x: Array, evaluation: _Evaluation) -> Array:
+        """The same, each layer by `evaluation`."""
+        arithmetic, last = ARITHMETIC[self.precision], len(self.widths) - 1
+        params = self.variables["params"]
+        for i in range(len(self.widths)):
+            norm = i < last and self.layer_norm
+            active = self.activation if i < last or self.activate_last else ""
+            dense, scaled = params[f"Dense_{i}"], params[f"LayerNorm_{i}"] if norm else {}
+            numbers = dense["kernel"], dense["bias"], *(scaled[k] for k in _NORM if norm)
+            x = evaluation(Layer(active, norm, *arithmetic), x, *numbers)
+        return x if self.activate_last else x.astype(jnp.float32)
+
+
+_NORM = ("scale", "bias")

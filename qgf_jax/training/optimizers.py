@@ -1,6 +1,6 @@
 """The optimiser of a run: Adam, clipped group by group, over groups that may wait."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -8,24 +8,26 @@ import jax.numpy as jnp
 import optax
 
 
+def clip_groups(grads: Any, norm: float) -> Any:
+    """Each parameter group's gradient scaled down to the global norm `norm`, by itself."""
+    clip = optax.clip_by_global_norm(norm)
+    return {name: clip.update(group, optax.EmptyState())[0] for name, group in grads.items()}
+
+
 def make_optimizer(
-    config: Mapping[str, Any], every: Mapping[str, int] = {}
+    config: Mapping[str, Any],
+    every: Mapping[str, int] = {},
+    clip: Callable[[Any, float], Any] = clip_groups,
 ) -> optax.GradientTransformation:
     """The optimiser of a resolved config; a group of `every` moves only in every n-th update.
 
-    Adam works number by number, so one over all groups equals one for each; a clip does not.
+    Adam works number by number, so one over all groups equals one for each; a clip does not: `clip`.
     """
     options = config["optimizer"]
     tx = optax.adam(options["learning_rate"])
     if norm := options["clip_norm"]:
-        tx = optax.chain(optax.stateless(lambda grads, _: _clip_groups(grads, norm)), tx)
+        tx = optax.chain(optax.stateless(lambda grads, _: clip(grads, norm)), tx)
     return _delayed(tx, every)
-
-
-def _clip_groups(grads: Any, norm: float) -> Any:
-    """Each parameter group's gradient scaled down to the global norm `norm`, by itself."""
-    clip = optax.clip_by_global_norm(norm)
-    return {name: clip.update(group, optax.EmptyState())[0] for name, group in grads.items()}
 
 
 def _delayed(

@@ -2,20 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.runtime.seeds import over_seeds
+from qgf_jax.training.forms import Form, Trees, Vectors
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.optimizers import make_optimizer
+from qgf_jax.training.stacks import Stacked
 from qgf_jax.training.state import TrainState
-from qgf_jax.training.step import train_step
-from qgf_jax.training.vectors import Packed
+from qgf_jax.training.step import total_loss, train_step
 from qgf_jax.types import Array, Batch, Learner, Metrics, Spec
 
 
@@ -66,14 +68,13 @@ class Trainer(NamedTuple):
         each place on that axis runs this program on its own piece, without one the pieces are stacked
         on the leading axis of the dataset and `constrain` may say where the batch lies. The batches are
         the same. A dataset, or each piece, is made of `blocks` of one shape. `packed`: whether updates
-        work on vectors (see `vectors`), which changes neither what goes in nor the form of what comes
-        out; `None`: where the devices are accelerators.
+        work on a state in the form of accelerators (see `forms`), which changes neither what goes in nor
+        the form of what comes out; `None`: where the devices are accelerators.
         """
         tx = make_optimizer(config, learner.every)
         step = functools.partial(
             train_step,
             losses=learner.losses,
-            tx=tx,
             tau=config["optimizer"]["tau"],
             lagged_target=config["optimizer"]["lagged_target"],
             target_every=learner.target_every,
@@ -81,10 +82,13 @@ class Trainer(NamedTuple):
         )
         feed = BatchSampler.of(config, spec, config["train"]["batch_size"] // shards, blocks=blocks)
         batches = _Batches(feed, shards, axis_name, constrain)
-        pack = _launches() if packed is None else packed
-        pack_with = functools.partial(Packed.of, tx=tx) if pack else Packed.as_it_is
         run = functools.partial(
-            _run, step=step, batches=batches, pack=pack_with, still=learner.still
+            _run,
+            step=step,
+            batches=batches,
+            learner=learner,
+            tx_of=functools.partial(make_optimizer, config, learner.every),
+            packed=_launches() if packed is None else packed,
         )
         validate = functools.partial(_validate, learner, BatchSampler.of(config, spec))
         return cls(
@@ -140,8 +144,9 @@ def _run(
     *,
     step: Any,
     batches: _Batches,
-    pack: Callable[[TrainState], Packed],
-    still: Collection[str],
+    learner: Learner,
+    tx_of: Callable[..., optax.GradientTransformation],
+    packed: bool,
 ) -> tuple[TrainState, Metrics]:
     """`num_steps` updates of one seed, and the means of their metrics."""
     # Drawn for all steps at once, each from its own step's key: a hash is a loop of small
@@ -150,20 +155,27 @@ def _run(
     drawn = jax.vmap(lambda i: batches.draw(dataset, _stream_key(state, i, _BATCH)))(steps)
     keys = jax.vmap(lambda i: state.loss_keys(i, len(step.keywords["losses"])))(steps)
     # What stands still is no part of what the steps carry on: no gradient, moment or average is made.
-    moving, rest = state.split(still)
-    packed, trees, unpack = pack(moving)
-    names: list[str] = []
+    moving, still = state.split(learner.still)
+    total = total_loss(learner.losses, batches.axis_name)
+    if not packed:
+        form: Form = Trees(total)
+    elif any(n > 1 for n in learner.every.values()):
+        form = Vectors(total, moving, tx_of())
+    else:
+        first = jax.eval_shape(batches.gather, dataset, jax.tree.map(lambda x: x[0], drawn))
+        form = Stacked.of(total, moving, still, first, keys[0])
+    tx, names = tx_of(clip=form.clip), list[str]()
 
     def update(state: TrainState, inputs: Any) -> tuple[TrainState, Array]:
         drawn, keys = inputs
         batch = batches.gather(dataset, drawn)
-        state, metrics = step(state, batch, keys=keys, trees=trees, still=rest)
+        state, metrics = step(state, batch, keys=keys, form=form, still=still, tx=tx)
         names[:] = metrics
         return state, jnp.stack([*metrics.values()])
 
-    packed, metrics = jax.lax.scan(update, packed, (drawn, keys))
+    last, metrics = jax.lax.scan(update, form.pack(moving, still), (drawn, keys))
     means = jnp.nanmean(metrics, axis=0)
-    return unpack(packed).joined(rest), dict(zip(names, means, strict=True))
+    return form.unpack(last).joined(still), dict(zip(names, means, strict=True))
 
 
 def _validate(learner: Learner, feed: BatchSampler, state: TrainState, dataset: Any) -> Metrics:
