@@ -205,6 +205,7 @@ _ATTRIBUTES = {
     "evaluation.evaluate.arms": "evaluation.arms:Arm.sweep",
     "evaluation.evaluate.compile_act": "evaluation.worker_pool:_compile_act",
     "evaluation.simulators.rollout": "Simulator.rollout",
+    "evaluation.statistics.FEW_SEEDS": "RESAMPLED_FROM",
     "evaluation.statistics.kind": "Interval.kind",
     "evaluation.statistics.mean_and_error": "Interval.mean_and_error",
     "evaluation.statistics.mean_interval": "Interval.of_mean",
