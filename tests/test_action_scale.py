@@ -298,7 +298,9 @@ def test_the_sampler_looks_beyond_a_box_that_is_not_there():
     nets = SimpleNamespace(
         noise=lambda key: jax.random.normal(key, (1,)),
         velocity=lambda group, obs: lambda action, t: 5 * jnp.ones(1),
-        q_of=lambda members, obs: lambda action: jax.nn.relu(action[0] - 1.5),
+        logits_of=lambda members, obs: lambda action: jax.nn.relu(action - 1.5),
+        to_value=lambda logits: logits,
+        aggregate=lambda members: members[0],
     )
     params = {"policy": None, "critic": None}
     moved = {}

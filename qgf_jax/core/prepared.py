@@ -33,21 +33,23 @@ def network(module: Any, variables: Any, obs: Obs) -> Callable[..., Any]:
 
     In training an observation is seen once, so there, and for other modules, nothing is prepared.
     """
-    if not _can(module):
+    if not _can(module, variables):
         return functools.partial(module.apply, variables, obs)
     return functools.partial(_apply, module, _prepare(module, variables, obs))
 
 
 def members(module: Any, stacked: Any, obs: Obs) -> Callable[..., Array]:
     """(further inputs …) -> [E, …], the same of an ensemble, whose variables are `stacked` [E, …]."""
-    if not _can(module):
+    if not _can(module, stacked):
         return lambda *inputs: jax.vmap(lambda one: module.apply(one, obs, *inputs))(stacked)
     ready = jax.vmap(lambda one: _prepare(module, one, obs))(stacked)
     return lambda *inputs: jax.vmap(lambda one: _apply(module, one, *inputs))(ready)
 
 
-def _can(module: Any) -> bool:
-    return isinstance(module, ObservationFirst) and not in_training()
+def _can(module: Any, variables: Any) -> bool:
+    """Without hidden layers there is no `MLP_0`."""
+    has_layers = isinstance(module, ObservationFirst) and "MLP_0" in variables["params"]
+    return has_layers and not in_training()
 
 
 class _Features(nn.Module):
