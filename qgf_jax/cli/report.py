@@ -13,6 +13,14 @@ from qgf_jax.sweep import plan as sweep
 @RUNS.declare
 def _main(arguments: Sequence[str]) -> None:
     """Parses flags and calls `report.write`, `site.write`, `report.compare` or `record.write`."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    _open_sweeps(flags)
+    _check(parser, flags)
+    print(_made(flags, flags.runs or flags.workdir))
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="qgf report",
         description="Writes tables, plots and HTML pages to RUN/report and prints the table.\n"
@@ -59,10 +67,7 @@ def _main(arguments: Sequence[str]) -> None:
         metavar="TASK,…",
     )
     _add_record(parser)
-    flags = parser.parse_args(arguments)
-    _open_sweeps(flags)
-    _check(parser, flags)
-    print(_made(flags, flags.runs or flags.workdir))
+    return parser
 
 
 def _open_sweeps(flags: argparse.Namespace) -> None:
