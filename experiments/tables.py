@@ -19,6 +19,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.over_tasks import aggregate
 from qgf_jax.evaluation.paired import Evaluated
 from qgf_jax.evaluation.played import ALL_TASKS
+from qgf_jax.evaluation.statistics import holm
 from qgf_jax.report import report, tables
 from qgf_jax.runs.files import write_atomically
 
@@ -83,8 +84,11 @@ def _drawn(where: str, spec: Mapping[str, Any], found: Mapping[str, tables.Table
 
 def _across(where: str, spec: Mapping[str, Any], results: Path) -> str:
     """A table with a line for each arm and a column for each task, as tables.toml says."""
-    if sorted(spec) != ["baseline", "groups"] or len({*map(len, spec["groups"].values())}) != 1:
-        raise UserError(f"{where}: it needs baseline and groups of as many runs each, nothing else")
+    needed, family = {"baseline", "groups"}, spec.get("family", [])
+    if {*spec} - {"family"} != needed or len({*map(len, spec["groups"].values())}) != 1:
+        raise UserError(
+            f"{where}: it needs baseline and groups of as many runs each, and may have family"
+        )
     for name in (name for names in spec["groups"].values() for name in names):
         if not (results / name / "episodes.csv.gz").exists():
             raise UserError(f"{where}: unknown run {name!r}")
@@ -93,15 +97,37 @@ def _across(where: str, spec: Mapping[str, Any], results: Path) -> str:
         for group, names in spec["groups"].items()
     }
     found = aggregate([run for group in runs.values() for run in group], spec["baseline"])
-    lines = [["method", *(run.name for run in next(iter(runs.values()))), "mean", "difference"]]
+    names = [run.name for run in next(iter(runs.values()))]
+    lines = [["method", *names, "mean", "difference", *(["p, Holm"] if family else [])]]
+    chances = _adjusted(where, family, found)
     for one in found:
         means = [_success(run, one["method"]) for run in runs[one["trained_as"]]]
-        text = one["method"] + (f" ({one['trained_as']})" if one["trained_as"] else "")
+        text = _name(one)
         apart = one["difference"]
         between = apart and "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**apart)
         mean = sum(means) / len(means)
-        lines.append([text, *(f"{m:.2f}" for m in means), f"{mean:.3f}", between or ""])
+        cells = [text, *(f"{m:.2f}" for m in means), f"{mean:.3f}", between or ""]
+        lines.append([*cells, *([chances.get(text, "")] if family else [])])
     return tables.grid(lines)
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    """Of an arm, and of its group if that has one."""
+    return one["method"] + (f" ({one['trained_as']})" if one["trained_as"] else "")
+
+
+def _adjusted(
+    where: str, family: Sequence[str], found: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """By arm of `family`: the chance of its difference from the baseline, adjusted over those (Holm)."""
+    tested = {_name(one): one["difference"] for one in found if one["difference"]}
+    for name in family:
+        if name not in tested:
+            raise UserError(f"{where}: {UserError.unknown('arm of family,', name, tested)}")
+    return {
+        name: f"{p:.3f}"
+        for name, p in zip(family, holm([tested[name]["p"] for name in family]), strict=True)
+    }
 
 
 def _success(run: Evaluated, label: str) -> float:

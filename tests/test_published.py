@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from test_recorded import ENVS, lines_of, run_of
 
-from qgf_jax.report import record
+from qgf_jax.evaluation.over_tasks import aggregate
+from qgf_jax.report import record, report
 
 RESULTS = ROOT / "experiments" / "results"
 
@@ -65,7 +66,9 @@ digits = { return = 0 }
 [across]
 baseline = "reference"
 groups = { "" = ["here/a"], again = ["b"] }
+family = ["best of 4", "qgf (again)"]
 """
+GROUPS = {"here/a": "", "b": "again"}
 PAGE = (
     "Prose.\n<!-- table one -->\nold\n<!-- end of table one -->\nMore: <!-- table two -->\n"
     "<!-- end of table two -->\n<!-- table across -->\n<!-- end of table across -->\nEnd.\n"
@@ -117,10 +120,19 @@ def test_a_row_of_the_list_makes_a_table_of_the_page(results, capsys):
     assert {row[1] for row in body} == {"all"} and len(body) == len(pooled) - 1  # qgf's weight 0
     bold = [row[2] for row in body if "**" in row[2]]
     assert bold == ["**qgf, selected**"] and re.fullmatch(r"-\d+ \[-\d+, -\d+\]", body[0][4])
-    assert across[0] == ["method", "a", "mean", "difference"]
+    assert across[0] == ["method", "a", "mean", "difference", "p, Holm"]
     (best,) = (row for row in across if row[0] == "best of 4 (again)")
     assert best[1] == f"{mean:.2f}" and best[2] == f"{mean:.3f}" and best[3][0] in "+-"
     assert {row[3] for row in across if row[0] == "reference"} == {""}
+    records = [report.evaluated(results / name, group) for name, group in GROUPS.items()]
+    found = {(one["method"], one["trained_as"]): one for one in aggregate(records, "reference")}
+    family = [found["best of 4", ""], found["qgf", "again"]]
+    smaller, larger = sorted(one["difference"]["p"] for one in family)
+    shown = {row[0]: row[4] for row in across[2:] if row[4]}
+    assert shown.keys() == {"best of 4", "qgf (again)"}
+    assert sorted(map(float, shown.values())) == pytest.approx(
+        [min(1, 2 * smaller), min(1, max(2 * smaller, larger))], abs=5e-4
+    )
     tables.main([str(results)])
     assert capsys.readouterr().out == ""
 
@@ -134,6 +146,7 @@ WRONG = {
     "one: runs is no list of names": SPEC.replace('["here/a", "b"]', '"b"'),
     "should have the comment lines of each table": SPEC.replace("[two]", "[three]"),
     "across: it needs baseline and groups": SPEC.replace('baseline = "reference"', ""),
+    "across: unknown arm of family, 'qgff'": SPEC.replace('"qgf (again)"', '"qgff"'),
     "across: unknown run 'c'": SPEC.replace('again = ["b"]', 'again = ["c"]'),
     "tables.toml: ": "[",
 }
