@@ -1,5 +1,8 @@
 """All of OGBench that is installed: what resolves, what can be collected, what is refused by name."""
 
+import os
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,17 @@ def test_what_has_an_expert_is_collected_and_the_rest_says_so_by_name(scene, mon
     assert rows["terminals"].tolist() == [False] * 11 + [True]
     assert np.abs(rows["actions"]).max() > 0 and np.isfinite(rows["observations"]).all()
     assert len(rows["qpos"]) == len(rows["qvel"]) == 12
+
+
+def test_a_maze_that_is_made_leaves_no_file_and_no_descriptor(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    free = _lowest_free_descriptor()
+    env = ogbench.FAMILY.make("pointmaze-medium-navigate-singletask-task1-v0")
+    assert _lowest_free_descriptor() == free and not list(tmp_path.iterdir())
+    assert len(env.reset(0)) == env.width
+
+
+def _lowest_free_descriptor():
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor

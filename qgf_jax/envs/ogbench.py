@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_jax.envs import mazes, unrendered
+from qgf_jax.envs import descriptions, mazes, unrendered
 from qgf_jax.envs.families import ON_DEVICE, SIMULATORS, EnvName, Family, Labels
 from qgf_jax.envs.task_env import TaskEnv
 from qgf_jax.errors import UserError, log
@@ -159,7 +159,8 @@ class _OGBench(Family):
             _check(env_id)
             import gymnasium
 
-            return gymnasium.make(env_id, disable_env_checker=True, **options)
+            with descriptions.removed():
+                return gymnasium.make(env_id, disable_env_checker=True, **options)
 
     reset = staticmethod(TaskEnv.reset_by_seed)
 
