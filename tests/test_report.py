@@ -89,3 +89,14 @@ def test_a_sweeps_folder_stands_for_its_runs(tmp_path, monkeypatch):
     cli.main(["report", str(folder)])
     cli.main(["report", *map(str, sorted(folder.iterdir())), "--out=site"])
     assert written == [(runs, folder / "report"), (runs, Path("site"))]
+
+
+@pytest.mark.parametrize("lines", [3, 4, 5, 90])
+def test_of_many_warnings_a_report_gives_the_first_and_their_number(lines, capsys):
+    gaps = [
+        f"weight {i}: {i} selection episodes of other weights are missing" for i in range(lines)
+    ]
+    report._warn(types.SimpleNamespace(gaps=lambda: gaps))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == min(lines, 5) and said[2].startswith("qgf: warning: weight 2: 2 selection")
+    assert (f"qgf: warning: {lines - 4} more" in said[-1]) == (lines > 4)

@@ -26,6 +26,8 @@ from qgf_jax.runs.run import Run
 
 _ELSEWHERE = "give --out=NAME, which writes the table alone"
 _CURVE = "steps.csv"
+_WARNINGS = 4
+"""Lines of warnings that a command gives at most, beside how many more there are."""
 """Selected report rows of all checkpoints that were evaluated."""
 
 
@@ -331,8 +333,12 @@ def _earlier(lines: Lines) -> int:
 
 
 def _warn(table: Table) -> None:
-    for line in table.gaps():
+    """Says what rows lack; of many, as where few episodes chose the weights, the first ones."""
+    gaps = table.gaps()
+    for line in gaps[:_WARNINGS]:
         again = ": `qgf evaluate` of all these weights together plays them" * (
             "are missing" in line
         )
         log(f"qgf: warning: {line}{again}")
+    if (more := len(gaps) - _WARNINGS) > 0:
+        log(f"qgf: warning: {more} more lines like these, which each run's own report has whole")
