@@ -175,7 +175,8 @@ def add_optimism(rows: Sequence[Row]) -> None:
     """Gives selected report rows their `optimism`: what the maximum over weights would have added.
 
     `gap`, `of` success, or of return where no weight has any, and the `weight` of the maximum, as
-    `Table.optimistic` has it. Rows of methods with a single weight have none.
+    `Table.optimistic` has it, with its `configuration` where rows are of several. Rows without a rival
+    have none.
     """
     table = Table(rows)
     played: dict[Group, list[Row]] = {}
@@ -184,10 +185,12 @@ def add_optimism(rows: Sequence[Row]) -> None:
         played.setdefault(Group.of(row), []).append(row)
     for row in table.reported:
         rivals = played[Group.of(row)]
-        if row["selected"] and len({rival["weight"] for rival in rivals}) > 1:
+        if row["selected"] and len(rivals) > 1:
             other, name = best[Group.of(row)], measure_of(rivals)
             gap = other[name]["mean"] - row[name]["mean"]
             row["optimism"] = {"of": name, "gap": gap, "weight": other["weight"]}
+            if "configuration" in other:
+                row["optimism"]["configuration"] = other["configuration"]
 
 
 def _has_optimism(rows: Iterable[Row]) -> bool:
@@ -199,8 +202,9 @@ def _optimism(row: Row) -> str:
         return "-"
     found = row["optimism"]
     digits = _DIGITS[found["of"]]
-    where = f" at {found['weight']:g}" if found["weight"] != row["weight"] else ""
-    return f"{found['gap']:+.{digits}f}{where}"
+    where = [found[k] for k in ("configuration",) if found.get(k) != row.get(k)]
+    where += [f"{found['weight']:g}"] * (found["weight"] != row["weight"])
+    return f"{found['gap']:+.{digits}f}{' at ' * bool(where)}{', '.join(where)}"
 
 
 def _rank(row: Row) -> tuple[float, float, float]:
