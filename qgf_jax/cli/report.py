@@ -55,7 +55,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out",
         type=paths.expand,
-        help="the folder of the site; with --workdir, where its table goes: OUT.md and OUT.csv",
+        help="the folder of the site; with --workdir, where its table goes: OUT.md, OUT.csv, OUT.json",
     )
     parser.add_argument(
         "--baseline",

@@ -153,13 +153,12 @@ class Family(NamedTuple):
 def families(samples: Sequence[Sample], keys: Sequence[TunedKey]) -> list[Family]:
     """The runs of one environment, algorithm and critic where there are several; they differ in `keys`.
 
-    Raises `UserError` if they differ in anything else, or in nothing, if no run has one of the keys, and
+    Raises `UserError` if they differ in anything else, or in nothing, if no run has any of the keys, and
     if there are no two such runs.
     """
     known = {name for sample in samples for name in sample.run.settings()}
-    for key in keys:
-        if key.name not in known:
-            raise UserError.unknown("config key", key.name, known)
+    if known.isdisjoint(key.name for key in keys):  # some may be of a method that is not there
+        raise UserError.unknown("config key", keys[0].name, known)
     alike: dict[tuple[str, ...], dict[int, Sample]] = {}
     for place, sample in enumerate(samples):
         kind = tuple(sample.run.config[name] for name in _KINDS)
