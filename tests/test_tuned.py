@@ -97,6 +97,13 @@ def test_a_configuration_and_a_weight_are_one_choice():
     assert {row["weight"] for row in first.rows if row["selected"]} == {3.0}
 
 
+def test_of_equals_the_first_configuration_comes_before_a_smaller_weight():
+    runs = [evaluated(played([1, 0], [1], weight=weight)) for weight in (3.0, 1.0)]
+    ranked = rivals.rank(runs)
+    chosen = {(one.place, one.row["weight"]) for one in ranked if one.row["selected"]}
+    assert chosen == {(0, 3.0)}
+
+
 def test_configurations_of_other_tasks_are_chosen_apart_and_are_one_arm_over_all(run, tmp_path):
     def of(task, alpha, selection, reported):
         env = f"pointmaze-medium-navigate-singletask-task{task}-v0"
@@ -117,14 +124,14 @@ def test_configurations_of_other_tasks_are_chosen_apart_and_are_one_arm_over_all
 def test_a_run_of_another_method_stays_and_is_what_rows_are_compared_with(run, tmp_path):
     guided = run("qgf", 1.0, played([1, 1], [0, 0, 1, 1], "qgf", weight=1.0), algorithm="qgf")
     runs = [
-        run("a", 3.0, played([0, 0], [0, 0, 0, 0])),
-        run("b", 30.0, played([1, 1], [1, 1, 1, 1])),
+        run("a", 3.0, played([1, 1], [1, 1, 1, 1])),
+        run("b", 30.0, played([0, 0], [0, 0, 0, 0])),
         guided,
     ]
     rows, _ = report(tmp_path, *runs, more=["--baseline=qgf"])
     found = {row["trained_as"]: row for row in rows}
-    assert found.keys() == {"fql, iql, alpha=30", "qgf, iql"}
-    assert float(found["fql, iql, alpha=30"]["paired_mean"]) == 0.5
+    assert found.keys() == {"fql, iql, alpha=3", "qgf, iql"}
+    assert float(found["fql, iql, alpha=3"]["paired_mean"]) == 0.5
 
 
 def test_seeds_in_several_folders_are_one_configuration(run, tmp_path):
