@@ -61,8 +61,9 @@ def test_the_chosen_configuration_alone_is_reported(run, tmp_path, capsys):
     assert (row["optimism_gap"], row["optimism_configuration"]) == ("0.5", "alpha=3")
     text = capsys.readouterr().out
     assert "fql, iql, alpha=10" in text and "+0.50 at alpha=3" in text
-    assert "one of 3 configurations, by the 4 selection episodes" in text
-    assert "success: alpha=30: 0.00, **alpha=10: 1.00**, alpha=3: 0.25" in text
+    assert "one of 3 configurations, chosen as a weight is on the 4 selection episodes" in text
+    assert "success: alpha=30: 0.00, alpha=10: 1.00 ←, alpha=3: 0.25" in text
+    assert "the maximum over configurations and weights on these very report episodes" in text
     (record,) = found["tuned"]
     assert record["configurations"] == 3 and record["configuration"] == {"policy.alpha": 10.0}
     assert [one["selection"]["success"] for one in record["tried"]] == [0.0, 1.0, 0.25]

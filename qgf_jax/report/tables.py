@@ -18,7 +18,7 @@ _SELECTED = (
 )
 
 _OF_OPTIMISM = (
-    "optimism: what the maximum over weights on these very report episodes, which is biased upwards, "
+    "optimism: what the maximum over {} on these very report episodes, which is biased upwards, "
     "adds to what weights are selected by, and that maximum's weight."
 )
 _OF_AGGREGATES = (
@@ -142,7 +142,9 @@ class Table:
         """What the brackets of the report rows are, a line for each kind; then what rows lack."""
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
         words = [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
-        return [*words, *[_OF_OPTIMISM] * _has_optimism(self.reported), *self.gaps()]
+        several = any("configuration" in row for row in self.reported)
+        over = _OF_OPTIMISM.format("configurations and weights" if several else "weights")
+        return [*words, *[over] * _has_optimism(self.reported), *self.gaps()]
 
     def gaps(self) -> list[str]:
         """A line for each row that lacks episodes: what was left out, and what could not be ranked."""

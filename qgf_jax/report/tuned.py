@@ -219,8 +219,8 @@ def _note(record: Mapping[str, Any]) -> str:
     scores = ", ".join(_score(one, measure) for one in record["tried"])
     place = Panel(record["env"], record["task"]).title
     return (
-        f"{place}, {record['method']}: one of {record['configurations']} configurations, by the "
-        f"{record['pairs']} selection episodes that each has played; {measure}: {scores}"
+        f"{place}, {record['method']}: one of {record['configurations']} configurations, chosen as a "
+        f"weight is on the {record['pairs']} selection episodes in common; {measure}: {scores}"
     )
 
 
@@ -228,5 +228,4 @@ def _score(tried: Mapping[str, Any], measure: str) -> str:
     weight = f", weight {tried['weight']:g}" if tried["weight"] else ""
     value = f"{tried['selection'][measure]:.{2 if measure == 'success' else 1}f}"
     aside = "" if tried["ranked"] else " (not ranked: too few episodes in common)"
-    mark = "**" if tried["selected"] else ""
-    return f"{mark}{tried['words']}{weight}: {value}{mark}{aside}"
+    return f"{tried['words']}{weight}: {value}{' ←' * tried['selected']}{aside}"
