@@ -5,9 +5,11 @@ RUN ?= runs/quickstart
 MINUTES ?= 8
 OUT ?= accelerator.json
 STUDY ?= runs/study
+BASELINES ?= runs/baselines
+TUNED := policy.inverse_temperature,-policy.alpha,-policy.bc_weight
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart study test lint tests oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
+.PHONY: install quickstart study baselines study-data test lint tests oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -30,13 +32,22 @@ quickstart: install
 	@echo "open $(RUN)/report/index.html"
 
 # Hours. The same command goes on where it was stopped.
-study: install
+study: study-data
+	$(BIN)/qgf sweep experiments/sweeps/study.py --out=$(STUDY)
+	$(BIN)/qgf report $(STUDY) --baseline=qgf
+
+# Days; FLAGS='--only=*_fql_*' makes a part. Compared with the study's qgf where there is a study.
+baselines: study-data
+	$(BIN)/qgf sweep experiments/sweeps/baselines.py --out=$(BASELINES) $(FLAGS)
+	$(BIN)/qgf report $(BASELINES) $(BESIDE) --tuned=$(TUNED) --out=$(BASELINES)/report
+
+baselines: BESIDE = $(if $(wildcard $(STUDY)/sweep.json),$(STUDY) --baseline=qgf)
+
+study-data: install
 	for env in pointmaze-medium-navigate cube-single-play puzzle-3x3-play scene-play; do \
 		test -f data/$$env-v0.npz || case $$env in \
 		pointmaze*) $(BIN)/qgf collect --env=$$env-v0 --episodes=300 --out=data ;; \
 		*) $(BIN)/qgf collect --env=$$env-v0 --episodes=250 --out=data ;; esac || exit; done
-	$(BIN)/qgf sweep experiments/sweeps/study.py --out=$(STUDY)
-	$(BIN)/qgf report $(STUDY) --baseline=qgf
 
 test: lint tests
 

@@ -11,13 +11,14 @@ whether an easily solved episode is shorter, so that returns tell more than succ
 each success is of the same length. Regret is the success of the best weight less that of the chosen one.
 
 `all_N`: --select=all with N selection episodes of each weight; `bandit_B`: --select=bandit with B in
-all. Each is played by the package's own `Plan`. Prints one JSON object. No JAX.
+all; `--rules` names others, of at most 50 of a weight. Each is played by the package's own `Plan`.
+Prints one JSON object. No JAX.
 """
 
 import argparse
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -27,13 +28,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.sweep import Job, Plan
 
 SHAPES = ("peak", "plateau", "flat")
-RULES: dict[str, dict[str, Any]] = {
-    "all_4": {"selection_episodes": 4},
-    "bandit_25": {"selection_episodes": 0, "budget": 25},
-    "bandit_50": {"selection_episodes": 0, "budget": 50},
-    "all_20": {"selection_episodes": 20},
-    "all_50": {"selection_episodes": 50},
-}
+RULES = ("all_4", "bandit_25", "bandit_50", "all_20", "all_50")
 MOST, LIMIT = 50, 200
 """Selection episodes that a weight plays, and steps of a failure."""
 
@@ -68,10 +63,18 @@ def draw(truth: np.ndarray, rng: np.random.Generator, *, steps: bool) -> Outcome
     return outcome
 
 
-def select(rule: dict[str, Any], weights: int, outcome: Outcome) -> tuple[int, int]:
+def _plan_of(rule: str) -> dict[str, Any]:
+    """What a `Plan` is given by a rule, all_N or bandit_B."""
+    kind, _, number = rule.partition("_")
+    if kind == "all":
+        return {"selection_episodes": int(number)}
+    return {"selection_episodes": 0, "budget": int(number)}
+
+
+def select(rule: str, weights: int, outcome: Outcome) -> tuple[int, int]:
     """The weight that a rule chooses, and the selection episodes that it has played."""
     arms = [Arm("qgf", float(1 + i), 1) for i in range(weights)]
-    plan = Plan("made-up", (1,), 1, arms, episodes=1, report_selected=True, **rule)
+    plan = Plan("made-up", (1,), 1, arms, episodes=1, report_selected=True, **_plan_of(rule))
     lines: list[dict[str, Any]] = []
     for jobs in plan.stages(0, lines):
         if jobs[0].episode % 2:
@@ -81,7 +84,7 @@ def select(rule: dict[str, Any], weights: int, outcome: Outcome) -> tuple[int, i
 
 
 def regrets(
-    shape: str, count: int, *, weights: int = 6, steps: bool = True, rules: Any = tuple(RULES)
+    shape: str, count: int, *, weights: int = 6, steps: bool = True, rules: Sequence[str] = RULES
 ) -> dict[str, np.ndarray]:
     """The regret [tasks] of each rule, on the same tasks."""
     found: dict[str, list[float]] = {name: [] for name in rules}
@@ -90,7 +93,7 @@ def regrets(
         truth = probabilities(shape, weights, rng)
         outcome = draw(truth, rng, steps=steps)
         for name, values in found.items():
-            weight, _ = select(RULES[name], weights, outcome)
+            weight, _ = select(name, weights, outcome)
             values.append(float(truth.max() - truth[weight - 1]))
     return {name: np.array(values) for name, values in found.items()}
 
@@ -99,10 +102,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=500, help="of each case")
     parser.add_argument("--weights", type=int, default=6)
+    parser.add_argument("--rules", type=lambda text: text.split(","), default=RULES)
     flags = parser.parse_args()
     cases = []
     for shape, steps in itertools.product(SHAPES, (True, False)):
-        measured = regrets(shape, flags.tasks, weights=flags.weights, steps=steps)
+        measured = regrets(
+            shape, flags.tasks, weights=flags.weights, steps=steps, rules=flags.rules
+        )
         cases.append({"shape": shape, "steps": steps})
         for name, values in measured.items():
             cases[-1][name] = {

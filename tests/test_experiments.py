@@ -223,3 +223,44 @@ def test_every_sweep_can_be_planned(path, tmp_path, monkeypatch, capsys):
     cli.main(["sweep", str(path), f"--out={tmp_path / 'runs'}", "--dry_run", "--json"])
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) >= 4 and not list(tmp_path.iterdir())
+
+
+def test_baselines_have_as_many_configurations_as_a_guided_arm_has_weights():
+    study, baselines = (module(HERE / f"sweeps/{name}.py") for name in ("study", "baselines"))
+    assert baselines.TASKS == study.TASKS
+    found = baselines.jobs()
+    for guided in study.jobs():
+        own = [job for job in found if job.config == guided.config]
+        same = {pair for pair in guided.overrides if pair[0] in ("seed", "seeds")}
+        assert len(same) == 2 and all(same < {*job.overrides} for job in own)
+        by_slope = dict(flag.split("=") for flag in guided.evaluations[0])
+        methods = [dict(job.overrides)["algorithm"] for job in own]
+        for method in {*methods}:
+            tried = [job for job in own if dict(job.overrides)["algorithm"] == method]
+            flags = [dict(flag.split("=") for flag in job.evaluations[0]) for job in tried]
+            assert all(one["--methods"] == method for one in flags)
+            assert all(one["--episodes"] == by_slope["--episodes"] for one in flags)
+            weights = flags[0].get("--weights", "")
+            assert (
+                len(tried) * len(weights.split(",")) == len(by_slope["--weights"].split(",")) == 6
+            )
+            if method == "robust_q":
+                assert weights == by_slope["--weights"]
+            if weights:
+                assert flags[0]["--budget"] == by_slope["--budget"]
+        assert {*methods} == {*baselines.ARMS, "cfgrl", "robust_q"}
+
+
+def test_values_that_are_tried_are_those_that_the_report_is_told_of():
+    """Of each key the Makefile's flag says whether larger values are nearer to cloning."""
+    makefile = (ROOT / "Makefile").read_text()
+    told = re.search(r"^TUNED := (.*)$", makefile, re.MULTILINE).group(1)
+    baselines = module(HERE / "sweeps/baselines.py")
+    keys = {
+        key
+        for values in (baselines.ARMS, baselines.MAZES)
+        for one in values.values()
+        for key in one
+    }
+    assert {word.removeprefix("-") for word in told.split(",")} == keys
+    assert told in baselines.__doc__

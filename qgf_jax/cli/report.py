@@ -3,11 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qgf_guide.bounds import Counts
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.runtime import paths
 from qgf_jax.sweep import plan as sweep
+
+if TYPE_CHECKING:
+    from qgf_jax.report.tuned import TunedKey
 
 
 @RUNS.declare
@@ -29,6 +33,7 @@ def _parser() -> Parser:
         "a site of several runs: qgf report runs/* --out=site\n"
         "of all runs of a sweep: qgf report runs/sweep\n"
         "one table of several runs: qgf report --workdir=runs/cube,runs/fql,runs/qam --out=comparison\n"
+        "a run for each value of a hyperparameter: qgf report runs/sweep --tuned=-policy.alpha\n"
         "a run for each task: qgf report runs/task1 runs/task2 --select_on=2 --out=cube\n"
         "to publish: qgf report --workdir=runs/cube --record=results/cube --machine=here \\\n"
         "    --command='qgf train …' --command='qgf evaluate …'\n"
@@ -50,7 +55,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out",
         type=paths.expand,
-        help="the folder of the site; with --workdir, where its table goes: OUT.md and OUT.csv",
+        help="the folder of the site; with --workdir, where its table goes: OUT.md, OUT.csv, OUT.json",
     )
     parser.add_argument(
         "--baseline",
@@ -66,8 +71,26 @@ def _parser() -> Parser:
         "2,4; else each task's own, or all of a run's",
         metavar="TASK,…",
     )
+    _add_tuned(parser)
     _add_record(parser)
     return parser
+
+
+def _add_tuned(parser: Parser) -> None:
+    def keys(text: str) -> "tuple[TunedKey, ...]":
+        from qgf_jax.report.tuned import TunedKey  # NumPy, which --help should not wait for
+
+        return TunedKey.parse(text)
+
+    parser.add_argument(
+        "--tuned",
+        type=keys,
+        default=(),
+        help="runs that differ in these keys of the config alone are configurations of one row: the "
+        "selection episodes choose one, as a weight is chosen; of what noise does not tell apart that "
+        "with the smallest value, or with the largest of a key after a minus, as -policy.alpha",
+        metavar="[-]KEY,…",
+    )
 
 
 def _open_sweeps(flags: argparse.Namespace) -> None:
@@ -90,8 +113,14 @@ def _check(parser: Parser, flags: argparse.Namespace) -> None:
     several = len(flags.runs or flags.workdir) > 1
     if not flags.record and any([flags.command, flags.machine]):
         parser.error("--command and --machine belong to --record")
-    if flags.record and any([several, flags.out, flags.baseline, flags.select_on]):
-        parser.error("--record takes one run folder, and neither --out, --baseline nor --select_on")
+    if flags.record and any([several, flags.out, flags.baseline, flags.select_on, flags.tuned]):
+        parser.error(
+            "--record takes one run folder, and neither --out, --baseline, --select_on nor --tuned"
+        )
+    if flags.tuned and flags.select_on:
+        parser.error("--tuned chooses for each task by itself: leave --select_on out")
+    if flags.tuned and not several:
+        parser.error("--tuned chooses one of several runs: give them all, or the folder of a sweep")
     if several and not flags.out:
         parser.error("several run folders need --out")
 
@@ -126,9 +155,9 @@ def _made(flags: argparse.Namespace, workdirs: Sequence[Path]) -> str:
 
     select_on = tuple(dict.fromkeys(flags.select_on))
     if flags.out and flags.runs:
-        return site.write(workdirs, flags.out, flags.baseline, select_on)
+        return site.write(workdirs, flags.out, flags.baseline, select_on, flags.tuned)
     if flags.out:
-        return report.compare(workdirs, flags.out, flags.baseline, select_on)
+        return report.compare(workdirs, flags.out, flags.baseline, select_on, flags.tuned)
     return report.write(*workdirs, baseline=flags.baseline, select_on=select_on)
 
 

@@ -46,12 +46,21 @@ def summarize(lines: Iterable[Line], references: Sequence[float] | None = None) 
     steps, parts = newest(lines), by_arm(lines)
     made = (_row(key, tasks, steps[key.group.env], references) for key, tasks in parts.items())
     rows = [row for row in made if row is not None]
+    mark(rows, parts)
+    return rows
+
+
+def mark(rows: Sequence[Row], played: Mapping[Key, Tasks]) -> None:
+    """Gives rows their `missing`, `ranked_on` and `selected`, by what was `played` of each, and more.
+
+    As `summarize` has it. What is called a weight is any number that tells rivals apart, of which the
+    smallest is preferred.
+    """
     rivals: dict[Group, dict[str, dict[float, Tasks]]] = {}
-    for (group, weight, split), tasks in parts.items():
+    for (group, weight, split), tasks in played.items():
         rivals.setdefault(group, {}).setdefault(split, {})[weight] = tasks
     _mark_missing(rows, rivals)
     _mark_selected(rows, rivals)
-    return rows
 
 
 def by_step(lines: Iterable[Line], references: Sequence[float] | None = None) -> list[Row]:

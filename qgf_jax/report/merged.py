@@ -32,6 +32,11 @@ class Sample(NamedTuple):
         return self.runs[0]
 
     @property
+    def trained_as(self) -> str:
+        """Algorithm and critic, as tables write them."""
+        return f"{self.run.config['algorithm']}, {self.run.config['critic']}"
+
+    @property
     def folders(self) -> str:
         """Their names, for a table."""
         first, *more = (run.workdir.name for run in self.runs)
@@ -78,7 +83,7 @@ def merge(played: Sequence[tuple[Run, Lines]]) -> tuple[list[Sample], list[str]]
         one = _Played.of(run, log)
         for sample in samples:
             new = [number for number in one.numbers if number not in sample.places]
-            if new and _is_same_training(sample, one) and not _apart(sample, one):
+            if new and _is_same_training(sample, one) and not apart(sample, one):
                 notes += _of_doubles(sample, one)
                 sample._add(one, new)
                 break
@@ -116,14 +121,17 @@ def _is_same_training(sample: Sample, one: _Played) -> bool:
     return all(sample.run.config[key] == one.run.config[key] for key in keys)
 
 
-def _apart(sample: Sample, one: _Played) -> list[str]:
-    """What tells a run from a sample, the checkpoint that was evaluated last."""
+def apart(sample: Sample, one: "Sample | _Played", but: Sequence[str] = ()) -> list[str]:
+    """What tells a sample, or a run, from another beside seeds and the config keys `but`.
+
+    As `runs.alike.changes`, the checkpoint that was evaluated last.
+    """
     ours, theirs = newest(sample.lines), newest(one.lines)
     steps = [
         f"checkpoint of {env}: {ours[env]} -> {theirs[env]}"
         for env in sorted(ours.keys() & theirs.keys()) if ours[env] != theirs[env]
     ]  # fmt: skip
-    return changes(sample.run, one.run) + steps
+    return changes(sample.run, one.run, but) + steps
 
 
 def _why_apart(samples: Sequence[Sample], one: _Played) -> list[str]:
@@ -131,7 +139,7 @@ def _why_apart(samples: Sequence[Sample], one: _Played) -> list[str]:
     alike = [sample for sample in samples if sample.places and _is_same_training(sample, one)]
     if not alike or not one.numbers:
         return []
-    found = ((_apart(sample, one), sample) for sample in alike)
+    found = ((apart(sample, one), sample) for sample in alike)
     reasons, sample = min(found, key=lambda pair: len(pair[0]))
     here, there = one.run.workdir, sample.run.workdir
     if {*one.numbers} <= sample.places.keys():

@@ -1,8 +1,9 @@
 """Tables, plots and pages from a run's lines or their record, and from nothing else."""
 
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from qgf_jax.report import cost, merged, run_page
 from qgf_jax.report.films import Films
 from qgf_jax.report.page import Cell
 from qgf_jax.report.tables import Table, add_optimism
+from qgf_jax.report.tuned import Chosen, Family, TunedKey, families
 from qgf_jax.runs.alike import config_changes
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
@@ -184,11 +186,17 @@ class Together(NamedTuple):
     places: Sequence[int]
     """Which of `played` each run belongs to, in the order given."""
     notes: Sequence[str]
-    """What is one sample, and what the table leaves out."""
+    """What is one sample, what was tried, and what the table leaves out."""
+    tuned: Sequence[Mapping[str, Any]] = ()
+    """What was tried of each method and task where a configuration was chosen."""
 
     @classmethod
     def of(
-        cls, opened: Sequence[Run], baseline: str | None = None, select_on: Sequence[int] = ()
+        cls,
+        opened: Sequence[Run],
+        baseline: str | None = None,
+        select_on: Sequence[int] = (),
+        tuned: Sequence[TunedKey] = (),
     ) -> "Together":
         """What a run was trained as is a column, since one method may act with several trainings.
 
@@ -196,36 +204,54 @@ class Together(NamedTuple):
         that nothing but seeds tells apart are one, see `merged.merge`. `baseline` is what rows are
         compared with, see `paired.compare`: seeds of two runs are the same where they were trained with
         the same number. With `select_on`, tasks, a weight is chosen on these alone, see
-        `selected_on.select_on`. Raises `UserError` if there is no such arm, or if what `select_on` needs
-        was not played.
+        `selected_on.select_on`. Runs that differ in `tuned` keys alone are configurations: the table has
+        the one that is chosen of them, see `tuned.Family`. Raises `UserError` if there is no such arm,
+        or if what `select_on` or `tuned` needs was not played.
         """
         samples, notes = merged.merge([(run, EpisodeLog.read(run)) for run in opened])
-        names = _names(samples)
+        tried = families(samples, tuned) if tuned else []
+        names = _names(samples, tried)
         played: list[Evaluated] = []
         for name, sample in zip(names, samples, strict=True):
             notes += _notes_of(name, sample)
             played.append(_evaluated_sample(name, sample))
         if select_on:
             _choose(samples, played, select_on)
-        notes += _unreported(samples, played, bool(select_on))
-        runs = [*map(_selected_reports, played)]
+        chosen = [family.choose(played) for family in tried]
+        notes += [note for one in chosen for note in one.notes]
+        shown = _shown(samples, played, tried, chosen)
+        notes += _unreported(shown, bool(select_on))
+        runs = [_selected_reports(one.run) for one in shown]
         rows = [row for one in runs for row in one.rows]
         if not rows:
             raise _nothing_reported(opened)
         paired.compare(runs, baseline)
         rows.sort(key=_rank)
         places = [next(i for i, one in enumerate(samples) if one.holds(run)) for run in opened]
-        return cls(Table(rows, aggregate(runs, baseline), select_on), played, places, notes)
+        table, records = (
+            Table(rows, aggregate(runs, baseline), select_on),
+            [c.records for c in chosen],
+        )
+        return cls(table, played, places, notes, [*itertools.chain(*records)])
 
     @property
     def text(self) -> str:
         """The table as Markdown, and what it leaves out."""
         return "\n\n".join([self.table.markdown(), *self.notes])
 
-    def write(self, markdown: Path, commas: Path) -> None:
-        """Writes both files. Raises `SaveError`."""
+    def write(self, markdown: Path, commas: Path, summary: Path) -> None:
+        """Writes the three files. Raises `SaveError`."""
         write_atomically(markdown, self.text + "\n")
         write_atomically(commas, self.table.csv())
+        write_atomically(summary, json.dumps(self._summary(), indent=1) + "\n")
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "rows": self.table.rows,
+            "tuned": self.tuned,
+            "aggregates": self.table.aggregates,
+            "notes": self.notes,
+        }
 
 
 def compare(
@@ -233,10 +259,11 @@ def compare(
     out: str | os.PathLike,
     baseline: str | None = None,
     select_on: Sequence[int] = (),
+    tuned: Sequence[TunedKey] = (),
 ) -> str:
-    """One table of several runs, see `Together.of`: OUT.md and OUT.csv, and its text."""
-    found = Together.of([Run.open(workdir) for workdir in workdirs], baseline, select_on)
-    found.write(Path(f"{out}.md"), Path(f"{out}.csv"))
+    """One table of several runs, see `Together.of`: OUT.md, OUT.csv and OUT.json, and its text."""
+    found = Together.of([Run.open(workdir) for workdir in workdirs], baseline, select_on, tuned)
+    found.write(*(Path(f"{out}.{kind}") for kind in ("md", "csv", "json")))
     return found.text
 
 
@@ -245,9 +272,13 @@ def _nothing_reported(runs: Sequence[Run]) -> UserError:
     return UserError(f"{where}: nothing selected and reported: run `qgf evaluate`")
 
 
-def _names(samples: Sequence[merged.Sample]) -> list[str]:
-    """How a table calls each sample: as it was trained, where that is not enough its folders too."""
-    names = [_trained_as(sample.run) for sample in samples]
+def _names(samples: Sequence[merged.Sample], tried: Sequence[Family]) -> list[str]:
+    """How a table calls each sample: as it was trained, where that is not enough its folders too.
+
+    A configuration that was tried has its values.
+    """
+    words = {one.place: f", {one.words}" for family in tried for one in family.configurations}
+    names = [one.trained_as + words.get(place, "") for place, one in enumerate(samples)]
     longer = [f"{n} ({s.folders})" for n, s in zip(names, samples)]
     whole = [f"{n} ({s.run.workdir.parent.name}/{s.folders})" for n, s in zip(names, samples)]
     longer = [w if longer.count(one) > 1 else one for one, w in zip(longer, whole)]
@@ -264,10 +295,6 @@ def _notes_of(name: str, sample: merged.Sample) -> list[str]:
     return notes
 
 
-def _trained_as(run: Run) -> str:
-    return f"{run.config['algorithm']}, {run.config['critic']}"
-
-
 def _references(run: Run) -> list[float] | None:
     """The returns that count as 0 and 1, where the run's data say them."""
     found = [*(run.dataset.get("references") or ())]
@@ -281,7 +308,7 @@ def _evaluated_sample(name: str, sample: merged.Sample) -> Evaluated:
     references = _references(sample.run)
     rows = summary.summarize(sample.lines, references)
     _warn(Table(rows))
-    return Evaluated(rows, by_arm(sample.lines), name, _trained_as(sample.run), references)
+    return Evaluated(rows, by_arm(sample.lines), name, sample.trained_as, references)
 
 
 def _rank(row: summary.Row) -> tuple[str, int, float]:
@@ -301,14 +328,36 @@ def _choose(
         left = [one for one in left if not any(one is other for other in domain)]
 
 
-def _unreported(
-    samples: Sequence[merged.Sample], runs: Sequence[Evaluated], chosen: bool
-) -> list[str]:
-    """A line for each weight that some have not reported; of one folder if tasks have `chosen` it."""
+class _Shown(NamedTuple):
+    """What a table of several runs is of: a sample, or what was chosen of several."""
+
+    sample: merged.Sample
+    run: Evaluated
+    is_chosen: bool = False
+
+
+def _shown(
+    samples: Sequence[merged.Sample],
+    played: Sequence[Evaluated],
+    tried: Sequence[Family],
+    chosen: Sequence[Chosen],
+) -> list[_Shown]:
+    """In the order of the samples; what was chosen of several stands where the first of them does."""
+    found = {place: _Shown(*one) for place, one in enumerate(zip(samples, played, strict=True))}
+    for family, one in zip(tried, chosen, strict=True):
+        first, *others = sorted(each.place for each in family.configurations)
+        found[first] = _Shown(samples[first], one.run, is_chosen=True)
+        for place in others:
+            del found[place]
+    return [*found.values()]
+
+
+def _unreported(shown: Sequence[_Shown], chosen: bool) -> list[str]:
+    """A line for each weight that some have not reported; of one folder if it was `chosen` elsewhere."""
     return [
-        f"{run.name}: {note}"
-        for sample, run in zip(samples, runs, strict=True) if chosen or len(sample.runs) > 1
-        for note in merged.unreported(run, len(sample.places))
+        f"{one.run.name}: {note}"
+        for one in shown if chosen or one.is_chosen or len(one.sample.runs) > 1
+        for note in merged.unreported(one.run, len(one.sample.places))
     ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from qgf_jax.report.films import Films
 from qgf_jax.report.page import Cell, Section
 from qgf_jax.report.report import Reported, Together
 from qgf_jax.report.tables import Panel, cell
+from qgf_jax.report.tuned import TunedKey
 from qgf_jax.runs.files import write_atomically
 from qgf_jax.runs.run import Run
 
@@ -74,18 +75,20 @@ def write(
     out: str | os.PathLike,
     baseline: str | None = None,
     select_on: Sequence[int] = (),
+    tuned: Sequence[TunedKey] = (),
 ) -> str:
     """Writes the site of runs or their records into the folder `out`. Its table as text.
 
     index.html is written last. For each run the site has what a report of that run alone has; with
-    `select_on` its weights are those of the site, see `report.Together.of`, which also says what it
-    raises. A site there is replaced, but pages of runs that are not among `workdirs` stay, with no link
-    to them. Raises `UserError` if `out` holds anything but a site, `SaveError` if it cannot be written.
+    `select_on` its weights are those of the site. See `report.Together.of` for this and `tuned`, and for
+    what it raises. A site there is replaced, but pages of runs that are not among `workdirs` stay, with
+    no link to them. Raises `UserError` if `out` holds anything but a site, `SaveError` if it cannot be
+    written.
     """
     out = Path(out)
     _check_free(out)
     runs = [Run.open(workdir) for workdir in workdirs]
-    together = Together.of(runs, baseline, select_on)
+    together = Together.of(runs, baseline, select_on, tuned)
     played = [together.played[i] for i in together.places]
     places = [
         _Place(run, one.name, folder, _reported(run, baseline, select_on, one))
@@ -97,7 +100,7 @@ def write(
         if place.reported:
             ways = [Cell("All runs", "../index.html")]
             place.reported.write(out / place.folder, _ELSEWHERE, ways)
-    together.write(out / "table.md", out / "table.csv")
+    together.write(out / "table.md", out / "table.csv", out / "summary.json")
     content = page.page("Runs", _sections(places, together))
     write_atomically(out / "index.html", content, _ELSEWHERE)
     return together.text

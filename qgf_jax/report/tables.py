@@ -18,7 +18,7 @@ _SELECTED = (
 )
 
 _OF_OPTIMISM = (
-    "optimism: what the maximum over weights on these very report episodes, which is biased upwards, "
+    "optimism: what the maximum over {} on these very report episodes, which is biased upwards, "
     "adds to what weights are selected by, and that maximum's weight."
 )
 _OF_AGGREGATES = (
@@ -142,7 +142,9 @@ class Table:
         """What the brackets of the report rows are, a line for each kind; then what rows lack."""
         kinds = dict.fromkeys(row["interval"] for row in self.reported)
         words = [f"[95 %], {kind}: {statistics.KINDS[kind]}." for kind in kinds]
-        return [*words, *[_OF_OPTIMISM] * _has_optimism(self.reported), *self.gaps()]
+        several = any("configuration" in row for row in self.reported)
+        over = _OF_OPTIMISM.format("configurations and weights" if several else "weights")
+        return [*words, *[over] * _has_optimism(self.reported), *self.gaps()]
 
     def gaps(self) -> list[str]:
         """A line for each row that lacks episodes: what was left out, and what could not be ranked."""
@@ -175,7 +177,8 @@ def add_optimism(rows: Sequence[Row]) -> None:
     """Gives selected report rows their `optimism`: what the maximum over weights would have added.
 
     `gap`, `of` success, or of return where no weight has any, and the `weight` of the maximum, as
-    `Table.optimistic` has it. Rows of methods with a single weight have none.
+    `Table.optimistic` has it, with its `configuration` where rows are of several. Rows without a rival
+    have none.
     """
     table = Table(rows)
     played: dict[Group, list[Row]] = {}
@@ -184,10 +187,12 @@ def add_optimism(rows: Sequence[Row]) -> None:
         played.setdefault(Group.of(row), []).append(row)
     for row in table.reported:
         rivals = played[Group.of(row)]
-        if row["selected"] and len({rival["weight"] for rival in rivals}) > 1:
+        if row["selected"] and len(rivals) > 1:
             other, name = best[Group.of(row)], measure_of(rivals)
             gap = other[name]["mean"] - row[name]["mean"]
             row["optimism"] = {"of": name, "gap": gap, "weight": other["weight"]}
+            if "configuration" in other:
+                row["optimism"]["configuration"] = other["configuration"]
 
 
 def _has_optimism(rows: Iterable[Row]) -> bool:
@@ -199,8 +204,9 @@ def _optimism(row: Row) -> str:
         return "-"
     found = row["optimism"]
     digits = _DIGITS[found["of"]]
-    where = f" at {found['weight']:g}" if found["weight"] != row["weight"] else ""
-    return f"{found['gap']:+.{digits}f}{where}"
+    where = [found[k] for k in ("configuration",) if found.get(k) != row.get(k)]
+    where += [f"{found['weight']:g}"] * (found["weight"] != row["weight"])
+    return f"{found['gap']:+.{digits}f}{' at ' * bool(where)}{', '.join(where)}"
 
 
 def _rank(row: Row) -> tuple[float, float, float]:

@@ -17,16 +17,17 @@ def config_changes(run: Run, other: Run, but: Sequence[str] = ()) -> list[str]:
     like. The number of updates counts. `but`: more keys that do not.
     """
     found = RunConfig(run.config).changes_to(other.config)
-    found = [text for text in found if text.partition(":")[0] not in (*_SEEDS, *but)]
     section, name = _STEPS
     before, after = (one.config.get(section, {}).get(name) for one in (run, other))
-    return found + [f"{section}.{name}: {before} -> {after}"] * (before != after)
+    found += [f"{section}.{name}: {before} -> {after}"] * (before != after)
+    return [text for text in found if text.partition(":")[0] not in (*_SEEDS, *but)]
 
 
-def changes(run: Run, other: Run) -> list[str]:
+def changes(run: Run, other: Run, but: Sequence[str] = ()) -> list[str]:
     """All that keeps the seeds of two runs from being one sample; empty if nothing does.
 
-    As `config_changes`, then the data, the commit of the code, and the packages that simulate.
+    As `config_changes`, with its `but`, then the data, the commit of the code, and the packages that
+    simulate.
     """
     data = [
         _change(f"data {name}", run.dataset.get(name), other.dataset.get(name))
@@ -37,7 +38,7 @@ def changes(run: Run, other: Run) -> list[str]:
         for name in sorted(_simulators(run))
     ]
     commit = _change("commit", run.commit, other.commit)
-    return [*config_changes(run, other), *filter(None, [*data, commit, *simulators])]
+    return [*config_changes(run, other, but), *filter(None, [*data, commit, *simulators])]
 
 
 def doubts(run: Run, other: Run) -> list[str]:
