@@ -89,13 +89,18 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     bases = [_baseline(runs, *side, baseline) for side in reported]
     if baseline and not any(bases):
         raise _unknown(baseline, runs)
-    rows: dict[_Place, list[Row]] = {}
-    for side in reported:
-        rows.setdefault(side.place, []).append(side.row)
-    measures = {place: measure_of(of) for place, of in rows.items()}
+    measures = _measures(reported)
     for side, base in zip(reported, bases, strict=True):
         side.row["paired"] = base and _difference(side, base, measures[side.place])
     _adjust([row for _, row in reported])
+
+
+def _measures(reported: Sequence[_Side]) -> dict[_Place, str]:
+    """What is compared in each environment and task."""
+    rows: dict[_Place, list[Row]] = {}
+    for side in reported:
+        rows.setdefault(side.place, []).append(side.row)
+    return {place: measure_of(of) for place, of in rows.items()}
 
 
 def _unknown(baseline: str, runs: Sequence[Evaluated]) -> UserError:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -163,18 +163,13 @@ class Stacked:
         """
         kinds = {"learned": state.params, "slow": state.target_params, "still": still}
         closed, shapes = traced(total, *kinds.values(), *rest)
-        paths: dict[Leaf, Any] = {}
-        dims: dict[Leaf, tuple[int, ...]] = {}
-        for kind, tree in kinds.items():
-            for i, (path, x) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
-                paths[kind, i], dims[kind, i] = path, x.shape
-        learned = {paths[leaf]: leaf for leaf in paths if leaf[0] == "learned"}
-        twins = {leaf: learned[paths[leaf]] for leaf in paths if leaf[0] == "slow"}
-        program = Program.of(closed, [*paths], twins)
-        copies = {("copy", i): (kind, i) for kind, i in learned.values()}
-        paths |= {copy: paths[leaf] for copy, leaf in copies.items()}
-        dims |= {copy: dims[leaf] for copy, leaf in copies.items()}
-        owners = {leaf: path[0].key if leaf[0] != "still" else "" for leaf, path in paths.items()}
+        found = _found(kinds)
+        twins = _twins(found)
+        program = Program.of(closed, [*found], twins)
+        copies = {("copy", i): (kind, i) for kind, i in found if kind == "learned"}
+        found |= {copy: found[leaf] for copy, leaf in copies.items()}
+        owners = {leaf: number.group for leaf, number in found.items()}
+        dims = {leaf: number.shape for leaf, number in found.items()}
         layouts = (_layout(program, kind, owners, dims) for kind in ("learned", "slow"))
         return cls(program, *layouts, twins | copies, shapes, jax.eval_shape(lambda: state))
 
@@ -253,6 +248,30 @@ class Stacked:
 
         shares, ahead = self.slow.spread(share), self.slow.pack(value)
         return jax.tree.map(lambda x, new, old: x * new + (1.0 - x) * old, shares, ahead, slow)
+
+
+class _Number(NamedTuple):
+    """What a leaf is in its tree."""
+
+    path: Any
+    shape: tuple[int, ...]
+    group: str
+    """The parameter group; "" of what stands still, which nothing moves."""
+
+
+def _found(trees: Mapping[str, Any]) -> dict[Leaf, _Number]:
+    """The leaves of these trees, by kind."""
+    return {
+        (kind, i): _Number(path, x.shape, "" if kind == "still" else path[0].key)
+        for kind, tree in trees.items()
+        for i, (path, x) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
+    }
+
+
+def _twins(found: Mapping[Leaf, _Number]) -> dict[Leaf, Leaf]:
+    """The learned leaf that each slow one follows: that at the same place."""
+    learned = {number.path: leaf for leaf, number in found.items() if leaf[0] == "learned"}
+    return {leaf: learned[number.path] for leaf, number in found.items() if leaf[0] == "slow"}
 
 
 def _layout(program: Program, kind: str, owners: Any, dims: Any) -> _Layout:

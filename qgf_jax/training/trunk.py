@@ -10,8 +10,9 @@ Narrower inputs and outputs are padded with zeros. Padded weights have no gradie
 
 import collections
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,13 @@ class Group(NamedTuple):
 
         return jnp.concatenate([padded(call) for call in self.calls])
 
+    def stacked(self, read: Callable[[Any], Array]) -> list[Array]:
+        """What the layer computes with, put together from `read` of each call's variables."""
+        return [
+            self.whole(k, lambda call: read(call.equation.invars[1 + k]))  # noqa: B023
+            for k in range(self.numbers)
+        ]
+
     def run(self, numbers: Sequence[Array], inputs: Sequence[Any]) -> "Iterator[tuple[Any, Rows]]":
         """Each call's variable and what it becomes; `inputs` are `Rows` or arrays of the calls."""
         x = Rows.joined(inputs)
@@ -195,39 +203,15 @@ class Program:
 
     @classmethod
     def of(cls, closed: Any, leaves: Sequence[Leaf], twins: Mapping[Leaf, Leaf]) -> "Program":
-        """`closed` takes the `leaves`, then all else. `twins`: the learned leaf of a slow one.
-
-        In a group networks come in the order of what is learned, those first that have a slow copy, so
-        that the copies are one block.
-        """
+        """`closed` takes the `leaves`, then all else. `twins`: the learned leaf of a slow one."""
         by_var = dict(zip(closed.jaxpr.invars, leaves, strict=False))
         needed = _needed(closed.jaxpr)
-        origin: dict[Any, Leaf] = dict(by_var)
-        for equation in needed:
-            source = origin.get(equation.invars[0]) if _stops(equation) else None
-            if source is not None:
-                kind, i = source
-                origin[equation.outvars[0]] = ("copy" if kind == "learned" else kind, i)
-        calls = {
-            id(e): Call(e, tuple(origin.get(v) for v in e.invars[1:]))
-            for e in needed
-            if e.primitive is LAYER
-        }
-        used = {leaf for call in calls.values() for leaf in call.numbers}
-        followed = {
-            *twins.values(),
-            *(("learned", leaf[1]) for leaf in used if leaf and leaf[0] == "copy"),
-        }
-
-        def place(call: Call) -> Any:
-            leaf = call.numbers[0] or ("computed", 0)
-            leaf = ("learned", leaf[1]) if leaf[0] == "copy" else twins.get(leaf, leaf)
-            return leaf[0] == "still", leaf not in followed, leaf[1]
-
-        same = _computed_before(
-            closed.jaxpr, needed, {v for v, x in by_var.items() if x[0] == "learned"}
-        )
-        steps = tuple(_Schedule(closed.jaxpr, calls, same, place).of(needed))
+        calls = _calls(needed, by_var)
+        order = _Order.of(calls.values(), twins)
+        learned = {var for var, leaf in by_var.items() if leaf[0] == "learned"}
+        same = _computed_before(closed.jaxpr, needed, learned)
+        calls = {key: call for key, call in calls.items() if key not in same}
+        steps = tuple(_Schedule(closed.jaxpr, calls, same, order).of(needed))
         return cls(closed, by_var, steps)
 
     @property
@@ -259,16 +243,10 @@ class Program:
             value = found(var)
             return value.cut() if isinstance(value, Rows) else value
 
-        def stacked(group: Group) -> list[Array]:
-            return [
-                group.whole(k, lambda call: read(call.equation.invars[1 + k]))  # noqa: B023
-                for k in range(group.numbers)
-            ]
-
         for step in self.steps:
             if isinstance(step, Group):
                 inputs = [found(call.equation.invars[0]) for call in step.calls]
-                env |= step.run(numbers(step) or stacked(step), inputs)
+                env |= step.run(numbers(step) or step.stacked(read), inputs)
             elif isinstance(step, _Same):
                 env[step.out] = jax.lax.stop_gradient(read(step.of))
             else:
@@ -303,41 +281,103 @@ def _variables(atoms: Sequence[Any]) -> list[Any]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
-def _computed_before(jaxpr: Any, equations: Sequence[Any], learned: set[Any]) -> dict[int, Any]:
-    """{id of a call: the variable of another that computes the same}, where it needs no gradient.
+def _calls(equations: Sequence[Any], leaves: Mapping[Any, Leaf]) -> dict[int, Call]:
+    """{id of an equation: the layer that it evaluates}."""
+    origin, calls = dict(leaves), {}
+    for equation in equations:
+        if equation.primitive is LAYER:
+            calls[id(equation)] = Call(equation, tuple(map(origin.get, equation.invars[1:])))
+        elif _stops(equation) and equation.invars[0] in origin:
+            kind, i = origin[equation.invars[0]]
+            origin[equation.outvars[0]] = ("copy" if kind == "learned" else kind, i)
+    return calls
+
+
+class _Order(NamedTuple):
+    """Of the networks in a group: that of what is learned, those first that have a slow copy.
+
+    So the copies are one block.
+    """
+
+    sources: Mapping[Leaf, Leaf]
+    """The learned leaf of each slow one, and of each copy that is evaluated."""
+    followed: Set[Leaf]
+
+    @classmethod
+    def of(cls, calls: Iterable[Call], twins: Mapping[Leaf, Leaf]) -> "_Order":
+        used = {leaf for call in calls for leaf in call.numbers}
+        copies = {leaf: ("learned", leaf[1]) for leaf in used if leaf and leaf[0] == "copy"}
+        sources = {**twins, **copies}
+        return cls(sources, {*sources.values()})
+
+    def place(self, call: Call) -> Any:
+        first = call.numbers[0] or ("computed", 0)
+        leaf = self.sources.get(first, first)
+        return leaf[0] == "still", leaf not in self.followed, leaf[1]
+
+
+def _computed_before(jaxpr: Any, equations: Sequence[Any], learned: Set[Any]) -> dict[int, _Same]:
+    """{id of a layer's equation: another that computes the same}, where it needs no gradient.
 
     As Q of the data's actions, learned by one loss and only read by another. What a compiler would see
     by itself, if both were not rows of larger products.
     """
-    number: dict[Any, Any] = {v: i for i, v in enumerate([*jaxpr.invars, *jaxpr.constvars])}
-    fresh, known, live = iter(range(len(number), 10**9)), {}, set(learned)
-    calls: dict[Any, list[Any]] = collections.defaultdict(list)
+    numbering, live = _Numbering(jaxpr), _differentiated(equations, learned)
+    calls: dict[int, list[Any]] = collections.defaultdict(list)
     for equation in equations:
-        inputs = [
-            ("literal", str(v.aval), str(v.val)) if isinstance(v, Literal) else number[v]
-            for v in equation.invars
-        ]
-        if _stops(equation):
-            number[equation.outvars[0]] = inputs[0]
-            continue
-        if not live.isdisjoint(_variables(equation.invars)):
-            live.update(equation.outvars)
-        try:
-            key = equation.primitive, tuple(inputs), tuple(sorted(equation.params.items()))
-            hash(key)
-        except TypeError:
-            key = object()
-        same = known.setdefault(key, [next(fresh) for _ in equation.outvars])
-        number.update(zip(equation.outvars, same, strict=True))
+        numbers = numbering.add(equation)
         if equation.primitive is LAYER:
-            calls[same[0]].append(equation)
+            calls[numbers[0]].append(equation)
     found = {}
     for alike in calls.values():
         first = next((e for e in alike if e.outvars[0] in live), alike[0])
         for e in alike:
             if e is not first and e.outvars[0] not in live:
-                found[id(e)] = first.outvars[0]
+                found[id(e)] = _Same(e.outvars[0], first.outvars[0])
     return found
+
+
+def _differentiated(equations: Sequence[Any], learned: Set[Any]) -> set[Any]:
+    """The variables that have a gradient by what is learned."""
+    live = {*learned}
+    for equation in equations:
+        if not _stops(equation) and not live.isdisjoint(_variables(equation.invars)):
+            live.update(equation.outvars)
+    return live
+
+
+class _Numbering:
+    """A number for each variable, the same for those that are the same computation of the same."""
+
+    def __init__(self, jaxpr: Any) -> None:
+        given = [*jaxpr.invars, *jaxpr.constvars]
+        self._numbers: dict[Any, int] = {var: i for i, var in enumerate(given)}
+        self._fresh, self._known = itertools.count(len(given)), {}
+
+    def add(self, equation: Any) -> Sequence[int]:
+        """The numbers of what an equation computes, whose inputs are known."""
+        inputs = [self._input(atom) for atom in equation.invars]
+        numbers = inputs
+        if not _stops(equation):
+            fresh = [next(self._fresh) for _ in equation.outvars]
+            numbers = self._known.setdefault(_computation(equation, inputs), fresh)
+        self._numbers.update(zip(equation.outvars, numbers, strict=True))
+        return numbers
+
+    def _input(self, atom: Any) -> Any:
+        if isinstance(atom, Literal):
+            return "literal", str(atom.aval), str(atom.val)
+        return self._numbers[atom]
+
+
+def _computation(equation: Any, inputs: Sequence[Any]) -> Any:
+    """Equal for equations that compute the same; one that cannot be compared is like no other."""
+    try:
+        key = equation.primitive, tuple(inputs), tuple(sorted(equation.params.items()))
+        hash(key)
+    except TypeError:
+        return object()
+    return key
 
 
 @dataclasses.dataclass
@@ -346,33 +386,42 @@ class _Schedule:
 
     jaxpr: Any
     calls: Mapping[int, Call]
-    same: Mapping[int, Any]
-    place: Callable[[Call], Any]
+    """By the id of their equation, as `same`; without those"""
+    same: Mapping[int, _Same]
+    order: _Order
 
-    def of(self, pending: list[Any]) -> Iterator[Any]:
-        """The steps of `pending` equations."""
+    def of(self, equations: Sequence[Any]) -> Iterator[Any]:
+        """The steps of these equations."""
+        self.pending = {id(equation): equation for equation in equations}
         self.known = {*self.jaxpr.invars, *self.jaxpr.constvars}
         self.owned: set[Any] = set()
-        while pending:
-            waiting = []
-            for equation in pending:
-                is_call = id(equation) in self.calls and id(equation) not in self.same
-                if is_call or not self._ready(equation):
-                    waiting.append(equation)
-                    continue
-                self.known.update(equation.outvars)
-                of = self.same.get(id(equation))
-                yield equation if of is None else _Same(equation.outvars[0], of)
-            ready = {id(e) for e in waiting if id(e) not in self.same and self._ready(e)}
-            for group in self._grouped([self.calls[id(e)] for e in waiting if id(e) in ready]):
-                self.known.update(call.equation.outvars[0] for call in group.calls)
-                yield group
-            pending = [e for e in waiting if id(e) not in ready]
+        while self.pending:
+            yield from self._single()
+            yield from self._layers()
+
+    def _single(self) -> Iterator[Any]:
+        """All that is ready, but for layers."""
+        for key, equation in [*self.pending.items()]:
+            if key not in self.calls and self._ready(equation):
+                self._done(equation)
+                yield self.same.get(key, equation)
+
+    def _layers(self) -> Iterator[Group]:
+        """The layers that are ready."""
+        ready = [key for key, e in self.pending.items() if key in self.calls and self._ready(e)]
+        for group in self._grouped([self.calls[key] for key in ready]):
+            for call in group.calls:
+                self._done(call.equation)
+            yield group
 
     def _ready(self, equation: Any) -> bool:
-        if (of := self.same.get(id(equation))) is not None:
-            return of in self.known
+        if same := self.same.get(id(equation)):
+            return same.of in self.known
         return self.known.issuperset(_variables(equation.invars))
+
+    def _done(self, equation: Any) -> None:
+        del self.pending[id(equation)]
+        self.known.update(equation.outvars)
 
     def _grouped(self, calls: Sequence[Call]) -> Iterator[Group]:
         groups: dict[Any, list[Call]] = collections.defaultdict(list)
@@ -382,4 +431,4 @@ class _Schedule:
             self.owned.update(call.numbers)
             groups[again, call.alike()].append(call)
         for alike in groups.values():
-            yield Group(tuple(sorted(alike, key=self.place)))
+            yield Group(tuple(sorted(alike, key=self.order.place)))
