@@ -30,7 +30,7 @@ Kinds are "learned", "slow" (target copies), "still", and "copy": a learned one 
 differentiates it, which lies beside the slow ones."""
 
 
-class Call(NamedTuple):
+class _Call(NamedTuple):
     """A layer of one network, or of the members of an ensemble, as a loss evaluates it."""
 
     equation: Any
@@ -77,7 +77,7 @@ class Call(NamedTuple):
 class Group(NamedTuple):
     """Calls that are one product."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[_Call, ...]
 
     @property
     def layer(self) -> Layer:
@@ -104,21 +104,21 @@ class Group(NamedTuple):
         """How many the layer has: kernel and bias, and with a layer norm its scale and bias."""
         return max(len(call.numbers) for call in self.calls)
 
-    def starts(self) -> Iterator[tuple[int, Call]]:
+    def starts(self) -> Iterator[tuple[int, _Call]]:
         """Each call, and its first network's place among all."""
         at = 0
         for call in self.calls:
             yield at, call
             at += call.size
 
-    def whole(self, number: int, value: Callable[[Call], Array]) -> Array:
+    def whole(self, number: int, value: Callable[[_Call], Array]) -> Array:
         """Kernel (0) or another of the layer's numbers of all, [N, F, W] or [N, W].
 
         `value` gives those of a call; a network without a layer norm has zeros for its numbers.
         """
         shape = (self.fan_in, self.width) if number == 0 else (self.width,)
 
-        def padded(call: Call) -> Array:
+        def padded(call: _Call) -> Array:
             if number >= len(call.numbers):
                 return jnp.zeros((call.size, *shape))
             mine = value(call)
@@ -133,20 +133,20 @@ class Group(NamedTuple):
             for k in range(self.numbers)
         ]
 
-    def run(self, numbers: Sequence[Array], inputs: Sequence[Any]) -> "Iterator[tuple[Any, Rows]]":
-        """Each call's variable and what it becomes; `inputs` are `Rows` or arrays of the calls."""
-        x = Rows.joined(inputs)
+    def run(self, numbers: Sequence[Array], inputs: Sequence[Any]) -> "Iterator[tuple[Any, _Rows]]":
+        """Each call's variable and what it becomes; `inputs` are `_Rows` or arrays of the calls."""
+        x = _Rows.joined(inputs)
         if x is None or x.shape[-1] != self.fan_in:
             own = [call.equation.params for call in self.calls]
             parts = [
-                rows_of(x.cut() if isinstance(x, Rows) else x, how["members"], how["own"])
+                rows_of(x.cut() if isinstance(x, _Rows) else x, how["members"], how["own"])
                 for x, how in zip(inputs, own, strict=True)
             ]
             x = jnp.concatenate([_wide(part, (part.shape[1], self.fan_in)) for part in parts])
         result = together(self.layer, self.normed, x, *numbers)
         for at, call in self.starts():
             (out,) = call.equation.outvars
-            yield out, Rows(result, at, call.size, out.aval.shape)
+            yield out, _Rows(result, at, call.size, out.aval.shape)
 
 
 def _wide(x: Array, shape: tuple[int, ...]) -> Array:
@@ -155,7 +155,7 @@ def _wide(x: Array, shape: tuple[int, ...]) -> Array:
     return jnp.pad(x, [(0, 0), *missing]) if any(map(any, missing)) else x
 
 
-class Rows(NamedTuple):
+class _Rows(NamedTuple):
     """Some networks' part of what a group made, not yet cut out of it."""
 
     whole: Array
@@ -173,7 +173,7 @@ class Rows(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[Any]) -> Array | None:
         """The array of which `parts` are all, in order, if they are."""
-        if not all(isinstance(part, Rows) for part in parts):
+        if not all(isinstance(part, _Rows) for part in parts):
             return None
         at, whole = 0, parts[0].whole
         for part in parts:
@@ -241,7 +241,7 @@ class Program:
 
         def read(var: Any) -> Any:
             value = found(var)
-            return value.cut() if isinstance(value, Rows) else value
+            return value.cut() if isinstance(value, _Rows) else value
 
         for step in self.steps:
             if isinstance(step, Group):
@@ -281,12 +281,12 @@ def _variables(atoms: Sequence[Any]) -> list[Any]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
-def _calls(equations: Sequence[Any], leaves: Mapping[Any, Leaf]) -> dict[int, Call]:
+def _calls(equations: Sequence[Any], leaves: Mapping[Any, Leaf]) -> dict[int, _Call]:
     """{id of an equation: the layer that it evaluates}."""
     origin, calls = dict(leaves), {}
     for equation in equations:
         if equation.primitive is LAYER:
-            calls[id(equation)] = Call(equation, tuple(map(origin.get, equation.invars[1:])))
+            calls[id(equation)] = _Call(equation, tuple(map(origin.get, equation.invars[1:])))
         elif _stops(equation) and equation.invars[0] in origin:
             kind, i = origin[equation.invars[0]]
             origin[equation.outvars[0]] = ("copy" if kind == "learned" else kind, i)
@@ -304,13 +304,13 @@ class _Order(NamedTuple):
     followed: Set[Leaf]
 
     @classmethod
-    def of(cls, calls: Iterable[Call], twins: Mapping[Leaf, Leaf]) -> "_Order":
+    def of(cls, calls: Iterable[_Call], twins: Mapping[Leaf, Leaf]) -> "_Order":
         used = {leaf for call in calls for leaf in call.numbers}
         copies = {leaf: ("learned", leaf[1]) for leaf in used if leaf and leaf[0] == "copy"}
         sources = {**twins, **copies}
         return cls(sources, {*sources.values()})
 
-    def place(self, call: Call) -> Any:
+    def place(self, call: _Call) -> Any:
         first = call.numbers[0] or ("computed", 0)
         leaf = self.sources.get(first, first)
         return leaf[0] == "still", leaf not in self.followed, leaf[1]
@@ -385,7 +385,7 @@ class _Schedule:
     """Equations as early as they can be, and of the layers that are ready those of one shape at once."""
 
     jaxpr: Any
-    calls: Mapping[int, Call]
+    calls: Mapping[int, _Call]
     """By the id of their equation, as `same`; without those"""
     same: Mapping[int, _Same]
     order: _Order
@@ -423,8 +423,8 @@ class _Schedule:
         del self.pending[id(equation)]
         self.known.update(equation.outvars)
 
-    def _grouped(self, calls: Sequence[Call]) -> Iterator[Group]:
-        groups: dict[Any, list[Call]] = collections.defaultdict(list)
+    def _grouped(self, calls: Sequence[_Call]) -> Iterator[Group]:
+        groups: dict[Any, list[_Call]] = collections.defaultdict(list)
         for call in calls:
             # What is learned lies in one place: a network's second evaluation is no part of its group.
             again = call.kind == "learned" and not self.owned.isdisjoint(call.numbers)
