@@ -202,8 +202,18 @@ class Program:
     """Equations, `Group`s and `_Same`s"""
 
     @classmethod
-    def of(cls, closed: Any, leaves: Sequence[Leaf], twins: Mapping[Leaf, Leaf]) -> "Program":
-        """`closed` takes the `leaves`, then all else. `twins`: the learned leaf of a slow one."""
+    def of(
+        cls,
+        closed: Any,
+        leaves: Sequence[Leaf],
+        twins: Mapping[Leaf, Leaf],
+        periods: Mapping[Leaf, int],
+    ) -> "Program":
+        """`closed` takes the `leaves`, then all else. `twins`: the learned leaf of a slow one.
+
+        `periods`: n of what is learned only in every n-th update. What is learned in one group of
+        networks has one period.
+        """
         by_var = dict(zip(closed.jaxpr.invars, leaves, strict=False))
         needed = _needed(closed.jaxpr)
         calls = _calls(needed, by_var)
@@ -211,7 +221,7 @@ class Program:
         learned = {var for var, leaf in by_var.items() if leaf[0] == "learned"}
         same = _computed_before(closed.jaxpr, needed, learned)
         calls = {key: call for key, call in calls.items() if key not in same}
-        steps = tuple(_Schedule(closed.jaxpr, calls, same, order).of(needed))
+        steps = tuple(_Schedule(closed.jaxpr, calls, same, order, periods).of(needed))
         return cls(closed, by_var, steps)
 
     @property
@@ -389,6 +399,7 @@ class _Schedule:
     """By the id of their equation, as `same`; without those"""
     same: Mapping[int, _Same]
     order: _Order
+    periods: Mapping[Leaf, int]
 
     def of(self, equations: Sequence[Any]) -> Iterator[Any]:
         """The steps of these equations."""
@@ -429,6 +440,7 @@ class _Schedule:
             # What is learned lies in one place: a network's second evaluation is no part of its group.
             again = call.kind == "learned" and not self.owned.isdisjoint(call.numbers)
             self.owned.update(call.numbers)
-            groups[again, call.alike()].append(call)
+            period = self.periods.get(call.numbers[0]) if call.kind == "learned" else None
+            groups[again, period, call.alike()].append(call)
         for alike in groups.values():
             yield Group(tuple(sorted(alike, key=self.order.place)))
