@@ -29,7 +29,7 @@ from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import Lines
 from qgf_jax.runtime import children
 from qgf_jax.sweep.plan import Plan
-from qgf_jax.sweep.state import scan
+from qgf_jax.sweep.state import State
 
 CONFIG = HERE.parent / "experiments" / "configs" / "smoke.py"
 EVALUATION = "--methods=reference,qgf --weights=1 --episodes=2 --selection_episodes=0 --envs=2"
@@ -167,7 +167,8 @@ class Sweep:
         return time.monotonic() - began
 
     def states(self):
-        return scan(Plan.read(self.folder)) if (self.folder / "sweep.json").exists() else []
+        begun = (self.folder / "sweep.json").exists()
+        return State.of_jobs(Plan.read(self.folder)) if begun else []
 
     def wait_for(self, done, sweep):
         """Until so many jobs are done, and one is in the middle of its training."""

@@ -163,4 +163,4 @@ def test_a_file_that_is_there_stays(folder, run_folder, capfd):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs onnx, which is not installed: run `pip install"):
-        table.check("onnx", {})
+        table.Format.check("onnx", {})

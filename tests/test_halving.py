@@ -56,17 +56,17 @@ def total(rounds):
 
 
 def test_rounds_by_hand():
-    assert halving.rounds(2, 4) == [(2, 2)] and halving.rounds(2, 25) == [(2, 12)]
-    assert halving.rounds(6, 25) == [(6, 2), (3, 4), (2, 7)]
-    assert halving.rounds(6, 50) == [(6, 4), (3, 9), (2, 14)]
-    assert halving.rounds(8, 25) == [(8, 2), (2, 6)]  # two episodes first, so one round fewer
-    assert halving.rounds(6, 8) == [(6, 1), (2, 2)]
+    assert halving.Round.plan(2, 4) == [(2, 2)] and halving.Round.plan(2, 25) == [(2, 12)]
+    assert halving.Round.plan(6, 25) == [(6, 2), (3, 4), (2, 7)]
+    assert halving.Round.plan(6, 50) == [(6, 4), (3, 9), (2, 14)]
+    assert halving.Round.plan(8, 25) == [(8, 2), (2, 6)]  # two episodes first, so one round fewer
+    assert halving.Round.plan(6, 8) == [(6, 1), (2, 2)]
 
 
 @pytest.mark.parametrize("weights", range(2, 20))
 def test_no_round_exceeds_the_budget(weights):
     for budget in range(weights + 2, 80):
-        rounds = halving.rounds(weights, budget)
+        rounds = halving.Round.plan(weights, budget)
         assert total(rounds) <= budget and rounds[0].weights == weights
         assert rounds[0].episodes >= 1 and rounds[-1].weights >= 2 and rounds[-1].episodes >= 2
         for before, now in itertools.pairwise(rounds):

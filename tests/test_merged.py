@@ -10,7 +10,7 @@ from test_paired import lines_for
 from qgf_jax import cli
 from qgf_jax.envs.families import EnvName
 from qgf_jax.report import merged
-from qgf_jax.runs.alike import changes
+from qgf_jax.runs.alike import Comparison
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.run import Run
 
@@ -98,7 +98,7 @@ def test_places_and_other_packages_do_not_keep_seeds_apart(folder):
     first = Run.open(folder("a", 0, []))
     moved = {"config__data__dir": "elsewhere", "config__eval__envs": 7, "versions__numpy": "0.1"}
     other = Run.open(folder("b", 1, [], **moved))
-    assert changes(first, other) == []
+    assert Comparison(first, other).changes() == []
 
 
 def test_another_checkpoint_is_another_sample(folder, tmp_path, capsys):
@@ -148,7 +148,7 @@ def test_code_that_nobody_knows_is_said(folder, tmp_path, capsys):
     folders = [folder(f"s{i}", i, both([1, 1, 0, 0], [0, 0, 0, 0]), **edited) for i in range(2)]
     text, _ = table_of(tmp_path, capsys, *folders)
     assert "the code was edited after commit dddddddddddd" in text
-    samples, notes = merged.merge(
+    samples, notes = merged.Sample.merge(
         [(Run.open(one), Lines(one, both([1, 0], [0, 0]), [])) for one in folders]
     )
     assert len(samples) == 1 and len(notes) == 1

@@ -20,10 +20,10 @@ from qgf_jax.runs.locks import JOB
 from qgf_jax.runtime import children
 from qgf_jax.sweep import Job, Needs, runner
 from qgf_jax.sweep.engines import Task, engine_with
-from qgf_jax.sweep.estimate import estimate
+from qgf_jax.sweep.estimate import Estimate
 from qgf_jax.sweep.launch import UnfinishedError, launch
-from qgf_jax.sweep.plan import Plan, Planned, checked, chosen, plan, read_file
-from qgf_jax.sweep.state import Record, State, scan
+from qgf_jax.sweep.plan import Plan, Planned, checked, chosen, read_file
+from qgf_jax.sweep.state import Record, State
 from qgf_jax.sweep.view import estimates_table, states_table
 
 CUBE = "experiments/configs/ogbench.py:cube_single_small"
@@ -146,17 +146,18 @@ def test_a_plan_reads_configs_once_but_for_the_seed(tmp_path, monkeypatch):
     read, load = [], configs.load
     monkeypatch.setattr(configs, "load", lambda *given: read.append(given) or load(*given))
     jobs = Job.grid({"seed": range(4), "data.discount": [0.9, 0.99]}, config=TINY)
-    found, known = plan(jobs, tmp_path)
+    found, known = Plan.with_configs(jobs, tmp_path)
     assert len(read) == 2
     assert len({one.identity for one in found.jobs.values()}) == 8
     assert {(c["seed"], c["data"]["discount"]) for c in known.values()} == {
         (seed, discount) for seed in range(4) for discount in (0.9, 0.99)
     }
-    (longer,) = plan([Job(config=TINY, overrides={"train.steps": 8})], tmp_path)[0].jobs.values()
-    (first,) = plan([Job(config=TINY)], tmp_path)[0].jobs.values()
+    longest = Job(config=TINY, overrides={"train.steps": 8})
+    (longer,) = Plan.with_configs([longest], tmp_path)[0].jobs.values()
+    (first,) = Plan.with_configs([Job(config=TINY)], tmp_path)[0].jobs.values()
     assert (longer.identity, longer.steps, first.steps) == (first.identity, 8, 4)
     with pytest.raises(UserError, match="job 'tiny_config_seed=-1': config key seed is -1"):
-        plan([Job(config=TINY, overrides={"seed": -1})], tmp_path)
+        Plan.with_configs([Job(config=TINY, overrides={"seed": -1})], tmp_path)
 
 
 def test_a_folder_keeps_the_jobs_of_all_its_sweeps(tmp_path):
@@ -233,7 +234,7 @@ def test_states_say_where_each_job_is(tmp_path):
     for name, record in left.items():
         record.write(tmp_path / name)
     with JOB.lock(tmp_path / "begun"):
-        states = {one.name: one for one in scan(Plan.read(tmp_path))}
+        states = {one.name: one for one in State.of_jobs(Plan.read(tmp_path))}
     assert [one.word for one in states.values()] == [
         "done", "failed", "stopped", "running", "waiting",
     ]  # fmt: skip
@@ -257,7 +258,7 @@ def test_hundreds_of_runs_are_scanned_in_no_time_and_without_jax(tmp_path, capfd
     for one in found.jobs.values():
         finish(one, tmp_path, lines=100)
     begun = time.process_time()
-    assert {one.word for one in scan(found)} == {"done"}
+    assert {one.word for one in State.of_jobs(found)} == {"done"}
     assert time.process_time() - begun < 0.5  # 2,000 in 5 s
     code = (
         "import sys; from qgf_jax.cli import main\n"
@@ -274,19 +275,19 @@ def test_hours_follow_from_a_run_of_the_same_shape(tmp_path):
     jobs.append(Job(config=TINY, name="wide", overrides={"networks.policy_hidden": (16,)}))
     jobs.append(Job(source="s0", add="td"))
     jobs.append(Job(source="s0", name="played", evaluations=["--episodes=1"]))
-    found, configs = plan(jobs, tmp_path)
+    found, configs = Plan.with_configs(jobs, tmp_path)
     rate = {"s0": 2.0}
     states = [
         State(name, "waiting", step=4 if name in rate else 0, steps=one.steps, rate=rate.get(name))
         for name, one in found.jobs.items()
     ]
-    hours = [one.hours for one in estimate(found, configs, states)]
+    hours = [one.hours for one in Estimate.of_jobs(found, configs, states)]
     assert hours == [0.0, 4 / 2 / 3600, None, None, 0.0]
     workdir = tmp_path / "played"  # whose config is a copy of its source's
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps({"config": {"train": {"steps": 4}}}))
     assert State.read(found.jobs["played"], tmp_path).steps == 0
-    table = estimates_table(estimate(found, configs, states))
+    table = estimates_table(Estimate.of_jobs(found, configs, states))
     assert "without 2 jobs of unknown hours" in table
 
 
@@ -394,8 +395,8 @@ def test_a_cancelled_job_ends_its_command_and_goes_on_later(tmp_path, fakes):
     assert Record.read(tmp_path / "a").failure is None, "nothing went wrong"
     assert State.read(one, tmp_path).word == "waiting", "it has no run yet"
     assert runner.run_job(tmp_path, "a") == 128 + signal.SIGTERM, "until a sweep begins again"
-    runner.begin(tmp_path)
-    assert not runner.is_cancelled(tmp_path)
+    runner.Cancellation(tmp_path).withdraw()
+    assert not runner.Cancellation(tmp_path).wanted
 
 
 def test_a_command_keeps_the_lock_of_a_runner_that_was_killed(tmp_path, fakes):
@@ -659,7 +660,7 @@ def test_the_page_says_what_the_command_does(tmp_path, monkeypatch, capsys):
         assert command(*words, "--dry_run") == 0, words
     for folder, file in (("runs/critics", "sweeps/critics.py"), ("runs/cube", "")):
         jobs = read_file(Path(file)) if file else [Job(config=CUBE, overrides={"seed": 0})]
-        found, _ = plan(jobs, tmp_path / folder)
+        found, _ = Plan.with_configs(jobs, tmp_path / folder)
         found.folder.mkdir(parents=True)
         found.write()
         for one in found.jobs.values():

@@ -38,7 +38,8 @@ class Update:
         if NextChunk.wanted(config):
             batch = batch._replace(next_action=batch.action[::-1], next_weight=batch.weight)
         made = Builder(config, spec).learner() if learner is None else learner(self.builder)
-        state = TrainState.init(jnp.uint32(0), made, make_optimizer(config), spec)
+        self.every = made.every
+        state = TrainState.init(jnp.uint32(0), made, make_optimizer(config, made.every), spec)
         target = jax.tree.map(lambda x: x + 0.1, state.target_params)
         state = dataclasses.replace(state, target_params=target)
         self.state, self.still = state.split(made.still)
@@ -46,13 +47,16 @@ class Update:
         self.rest = batch, state.loss_keys(jnp.int32(0), len(made.losses))
 
     def stacked(self):
-        return Stacked.of(self.total, self.state, self.still, *self.rest)
+        return Stacked.of(self.total, self.state, self.still, *self.rest, every=self.every)
 
     def gradients(self):
         """((of each group as trees, metrics) of networks apart, the same of them together)."""
 
         def found(state, still, rest):
-            for form in (Trees(self.total), Stacked.of(self.total, state, still, *rest)):
+            for form in (
+                Trees(self.total),
+                Stacked.of(self.total, state, still, *rest, every=self.every),
+            ):
                 packed = form.pack(state, still)
                 grads, metrics = form.gradient(packed.params, packed.target_params, still, *rest)
                 yield form.unpack(packed.replace(params=grads)).params, metrics
@@ -179,10 +183,27 @@ def test_what_stands_still_is_read_from_the_same_arrays():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), together, apart)
 
 
-def test_a_state_comes_back_bit_for_bit(iql):
-    form, state = iql.stacked(), iql.state
+@pytest.fixture(scope="module")
+def rebrac():
+    return Update("rebrac", "default", "td")
+
+
+def test_what_waits_lies_in_arrays_of_its_own(rebrac):
+    """Two critics, and the actor, which moves in every second update."""
+    form = rebrac.stacked()
+    assert rebrac.every == {"actor": 2}
+    assert sizes(form, "learned") == [2, 1] * 3
+    assert form.labels(None, str.upper)["kernels"] == ["CRITIC", "ACTOR"] * 3
+    # The slow actor; then the slow critics of its action, and today's of the actor's.
+    assert sizes(form, "slow") == [1] * 3 + [4] * 3
+
+
+@pytest.mark.parametrize("row", ["iql", "rebrac"])
+def test_a_state_comes_back_bit_for_bit(row, request):
+    update = request.getfixturevalue(row)
+    form, state = update.stacked(), update.state
     state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
-    back = form.unpack(form.pack(state, iql.still))
+    back = form.unpack(form.pack(state, update.still))
     assert jax.tree.structure(back) == jax.tree.structure(state)
     state, back = (s.replace(key=jax.random.key_data(s.key)) for s in (state, back))
     jax.tree.map(np.testing.assert_array_equal, back, state)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from qgf_jax.runs.run import Run
-from qgf_jax.runs.watch import Watch, wait_for_run
+from qgf_jax.runs.watch import Watch
 
 
 class Trainer:
@@ -78,9 +78,9 @@ def test_a_run_that_stops_is_watched_on_and_may_get_more_steps(trainer):
 
 def test_a_run_that_is_not_there_yet_is_waited_for(run_folder, tmp_path, capsys):
     events = [lambda: None, lambda: shutil.copytree(run_folder, tmp_path / "run")]
-    wait_for_run(tmp_path / "run", lambda: events.pop(0)())
+    Watch.wait_for_run(tmp_path / "run", lambda: events.pop(0)())
     assert not events
-    wait_for_run(tmp_path / "run", lambda: 1 / 0)
+    Watch.wait_for_run(tmp_path / "run", lambda: 1 / 0)
     assert capsys.readouterr().err.splitlines() == [
         f"qgf: no run in {tmp_path / 'run'} yet: waiting until `qgf train` makes one"
     ]

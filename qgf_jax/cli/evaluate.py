@@ -14,7 +14,7 @@ from qgf_jax.evaluation.arms import Arm
 from qgf_jax.methods.table import METHODS, Method
 from qgf_jax.runs.locks import EVALUATION
 from qgf_jax.runs.run import Run
-from qgf_jax.runs.watch import wait_for_run
+from qgf_jax.runs.watch import Watch
 from qgf_jax.runtime import paths
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _main(arguments: Sequence[str]) -> None:
     flags = _parser().parse_args(arguments)
     if flags.follow:
         _check_before_waiting(flags)
-        wait_for_run(flags.workdir)
+        Watch.wait_for_run(flags.workdir)
     config = Run.open(flags.workdir).config
     Method.named(config["algorithm"]).check_acts(flags.workdir)
     options = _options(flags, config["eval"])

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from qgf_guide.bounds import Count, Index
 from qgf_jax.cli import RUNS, Parser
 from qgf_jax.errors import UserError, one_line
-from qgf_jax.interop.export.table import FORMATS, check, export, read_method
+from qgf_jax.interop.export.table import FORMATS, Format, export
+from qgf_jax.methods.table import Method
 from qgf_jax.runs.run import Run
 from qgf_jax.runtime import paths
 
@@ -18,11 +19,12 @@ def _main(arguments: Sequence[str]) -> None:
     flags = _parser().parse_args(arguments)
     special = {k: getattr(flags, k) for k in ("method", "best_of", "batch", "platforms")}
     to = "jax.export" if flags.to == "jax" else flags.to
-    check(to, special)
-    chosen = read_method(flags.method)
+    Format.check(to, special)
+    method, options = Method.parse(flags.method or "qgf")
     Run.open(flags.workdir)  # what is wrong with the folder is found before JAX is imported
     more = {k: getattr(flags, k) for k in ("best_of", "seed", "step", "batch")}
-    path = export(flags.workdir, to, flags.out, platforms=flags.platforms or (), **chosen, **more)
+    more |= {"method": method, "options": options, "platforms": flags.platforms or ()}
+    path = export(flags.workdir, to, flags.out, **more)
     print(one_line(str(path)))
 
 

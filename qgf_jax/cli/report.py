@@ -95,15 +95,20 @@ def _add_tuned(parser: Parser) -> None:
 
 def _open_sweeps(flags: argparse.Namespace) -> None:
     """Puts its runs in the place of a sweep's folder; a lone one is reported in its folder report."""
-    given, found = flags.runs, []
-    for path in given:
-        if (path / sweep.FILE).is_file():
-            found += sorted(one.parent for one in path.glob("*/config.json"))
-        elif (path / "config.json").is_file() or not (path.parent / sweep.FILE).is_file():
-            found.append(path)  # what else is in a sweep's folder is its own, as RUNS/* names it
+    given = flags.runs
+    found = [run for path in given for run in _runs_of(path)]
     if found != given and len(given) == 1 and not flags.record:
         flags.out = flags.out or given[0] / "report"
     flags.runs = found or given
+
+
+def _runs_of(path: Path) -> list[Path]:
+    """Those of a sweep's folder; a run's folder itself; none of what else a sweep's folder has."""
+    if (path / sweep.FILE).is_file():
+        return sorted(one.parent for one in path.glob("*/config.json"))
+    if (path / "config.json").is_file() or not (path.parent / sweep.FILE).is_file():
+        return [path]
+    return []  # it is the sweep's own, as RUNS/* names it
 
 
 def _check(parser: Parser, flags: argparse.Namespace) -> None:

@@ -40,10 +40,8 @@ def _start(arguments: Sequence[str]) -> None:
     if flags.only:
         jobs = chosen(jobs, [name for names in flags.only for name in names.split(",")])
     _check_evaluations(jobs)
-    from qgf_jax.sweep.plan import plan
-
     make_engine = engine_with(flags.on, options)
-    planned, configs = plan(jobs, flags.out, most=flags.pack)
+    planned, configs = Plan.with_configs(jobs, flags.out, most=flags.pack)
     _check_policies([one.job for one in planned.jobs.values()], configs)
     if flags.pack > 1:
         _say_packed(planned)
@@ -209,11 +207,12 @@ def _say_packed(planned: Plan) -> None:
 
 
 def _describe(planned: Plan, configs: Any, flags: Any) -> None:
-    from qgf_jax.sweep import estimate, view
-    from qgf_jax.sweep.state import scan
+    from qgf_jax.sweep import view
+    from qgf_jax.sweep.estimate import Estimate
+    from qgf_jax.sweep.state import State
 
-    found = estimate.estimate(
-        planned, configs, scan(planned), count=flags.flops, flop_rate=flags.flop_rate
+    found = Estimate.of_jobs(
+        planned, configs, State.of_jobs(planned), count=flags.flops, flop_rate=flags.flop_rate
     )
     if flags.json:
         print(json.dumps([one.record for one in found], indent=1))
@@ -244,11 +243,11 @@ def _status(arguments: Sequence[str]) -> None:
 def _say_status(flags: Any) -> bool:
     """Prints the states; on a terminal over what stood there. Returns whether all jobs are done."""
     from qgf_jax.sweep import view
-    from qgf_jax.sweep.state import scan
+    from qgf_jax.sweep.state import State
 
-    states = scan(Plan.read(flags.folder))
+    states = State.of_jobs(Plan.read(flags.folder))
     if flags.json:
-        print(json.dumps(view.records(states), indent=1))
+        print(json.dumps([one.record for one in states], indent=1))
     else:
         text = view.states_table(states, begun=flags.follow)
         print(f"\x1b[H\x1b[J{text}" if flags.follow and sys.stdout.isatty() else text, flush=True)
@@ -260,13 +259,12 @@ def _cancel(arguments: Sequence[str]) -> None:
         "cancel", "Asks all jobs of a sweep to save and end, on all machines, and waits for them."
     )
     folder: Path = parser.parse_args(arguments).folder
-    from qgf_jax.sweep import runner
-    from qgf_jax.sweep.state import running
+    from qgf_jax.sweep.runner import Cancellation
 
     plan = Plan.read(folder)
-    runner.cancel(folder)
+    Cancellation(folder).ask()
     end = time.monotonic() + _CANCELLED
-    while left := running(plan):
+    while left := plan.running():
         if time.monotonic() > end:
             raise UserError(f"{len(left)} jobs have not ended yet, as {left[0]}: look again later")
         time.sleep(0.5)

@@ -1,6 +1,6 @@
 """Layers of the networks: dense ones and layer norms, what they compute in, and features of time.
 
-Who runs many networks at once may evaluate their layers in a way of its own: see `evaluated_by`.
+Who runs many networks at once may evaluate their layers in a way of its own: see `Layer.evaluated_by`.
 """
 
 import contextlib
@@ -25,6 +25,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 _GLOROT = nn.initializers.glorot_uniform()
 
 
+_Evaluation = Callable[..., Array]
+_EVALUATION: contextvars.ContextVar[_Evaluation | None] = contextvars.ContextVar(
+    "evaluation", default=None
+)
+
+
 class Layer(NamedTuple):
     """What a layer computes, but for its numbers."""
 
@@ -34,29 +40,23 @@ class Layer(NamedTuple):
     dtype: Any = jnp.float32
     precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
 
+    @staticmethod
+    @contextlib.contextmanager
+    def evaluated_by(evaluation: _Evaluation) -> Generator[None]:
+        """Networks traced inside have each layer evaluated by `evaluation`.
 
-_Evaluation = Callable[..., Array]
-_EVALUATION: contextvars.ContextVar[_Evaluation | None] = contextvars.ContextVar(
-    "evaluation", default=None
-)
-
-
-@contextlib.contextmanager
-def evaluated_by(evaluation: _Evaluation) -> Generator[None]:
-    """Networks traced inside have each layer evaluated by `evaluation`.
-
-    That is (layer, x [F], kernel [F, W], bias [W], and with layer norm its scale and bias [W]) -> [W],
-    a `Layer`'s dense part, layer norm and activation.
-    """
-    token = _EVALUATION.set(evaluation)
-    try:
-        yield
-    finally:
-        _EVALUATION.reset(token)
+        That is (layer, x [F], kernel [F, W], bias [W], and with layer norm its scale and bias [W])
+        -> [W], a `Layer`'s dense part, layer norm and activation.
+        """
+        token = _EVALUATION.set(evaluation)
+        try:
+            yield
+        finally:
+            _EVALUATION.reset(token)
 
 
 class Dense(nn.Dense):
-    """Flax's, evaluated as `evaluated_by` says."""
+    """Flax's, evaluated as `Layer.evaluated_by` says."""
 
     def __call__(self, inputs: Array) -> Array:
         evaluation = _EVALUATION.get()

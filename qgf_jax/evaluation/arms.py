@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 from qgf_jax.methods import table
 
+_MATCHED = 4
+"""Candidates of best-of-N that take as much arithmetic as guidance."""
+
 
 class Sampler(NamedTuple):
     """An arm without its weight: rivals, of which one weight is selected, agree in it."""
@@ -21,6 +24,19 @@ class Sampler(NamedTuple):
             return method
         name = "" if method == "best_of" else f"{method} + "
         return f"{name}best of {self.best_of}"
+
+    def rank_as_baseline(self, wanted: str | None) -> tuple[Any, ...] | None:
+        """The order in which arms are taken as the baseline; `None` for those that are none.
+
+        `wanted`: its label, in which N may be left out. Else best-of-4, or else the reference.
+        """
+        near = (self.best_of != _MATCHED, self.best_of)
+        if wanted:
+            if self.label == wanted:
+                return (0, *near)
+            return (1, *near) if self._replace(best_of=1).label == wanted else None
+        order = {"best_of": 0, "reference": 1}.get(self.method)
+        return None if order is None else (order, bool(self.options), *near)
 
 
 class Program(NamedTuple):

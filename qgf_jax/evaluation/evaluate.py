@@ -63,8 +63,7 @@ def evaluate(
     if out is not None:
         run = run.beside(out)
     name = _playable(run, simulator)
-    for arm in sweep:  # or one line, before anything is played
-        Pace.of(dict(arm.options), Spec.of(run.spec).chunk)
+    _check_paces(sweep, Spec.of(run.spec))
     plan = Plan(
         name.label,
         [name.with_task(task).task for task in tasks or name.tasks],
@@ -87,6 +86,12 @@ def evaluate(
         else:
             evaluation.play(LoadedRun.open(workdir, step))
         return evaluation.usage
+
+
+def _check_paces(sweep: Sequence[Arm], spec: Spec) -> None:
+    """Raises `UserError` before anything is played."""
+    for arm in sweep:
+        Pace.of(dict(arm.options), spec.chunk)
 
 
 class _Evaluation:

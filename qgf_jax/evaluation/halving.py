@@ -17,25 +17,26 @@ class Round(NamedTuple):
     weights: int
     episodes: int
 
+    @staticmethod
+    def plan(weights: int, budget: int, whose: str = "a method") -> list["Round"]:
+        """The rounds, of at most `budget` episodes in all; a function of these two numbers alone.
 
-def rounds(weights: int, budget: int, whose: str = "a method") -> list[Round]:
-    """The rounds, of at most `budget` episodes in all; a function of these two numbers alone.
-
-    There are as many, up to halving, as leave two episodes for the first one, or one where the budget
-    has no two. The last one puts its weights so far ahead in episodes that a table of all lines compares
-    no others.
-    Raises `UserError`, which names `whose` weights they are, if the budget is too small.
-    """
-    least = weights + 2
-    if budget < least:
-        raise UserError(
-            f"a budget of {budget} is too small for the {weights} weights of {whose}: each plays one, "
-            f"and two of them another one, so give --budget={least} or more, or fewer --weights"
-        )
-    most = math.ceil(math.log2(weights))
-    possible = [_divide(weights, budget, count) for count in range(most, min(most, 2) - 1, -1)]
-    possible = [made for made in possible if _is_decided_by_the_last(made)]
-    return max(possible, key=lambda made: min(made[0].episodes, 2))
+        There are as many, up to halving, as leave two episodes for the first one, or one where the
+        budget has no two. The last one puts its weights so far ahead in episodes that a table of all
+        lines compares no others.
+        Raises `UserError`, which names `whose` weights they are, if the budget is too small.
+        """
+        least = weights + 2
+        if budget < least:
+            raise UserError(
+                f"a budget of {budget} is too small for the {weights} weights of {whose}: each plays "
+                f"one, and two of them another one, so give --budget={least} or more, or fewer "
+                "--weights"
+            )
+        most = math.ceil(math.log2(weights))
+        possible = [_divide(weights, budget, count) for count in range(most, min(most, 2) - 1, -1)]
+        possible = [made for made in possible if _is_decided_by_the_last(made)]
+        return max(possible, key=lambda made: min(made[0].episodes, 2))
 
 
 def _divide(weights: int, budget: int, count: int) -> list[Round]:

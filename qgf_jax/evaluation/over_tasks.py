@@ -12,7 +12,7 @@ import numpy as np
 
 from qgf_jax.envs.families import ON_DEVICE
 from qgf_jax.evaluation.arms import Sampler
-from qgf_jax.evaluation.paired import Evaluated, mean_difference, rank_as_baseline
+from qgf_jax.evaluation.paired import Evaluated, mean_difference
 from qgf_jax.evaluation.played import ALL_TASKS, Group
 from qgf_jax.evaluation.statistics import LEVEL
 from qgf_jax.evaluation.summary import Row
@@ -122,7 +122,7 @@ def _aggregate(
         for arm, played in found.items()
         if len(played) == len(tasks) > 1
     }
-    ranks = {arm: rank_as_baseline(arm.sampler, baseline) for arm in rows}
+    ranks = {arm: arm.sampler.rank_as_baseline(baseline) for arm in rows}
     ranks = {arm: rank for arm, rank in ranks.items() if rank is not None}
     return [_record(arm, rows, _nearest(arm, ranks, bool(baseline))) for arm in rows]
 

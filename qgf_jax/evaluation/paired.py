@@ -1,20 +1,18 @@
 """How report rows differ from a baseline, over the episodes that both have played. No JAX."""
 
 import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qgf_jax.errors import UserError
-from qgf_jax.evaluation.arms import Arm, Sampler
+from qgf_jax.evaluation.arms import Arm
 from qgf_jax.evaluation.choice import Cell, Tasks
-from qgf_jax.evaluation.played import Group, Key, complete, played_to_the_end, tables
+from qgf_jax.evaluation.played import ALL_TASKS, Group, Key, complete, played_to_the_end, tables
 from qgf_jax.evaluation.statistics import Difference, holm
 from qgf_jax.evaluation.summary import Row, measure_of
 
-_MATCHED = 4
-"""Candidates of best-of-N that take as much arithmetic as guidance."""
 _LEAST = 2
 """Episodes of each task without which nobody can say how much they differ."""
 
@@ -40,6 +38,25 @@ class Evaluated(NamedTuple):
             shared = played_to_the_end(tasks, shared, seeds)
         (made,) = tables(tasks, seeds, name, shared)
         return made
+
+    def unreported(self, seeds: int) -> Iterator[str]:
+        """A line for each selected weight that fewer than `seeds` seeds of a sample have reported.
+
+        As where each folder has reported the weight that its own seeds select.
+        """
+        chosen: dict[tuple[Any, ...], dict[str, Row]] = {}
+        for row in self.rows:
+            if row["selected"] and row["task"] != ALL_TASKS:
+                arm = (row["env"], row["task"], Arm.of(row))
+                chosen.setdefault(arm, {})[row["split"]] = row
+        for (env, task, arm), rows in chosen.items():
+            count = rows["report"]["seeds"] if "report" in rows else 0
+            if count < seeds:
+                yield (
+                    f"{env}, task {task}, {arm.sampler.label}: {count} of {seeds} seeds have reported "
+                    f"weight {arm.weight:g}, which is selected: `qgf evaluate --weights="
+                    f"{arm.weight:g}` of each folder plays what is missing"
+                )
 
 
 _Place = tuple[str, int]
@@ -89,13 +106,18 @@ def compare(runs: Sequence[Evaluated], baseline: str | None = None) -> None:
     bases = [_baseline(runs, *side, baseline) for side in reported]
     if baseline and not any(bases):
         raise _unknown(baseline, runs)
-    rows: dict[_Place, list[Row]] = {}
-    for side in reported:
-        rows.setdefault(side.place, []).append(side.row)
-    measures = {place: measure_of(of) for place, of in rows.items()}
+    measures = _measures(reported)
     for side, base in zip(reported, bases, strict=True):
         side.row["paired"] = base and _difference(side, base, measures[side.place])
     _adjust([row for _, row in reported])
+
+
+def _measures(reported: Sequence[_Side]) -> dict[_Place, str]:
+    """What is compared in each environment and task."""
+    rows: dict[_Place, list[Row]] = {}
+    for side in reported:
+        rows.setdefault(side.place, []).append(side.row)
+    return {place: measure_of(of) for place, of in rows.items()}
 
 
 def _unknown(baseline: str, runs: Sequence[Evaluated]) -> UserError:
@@ -122,22 +144,11 @@ def _baseline(
             for i, other in enumerate(run.rows)
             if other["split"] == "report" and other["selected"]
             and (other["env"], other["task"]) == (row["env"], row["task"])
-            and (rank := rank_as_baseline(Group.of(other).sampler, wanted)) is not None
+            and (rank := Group.of(other).sampler.rank_as_baseline(wanted)) is not None
         }  # fmt: skip
         if ranks:
             return _Side(run, run.rows[min(ranks, key=lambda i: ranks[i])])
     return None
-
-
-def rank_as_baseline(sampler: Sampler, wanted: str | None) -> tuple[Any, ...] | None:
-    """The order in which arms are taken as the baseline; `None` for those that are none."""
-    near = (sampler.best_of != _MATCHED, sampler.best_of)
-    if wanted:
-        if sampler.label == wanted:
-            return (0, *near)
-        return (1, *near) if sampler._replace(best_of=1).label == wanted else None
-    order = {"best_of": 0, "reference": 1}.get(sampler.method)
-    return None if order is None else (order, bool(sampler.options), *near)
 
 
 class _Pairs(NamedTuple):

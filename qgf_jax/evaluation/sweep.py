@@ -121,7 +121,7 @@ class Plan:
     def _rounds(self, budget: int) -> dict[Sampler, list[halving.Round]]:
         """The rounds of each method that has several weights. Raises `UserError`."""
         count = collections.Counter(arm.sampler for arm in self._rivals)
-        return {one: halving.rounds(n, budget, one.label) for one, n in count.items()}
+        return {one: halving.Round.plan(n, budget, one.label) for one, n in count.items()}
 
     def _halving(
         self, rounds: Mapping[Sampler, Sequence[halving.Round]], step: int, lines: Sequence[Line]

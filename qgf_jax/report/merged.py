@@ -3,11 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qgf_jax.evaluation.arms import Arm
-from qgf_jax.evaluation.paired import Evaluated
-from qgf_jax.evaluation.played import ALL_TASKS, newest
-from qgf_jax.evaluation.summary import Row
-from qgf_jax.runs.alike import changes, doubts
+from qgf_jax.evaluation.played import newest
+from qgf_jax.runs.alike import Comparison
 from qgf_jax.runs.files import Lines
 from qgf_jax.runs.run import Run
 
@@ -42,6 +39,33 @@ class Sample(NamedTuple):
         first, *more = (run.workdir.name for run in self.runs)
         return f"{first} and {len(more)} more" if len(more) > 2 else " + ".join((first, *more))
 
+    @classmethod
+    def merge(cls, played: Sequence[tuple[Run, Lines]]) -> tuple[list["Sample"], list[str]]:
+        """The runs with their lines as samples, in their order, and a line of words for each decision.
+
+        A run joins the first sample from which nothing but seeds tells it (`Comparison.changes`, and
+        the checkpoint that was evaluated) and to which it adds a seed. A seed number that is there
+        already was trained twice, and the first one counts; a run that has no other stays a sample of
+        its own.
+        """
+        samples: list[Sample] = []
+        notes: list[str] = []
+        for run, log in played:
+            one = _Played.of(run, log)
+            for sample in samples:
+                new = [number for number in one.numbers if number not in sample.places]
+                if new and _is_same_training(sample, one) and not apart(sample, one):
+                    notes += _of_doubles(sample, one)
+                    sample._add(one, new)
+                    break
+            else:
+                notes += _why_apart(samples, one)
+                alone = cls([], [], [], {})
+                alone._add(one, one.numbers)
+                samples.append(alone)
+        merged = [_of_sample(sample) for sample in samples if len(sample.runs) > 1]
+        return samples, merged + notes
+
     def _add(self, one: "_Played", numbers: Sequence[int]) -> None:
         """A run's seeds of these `numbers`."""
         self.runs.append(one.run)
@@ -70,52 +94,6 @@ class _Played(NamedTuple):
         return cls(run, log, lines, sorted({line["seed"] for line in lines}))
 
 
-def merge(played: Sequence[tuple[Run, Lines]]) -> tuple[list[Sample], list[str]]:
-    """The runs with their lines as samples, in their order, and a line of words for each decision.
-
-    A run joins the first sample from which nothing but seeds tells it (`runs.alike.changes`, and the
-    checkpoint that was evaluated) and to which it adds a seed. A seed number that is there already was
-    trained twice, and the first one counts; a run that has no other stays a sample of its own.
-    """
-    samples: list[Sample] = []
-    notes: list[str] = []
-    for run, log in played:
-        one = _Played.of(run, log)
-        for sample in samples:
-            new = [number for number in one.numbers if number not in sample.places]
-            if new and _is_same_training(sample, one) and not apart(sample, one):
-                notes += _of_doubles(sample, one)
-                sample._add(one, new)
-                break
-        else:
-            notes += _why_apart(samples, one)
-            alone = Sample([], [], [], {})
-            alone._add(one, one.numbers)
-            samples.append(alone)
-    merged = [_of_sample(sample) for sample in samples if len(sample.runs) > 1]
-    return samples, merged + notes
-
-
-def unreported(run: Evaluated, seeds: int) -> Iterator[str]:
-    """A line for each selected weight that fewer than `seeds` seeds of a sample have reported.
-
-    As where each folder has reported the weight that its own seeds select.
-    """
-    chosen: dict[tuple[Any, ...], dict[str, Row]] = {}
-    for row in run.rows:
-        if row["selected"] and row["task"] != ALL_TASKS:
-            arm = (row["env"], row["task"], Arm.of(row))
-            chosen.setdefault(arm, {})[row["split"]] = row
-    for (env, task, arm), rows in chosen.items():
-        count = rows["report"]["seeds"] if "report" in rows else 0
-        if count < seeds:
-            yield (
-                f"{env}, task {task}, {arm.sampler.label}: {count} of {seeds} seeds have reported "
-                f"weight {arm.weight:g}, which is selected: `qgf evaluate --weights={arm.weight:g}` of "
-                "each folder plays what is missing"
-            )
-
-
 def _is_same_training(sample: Sample, one: _Played) -> bool:
     keys = ("env", "algorithm", "critic")
     return all(sample.run.config[key] == one.run.config[key] for key in keys)
@@ -124,14 +102,14 @@ def _is_same_training(sample: Sample, one: _Played) -> bool:
 def apart(sample: Sample, one: "Sample | _Played", but: Sequence[str] = ()) -> list[str]:
     """What tells a sample, or a run, from another beside seeds and the config keys `but`.
 
-    As `runs.alike.changes`, the checkpoint that was evaluated last.
+    As `Comparison.changes`, and the checkpoint that was evaluated last.
     """
     ours, theirs = newest(sample.lines), newest(one.lines)
     steps = [
         f"checkpoint of {env}: {ours[env]} -> {theirs[env]}"
         for env in sorted(ours.keys() & theirs.keys()) if ours[env] != theirs[env]
     ]  # fmt: skip
-    return changes(sample.run, one.run, but) + steps
+    return Comparison(sample.run, one.run).changes(but) + steps
 
 
 def _why_apart(samples: Sequence[Sample], one: _Played) -> list[str]:
@@ -153,7 +131,9 @@ def _why_apart(samples: Sequence[Sample], one: _Played) -> list[str]:
 
 def _of_sample(sample: Sample) -> str:
     folders = ", ".join(run.workdir.name for run in sample.runs)
-    unknown = dict.fromkeys(text for run in sample.runs[1:] for text in doubts(sample.run, run))
+    unknown = dict.fromkeys(
+        text for run in sample.runs[1:] for text in Comparison(sample.run, run).doubts()
+    )
     more = f"; taken for one code, but {'; '.join(unknown)}" if unknown else ""
     return f"{_seeds(sorted(sample.places))} of {folders} are one sample{more}"
 

@@ -21,7 +21,7 @@ from qgf_jax.report.films import Films
 from qgf_jax.report.page import Cell
 from qgf_jax.report.tables import Table, add_optimism
 from qgf_jax.report.tuned import Chosen, Family, TunedKey, families
-from qgf_jax.runs.alike import config_changes
+from qgf_jax.runs.alike import Comparison
 from qgf_jax.runs.files import Lines, write_atomically
 from qgf_jax.runs.metrics import MetricsLog
 from qgf_jax.runs.run import Run
@@ -79,7 +79,7 @@ class Reported(NamedTuple):
             mark_as(own, together)
         has_arm = baseline and any(
             row["split"] == "report" and row["selected"]
-            and paired.rank_as_baseline(Arm.of(row).sampler, baseline) is not None
+            and Arm.of(row).sampler.rank_as_baseline(baseline) is not None
             for row in own.rows
         )  # fmt: skip
         made = _table(own, baseline if has_arm else None, select_on)
@@ -118,7 +118,7 @@ class Reported(NamedTuple):
 
     def _notes(self) -> list[str]:
         """What the tables leave out, and what was chosen but not reported."""
-        chosen = merged.unreported(self.own, 1) if self.table.select_on else ()
+        chosen = self.own.unreported(1) if self.table.select_on else ()
         return [*_notes(self.lines), *filter(None, [self.metrics.note()]), *chosen]
 
     def _draw(
@@ -201,14 +201,14 @@ class Together(NamedTuple):
         """What a run was trained as is a column, since one method may act with several trainings.
 
         That is algorithm and critic, and the folder where these two do not tell the runs apart. Runs
-        that nothing but seeds tells apart are one, see `merged.merge`. `baseline` is what rows are
+        that nothing but seeds tells apart are one, see `Sample.merge`. `baseline` is what rows are
         compared with, see `paired.compare`: seeds of two runs are the same where they were trained with
         the same number. With `select_on`, tasks, a weight is chosen on these alone, see
         `selected_on.select_on`. Runs that differ in `tuned` keys alone are configurations: the table has
         the one that is chosen of them, see `tuned.Family`. Raises `UserError` if there is no such arm,
         or if what `select_on` or `tuned` needs was not played.
         """
-        samples, notes = merged.merge([(run, EpisodeLog.read(run)) for run in opened])
+        samples, notes = merged.Sample.merge([(run, EpisodeLog.read(run)) for run in opened])
         tried = families(samples, tuned) if tuned else []
         names = _names(samples, tried)
         played: list[Evaluated] = []
@@ -323,7 +323,9 @@ def _choose(
     left = [*zip(samples, runs, strict=True)]
     while left:
         first = left[0][0].run
-        domain = [one for one in left if not config_changes(first, one[0].run, but=("env",))]
+        domain = [
+            one for one in left if not Comparison(first, one[0].run).config_changes(but=("env",))
+        ]
         select_on_tasks([run for _, run in domain], tasks)
         left = [one for one in left if not any(one is other for other in domain)]
 
@@ -357,7 +359,7 @@ def _unreported(shown: Sequence[_Shown], chosen: bool) -> list[str]:
     return [
         f"{one.run.name}: {note}"
         for one in shown if chosen or one.is_chosen or len(one.sample.runs) > 1
-        for note in merged.unreported(one.run, len(one.sample.places))
+        for note in one.run.unreported(len(one.sample.places))
     ]  # fmt: skip
 
 

@@ -50,10 +50,9 @@ class Follower:
 
         return alone(act, self.candidates)(obs, key)
 
-
-def of_rows(
-    follow: Follower, params: Params, obs: Array, key: Array, weight: Array, previous: Any = None
-) -> Array:
-    """The chunks [B, H, A] of observations [B, O], each with a key of its own."""
-    keys = jax.random.split(key, obs.shape[0])
-    return jax.vmap(follow, in_axes=(None, 0, 0, None, 0))(params, obs, keys, weight, previous)
+    def of_rows(
+        self, params: Params, obs: Array, key: Array, weight: Array, previous: Any = None
+    ) -> Array:
+        """The chunks [B, H, A] of observations [B, O], each with a key of its own."""
+        keys = jax.random.split(key, obs.shape[0])
+        return jax.vmap(self, in_axes=(None, 0, 0, None, 0))(params, obs, keys, weight, previous)

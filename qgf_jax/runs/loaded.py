@@ -27,7 +27,7 @@ from qgf_jax.methods.pace import Pace
 from qgf_jax.methods.parts import Part
 from qgf_jax.runs.checkpoint import Checkpoints
 from qgf_jax.runs.files import write_atomically
-from qgf_jax.runs.follower import Follower, of_rows
+from qgf_jax.runs.follower import Follower
 from qgf_jax.runs.observed import Observed
 from qgf_jax.runs.run import Run
 from qgf_jax.runs.tree import ArrayTree
@@ -279,7 +279,7 @@ class LoadedRun:
 
         Not compiled. Raises `UserError` as `policy` does.
         """
-        return functools.partial(of_rows, self._checked_follower(method, best_of, seed, options))
+        return self._checked_follower(method, best_of, seed, options).of_rows
 
     def _checked_follower(
         self, method: str, best_of: int | None, seed: int | None, options: Mapping[str, Any]
@@ -339,7 +339,7 @@ class _Policy:
         def act(params: Params, obs: Array, key: Array, weight: Array, previous: Any) -> Array:
             if obs.ndim == 1:
                 return follow.alone(params, obs, key, weight, previous)
-            return of_rows(follow, params, obs, key, weight, previous)
+            return follow.of_rows(params, obs, key, weight, previous)
 
         every = jax.jit(jax.vmap(act, in_axes=(0, None, None, None, 0)))
         self._act = act if seed is not None else every

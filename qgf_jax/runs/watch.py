@@ -17,15 +17,6 @@ def _pause() -> None:
     time.sleep(_PAUSE)
 
 
-def wait_for_run(workdir: Path, wait: Callable[[], None] = _pause) -> None:
-    """Returns once there is a run in `workdir`; says so if there is none yet."""
-    path = workdir / "config.json"
-    if not path.exists():
-        log(f"qgf: no run in {workdir} yet: waiting until `qgf train` makes one")
-    while not path.exists():
-        wait()
-
-
 class Watch:
     """The checkpoints of a run, as they are sealed and removed."""
 
@@ -34,6 +25,15 @@ class Watch:
         self._checkpoints = Checkpoints(run.trained_in, identity=run.identity)
         self._waiting: set[int] = set()
         self._past: set[int] = set()
+
+    @staticmethod
+    def wait_for_run(workdir: Path, wait: Callable[[], None] = _pause) -> None:
+        """Returns once there is a run in `workdir`; says so if there is none yet."""
+        path = workdir / "config.json"
+        if not path.exists():
+            log(f"qgf: no run in {workdir} yet: waiting until `qgf train` makes one")
+        while not path.exists():
+            wait()
 
     def steps(self) -> Iterator[int]:
         """Each step as soon as it is sealed, the oldest first, until the run's last one.

@@ -16,19 +16,19 @@ _QUICK = 0.005
 """Seconds of a call that whoever asks may wait for, and with them those who only connect or ping."""
 
 
-class Acts(Protocol):
+class _Acts(Protocol):
     """A program: rows [B, W] -> chunks [B, H, A], for B up to `most`."""
 
     most: int
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray: ...  # noqa: D102
+    def __call__(self, rows: np.ndarray) -> np.ndarray: ...
 
 
 class FailedError(UserError):
     """The policy gave no action that can be played, whatever the client could have done."""
 
 
-class Chunks(NamedTuple):
+class _Chunks(NamedTuple):
     """What became of a request."""
 
     actions: np.ndarray
@@ -44,7 +44,7 @@ class _Waiting:
 
     def __init__(self, program: Any, rows: np.ndarray):
         self.program, self.rows = program, rows
-        self.future: Future[Chunks] = Future()
+        self.future: Future[_Chunks] = Future()
         self.asked = time.perf_counter()
         self.begun = 0.0
         self.taken = 0
@@ -65,7 +65,7 @@ class Batcher:
     is made by whoever submits it, if the last such call was quick, which saves two changes of threads.
     """
 
-    def __init__(self, programs: Mapping[Any, Acts], wait: float, most: int, metrics: Metrics):
+    def __init__(self, programs: Mapping[Any, _Acts], wait: float, most: int, metrics: Metrics):
         self._programs, self._wait, self._most, self._metrics = programs, wait, most, metrics
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._changed = threading.Condition()
@@ -82,7 +82,7 @@ class Batcher:
         """Requests in the queue."""
         return len(self._queue)
 
-    def submit(self, program: Any, rows: np.ndarray) -> "Future[Chunks]":
+    def submit(self, program: Any, rows: np.ndarray) -> "Future[_Chunks]":
         """What will become, or has become, of a request [B, W].
 
         Raises `UserError` if too many wait already.
@@ -197,10 +197,10 @@ def _finish(one: _Waiting) -> None:
         why = "the policy's actions are not finite for this observation and weight"
         _answer(one, FailedError(why))
     else:
-        _answer(one, Chunks(actions, one.begun - one.asked, one.infer))
+        _answer(one, _Chunks(actions, one.begun - one.asked, one.infer))
 
 
-def _answer(one: _Waiting, result: Chunks | FailedError) -> None:
+def _answer(one: _Waiting, result: _Chunks | FailedError) -> None:
     if not one.future.set_running_or_notify_cancel():
         return  # nobody waits for it any more
     if isinstance(result, FailedError):

@@ -85,23 +85,32 @@ def _array(found: dict[Any, Any]) -> Any:
 
 
 def _checked_array(dtype: Any, shape: Any, data: Any) -> np.ndarray:
+    kind = _checked_dtype(dtype)
+    _check_shape(shape)
+    if not isinstance(data, bytes):
+        raise UserError("array has no data: send its bytes")
+    if (needed := math.prod(shape) * kind.itemsize) != len(data):
+        raise UserError(
+            f"array of shape {_short(shape)} and dtype {kind.str} needs {needed} bytes, and has "
+            f"{len(data)}"
+        )
+    return np.frombuffer(data, kind).reshape(shape)
+
+
+def _checked_dtype(dtype: Any) -> np.dtype:
     name = dtype.decode("ascii", "replace") if isinstance(dtype, bytes) else dtype
     if not isinstance(name, str) or not _DTYPE.fullmatch(name):
         raise UserError(
             f"array has dtype {_short(name)}: send whole numbers or floats, such as '<f4'"
         )
+    return np.dtype(name)
+
+
+def _check_shape(shape: Any) -> None:
     if not isinstance(shape, list | tuple) or len(shape) > _MOST_AXES:
         raise UserError(f"array has shape {_short(shape)}: send at most {_MOST_AXES} whole numbers")
     if not all(type(n) is int and 0 <= n < 2**31 for n in shape):
         raise UserError(f"array has shape {_short(shape)}: send whole numbers")
-    if not isinstance(data, bytes):
-        raise UserError("array has no data: send its bytes")
-    kind = np.dtype(name)
-    if (needed := math.prod(shape) * kind.itemsize) != len(data):
-        raise UserError(
-            f"array of shape {_short(shape)} and dtype {name} needs {needed} bytes, and has {len(data)}"
-        )
-    return np.frombuffer(data, kind).reshape(shape)
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,7 @@ _MOST_LETTERS = 200
 _FINITE, _COUNT, _SEED = Bound.of(Finite), Bound.of(Count), Bound.of(Seed)
 
 
-class Request(NamedTuple):
+class _Request(NamedTuple):
     """One request, and nothing in it that was not checked."""
 
     program: "Called"
@@ -52,7 +52,7 @@ class Reader(NamedTuple):
     apart: bool = False
     """Whether what an evaluation has played has a program of its own."""
 
-    def read(self, message: Mapping[str, Any]) -> Request:
+    def read(self, message: Mapping[str, Any]) -> _Request:
         """The request that a dictionary is. Raises `UserError`, one line, for what is wrong in it."""
         for key in message:
             if key not in _KEYS:
@@ -70,11 +70,13 @@ class Reader(NamedTuple):
         weight = self._weight(given)
         program = Called(way, self.apart and isinstance(seed, list | tuple))
         if not batched:
-            return Request(program, layout.rows(obs, weight, numbers, words, previous), False, seed)
+            return _Request(
+                program, layout.rows(obs, weight, numbers, words, previous), False, seed
+            )
         rows = layout.rows(obs, weight, numbers, (*words, 0), previous)
         # As `jax.random.split` does for a batch of `load_policy`.
         rows[:, layout.floats + len(words)] = np.arange(len(obs))
-        return Request(program, rows, True, seed)
+        return _Request(program, rows, True, seed)
 
     def _observations(self, given: Mapping[str, Any]) -> np.ndarray:
         """[O] or [B, O]"""

@@ -30,40 +30,42 @@ class Estimate(NamedTuple):
         own = {"name": self.state.name, "state": self.state.word, "step": self.state.step}
         return {**own, "steps": self.state.steps, **{k: getattr(self, k) for k in self._fields[1:]}}
 
+    @classmethod
+    def of_jobs(
+        cls,
+        plan: Plan,
+        configs: Mapping[str, Mapping[str, Any]],
+        states: Sequence[State],
+        *,
+        count: bool = False,
+        flop_rate: float | None = None,
+    ) -> list["Estimate"]:
+        """The jobs of a plan, with what is left of each.
+
+        A job's updates a second are those of a run of the same shape in the sweep's folder. With
+        `count` the matrix products of each shape's update are counted once, which compiles its program;
+        a rate in FLOP/s, `flop_rate` or the median of the runs in the folder, then stands for shapes
+        that none has.
+        """
+        shapes = {name: _shape_of(config) for name, config in configs.items()}
+        rates = _rates(states, shapes)
+        counted = _counts(configs, shapes) if count else {}
+        rates = _of_products(counted, rates, flop_rate) | rates
+        found = []
+        for planned, state in zip(plan.jobs.values(), states, strict=True):
+            shape = shapes.get(state.name, "")
+            one = cls(state, _hours(planned, state, rates.get(shape)))
+            if shape in counted:
+                flops, size = counted[shape]
+                kept = size * configs[state.name]["train"]["keep"]
+                one = one._replace(flops=flops * state.steps, checkpoint_bytes=kept)
+            found.append(one)
+        return found
+
 
 class _Counted(NamedTuple):
     flops_per_update: float
     state_bytes: int
-
-
-def estimate(
-    plan: Plan,
-    configs: Mapping[str, Mapping[str, Any]],
-    states: Sequence[State],
-    *,
-    count: bool = False,
-    flop_rate: float | None = None,
-) -> list[Estimate]:
-    """The jobs of a plan, with what is left of each.
-
-    A job's updates a second are those of a run of the same shape in the sweep's folder. With `count`
-    the matrix products of each shape's update are counted once, which compiles its program; a rate in
-    FLOP/s, `flop_rate` or the median of the runs in the folder, then stands for shapes that none has.
-    """
-    shapes = {name: _shape_of(config) for name, config in configs.items()}
-    rates = _rates(states, shapes)
-    counted = _counts(configs, shapes) if count else {}
-    rates = _of_products(counted, rates, flop_rate) | rates
-    found = []
-    for planned, state in zip(plan.jobs.values(), states, strict=True):
-        shape = shapes.get(state.name, "")
-        one = Estimate(state, _hours(planned, state, rates.get(shape)))
-        if shape in counted:
-            flops, size = counted[shape]
-            kept = size * configs[state.name]["train"]["keep"]
-            one = one._replace(flops=flops * state.steps, checkpoint_bytes=kept)
-        found.append(one)
-    return found
 
 
 def _hours(planned: Planned, state: State, rate: float | None) -> float | None:

@@ -77,7 +77,7 @@ class _Launch:
             time.sleep(_POLL)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        if not self.stopping and (stop.wanted or runner.is_cancelled(self.plan.folder)):
+        if not self.stopping and (stop.wanted or runner.Cancellation(self.plan.folder).wanted):
             self.stopping = True
             self.engine.stop()
 
@@ -147,12 +147,12 @@ def launch(plan: Plan, make_engine: Callable[[], Engine], *, retries: int = 3) -
     """Runs what the jobs of a plan lack, and returns how many there are and how many ran.
 
     What is done is skipped, what was broken off goes on. An exit code of `NOT_RETRIED` ends a job;
-    any other is tried again, `retries` times. On SIGTERM, SIGINT and `runner.cancel` all that runs is
+    any other is tried again, `retries` times. On SIGTERM, SIGINT and a `Cancellation` all that runs is
     asked to save and end, and is waited for. Raises `UnfinishedError` once all that can be done is,
     if that is not all, with a line for each job that failed, and `Stopped` after a signal.
     """
     plan.write()
-    runner.begin(plan.folder)
+    runner.Cancellation(plan.folder).withdraw()
     at_work = _Launch(plan, make_engine(), retries)
     before = len(at_work.done)
     if before:

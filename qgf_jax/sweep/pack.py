@@ -17,34 +17,40 @@ class Packed(NamedTuple):
     members: dict[str, tuple[str, ...]]
     """By the name of a job that stands for several: their names, in the order of their seeds."""
 
+    @classmethod
+    def of(
+        cls,
+        jobs: Sequence[Job],
+        most: int,
+        known: Mapping[str, Sequence[str]],
+        config_of: Callable[[Job], Mapping[str, Any]],
+    ) -> "Packed":
+        """The jobs, up to `most` of which are one where they differ in successive seeds alone.
 
-def pack(
-    jobs: Sequence[Job],
-    most: int,
-    known: Mapping[str, Sequence[str]],
-    config_of: Callable[[Job], Mapping[str, Any]],
-) -> Packed:
-    """The jobs, up to `most` of which are one where they differ in successive seeds alone.
+        `known`: the jobs that the sweep's folder has already, and what each stands for. A seed stays
+        where it was planned, whatever `most` is, so that none is trained twice. A job that others build
+        on stays alone, as its own checkpoint is what they take. Raises `UserError` for jobs that were
+        packed and are not alike any more.
+        """
 
-    `known`: the jobs that the sweep's folder has already, and what each stands for. A seed stays where
-    it was planned, whatever `most` is, so that none is trained twice. A job that others build on stays
-    alone, as its own checkpoint is what they take. Raises `UserError` for jobs that were packed and
-    are not alike any more.
-    """
+        def seed_of(job: Job) -> int:
+            return config_of(job)["seed"]
 
-    def seed_of(job: Job) -> int:
-        return config_of(job)["seed"]
+        found = _planned(jobs, known, seed_of)
+        held = {name for members in known.values() for name in members} | known.keys()
+        for group in _alike(jobs, held, config_of) if most > 1 else ():
+            for together in _successive(group, most, seed_of):
+                members = tuple(job.name for job in together)
+                found.append((_joined(together[0], members, seed_of(together[0])), members))
+        return _replaced(jobs, found)
 
-    found: dict[str, tuple[Job, tuple[str, ...]]] = {}
-    for members in filter(None, known.values()):
-        if wanted := [job for job in jobs if job.name in members]:
-            found[wanted[0].name] = _as_before(wanted, tuple(members), seed_of)
-    held = {name for members in known.values() for name in members} | known.keys()
-    for group in _alike(jobs, held, config_of) if most > 1 else ():
-        for together in _successive(group, most, seed_of):
-            members = tuple(job.name for job in together)
-            found[members[0]] = _joined(together[0], members, seed_of(together[0])), members
-    return _replaced(jobs, [*found.values()])
+
+def _planned(
+    jobs: Sequence[Job], known: Mapping[str, Sequence[str]], seed_of: Callable[[Job], int]
+) -> list[tuple[Job, tuple[str, ...]]]:
+    """The packs that the sweep's folder has already, of which any member is wanted."""
+    packs = [(members, [job for job in jobs if job.name in members]) for members in known.values()]
+    return [_as_before(wanted, tuple(members), seed_of) for members, wanted in packs if wanted]
 
 
 def _alike(

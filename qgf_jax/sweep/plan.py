@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from qgf_jax.errors import UserError
 from qgf_jax.runs.files import fingerprint, write_atomically
-from qgf_jax.runs.locks import SWEEP
+from qgf_jax.runs.locks import JOB, SWEEP
 from qgf_jax.sweep.job import Job, Stage
-from qgf_jax.sweep.pack import pack
+from qgf_jax.sweep.pack import Packed
 
 FILE = "sweep.json"
 """What a sweep's folder keeps its jobs in."""
@@ -27,7 +27,7 @@ class Planned(NamedTuple):
     steps: int = 0
     """The last step of its training; 0 where its source's config will say."""
     members: tuple[str, ...] = ()
-    """Names of the jobs for whose seeds it stands, see `pack`; none for most."""
+    """Names of the jobs for whose seeds it stands, see `Packed`; none for most."""
 
     @property
     def name(self) -> str:
@@ -86,6 +86,26 @@ class Plan(NamedTuple):
             ) from None
         return cls(folder, {one.name: one for one in found})
 
+    @classmethod
+    def with_configs(
+        cls, jobs: Sequence[Job], folder: Path, *, most: int = 1
+    ) -> tuple["Plan", dict[str, Mapping[str, Any]]]:
+        """The `checked` jobs as planned in a folder, and their configs by name, where they are known.
+
+        Up to `most` seeds of a config are one job, see `Packed`. Raises `UserError` with the job's name
+        for a config that is wrong. Writes nothing.
+        """
+        configs, planned, known = _Configs(), {}, {}
+        there = cls.read(folder).jobs if (folder / FILE).exists() else {}
+        before = {name: one.members for name, one in there.items()}
+        packed = Packed.of(checked(jobs), most, before, configs.of)
+        for job in checked(packed.jobs):
+            if job.config:
+                known[job.name] = configs.of(job)
+            members = packed.members.get(job.name, ())
+            planned[job.name] = Planned.of(job, known.get(job.name), members)
+        return cls(folder, planned), known
+
     def write(self) -> None:
         """Adds the jobs to those that the folder has; one of the same name is replaced.
 
@@ -99,6 +119,10 @@ class Plan(NamedTuple):
                 return
             jobs = [one.record for one in (known | self.jobs).values()]
             write_atomically(self.folder / FILE, json.dumps({"jobs": jobs}) + "\n")
+
+    def running(self) -> list[str]:
+        """The names of the jobs at which somebody is."""
+        return [name for name in self.jobs if JOB.holder(self.folder / name)]
 
 
 def read_file(path: Path) -> list[Job]:
@@ -196,23 +220,3 @@ class _Configs:
             return config
         field = schema.fields(config["algorithm"], config["critic"])["seed"]
         return {**config, "seed": field.bound.read("config key seed", seed)}
-
-
-def plan(
-    jobs: Sequence[Job], folder: Path, *, most: int = 1
-) -> tuple[Plan, dict[str, Mapping[str, Any]]]:
-    """The `checked` jobs as planned in a folder, and their configs by name, where they are known.
-
-    Up to `most` seeds of a config are one job, see `pack`. Raises `UserError` with the job's name for
-    a config that is wrong. Writes nothing.
-    """
-    configs, planned, known = _Configs(), {}, {}
-    there = Plan.read(folder).jobs if (folder / FILE).exists() else {}
-    before = {name: one.members for name, one in there.items()}
-    packed = pack(checked(jobs), most, before, configs.of)
-    for job in checked(packed.jobs):
-        if job.config:
-            known[job.name] = configs.of(job)
-        members = packed.members.get(job.name, ())
-        planned[job.name] = Planned.of(job, known.get(job.name), members)
-    return Plan(folder, planned), known

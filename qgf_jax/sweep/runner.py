@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from qgf_jax.errors import UserError, saving
 from qgf_jax.runs.locks import JOB
@@ -31,6 +32,25 @@ _TAIL = 1 << 16  # bytes of a log
 _PATIENCE = 2.0  # seconds for a lock that a look at it may hold for a moment
 _POLL = 0.2  # seconds
 _LOOK = 1.0  # seconds between looks for the file by which a sweep is cancelled
+
+
+class Cancellation(NamedTuple):
+    """The wish that all jobs of a sweep save and end, on all machines that see its folder."""
+
+    folder: Path
+
+    def ask(self) -> None:
+        """Wishes it."""
+        (self.folder / _CANCEL).touch()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it was wished since a sweep began there."""
+        return (self.folder / _CANCEL).exists()
+
+    def withdraw(self) -> None:
+        """Takes a former wish back."""
+        (self.folder / _CANCEL).unlink(missing_ok=True)
 
 
 def command(folder: Path, name: str) -> tuple[str, ...]:
@@ -54,7 +74,7 @@ def run_job(folder: Path, name: str) -> int:
             return ELSEWHERE
         for stage in Record.read(workdir).lacks(planned, folder):
             stop.check(kept)
-            if is_cancelled(folder):
+            if Cancellation(folder).wanted:
                 return 128 + signal.SIGTERM
             if code := _run(planned, folder, stage, stop, lock):
                 stop.check(kept)
@@ -92,7 +112,7 @@ def _run(planned: Planned, folder: Path, stage: Stage, stop: StopRequest, lock: 
     if code == 0:
         record.with_done(planned, folder, stage).write(workdir)
         _note(workdir / LOG, f"qgf {stage.kind}: done in {clock}")
-    elif not (stop.wanted or is_cancelled(folder)):
+    elif not (stop.wanted or Cancellation(folder).wanted):
         line = _last_words(workdir / LOG, begun) or _said(code)
         record._replace(failure=Failure(code, line, socket.gethostname())).write(workdir)
     return code
@@ -148,7 +168,7 @@ def _wait(process: subprocess.Popen, stop: StopRequest, folder: Path) -> int:
     while True:
         if time.monotonic() >= look and not stop.wanted:
             look = time.monotonic() + _LOOK
-            cancelled = is_cancelled(folder)
+            cancelled = Cancellation(folder).wanted
         if not asked and (stop.wanted or cancelled):
             process.terminate()
             asked = True
@@ -182,18 +202,3 @@ def _last_words(path: Path, begun: int = 0) -> str:
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     own = [line for line in lines if line.startswith(("qgf: error:", "qgf: stopped:"))]
     return (own or lines or [""])[-1][:300].removeprefix("qgf: error: ")
-
-
-def cancel(folder: Path) -> None:
-    """Asks all jobs of a sweep, on all machines that see its folder, to save and end."""
-    (folder / _CANCEL).touch()
-
-
-def is_cancelled(folder: Path) -> bool:
-    """Whether `cancel` was called since a sweep began there."""
-    return (folder / _CANCEL).exists()
-
-
-def begin(folder: Path) -> None:
-    """Takes a former `cancel` back."""
-    (folder / _CANCEL).unlink(missing_ok=True)

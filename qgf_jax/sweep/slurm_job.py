@@ -30,7 +30,7 @@ def code_file(index: int) -> str:
     return f"{index}.code"
 
 
-def run(folder: Path, index: int, cwd: Path, log: Path, words: Sequence[str]) -> int:
+def _run(folder: Path, index: int, cwd: Path, log: Path, words: Sequence[str]) -> int:
     """Runs a command to its end, writes its exit code to a file in `folder`, and returns it.
 
     Where SIGTERM has ended it, and the engine did not ask for that, the job is queued again, and there
@@ -81,4 +81,4 @@ def _requeue() -> bool:
 
 if __name__ == "__main__":
     _folder, _index, _cwd, _log, *_words = sys.argv[1:]
-    sys.exit(run(Path(_folder), int(_index), Path(_cwd), Path(_log), _words))
+    sys.exit(_run(Path(_folder), int(_index), Path(_cwd), Path(_log), _words))

@@ -137,6 +137,16 @@ class State(NamedTuple):
             return None
         return max(0, self.steps - self.step) / self.rate
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**self._asdict(), "seconds_left": self.seconds_left}
+
+    @classmethod
+    def of_jobs(cls, plan: Plan) -> list["State"]:
+        """The states of all jobs, in their order."""
+        return [cls.read(one, plan.folder) for one in plan.jobs.values()]
+
     @classmethod
     def read(cls, planned: Planned, folder: Path) -> "State":
         """That of a job in a sweep's folder."""
@@ -168,16 +178,6 @@ def _unfinished(state: State, record: Record, workdir: Path) -> State:
         return state._replace(word="failed", host=failure.host, line=failure.line)
     is_begun = (workdir / "config.json").exists()
     return state._replace(word="stopped" if is_begun else "waiting")
-
-
-def scan(plan: Plan) -> list[State]:
-    """The states of all jobs, in their order."""
-    return [State.read(one, plan.folder) for one in plan.jobs.values()]
-
-
-def running(plan: Plan) -> list[str]:
-    """The names of the jobs at which somebody is."""
-    return [name for name in plan.jobs if JOB.holder(plan.folder / name)]
 
 
 def _host(holder: str) -> str:

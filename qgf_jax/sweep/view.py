@@ -8,11 +8,6 @@ from qgf_jax.sweep.estimate import Estimate
 from qgf_jax.sweep.state import WORDS, State
 
 
-def records(states: Iterable[State]) -> list[dict[str, Any]]:
-    """The states as JSON has them."""
-    return [{**one._asdict(), "seconds_left": one.seconds_left} for one in states]
-
-
 def _counts(states: Iterable[State]) -> str:
     """How many jobs are in which state, in one line."""
     found = collections.Counter(one.word for one in states)

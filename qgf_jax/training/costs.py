@@ -28,17 +28,7 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     and nothing is said.
     """
     names = list(names)
-    acting = {_UNIT, *(name for name in names if algorithms.Method.named(name).acts)}
-    counts = {name: _file(name).read(_FIELDS) if name in acting else {} for name in {_UNIT, *names}}
-    if missing := [name for name in counts if name in acting and not counts[name]]:
-        log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
-    for name in missing:
-        try:
-            counts[name] = _count(name)
-        except Exception as error:  # of a part, perhaps from another package: the rest is listed
-            log(f"qgf: the cost of {name} is not known: {type(error).__name__}: {error}")
-            continue
-        _file(name).write(counts[name])
+    counts = _counts(dict.fromkeys([_UNIT, *names]))
     unit = counts[_UNIT].get("flops")
     return {
         name: {
@@ -47,6 +37,27 @@ def read(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         }
         for name in names
     }
+
+
+def _counts(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Of each method, from the cache or counted now; empty if it does not act or cannot be counted."""
+    acting = [name for name in names if algorithms.Method.named(name).acts]
+    counts = {name: _file(name).read(_FIELDS) for name in acting}
+    if missing := [name for name in acting if not counts[name]]:
+        log(f"qgf: counting the operations of {len(missing)} methods, about a second each, once")
+    counts |= {name: _counted(name) for name in missing}
+    return {name: counts.get(name, {}) for name in names}
+
+
+def _counted(name: str) -> dict[str, Any]:
+    """The count of a method, which the cache has from then on; empty if it cannot be counted."""
+    try:
+        count = _count(name)
+    except Exception as error:  # of a part, perhaps from another package: the rest is listed
+        log(f"qgf: the cost of {name} is not known: {type(error).__name__}: {error}")
+        return {}
+    _file(name).write(count)
+    return count
 
 
 def _count(name: str) -> dict[str, Any]:

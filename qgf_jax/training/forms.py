@@ -1,9 +1,8 @@
 """The forms in which a training state may lie while a dispatch runs, and what depends on that.
 
-A CPU updates trees. A device that launches each operation has the form of `stacks`; with groups that
-wait, which that does not know, a vector for each parameter group. The optimiser, the target copies and
-the check of gradients work number by number: over one vector a group they are a few kernels, over the
-leaves of a tree some for each layer.
+A CPU updates trees. A device that launches each operation has the form of `stacks`. The optimiser, the
+target copies and the check of gradients work number by number: over few arrays they are a few kernels,
+over the leaves of a tree some for each layer.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +11,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from qgf_jax.core.reductions import fast_sum
-from qgf_jax.training.optimizers import clip_groups
+from qgf_jax.training.optimizers import by_group, clip_groups
 from qgf_jax.types import Array, Metrics, Params
 
 
@@ -37,7 +35,13 @@ class Form(Protocol):
         """[] of each parameter group, finite only if its gradient is."""
 
     def clip(self, grads: Params, norm: float) -> Params:
-        """Each parameter group's gradient scaled down to the global norm `norm`, by itself."""
+        """Each parameter group's gradient scaled down to the global norm `norm`, by itself.
+
+        Where groups wait, those of one period alone: the others' arrays are masked, as Optax does.
+        """
+
+    def labels(self, params: Params, of: Callable[[str], Any]) -> Any:
+        """`of` the parameter group of each array; it has to be equal where groups lie in one."""
 
     def follow(
         self, slow: Params, source: Params, params: Params, tau: float, due: Mapping[str, Array]
@@ -56,16 +60,12 @@ class Trees:
         self._total = total
 
     def pack(self, state: Any, still: Any) -> Any:
-        """See `Form`, as of the others."""
+        """The same."""
         return state
 
     def unpack(self, packed: Any) -> Any:
-        """The state of trees."""
+        """The same."""
         return packed
-
-    def _trees(self, groups: Params) -> Params:
-        """Groups as they lie -> the same as trees."""
-        return groups
 
     def gradient(
         self, params: Params, slow: Params, still: Any, *rest: Any
@@ -73,7 +73,7 @@ class Trees:
         """By the total loss."""
 
         def loss(params: Params) -> tuple[Array, Metrics]:
-            return self._total(self._trees(params), self._trees(slow), still, *rest)
+            return self._total(params, slow, still, *rest)
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -85,6 +85,10 @@ class Trees:
         """By Optax."""
         return clip_groups(grads, norm)
 
+    def labels(self, params: Params, of: Callable[[str], Any]) -> Any:
+        """A prefix of the tree."""
+        return by_group(params, of)
+
     def follow(
         self, slow: Params, source: Params, params: Params, tau: float, due: Mapping[str, Array]
     ) -> Params:
@@ -93,48 +97,6 @@ class Trees:
         moved: Any = optax.incremental_update(online, slow, tau)
         waiting = {group: optax.tree.where(due[group], moved[group], slow[group]) for group in due}
         return moved | waiting
-
-
-class Vectors(Trees):
-    """Each parameter group, target copy and moment is one vector [N]."""
-
-    def __init__(
-        self, total: Callable[..., Any], state: Any, tx: optax.GradientTransformation
-    ) -> None:
-        """For `state`, a `TrainState` of trees that `tx` optimises."""
-        super().__init__(total)
-        self._tx = tx
-        self._back = {name: ravel_pytree(tree)[1] for name, tree in state.params.items()}
-        self._opt_state = state.opt_state
-
-    def pack(self, state: Any, still: Any) -> Any:
-        """As `Form` says, like the others."""
-        params, slow = (
-            {name: ravel_pytree(tree)[0] for name, tree in groups.items()}
-            for groups in (state.params, state.target_params)
-        )
-
-        def vector(shape: Any, part: Any) -> Array:
-            return ravel_pytree(part)[0] if shape.ndim else part
-
-        opt_state = jax.tree.map(vector, jax.eval_shape(self._tx.init, params), state.opt_state)
-        return state.replace(params=params, target_params=slow, opt_state=opt_state)
-
-    def unpack(self, packed: Any) -> Any:
-        """The state of trees."""
-
-        def tree(vector: Array, like: Any) -> Any:
-            return ravel_pytree(like)[1](vector) if vector.ndim else vector
-
-        return packed.replace(
-            params=self._trees(packed.params),
-            target_params=self._trees(packed.target_params),
-            opt_state=jax.tree.map(tree, packed.opt_state, self._opt_state),
-        )
-
-    def _trees(self, groups: Params) -> Params:
-        """Its transpose is one concatenation a group."""
-        return {name: self._back[name](vector) for name, vector in groups.items()}
 
 
 def _checksum(tree: Any) -> Array:

@@ -17,14 +17,14 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from qgf_jax.core.layers import ACTIVATIONS, Layer, evaluated_by
+from qgf_jax.core.layers import ACTIVATIONS, Layer
 from qgf_jax.core.reductions import for_training, layer_norm
 from qgf_jax.types import Array
 
 
 def traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     """The jaxpr of `function(*args)`, in which layers are `LAYER`, and the shapes of what it returns."""
-    with evaluated_by(_bind):
+    with Layer.evaluated_by(_bind):
         return jax.make_jaxpr(function, return_shape=True)(*args)
 
 
@@ -51,7 +51,7 @@ def together(
 
 
 LAYER = Primitive("layer")
-"""(x […, F], kernel [F, W], …) -> […, W], as `evaluated_by` has them, with `layer`, `members`, `own`.
+"""(x […, F], kernel [F, W], …) -> […, W], see `Layer.evaluated_by`, with `layer`, `members`, `own`.
 
 With `members` = E > 0 parameters have a leading axis [E, …], and so has what comes out; x has it too if
 it is their `own`.

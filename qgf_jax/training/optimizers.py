@@ -14,24 +14,34 @@ def clip_groups(grads: Any, norm: float) -> Any:
     return {name: clip.update(group, optax.EmptyState())[0] for name, group in grads.items()}
 
 
+def by_group(params: Any, of: Callable[[str], Any]) -> Any:
+    """`of` each parameter group's name, a prefix of the tree `params`."""
+    return {group: of(group) for group in params}
+
+
 def make_optimizer(
     config: Mapping[str, Any],
     every: Mapping[str, int] = {},
+    *,
     clip: Callable[[Any, float], Any] = clip_groups,
+    labels: Callable[[Any, Callable[[str], Any]], Any] = by_group,
 ) -> optax.GradientTransformation:
     """The optimiser of a resolved config; a group of `every` moves only in every n-th update.
 
     Adam works number by number, so one over all groups equals one for each; a clip does not: `clip`.
+    Nor do groups that wait: `labels`. Both are those of the form in which parameters lie.
     """
     options = config["optimizer"]
     tx = optax.adam(options["learning_rate"])
     if norm := options["clip_norm"]:
         tx = optax.chain(optax.stateless(lambda grads, _: clip(grads, norm)), tx)
-    return _delayed(tx, every)
+    return _delayed(tx, every, labels)
 
 
 def _delayed(
-    tx: optax.GradientTransformation, every: Mapping[str, int]
+    tx: optax.GradientTransformation,
+    every: Mapping[str, int],
+    labels: Callable[..., Any] = by_group,
 ) -> optax.GradientTransformation:
     """`tx`, but a group of `every` moves only in every n-th update (Fujimoto et al., 2018, 5.2).
 
@@ -41,7 +51,9 @@ def _delayed(
     if not waiting:
         return tx
     parts: dict[Hashable, Any] = {str(n): _in_every(n, tx) for n in {1, *waiting.values()}}
-    return optax.partition(parts, lambda params: {g: str(waiting.get(g, 1)) for g in params})
+    return optax.partition(
+        parts, lambda params: labels(params, lambda group: str(waiting.get(group, 1)))
+    )
 
 
 def _in_every(n: int, tx: optax.GradientTransformation) -> optax.GradientTransformation:

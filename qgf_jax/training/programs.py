@@ -12,7 +12,7 @@ import optax
 
 from qgf_jax.data.sampling import BatchSampler
 from qgf_jax.runtime.seeds import over_seeds
-from qgf_jax.training.forms import Form, Trees, Vectors
+from qgf_jax.training.forms import Form, Trees
 from qgf_jax.training.global_batch import batch_loss
 from qgf_jax.training.optimizers import make_optimizer
 from qgf_jax.training.stacks import Stacked
@@ -157,14 +157,11 @@ def _run(
     # What stands still is no part of what the steps carry on: no gradient, moment or average is made.
     moving, still = state.split(learner.still)
     total = total_loss(learner.losses, batches.axis_name)
-    if not packed:
-        form: Form = Trees(total)
-    elif any(n > 1 for n in learner.every.values()):
-        form = Vectors(total, moving, tx_of())
-    else:
+    form: Form = Trees(total)
+    if packed:
         first = jax.eval_shape(batches.gather, dataset, jax.tree.map(lambda x: x[0], drawn))
-        form = Stacked.of(total, moving, still, first, keys[0])
-    tx, names = tx_of(clip=form.clip), list[str]()
+        form = Stacked.of(total, moving, still, first, keys[0], every=learner.every)
+    tx, names = tx_of(clip=form.clip, labels=form.labels), list[str]()
 
     def update(state: TrainState, inputs: Any) -> tuple[TrainState, Array]:
         drawn, keys = inputs

@@ -9,11 +9,12 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from qgf_jax.training.layer_calls import traced
 from qgf_jax.training.trunk import Group, Leaf, Program
@@ -39,6 +40,19 @@ class _Layout:
             networks = [(self.owners[c.numbers[0]], c.numbers[0][0], c.size) for c in group.calls]
             found.setdefault(tuple(networks), []).append(group)
         return list(found.values())
+
+    @functools.cached_property
+    def names(self) -> Params:
+        """A parameter group of each array of what is packed; of several, which have one period."""
+
+        def first(group: Group) -> str:
+            return self.owners[group.calls[0].numbers[0]]
+
+        return {
+            "kernels": [first(group) for group in self.groups],
+            "vectors": [first(family[0]) for family in self.families],
+            "loose": {self.owners[leaf]: self.owners[leaf] for leaf in self.loose},
+        }
 
     @functools.cached_property
     def _places(self) -> dict[Leaf, tuple[Group, int, int, int]]:
@@ -123,19 +137,18 @@ class _Layout:
         }
 
     def square_sums(self, packed: Params) -> dict[str, Array]:
-        """The sum of squares [] of each parameter group."""
+        """The sum of squares [] of each parameter group, but for what is masked."""
         sums: dict[str, list[Array]] = {}
         kernels = {id(g): x for g, x in zip(self.groups, packed["kernels"], strict=True)}
         for family, vectors in zip(self.families, packed["vectors"], strict=True):
-            # Those of one shape are added first: a reduction costs more launches than a sum.
-            squares = {vectors.shape: vectors * vectors}
-            for x in (kernels[id(group)] for group in family):
-                squares[x.shape] = squares.get(x.shape, 0.0) + x * x
-            rows = sum(x.sum(axis=range(1, x.ndim)) for x in squares.values())
+            if _is_masked(vectors):
+                continue
+            rows = _square_sums([vectors, *(kernels[id(group)] for group in family)])
             for at, call in family[0].starts():
                 mine = rows[at : at + call.size].sum()
                 sums.setdefault(self.owners[call.numbers[0]], []).append(mine)
-        for name, vector in packed["loose"].items():
+        loose = {name: x for name, x in packed["loose"].items() if not _is_masked(x)}
+        for name, vector in loose.items():
             sums.setdefault(name, []).append((vector * vector).sum())
         return {name: jnp.stack(parts).sum() for name, parts in sums.items()}
 
@@ -156,36 +169,51 @@ class Stacked:
     """The state of trees"""
 
     @classmethod
-    def of(cls, total: Callable[..., Any], state: Any, still: Any, *rest: Any) -> "Stacked":
+    def of(
+        cls,
+        total: Callable[..., Any],
+        state: Any,
+        still: Any,
+        *rest: Any,
+        every: Mapping[str, int] = {},
+    ) -> "Stacked":
         """For `state`, a `TrainState` of trees, whose loss is `total(params, targets, still, *rest)`.
 
-        Of `rest` only shapes and dtypes count.
+        Of `rest` only shapes and dtypes count. A group of `every` moves only in every n-th update.
         """
         kinds = {"learned": state.params, "slow": state.target_params, "still": still}
         closed, shapes = traced(total, *kinds.values(), *rest)
-        paths: dict[Leaf, Any] = {}
-        dims: dict[Leaf, tuple[int, ...]] = {}
-        for kind, tree in kinds.items():
-            for i, (path, x) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
-                paths[kind, i], dims[kind, i] = path, x.shape
-        learned = {paths[leaf]: leaf for leaf in paths if leaf[0] == "learned"}
-        twins = {leaf: learned[paths[leaf]] for leaf in paths if leaf[0] == "slow"}
-        program = Program.of(closed, [*paths], twins)
-        copies = {("copy", i): (kind, i) for kind, i in learned.values()}
-        paths |= {copy: paths[leaf] for copy, leaf in copies.items()}
-        dims |= {copy: dims[leaf] for copy, leaf in copies.items()}
-        owners = {leaf: path[0].key if leaf[0] != "still" else "" for leaf, path in paths.items()}
+        found = _found(kinds)
+        twins = _twins(found)
+        periods = {leaf: every.get(number.group, 1) for leaf, number in found.items()}
+        program = Program.of(closed, [*found], twins, periods)
+        copies = {("copy", i): (kind, i) for kind, i in found if kind == "learned"}
+        found |= {copy: found[leaf] for copy, leaf in copies.items()}
+        owners = {leaf: number.group for leaf, number in found.items()}
+        dims = {leaf: number.shape for leaf, number in found.items()}
         layouts = (_layout(program, kind, owners, dims) for kind in ("learned", "slow"))
         return cls(program, *layouts, twins | copies, shapes, jax.eval_shape(lambda: state))
 
     def pack(self, state: Any, still: Any) -> Any:
         """`state`, one of trees, as it lies here."""
         values = _values(learned=state.params, slow=state.target_params, still=still)
+
+        def moments(part: Any) -> Any:
+            if not _has_groups(part, state.params):
+                return part
+            masked = {name for name, tree in part.items() if _is_masked(tree)}
+            whole = self.learned.pack(_values(learned=_filled(part, state.params)))
+            return jax.tree.map(
+                lambda name, x: optax.MaskedNode() if name in masked else x,
+                self.learned.names,
+                whole,
+            )
+
         return state.replace(
             params=self.learned.pack(values),
             target_params=self.slow.pack(values),
-            opt_state=_mapped(
-                lambda tree: self.learned.pack(_values(learned=tree)), state.opt_state, state.params
+            opt_state=jax.tree.map(
+                moments, state.opt_state, is_leaf=lambda x: _has_groups(x, state.params)
             ),
         )
 
@@ -197,10 +225,22 @@ class Stacked:
             return structure.unflatten(layout.leaf(x, (kind, i)) for i in range(len(leaves)))
 
         params = functools.partial(tree, "learned", self.like.params, self.learned)
+
+        def moments(like: Any, part: Any) -> Any:
+            if not _has_groups(like, self.like.params):
+                return part
+            whole = params(_filled(part, packed.params))
+            return {name: kept if _is_masked(kept) else whole[name] for name, kept in like.items()}
+
         return packed.replace(
             params=params(packed.params),
             target_params=tree("slow", self.like.target_params, self.slow, packed.target_params),
-            opt_state=_mapped(params, packed.opt_state, packed.params),
+            opt_state=jax.tree.map(
+                moments,
+                self.like.opt_state,
+                packed.opt_state,
+                is_leaf=lambda x: _has_groups(x, self.like.params),
+            ),
         )
 
     def gradient(
@@ -229,11 +269,15 @@ class Stacked:
         return self.learned.square_sums(grads)
 
     def clip(self, grads: Params, norm: float) -> Params:
-        """Each parameter group's gradient scaled down to the global norm `norm`, by itself."""
+        """See `Form`."""
         norms = {name: jnp.sqrt(x) for name, x in self.learned.square_sums(grads).items()}
         factor = {name: jnp.where(x < norm, 1.0, norm / x) for name, x in norms.items()}
-        factors = self.learned.spread(lambda leaf: factor[self.learned.owners[leaf]])
-        return jax.tree.map(lambda factor, x: factor * x, factors, grads)
+        factors = self.learned.spread(lambda leaf: factor.get(self.learned.owners[leaf], 1.0))
+        return jax.tree.map(lambda factor, x: x if _is_masked(x) else factor * x, factors, grads)
+
+    def labels(self, params: Params, of: Callable[[str], Any]) -> Any:
+        """For each array."""
+        return jax.tree.map(of, self.learned.names)
 
     def follow(
         self, slow: Params, source: Params, params: Params, tau: float, due: Mapping[str, Array]
@@ -255,6 +299,39 @@ class Stacked:
         return jax.tree.map(lambda x, new, old: x * new + (1.0 - x) * old, shares, ahead, slow)
 
 
+def _square_sums(arrays: Iterable[Array]) -> Any:
+    """The sum of squares [N] over arrays [N, …]."""
+    # Those of one shape are added first: a reduction costs more launches than a sum.
+    squares: dict[tuple[int, ...], Any] = {}
+    for x in arrays:
+        squares[x.shape] = squares.get(x.shape, 0.0) + x * x
+    return sum(x.sum(axis=range(1, x.ndim)) for x in squares.values())
+
+
+class _Number(NamedTuple):
+    """What a leaf is in its tree."""
+
+    path: Any
+    shape: tuple[int, ...]
+    group: str
+    """The parameter group; "" of what stands still, which nothing moves."""
+
+
+def _found(trees: Mapping[str, Any]) -> dict[Leaf, _Number]:
+    """The leaves of these trees, by kind."""
+    return {
+        (kind, i): _Number(path, x.shape, "" if kind == "still" else path[0].key)
+        for kind, tree in trees.items()
+        for i, (path, x) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
+    }
+
+
+def _twins(found: Mapping[Leaf, _Number]) -> dict[Leaf, Leaf]:
+    """The learned leaf that each slow one follows: that at the same place."""
+    learned = {number.path: leaf for leaf, number in found.items() if leaf[0] == "learned"}
+    return {leaf: learned[number.path] for leaf, number in found.items() if leaf[0] == "slow"}
+
+
 def _layout(program: Program, kind: str, owners: Any, dims: Any) -> _Layout:
     """Of the leaves of a kind, and of what lies beside them."""
     mine, taken = [], set()
@@ -274,11 +351,20 @@ def _values(**trees: Any) -> Callable[[Leaf], Array]:
     return lambda leaf: leaves[leaf[0]][leaf[1]]
 
 
-def _mapped(f: Callable[[Any], Any], tree: Any, like: Any) -> Any:
-    """`tree` with `f` of each part of it that is a tree as `like`."""
-    structure = jax.tree.structure(like)
+def _has_groups(x: Any, params: Params) -> bool:
+    """Whether part of an optimiser's state is one tree for each group of `params`, masked or not."""
+    return isinstance(x, dict) and x.keys() == params.keys()
 
-    def alike(x: Any) -> bool:
-        return jax.tree.structure(x) == structure
 
-    return jax.tree.map(lambda x: f(x) if alike(x) else x, tree, is_leaf=alike)
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _filled(tree: Any, like: Any) -> Any:
+    """`tree` with zeros, as `like` has numbers, in place of what is masked."""
+    return jax.tree.map(
+        lambda x, like: jax.tree.map(jnp.zeros_like, like) if _is_masked(x) else x,
+        tree,
+        like,
+        is_leaf=_is_masked,
+    )

@@ -10,8 +10,9 @@ Narrower inputs and outputs are padded with zeros. Padded weights have no gradie
 
 import collections
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ Kinds are "learned", "slow" (target copies), "still", and "copy": a learned one 
 differentiates it, which lies beside the slow ones."""
 
 
-class Call(NamedTuple):
+class _Call(NamedTuple):
     """A layer of one network, or of the members of an ensemble, as a loss evaluates it."""
 
     equation: Any
@@ -76,7 +77,7 @@ class Call(NamedTuple):
 class Group(NamedTuple):
     """Calls that are one product."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[_Call, ...]
 
     @property
     def layer(self) -> Layer:
@@ -103,21 +104,21 @@ class Group(NamedTuple):
         """How many the layer has: kernel and bias, and with a layer norm its scale and bias."""
         return max(len(call.numbers) for call in self.calls)
 
-    def starts(self) -> Iterator[tuple[int, Call]]:
+    def starts(self) -> Iterator[tuple[int, _Call]]:
         """Each call, and its first network's place among all."""
         at = 0
         for call in self.calls:
             yield at, call
             at += call.size
 
-    def whole(self, number: int, value: Callable[[Call], Array]) -> Array:
+    def whole(self, number: int, value: Callable[[_Call], Array]) -> Array:
         """Kernel (0) or another of the layer's numbers of all, [N, F, W] or [N, W].
 
         `value` gives those of a call; a network without a layer norm has zeros for its numbers.
         """
         shape = (self.fan_in, self.width) if number == 0 else (self.width,)
 
-        def padded(call: Call) -> Array:
+        def padded(call: _Call) -> Array:
             if number >= len(call.numbers):
                 return jnp.zeros((call.size, *shape))
             mine = value(call)
@@ -125,20 +126,27 @@ class Group(NamedTuple):
 
         return jnp.concatenate([padded(call) for call in self.calls])
 
-    def run(self, numbers: Sequence[Array], inputs: Sequence[Any]) -> "Iterator[tuple[Any, Rows]]":
-        """Each call's variable and what it becomes; `inputs` are `Rows` or arrays of the calls."""
-        x = Rows.joined(inputs)
+    def stacked(self, read: Callable[[Any], Array]) -> list[Array]:
+        """What the layer computes with, put together from `read` of each call's variables."""
+        return [
+            self.whole(k, lambda call: read(call.equation.invars[1 + k]))  # noqa: B023
+            for k in range(self.numbers)
+        ]
+
+    def run(self, numbers: Sequence[Array], inputs: Sequence[Any]) -> "Iterator[tuple[Any, _Rows]]":
+        """Each call's variable and what it becomes; `inputs` are `_Rows` or arrays of the calls."""
+        x = _Rows.joined(inputs)
         if x is None or x.shape[-1] != self.fan_in:
             own = [call.equation.params for call in self.calls]
             parts = [
-                rows_of(x.cut() if isinstance(x, Rows) else x, how["members"], how["own"])
+                rows_of(x.cut() if isinstance(x, _Rows) else x, how["members"], how["own"])
                 for x, how in zip(inputs, own, strict=True)
             ]
             x = jnp.concatenate([_wide(part, (part.shape[1], self.fan_in)) for part in parts])
         result = together(self.layer, self.normed, x, *numbers)
         for at, call in self.starts():
             (out,) = call.equation.outvars
-            yield out, Rows(result, at, call.size, out.aval.shape)
+            yield out, _Rows(result, at, call.size, out.aval.shape)
 
 
 def _wide(x: Array, shape: tuple[int, ...]) -> Array:
@@ -147,7 +155,7 @@ def _wide(x: Array, shape: tuple[int, ...]) -> Array:
     return jnp.pad(x, [(0, 0), *missing]) if any(map(any, missing)) else x
 
 
-class Rows(NamedTuple):
+class _Rows(NamedTuple):
     """Some networks' part of what a group made, not yet cut out of it."""
 
     whole: Array
@@ -165,7 +173,7 @@ class Rows(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[Any]) -> Array | None:
         """The array of which `parts` are all, in order, if they are."""
-        if not all(isinstance(part, Rows) for part in parts):
+        if not all(isinstance(part, _Rows) for part in parts):
             return None
         at, whole = 0, parts[0].whole
         for part in parts:
@@ -194,40 +202,26 @@ class Program:
     """Equations, `Group`s and `_Same`s"""
 
     @classmethod
-    def of(cls, closed: Any, leaves: Sequence[Leaf], twins: Mapping[Leaf, Leaf]) -> "Program":
+    def of(
+        cls,
+        closed: Any,
+        leaves: Sequence[Leaf],
+        twins: Mapping[Leaf, Leaf],
+        periods: Mapping[Leaf, int],
+    ) -> "Program":
         """`closed` takes the `leaves`, then all else. `twins`: the learned leaf of a slow one.
 
-        In a group networks come in the order of what is learned, those first that have a slow copy, so
-        that the copies are one block.
+        `periods`: n of what is learned only in every n-th update. What is learned in one group of
+        networks has one period.
         """
         by_var = dict(zip(closed.jaxpr.invars, leaves, strict=False))
         needed = _needed(closed.jaxpr)
-        origin: dict[Any, Leaf] = dict(by_var)
-        for equation in needed:
-            source = origin.get(equation.invars[0]) if _stops(equation) else None
-            if source is not None:
-                kind, i = source
-                origin[equation.outvars[0]] = ("copy" if kind == "learned" else kind, i)
-        calls = {
-            id(e): Call(e, tuple(origin.get(v) for v in e.invars[1:]))
-            for e in needed
-            if e.primitive is LAYER
-        }
-        used = {leaf for call in calls.values() for leaf in call.numbers}
-        followed = {
-            *twins.values(),
-            *(("learned", leaf[1]) for leaf in used if leaf and leaf[0] == "copy"),
-        }
-
-        def place(call: Call) -> Any:
-            leaf = call.numbers[0] or ("computed", 0)
-            leaf = ("learned", leaf[1]) if leaf[0] == "copy" else twins.get(leaf, leaf)
-            return leaf[0] == "still", leaf not in followed, leaf[1]
-
-        same = _computed_before(
-            closed.jaxpr, needed, {v for v, x in by_var.items() if x[0] == "learned"}
-        )
-        steps = tuple(_Schedule(closed.jaxpr, calls, same, place).of(needed))
+        calls = _calls(needed, by_var)
+        order = _Order.of(calls.values(), twins)
+        learned = {var for var, leaf in by_var.items() if leaf[0] == "learned"}
+        same = _computed_before(closed.jaxpr, needed, learned)
+        calls = {key: call for key, call in calls.items() if key not in same}
+        steps = tuple(_Schedule(closed.jaxpr, calls, same, order, periods).of(needed))
         return cls(closed, by_var, steps)
 
     @property
@@ -257,18 +251,12 @@ class Program:
 
         def read(var: Any) -> Any:
             value = found(var)
-            return value.cut() if isinstance(value, Rows) else value
-
-        def stacked(group: Group) -> list[Array]:
-            return [
-                group.whole(k, lambda call: read(call.equation.invars[1 + k]))  # noqa: B023
-                for k in range(group.numbers)
-            ]
+            return value.cut() if isinstance(value, _Rows) else value
 
         for step in self.steps:
             if isinstance(step, Group):
                 inputs = [found(call.equation.invars[0]) for call in step.calls]
-                env |= step.run(numbers(step) or stacked(step), inputs)
+                env |= step.run(numbers(step) or step.stacked(read), inputs)
             elif isinstance(step, _Same):
                 env[step.out] = jax.lax.stop_gradient(read(step.of))
             else:
@@ -303,41 +291,103 @@ def _variables(atoms: Sequence[Any]) -> list[Any]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
-def _computed_before(jaxpr: Any, equations: Sequence[Any], learned: set[Any]) -> dict[int, Any]:
-    """{id of a call: the variable of another that computes the same}, where it needs no gradient.
+def _calls(equations: Sequence[Any], leaves: Mapping[Any, Leaf]) -> dict[int, _Call]:
+    """{id of an equation: the layer that it evaluates}."""
+    origin, calls = dict(leaves), {}
+    for equation in equations:
+        if equation.primitive is LAYER:
+            calls[id(equation)] = _Call(equation, tuple(map(origin.get, equation.invars[1:])))
+        elif _stops(equation) and equation.invars[0] in origin:
+            kind, i = origin[equation.invars[0]]
+            origin[equation.outvars[0]] = ("copy" if kind == "learned" else kind, i)
+    return calls
+
+
+class _Order(NamedTuple):
+    """Of the networks in a group: that of what is learned, those first that have a slow copy.
+
+    So the copies are one block.
+    """
+
+    sources: Mapping[Leaf, Leaf]
+    """The learned leaf of each slow one, and of each copy that is evaluated."""
+    followed: Set[Leaf]
+
+    @classmethod
+    def of(cls, calls: Iterable[_Call], twins: Mapping[Leaf, Leaf]) -> "_Order":
+        used = {leaf for call in calls for leaf in call.numbers}
+        copies = {leaf: ("learned", leaf[1]) for leaf in used if leaf and leaf[0] == "copy"}
+        sources = {**twins, **copies}
+        return cls(sources, {*sources.values()})
+
+    def place(self, call: _Call) -> Any:
+        first = call.numbers[0] or ("computed", 0)
+        leaf = self.sources.get(first, first)
+        return leaf[0] == "still", leaf not in self.followed, leaf[1]
+
+
+def _computed_before(jaxpr: Any, equations: Sequence[Any], learned: Set[Any]) -> dict[int, _Same]:
+    """{id of a layer's equation: another that computes the same}, where it needs no gradient.
 
     As Q of the data's actions, learned by one loss and only read by another. What a compiler would see
     by itself, if both were not rows of larger products.
     """
-    number: dict[Any, Any] = {v: i for i, v in enumerate([*jaxpr.invars, *jaxpr.constvars])}
-    fresh, known, live = iter(range(len(number), 10**9)), {}, set(learned)
-    calls: dict[Any, list[Any]] = collections.defaultdict(list)
+    numbering, live = _Numbering(jaxpr), _differentiated(equations, learned)
+    calls: dict[int, list[Any]] = collections.defaultdict(list)
     for equation in equations:
-        inputs = [
-            ("literal", str(v.aval), str(v.val)) if isinstance(v, Literal) else number[v]
-            for v in equation.invars
-        ]
-        if _stops(equation):
-            number[equation.outvars[0]] = inputs[0]
-            continue
-        if not live.isdisjoint(_variables(equation.invars)):
-            live.update(equation.outvars)
-        try:
-            key = equation.primitive, tuple(inputs), tuple(sorted(equation.params.items()))
-            hash(key)
-        except TypeError:
-            key = object()
-        same = known.setdefault(key, [next(fresh) for _ in equation.outvars])
-        number.update(zip(equation.outvars, same, strict=True))
+        numbers = numbering.add(equation)
         if equation.primitive is LAYER:
-            calls[same[0]].append(equation)
+            calls[numbers[0]].append(equation)
     found = {}
     for alike in calls.values():
         first = next((e for e in alike if e.outvars[0] in live), alike[0])
         for e in alike:
             if e is not first and e.outvars[0] not in live:
-                found[id(e)] = first.outvars[0]
+                found[id(e)] = _Same(e.outvars[0], first.outvars[0])
     return found
+
+
+def _differentiated(equations: Sequence[Any], learned: Set[Any]) -> set[Any]:
+    """The variables that have a gradient by what is learned."""
+    live = {*learned}
+    for equation in equations:
+        if not _stops(equation) and not live.isdisjoint(_variables(equation.invars)):
+            live.update(equation.outvars)
+    return live
+
+
+class _Numbering:
+    """A number for each variable, the same for those that are the same computation of the same."""
+
+    def __init__(self, jaxpr: Any) -> None:
+        given = [*jaxpr.invars, *jaxpr.constvars]
+        self._numbers: dict[Any, int] = {var: i for i, var in enumerate(given)}
+        self._fresh, self._known = itertools.count(len(given)), {}
+
+    def add(self, equation: Any) -> Sequence[int]:
+        """The numbers of what an equation computes, whose inputs are known."""
+        inputs = [self._input(atom) for atom in equation.invars]
+        numbers = inputs
+        if not _stops(equation):
+            fresh = [next(self._fresh) for _ in equation.outvars]
+            numbers = self._known.setdefault(_computation(equation, inputs), fresh)
+        self._numbers.update(zip(equation.outvars, numbers, strict=True))
+        return numbers
+
+    def _input(self, atom: Any) -> Any:
+        if isinstance(atom, Literal):
+            return "literal", str(atom.aval), str(atom.val)
+        return self._numbers[atom]
+
+
+def _computation(equation: Any, inputs: Sequence[Any]) -> Any:
+    """Equal for equations that compute the same; one that cannot be compared is like no other."""
+    try:
+        key = equation.primitive, tuple(inputs), tuple(sorted(equation.params.items()))
+        hash(key)
+    except TypeError:
+        return object()
+    return key
 
 
 @dataclasses.dataclass
@@ -345,41 +395,52 @@ class _Schedule:
     """Equations as early as they can be, and of the layers that are ready those of one shape at once."""
 
     jaxpr: Any
-    calls: Mapping[int, Call]
-    same: Mapping[int, Any]
-    place: Callable[[Call], Any]
+    calls: Mapping[int, _Call]
+    """By the id of their equation, as `same`; without those"""
+    same: Mapping[int, _Same]
+    order: _Order
+    periods: Mapping[Leaf, int]
 
-    def of(self, pending: list[Any]) -> Iterator[Any]:
-        """The steps of `pending` equations."""
+    def of(self, equations: Sequence[Any]) -> Iterator[Any]:
+        """The steps of these equations."""
+        self.pending = {id(equation): equation for equation in equations}
         self.known = {*self.jaxpr.invars, *self.jaxpr.constvars}
         self.owned: set[Any] = set()
-        while pending:
-            waiting = []
-            for equation in pending:
-                is_call = id(equation) in self.calls and id(equation) not in self.same
-                if is_call or not self._ready(equation):
-                    waiting.append(equation)
-                    continue
-                self.known.update(equation.outvars)
-                of = self.same.get(id(equation))
-                yield equation if of is None else _Same(equation.outvars[0], of)
-            ready = {id(e) for e in waiting if id(e) not in self.same and self._ready(e)}
-            for group in self._grouped([self.calls[id(e)] for e in waiting if id(e) in ready]):
-                self.known.update(call.equation.outvars[0] for call in group.calls)
-                yield group
-            pending = [e for e in waiting if id(e) not in ready]
+        while self.pending:
+            yield from self._single()
+            yield from self._layers()
+
+    def _single(self) -> Iterator[Any]:
+        """All that is ready, but for layers."""
+        for key, equation in [*self.pending.items()]:
+            if key not in self.calls and self._ready(equation):
+                self._done(equation)
+                yield self.same.get(key, equation)
+
+    def _layers(self) -> Iterator[Group]:
+        """The layers that are ready."""
+        ready = [key for key, e in self.pending.items() if key in self.calls and self._ready(e)]
+        for group in self._grouped([self.calls[key] for key in ready]):
+            for call in group.calls:
+                self._done(call.equation)
+            yield group
 
     def _ready(self, equation: Any) -> bool:
-        if (of := self.same.get(id(equation))) is not None:
-            return of in self.known
+        if same := self.same.get(id(equation)):
+            return same.of in self.known
         return self.known.issuperset(_variables(equation.invars))
 
-    def _grouped(self, calls: Sequence[Call]) -> Iterator[Group]:
-        groups: dict[Any, list[Call]] = collections.defaultdict(list)
+    def _done(self, equation: Any) -> None:
+        del self.pending[id(equation)]
+        self.known.update(equation.outvars)
+
+    def _grouped(self, calls: Sequence[_Call]) -> Iterator[Group]:
+        groups: dict[Any, list[_Call]] = collections.defaultdict(list)
         for call in calls:
             # What is learned lies in one place: a network's second evaluation is no part of its group.
             again = call.kind == "learned" and not self.owned.isdisjoint(call.numbers)
             self.owned.update(call.numbers)
-            groups[again, call.alike()].append(call)
+            period = self.periods.get(call.numbers[0]) if call.kind == "learned" else None
+            groups[again, period, call.alike()].append(call)
         for alike in groups.values():
-            yield Group(tuple(sorted(alike, key=self.place)))
+            yield Group(tuple(sorted(alike, key=self.order.place)))

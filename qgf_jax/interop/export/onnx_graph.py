@@ -89,6 +89,11 @@ class _Converter(NamedTuple):
             return [np.array(_of_any_platform(settings["platforms"]), np.int32)]
         if inside := settings.get("jaxpr", settings.get("call_jaxpr")):
             return self.run(*_opened(inside), given)
+        return self._primitive(equation, given)
+
+    def _primitive(self, equation: Any, given: list[Any]) -> list[Any]:
+        """The results of an operation that has no program inside."""
+        name = equation.primitive.name
         if any(isinstance(x, _Random) for x in given):
             return [_Random()] * len(equation.outvars)
         if self._is_constant(equation, given):

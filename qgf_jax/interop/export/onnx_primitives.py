@@ -169,19 +169,25 @@ def _extreme(graph: Graph, equation: Any, x: Wire) -> Wire:
 @_translates("dot_general")
 def _dot(graph: Graph, equation: Any, a: Wire, b: Wire) -> Wire:
     """By Einsum, or a plain matrix product where it is one."""
-    ((inner_a, inner_b), (batch_a, batch_b)) = equation.params["dimension_numbers"]
     ranks = [x.aval.ndim for x in equation.invars]
-    if (tuple(inner_a), tuple(inner_b), ranks[1], len(batch_a)) == ((ranks[0] - 1,), (0,), 2, 0):
+    (inner, (batch, _)) = equation.params["dimension_numbers"]
+    if (*map(tuple, inner), ranks[1], len(batch)) == ((ranks[0] - 1,), (0,), 2, 0):
         return graph.add("MatMul", a, b)
+    return graph.add("Einsum", a, b, equation=_einsum(*ranks, equation.params["dimension_numbers"]))
+
+
+def _einsum(rank_a: int, rank_b: int, axes: Any) -> str:
+    """ "abc,adc->abd" of ranks 3 and 3, the inner axes 2 and 2 and the batch's 0 and 0."""
+    ((inner_a, inner_b), (batch_a, batch_b)) = axes
     letters = iter(string.ascii_lowercase)
-    of_a = [next(letters) for _ in range(ranks[0])]
-    of_b = [next(letters) for _ in range(ranks[1])]
+    of_a = [next(letters) for _ in range(rank_a)]
+    of_b = [next(letters) for _ in range(rank_b)]
     for i, k in zip((*inner_a, *batch_a), (*inner_b, *batch_b), strict=True):
         of_b[k] = of_a[i]
     kept = [x for k, x in enumerate(of_a) if k not in (*inner_a, *batch_a)]
     kept += [x for k, x in enumerate(of_b) if k not in (*inner_b, *batch_b)]
-    out = "".join([*(of_a[k] for k in batch_a), *kept])
-    return graph.add("Einsum", a, b, equation=f"{''.join(of_a)},{''.join(of_b)}->{out}")
+    out = [*(of_a[k] for k in batch_a), *kept]
+    return f"{''.join(of_a)},{''.join(of_b)}->{''.join(out)}"
 
 
 @_translates("gather")

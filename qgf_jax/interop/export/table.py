@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from qgf_jax.errors import UserError, saving
 from qgf_jax.methods.options import Options
-from qgf_jax.methods.table import Method
 from qgf_jax.runs.files import write_atomically
 from qgf_jax.runtime import backend
 
@@ -43,6 +42,23 @@ class Format(NamedTuple):
             raise UserError.unknown("format", name, FORMATS)
         return FORMATS[name]
 
+    @classmethod
+    def check(cls, name: str, flags: dict[str, Any]) -> None:
+        """Raises `UserError` for one that cannot be written, and for a flag that means nothing to it.
+
+        `flags` are those that not every format has; `None` was not given. Needs no JAX.
+        """
+        row = cls.named(name)
+        for flag, value in flags.items():
+            if value is not None and flag not in row.takes:
+                raise UserError(f"--to={name} has no use for --{flag}: leave it out")
+        for package in row.packages:
+            if importlib.util.find_spec(package) is None:
+                raise UserError(
+                    f"--to={name} needs {package}, which is not installed: run "
+                    "`pip install 'qgf-jax[export]'`"
+                )
+
 
 _METHOD = ("method", "best_of", "batch")
 FORMATS = {
@@ -67,23 +83,6 @@ FORMATS = {
         packages=("safetensors",),
     ),
 }
-
-
-def check(name: str, flags: dict[str, Any]) -> None:
-    """Raises `UserError` for a format that cannot be written, and for a flag that means nothing to it.
-
-    `flags` are those that not every format has; `None` was not given. Needs no JAX.
-    """
-    row = Format.named(name)
-    for flag, value in flags.items():
-        if value is not None and flag not in row.takes:
-            raise UserError(f"--to={name} has no use for --{flag}: leave it out")
-    for package in row.packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"--to={name} needs {package}, which is not installed: run "
-                "`pip install 'qgf-jax[export]'`"
-            )
 
 
 @backend.standardized
@@ -127,9 +126,3 @@ def export(
     write_atomically(path, content)
     write_atomically(beside, json.dumps(record, indent=1) + "\n")
     return path
-
-
-def read_method(text: str | None) -> dict[str, Any]:
-    """`method` and `options` for `export`, of NAME:option=value; `UserError` as `Method.parse`."""
-    name, options = Method.parse(text or "qgf")
-    return {"method": name, "options": options}
