@@ -9,7 +9,7 @@ BASELINES ?= runs/baselines
 TUNED := policy.inverse_temperature,-policy.alpha,-policy.bc_weight
 ENV := pointmaze-medium-navigate-v0
 
-.PHONY: install quickstart study baselines study-data test lint tests oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
+.PHONY: install quickstart study baselines study-data test lint tests whole oldest guide torch reliability mutants tables benchmark accelerator kernels docs clean
 
 install: $(VENV)/installed
 	@test -z '$(PYTHON)' || test "$$("$$(.ci/python $(PYTHON))" -V)" = "$$($(BIN)/python -V)" || \
@@ -59,11 +59,15 @@ lint: install
 tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# With the tests that `make test` leaves out because they take long.
+whole: lint
+	QGF_TESTS=whole $(BIN)/python -m pytest -n 2 --dist loadfile
+
 # Python and each dependency at the lowest version that setup.cfg allows.
 oldest:
 	mkdir -p .venv-oldest
 	"$$(.ci/python)" tests/oldest.py > .venv-oldest/constraints
-	$(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
+	QGF_TESTS=whole $(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
 
 # The guide by itself: beside its oldest JAX, and beside what openpi pins.
 guide:

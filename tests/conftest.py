@@ -1,5 +1,6 @@
 """CPU with eight simulated devices, no broadcasting by accident, and compilation kept cheap."""
 
+import collections
 import gc
 import importlib.metadata
 import importlib.util
@@ -9,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LONG = os.environ.get("QGF_RELIABILITY") == "long"  # `make reliability`
+WHOLE = LONG or os.environ.get("QGF_TESTS") == "whole"  # `make whole`, which CI runs on one Python
 # Pythons share what JAX has compiled until 3.14, where it compresses in another way.
 _KEPT = ROOT / ".cache" / ("jax" if sys.version_info < (3, 14) else "jax-zstd")
 CACHE = Path(os.environ.get("QGF_TEST_CACHE", _KEPT))
@@ -44,6 +46,25 @@ from qgf_jax import config as configs
 from qgf_jax.data.collect import collect
 
 MAZE = "pointmaze-medium-stitch-v0"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves what is marked `whole` to `make whole`; tests that are asked for by their names stay.
+
+    `whole(but_every=4)` leaves out all cases of a test but the first and each fourth after it.
+    """
+    if WHOLE or any("::" in word for word in config.args):
+        return
+    kept, seen = [], collections.Counter()
+    for item in items:
+        mark, name = item.get_closest_marker("whole"), item.nodeid.partition("[")[0]
+        every = mark.kwargs.get("but_every") if mark else 1
+        if every and seen[name] % every == 0:
+            kept.append(item)
+        seen[name] += 1
+    stay = {*kept}
+    config.hook.pytest_deselected(items=[item for item in items if item not in stay])
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

@@ -208,6 +208,7 @@ def q_of(action, shift, scale):
     return -5.0 * (((action - shift) / scale - BEST) ** 2).sum(axis=-1).mean()
 
 
+@pytest.mark.whole
 def test_an_asymmetric_box_is_learned_as_the_symmetric_one(monkeypatch):
     """[0, 2] x [-10, 10], in which the toy's actions are stretched."""
     found = []
@@ -221,6 +222,7 @@ def test_an_asymmetric_box_is_learned_as_the_symmetric_one(monkeypatch):
     assert found[1][0] > found[1][1] + 1.5
 
 
+@pytest.mark.whole
 def test_without_a_box_actions_reach_beyond_1(monkeypatch):
     """Deviations are 0.5, so the best action lies at 1.4 of them; a box would end at 1."""
     shift, scale = np.zeros(2), np.ones(2)

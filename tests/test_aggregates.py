@@ -67,6 +67,7 @@ def test_pessimism_guides_ranks_and_is_regressed_on():
     assert float(other) == pytest.approx(float(each(action).mean() - 2.0 * each(action).std()))
 
 
+@pytest.mark.whole
 def test_an_option_of_acting_replaces_the_runs_aggregate():
     """Of the least of two members, which the run has, rho = 1 is another name."""
     builder = Builder(tiny(), SPEC)
@@ -122,6 +123,7 @@ def test_numbers_are_arguments_of_a_program_unless_they_are_the_default():
     assert program("qgf_smooth:samples=4:sigma=0.3")[0].arguments == ("sigma",)
 
 
+@pytest.mark.whole(but_every=4)
 @pytest.mark.parametrize(
     ("method", "n", "option", "values"),
     [("qgf", 1, "rho", (0.0, 0.5, 2.0)), ("best_of", 4, "rho", (0.0, 5.0)),

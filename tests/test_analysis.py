@@ -265,6 +265,7 @@ def test_kernels_are_counted_as_often_as_loops_turn():
         flops.launches(jax.jit(loop).lower(jnp.ones((8, 16))).compile())
 
 
+@pytest.mark.whole
 def test_reach_of_a_run_is_written_with_its_picture(run_folder, tmp_path, capsys):
     """The critic judges itself as another run's does; the run has no episodes and stays as it was."""
     before = sorted(run_folder.rglob("*"))
@@ -286,6 +287,7 @@ def test_reach_of_a_run_is_written_with_its_picture(run_folder, tmp_path, capsys
     assert sorted(run_folder.rglob("*")) == before
 
 
+@pytest.mark.whole(but_every=3)
 @pytest.mark.parametrize("name", ["distance", "sensitivity", "compute"])
 def test_the_others_are_written_too(name, run_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sensitivity, "STEPS", (1,))  # each is a program

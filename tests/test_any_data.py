@@ -132,6 +132,7 @@ def test_steps_in_an_npz_file_are_told_by_their_keys(tmp_path):
         Loaded.of(recorded(tmp_path, "x"))
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize("form", ["robomimic", "lerobot"])
 def test_from_a_recording_to_a_sealed_run_on_the_command_line(form, tmp_path, capsys):
     """And to actions in the recording's units, which are far from [-1, 1]."""

@@ -41,6 +41,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.whole
 def test_run_folder_has_what_other_tools_rely_on(place):
     run = place / "runs" / "x"
     for name in ("config.json", "metrics.jsonl", "episodes.jsonl"):

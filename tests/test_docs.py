@@ -290,6 +290,7 @@ def given(page):
     return names | {"obs": jnp.ones(2), "goal": jnp.zeros(2)} | flows
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["README.md", "docs/goals.md"])
 def test_examples_with_a_run_run(name, run_folder, goal_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -66,6 +66,7 @@ def test_commands_of_the_page_are_understood(monkeypatch, capsys):
     assert "it must be auto or" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_a_device_with_one_example_has_work_too():
     said = dry_run.describe(tiny(**{"train.batch_size": 8, "devices": "8"}))
     assert said["batch_per_device"] == 1 and said["flops_per_update"] > 0
@@ -119,6 +120,7 @@ def test_a_kept_count_that_is_no_count_is_counted_again(counted, tmp_path):
     assert dry_run.describe(tiny())["bytes_per_device"]["work"] == 2
 
 
+@pytest.mark.whole
 def test_what_is_compiled_quickly_counts_alike(monkeypatch):
     config = tiny()
     said = dry_run.describe(config)

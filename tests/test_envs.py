@@ -36,6 +36,7 @@ def play_all(name, order, slots, workers):
     return found
 
 
+@pytest.mark.whole(but_every=3)
 @pytest.mark.parametrize(
     "name",
     [

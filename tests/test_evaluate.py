@@ -418,6 +418,7 @@ def test_report_episodes_of_the_selected_weight_alone(run_folder, tmp_path):
         evaluate.evaluate(folder, sweep, selection_episodes=0, report_selected=True)
 
 
+@pytest.mark.whole
 def test_a_bandit_plays_its_budget_and_reports_what_it_chose(run_folder, tmp_path):
     from qgf_jax.evaluation import summary
 
@@ -466,6 +467,7 @@ def results_of(folder):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(folder)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("simulator", ["mujoco", "jax"])
 def test_every_checkpoint_is_followed_with_the_programs_and_workers_of_the_first(
     run_folder, tmp_path, monkeypatch, simulator

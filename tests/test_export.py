@@ -76,6 +76,7 @@ def folder(run_folder, tmp_path_factory):
     return folder
 
 
+@pytest.mark.whole
 def test_each_recipe_acts_as_load_policy_without_this_package(folder, run_folder):
     page = (ROOT / "docs" / "restore_elsewhere.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)

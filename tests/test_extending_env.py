@@ -97,6 +97,7 @@ def data(points):
     return points
 
 
+@pytest.mark.whole
 def test_from_its_data_to_a_report(data, capsys):
     """With a folder that `qgf convert` has made, which keeps the columns with labels."""
     run, config = data / "run", f"--config={ROOT}/tests/tiny_config.py"

@@ -66,6 +66,7 @@ def published():
     }
 
 
+@pytest.mark.whole
 def test_published_table_is_that_of_the_code():
     """`qgf methods --markdown` writes it; costs of one method of each kind are counted here."""
     shown = published()

@@ -122,6 +122,7 @@ SHORT = [(name, pmapped, 2) for name in CASES] + [(name, jitted, 2) for name in 
 ALL = [(name, form, count) for name in CASES for form in (pmapped, jitted) for count in (2, 4, 8)]
 
 
+@pytest.mark.whole(but_every=8)
 @pytest.mark.parametrize(("name", "form", "count"), ALL if LONG else SHORT)
 def test_devices_that_divide_a_batch_make_the_update_of_one(name, form, count):
     """Parameters, slow copies and metrics."""

@@ -58,6 +58,7 @@ def test_policy_takes_the_goal_apart_or_at_the_end(run):
     assert act(obs[0], key, goal=goals).shape == (3, 3, 2)  # one observation, many goals
 
 
+@pytest.mark.whole
 def test_all_tasks_come_from_one_checkpoint_and_one_weight_is_chosen_for_them(run):
     sweep = Arm.sweep(["reference", "qgf"], [0.5, 1.0])
     evaluate.evaluate(

@@ -438,6 +438,7 @@ def arm(lab, monkeypatch):
     return record_arm(lab)
 
 
+@pytest.mark.whole
 def test_parts_that_were_chosen_of_a_dictionary_are_what_is_seen_from_data_to_films(arm, capsys):
     run, env = arm.parent / "run", "arms_of_a_lab:make_filmed"
     words = [f"--config={ROOT}/tests/tiny_config.py", f"--config.env={env}"]
@@ -545,6 +546,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.whole
 def test_without_ogbench_the_rest_works_and_its_names_say_what_to_install(pendulum_run):
     def run(*words):
         command = [sys.executable, "-c", WITHOUT, *words]

@@ -72,6 +72,7 @@ def numbers(workdir):
 STREAMED = {"data.mode": "streamed", "data.block": 150, "data.window": 1, "data.replace_every": 2}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("form", "options"),
     [("pmap", {}), ("jit", {}), ("pmap", STREAMED), ("jit", STREAMED)] if LONG else [("pmap", {})],

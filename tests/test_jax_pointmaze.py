@@ -204,6 +204,7 @@ def key_of(line):
     return tuple(line[k] for k in ("method", "weight", "task", "episode", "seed"))
 
 
+@pytest.mark.whole
 def test_evaluation_is_stepping_by_hand(played):
     lines = [
         line for line in Lines.read(played / "episodes.jsonl").records if "(jax)" in line["env"]

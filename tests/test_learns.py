@@ -42,6 +42,7 @@ def reward_of(action):
     return -((action - np.array([0.8, 0.3])) ** 2).sum(axis=-1)
 
 
+@pytest.mark.whole
 def test_guidance_finds_better_actions_than_the_data_and_best_of_n_than_the_reference():
     config = tiny(
         **{

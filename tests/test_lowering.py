@@ -104,6 +104,7 @@ def exported(program, arguments, platform):
         return jax.export.export(program, platforms=[platform])(*arguments)
 
 
+@pytest.mark.whole(but_every=5)
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(
     ("method", "critic"),

@@ -136,6 +136,7 @@ def test_the_experts_of_the_device_arrive_and_go_on(tmp_path):
     assert np.mean(visited) > 0.6 * len(maze.cells)
 
 
+@pytest.mark.whole
 def test_a_run_from_nothing_to_a_table_without_the_benchmark(bare, tmp_path, capsys):
     run, config = tmp_path / "run", f"--config={ROOT}/tests/tiny_config.py"
     data = [f"--config.data.dir={tmp_path}"]

@@ -74,6 +74,7 @@ CASES = [
 CASES += [(n, "paper", r.critics[0]) for n, r in METHODS.items() if r.paper]
 
 
+@pytest.mark.whole(but_every=8)
 @pytest.mark.parametrize(("name", "preset", "critic"), CASES)
 def test_a_step_moves_every_group_and_every_slow_copy(name, preset, critic):
     config = tiny(name, preset, critic)
@@ -145,6 +146,7 @@ def trained(maze_data, tmp_path_factory):
     return lambda name: train(METHODS[name].policies, str(METHODS[name].settings))
 
 
+@pytest.mark.whole(but_every=8)
 @pytest.mark.parametrize("name", sorted({name for name, _ in TRAININGS}))
 def test_training_moves_every_group_and_every_slow_copy(name, trained):
     workdir, last, first = trained(name)
@@ -232,6 +234,7 @@ def of_each_kind():
     return [name for names in kinds.values() for name in (names if LONG else {names[0], names[-1]})]
 
 
+@pytest.mark.whole(but_every=8)
 @pytest.mark.parametrize("name", sorted(of_each_kind()))
 def test_every_method_acts_survives_saving_and_is_evaluated(
     name, trained, compiled, pools, tmp_path, monkeypatch

@@ -159,6 +159,7 @@ def test_sarsa_leaves_out_what_has_no_next_chunk():
     assert "critic" in learner.losses and learner.losses["policy"].view is Batch.policy_view
 
 
+@pytest.mark.whole(but_every=4)
 @pytest.mark.parametrize(
     ("whose", "n", "group"),
     [("policy", 1, "actor"), ("reference", 1, "policy"), ("reference", 3, "policy"),

@@ -76,6 +76,7 @@ def test_bounds_of_arrays_are_those_of_the_networks():
     np.testing.assert_allclose(3 * loaded.dataset.action + 2, columns["actions"], atol=1e-4)
 
 
+@pytest.mark.whole
 def test_the_page_of_ones_own_data_runs(tmp_path, monkeypatch):
     """With fewer steps. What the user writes to train is at most 15 lines."""
     text = (ROOT / "docs" / "your_data.md").read_text()

@@ -77,6 +77,7 @@ def page(tmp_path_factory):
     return types.SimpleNamespace(**names, run=folder / "runs" / "features")
 
 
+@pytest.mark.whole
 def test_guided_actions_are_nearer_to_the_best(page):
     assert page.far[3.0] < 0.3 * page.far[0.0], page.far
     assert page.batch(page.embed(page.new[:3]), page.keys[:3], 3.0).shape == (3, 2, 2)

@@ -116,6 +116,7 @@ def by_hand(act, options, observe, steps):
 PACES = [{"execute": 1}, {"execute": 2, "delay": 1}, {"execute": 1, "delay": 2}]
 
 
+@pytest.mark.whole(but_every=3)
 @pytest.mark.parametrize("options", PACES)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_workers_play_the_newest_chunk_that_has_come(run_folder, options, groups):
@@ -206,6 +207,7 @@ def test_real_time_chunking_goes_on_from_the_chunk_before_and_from_nothing_at_fi
     assert gaps[1] < 0.9 * gaps[0]
 
 
+@pytest.mark.whole
 def test_a_program_is_given_the_bound_and_composes_it_with_a_gate(run_folder):
     """Each environment acts with its own numbers, as a program made for them does."""
     restored, rng = LoadedRun.open(run_folder), np.random.default_rng(0)
@@ -296,6 +298,7 @@ def test_scaled_actions_are_compared_in_the_networks_units(run_folder):
     np.testing.assert_allclose(other, spec.to_environment(plain), atol=1e-5)
 
 
+@pytest.mark.whole
 def test_lines_tables_and_resuming_keep_paces_apart(run_folder, tmp_path, capsys):
     folder = shutil.copytree(run_folder, tmp_path / "run")
     words = ["evaluate", f"--workdir={folder}", "--episodes=1", "--selection_episodes=0"]

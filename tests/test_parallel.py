@@ -75,6 +75,7 @@ def emulated(dataset, count, form, steps=3, **changes):
     return jax.tree.map(lambda x: x[0], (state, metrics)) if axis else (state, metrics)
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize(
     ("form", "count", "seeds"),
     [("pmap", 8, 2), ("jit", 2, 2), *([("pmap", 2, 1), ("jit", 8, 1)] if LONG else [])],
@@ -95,12 +96,14 @@ def test_many_devices_compute_what_one_does_with_the_same_pieces(
     layout.check_replicas(everywhere)
 
 
+@pytest.mark.whole
 def test_both_forms_draw_the_same_batches_and_the_same_noise(dataset_trained):
     found = [dataset_trained(devices="2", parallel=form, seeds=2)[0] for form in FORMS]
     for a, b in zip(*map(numbers, found), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_of_accelerators_gives_the_same_on_many_devices(
     dataset, dataset_trained, form, monkeypatch
@@ -112,6 +115,7 @@ def test_the_form_of_accelerators_gives_the_same_on_many_devices(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.whole
 def test_no_data_crosses_between_devices(dataset):
     """Under jit the pieces are gathered where they lie: what is exchanged is gradients."""
     config = config_of(devices="4", parallel="jit")
@@ -124,6 +128,7 @@ def test_no_data_crosses_between_devices(dataset):
     assert not re.findall(r" (all-gather|all-to-all|collective-permute)\(", text)
 
 
+@pytest.mark.whole
 def test_a_state_looks_the_same_everywhere_and_is_donated(dataset):
     for form in FORMS:
         config = config_of(devices="4", parallel=form)
@@ -182,6 +187,7 @@ def test_devices_that_will_not_do_are_refused(changes, message):
         DeviceLayout.of(config_of(**changes))
 
 
+@pytest.mark.whole
 def test_bfloat16_computes_almost_the_same_with_float32_parameters(dataset):
     """Losses within 3 %; parameters and slow copies float32. A CPU has no TF32, so the same bits."""
     found, states = {}, {}

@@ -44,6 +44,7 @@ def hard(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.whole
 def test_every_command_takes_any_path(hard, maze_data, capsys):
     for path in maze_data.glob("*.npz"):
         shutil.copy(path, hard / f"-{path.name}")

@@ -64,6 +64,7 @@ OBS = Obs(jnp.array([0.3, -1.2, 2.0]), jnp.array([5.0, -3.0]))
 ACTION, T = jnp.array([0.2, -0.4, 0.9, -0.1]), jnp.float32(0.3)
 
 
+@pytest.mark.whole(but_every=4)
 @pytest.mark.parametrize(
     "options",
     [{}, {"policy_goal": False, "time_feature": "raw"}, {"critic_form": "bilinear"},
@@ -83,6 +84,7 @@ def test_values_and_slopes_are_those_of_the_plain_networks(options):
     check_same(slopes, (policy, critic), OBS, ACTION)
 
 
+@pytest.mark.whole(but_every=4)
 @pytest.mark.parametrize("method", ACTING)
 def test_actions_of_every_method_are_those_of_the_plain_networks(method):
     goal = (3,) if algorithms.METHODS[method].goals else None  # as wide as a state, for `qrl`

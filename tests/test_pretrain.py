@@ -39,6 +39,7 @@ def scalars(workdir):
     return [{k: v for k, v in line.items() if k not in drop} for line in lines]
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize("log_every", [2, 3])
 def test_stopped_run_ends_bit_for_bit_where_an_undisturbed_one_does(
     config, log_every, tmp_path, monkeypatch
@@ -91,6 +92,7 @@ def test_data_that_come_out_otherwise_are_refused_before_anything_is_written(con
     assert path.read_bytes() == before
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize("version", ["this", "older"])
 def test_data_in_another_folder_go_on_bit_for_bit(
     run_folder, maze_data, tmp_path, version, monkeypatch

@@ -133,6 +133,7 @@ def ring():
     return batch, builder.networks(), start, step
 
 
+@pytest.mark.whole
 def test_a_ring_of_one_direction_has_the_fewest_steps_as_distances():
     """From i to j it is j - i steps, modulo 5: four steps the way back from one step on."""
     batch, nets, start, step = ring()

@@ -69,6 +69,7 @@ def lines_of(env):
     return lines[-2:] + lines[:-2]
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize("env", ENVS)
 def test_a_record_has_the_tables_of_its_run_byte_for_byte(tmp_path, env, monkeypatch):
     if env == "Hopper-v5":  # pictures of one record are enough

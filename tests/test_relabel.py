@@ -6,6 +6,7 @@ import pytest
 from qgf_jax.envs import ogbench
 
 
+@pytest.mark.whole(but_every=4)
 @pytest.mark.parametrize(
     "name",
     [

@@ -134,6 +134,7 @@ def test_the_flag_wants_the_environment(walks, capsys):
         assert stop.value.code == 2 and "go together" in capsys.readouterr().err
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize(
     "name",
     ["pointmaze-medium-stitch-v0", "cube-single-play-v0", *(["scene-play-v0"] if LONG else [])],

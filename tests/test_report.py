@@ -48,6 +48,7 @@ def test_losses_within_a_factor_of_ten_are_on_a_linear_axis(monkeypatch, tmp_pat
     assert scales == {"near/loss": "linear", "far/loss": "log", "signed/loss": "linear"}
 
 
+@pytest.mark.whole
 def test_a_run_with_several_checkpoints_has_a_learning_curve(run_folder, tmp_path, capsys):
     """The table stays that of the newest; a run with one checkpoint has no curve."""
     folder, sweep = shutil.copytree(run_folder, tmp_path / "run"), Arm.sweep(["reference"], [0.0])

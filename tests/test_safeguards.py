@@ -216,6 +216,7 @@ def acted(builder, params, name, **options):
     return np.asarray(sample(params, OBS, KEY, jnp.float32(WEIGHT)))
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize("scale", ["value", "logit"])
 def test_sampler_hands_each_safeguard_on(scale):
     """One step of QGF: noise + v + w g, and what each option makes of w g."""

@@ -110,6 +110,7 @@ def test_options_choose_among_the_candidates_of_any_method(run, candidates, meth
         )
 
 
+@pytest.mark.whole(but_every=3)
 @pytest.mark.parametrize("method", ["best_of", "qgf", "bptt"])
 def test_halfway_goes_on_with_what_looks_best_at_half_the_time(run, method):
     """Of noise integrated for half the steps, by hand; then it is that candidate's own action."""
@@ -200,6 +201,7 @@ def test_a_choice_among_one_is_refused_and_among_several_is_an_arm_of_its_own():
     assert "q_temperature" in Method.named("iql").selector_options  # beside temperature, its own
 
 
+@pytest.mark.whole
 def test_choices_are_evaluated_and_resumed(run_folder, tmp_path, monkeypatch):
     texts = [
         *(f"best_of:select=softmax:q_temperature={x}" for x in (0.1, 0.3)),

@@ -61,6 +61,7 @@ def test_a_second_critic_changes_nothing_for_the_policy_and_the_first():
     assert beside.targets == ("critic", "critic@td")
 
 
+@pytest.mark.whole
 def test_critics_train_side_by_side_in_one_program(run_folder, maze_data, tmp_path):
     run = pretrain(
         tiny(critic="iql,td", **{"data.dir": str(maze_data), "seeds": 2}), tmp_path / "r"
@@ -77,6 +78,7 @@ def test_critics_train_side_by_side_in_one_program(run_folder, maze_data, tmp_pa
     assert load_policy(run, "qgf", critic="td")(OBS, KEY).shape == (3, 2)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("method", "best_of"), [("qgf", 1), ("best_of", 4)])
 @pytest.mark.parametrize("ranking", ["target", "online"])
 def test_acting_asks_the_critic_that_is_named(both, run_folder, method, best_of, ranking):

@@ -223,6 +223,7 @@ def test_one_block_of_everything_trains_as_the_resident_dataset_does(converted, 
         pretrain(whole, tmp_path / "resident")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("devices", "form", "window"),
     [("1", "pmap", 3), ("2", "pmap", 3), ("4", "jit", 1)] if LONG else [("2", "pmap", 3)],

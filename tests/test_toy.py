@@ -162,6 +162,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.whole(but_every=6)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_improves_on_its_reference(name, trained):
     """By a margin on every seed; the reference itself is where the data are."""
@@ -203,6 +204,7 @@ def test_candidates_make_guided_actions_better_too(trained):
     assert np.all(best > one + 0.1)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["dac", "qsm_bc"])
 def test_public_chain_of_the_diffusion_is_far_worse_than_the_posterior(name, trained):
     row = algorithms.METHODS[name]

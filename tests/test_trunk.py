@@ -84,6 +84,7 @@ ROWS = (
 STEEP = {"cgql_linex", "fawac"}
 
 
+@pytest.mark.whole(but_every=3)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[2]}")
 def test_losses_and_gradients_are_those_of_networks_apart(row):
     update = Update(*row)

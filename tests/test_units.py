@@ -148,6 +148,7 @@ def trained(scale, shift):
     return config, jax.tree.map(lambda x: x[0], groups)
 
 
+@pytest.mark.whole
 def test_relative_weight_does_not_see_scale_and_shift_of_the_rewards():
     actions = {}
     for name, scale, shift in (("plain", 1.0, 0.0), ("other", 100.0, -7.0)):

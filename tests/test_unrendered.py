@@ -79,6 +79,7 @@ def colliders(model):
     return found
 
 
+@pytest.mark.whole(but_every=2)
 @pytest.mark.parametrize("name", NAMES + MORE if LONG else NAMES)
 def test_an_environment_moves_the_same_to_the_last_bit(name):
     whole, smaller = world(name, False), world(name, True)

@@ -58,6 +58,7 @@ def on_trees(dataset):
     return made
 
 
+@pytest.mark.whole(but_every=3)
 @pytest.mark.parametrize("case", CASES)
 def test_updates_on_vectors_are_those_on_trees(dataset, case, on_trees):
     start, *one = on_trees(case)
@@ -90,6 +91,7 @@ def as_an_accelerator(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("case", CASES)
 def test_an_accelerator_s_updates_are_those_of_a_cpu(dataset, case, on_trees, request):
     start, wanted, _ = on_trees(case)
@@ -156,6 +158,7 @@ def test_nothing_in_an_update_of_an_accelerator_makes_the_host_wait(dataset, cha
     assert not [name for name, types in found if np.dtype("float64") in types]
 
 
+@pytest.mark.whole
 def test_an_update_has_no_more_operations_than_it_had(dataset):
     """Of the program that XLA makes for a CPU; `make kernels` counts those of a GPU.
 

@@ -227,6 +227,7 @@ def calibrated(run_folder, tmp_path_factory):
     return folder, choose_weights(folder, effort=LITTLE, evaluate=True)
 
 
+@pytest.mark.whole
 def test_weights_and_curves_are_stored_beside_the_checkpoint(calibrated):
     folder, said = calibrated
     read = ChosenWeights.read(folder)
@@ -329,6 +330,7 @@ def halves(maze_data, tmp_path_factory):
     return folder / "even", folder / "odd"
 
 
+@pytest.mark.whole
 def test_a_run_on_the_other_half_judges_and_says_so(halves, capsys, monkeypatch):
     even, odd = halves
     assert LoadedRun.open(even).spec.mean != LoadedRun.open(odd).spec.mean

@@ -20,6 +20,7 @@ def tried(maze_data, tmp_path_factory):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.whole
 def test_every_malformed_file_is_refused_in_one_line(tried):
     cases = [case for case in tried if case["kind"] == "malformed"]
     assert len(cases) >= 80

@@ -77,6 +77,7 @@ def lines_of(workdir):
     return {tuple(line[k] for k in ("method", "episode", "seed")): line for line in lines}, lines
 
 
+@pytest.mark.whole
 def test_an_evaluation_that_is_killed_plays_only_what_is_missing(golden, server, tmp_path):
     words = ["evaluate", f"--workdir={golden}", "--methods=reference,qgf", "--weights=1"]
     words += ["--episodes=4", "--selection_episodes=4", "--envs=2", "--workers=1"]

@@ -106,6 +106,7 @@ def test_random_kills_change_nothing(trained, undisturbed, server, arguments, tm
     assert leftovers == {"seals", *map(str, trained.checkpoints.steps())}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("point", "visit"), MOMENTS if LONG else SHORT)
 def test_a_crash_at_a_named_point_changes_nothing(trained, undisturbed, point, visit):
     if point in ("restore", "rename_config.json"):  # once a start
@@ -243,6 +244,7 @@ def test_an_exit_with_code_0_does_not_hide_a_save_that_failed(server, tmp_path):
     assert not Checkpoints(tmp_path).steps()
 
 
+@pytest.mark.whole
 def test_ctrl_c_that_ends_the_reader_of_our_messages_too_still_saves(trained, undisturbed):
     """As in `qgf train 2>&1 | tee log`."""
     assert trained.run(QGF_SIGNAL_AT="write:2", NOBODY_READS="1") == 143

@@ -87,12 +87,13 @@ def test_each_failure_is_named_and_its_episodes_end_as_they_would_have(pool, tmp
                 plan(tmp_path, kind, SEEDS[place + 3 * (number % 2)], 3)
                 started = time.perf_counter()
                 same(how(pool), expected)
-                assert time.perf_counter() - started < TIMEOUT + 5.0
+                assert time.perf_counter() - started < TIMEOUT + 15.0  # on a busy machine
                 said = capfd.readouterr().err
                 assert said.count("warning") == 1
                 assert f"environment worker {place} of {NAME}" in said
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_lost_between_two_steps_is_replaced(pool, capfd, how):
     expected = play(pool)
@@ -120,6 +121,7 @@ def test_a_worker_that_is_found_dead_when_it_is_asked_is_replaced(pool, capfd):
     np.testing.assert_array_equal(pool.step(range(6), actions(0))[0], expected[0][1])
 
 
+@pytest.mark.whole
 def test_an_episode_that_fails_twice_is_over_and_the_others_are_not(pool, tmp_path):
     expected = play(pool)
     for kind in ("raise", "exit", "nan"):
