@@ -13,9 +13,10 @@ those of experiments/sweeps/study.py, which also says what to collect.
 six; one whose strength is a weight of acting has one, and six weights.
 
 `--dry_run --flops` counts 1.6e15 FLOPs of training for pointmaze_medium_1 and 2.8e15 for cube_single_2,
-so about 1.9e16 for all: at 2e10 a second, which is an assumption about two cores, eleven days. FQL on
-one of the arm's tasks (`--only=cube_single_2_fql_*`) takes a night, 5.5 hours; all methods on all tasks
-want an accelerator. Evaluations are not counted: 265 episodes a configuration, at most 94,320 in all.
+so about 1.9e16 for all. The study's cube trained at 2.6e10 a second on one core of an AMD EPYC (17.7
+updates a second, 1.46e9 FLOPs each): at that rate four to five days on two. FQL on one of the arm's
+tasks (`--only=cube_single_2_fql_*`) takes hours; all methods on all tasks want an accelerator.
+Evaluations are not counted: 265 episodes a configuration, at most 94,320 in all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
