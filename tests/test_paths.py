@@ -63,9 +63,9 @@ def test_every_command_takes_any_path(hard, maze_data, capsys):
     assert "qgf" in table and (hard / "-a,b" / "report" / "sweep.png").is_file()
     shutil.copytree("-a,b", "-c,d")
     run(capsys, "report", "--workdir=-a,b,-c,d", "--out=-out,[1]")
-    assert {"-out,[1].md", "-out,[1].csv"} <= {p.name for p in hard.iterdir()}
+    assert {"-out,[1].md", "-out,[1].csv", "-out,[1].json"} <= {p.name for p in hard.iterdir()}
     assert LoadedRun.open(hard / "-a,b").step == 4
-    made = {"-a,b", "-c", "-c,d", "-new", "-out,[1].csv", "-out,[1].md"}
+    made = {"-a,b", "-c", "-c,d", "-new", "-out,[1].csv", "-out,[1].json", "-out,[1].md"}
     given = {"-c:d,e.py", f"-{MAZE}.npz", f"-{MAZE}-val.npz"}
     assert {p.name for p in hard.iterdir()} - {"__pycache__"} == made | given
 
