@@ -85,7 +85,7 @@ torch:
 	.venv-torch/bin/python -m pytest tests/guide/test_torch.py
 
 reliability: install
-	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py tests/test_lowering.py tests/test_replay.py tests/test_accelerator.py tests/test_toy.py tests/test_methods.py
+	QGF_RELIABILITY=long $(BIN)/python -m pytest -n 2 --dist loadfile tests/reliability tests/test_hosts.py tests/test_cli.py tests/test_learns.py tests/test_stream.py tests/test_parallel.py tests/test_global_batch.py tests/test_lowering.py tests/test_replay.py tests/test_accelerator.py tests/test_toy.py tests/test_methods.py tests/test_trunk.py tests/test_prepared.py tests/test_evaluate.py tests/test_surroundings.py tests/test_unrendered.py
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos
 
 # CUDA's libraries are large, so in an environment of their own; no card is needed.

@@ -105,6 +105,23 @@ def test_of_equals_the_first_configuration_comes_before_a_smaller_weight():
     assert chosen == {(0, 3.0)}
 
 
+def test_values_without_an_order_are_named():
+    with pytest.raises(UserError, match="policy.alpha: 3, null have no order"):
+        TunedKey("policy.alpha", False).order(["3", "null"])
+
+
+def test_a_weight_of_0_is_printed_beside_others(run, tmp_path):
+    guided = [
+        run(name, 1.0, [*played([0], [0], "qgf"), *played([1], [1], "qgf", weight=1.0)], algorithm="qgf",
+            **{"critics.iql.expectile": expectile})
+        for name, expectile in (("a", 0.7), ("b", 0.9))
+    ]  # fmt: skip
+    _, found = report(tmp_path, *guided, tuned="critics.iql.expectile")
+    assert "expectile=0.7, weight 0: 0.00 ←, expectile=0.7, weight 1: 1.00" in " ".join(
+        found["notes"]
+    )
+
+
 def test_configurations_of_other_tasks_are_chosen_apart_and_are_one_arm_over_all(run, tmp_path):
     def of(task, alpha, selection, reported):
         env = f"pointmaze-medium-navigate-singletask-task{task}-v0"
@@ -169,11 +186,23 @@ def no_selection(lines):
         ({"alpha": 3.0, "seed": 0}, {}, "have the same policy.alpha"),
         ({}, {"algorithm": "qgf"}, "there are no two"),
         ({"tuned": "policy.alpa"}, {}, "policy.alpha"),
+        ({"tuned": "dataset.sha256"}, {}, "config key 'dataset.sha256'"),
         ({"tuned": "policy.alpha,-policy.alpha"}, {}, "each key of the config once"),
         ({"tuned": "seed"}, {}, "seed is no hyperparameter"),
         ({"more": ["--select_on=1"]}, {}, "leave --select_on out"),
     ],
-    ids=["steps", "selection", "none", "twice", "alone", "unknown", "key", "seed", "select_on"],
+    ids=[
+        "steps",
+        "selection",
+        "none",
+        "twice",
+        "alone",
+        "unknown",
+        "data",
+        "key",
+        "seed",
+        "select_on",
+    ],
 )
 def test_bad_use_is_one_line(run, tmp_path, capsys, flags, other, message):
     lines = played([1, 0], [1, 0])

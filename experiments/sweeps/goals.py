@@ -19,7 +19,7 @@ _SIGMOID = {"networks.critic_output": "sigmoid"}
 RUNS: dict[str, dict[str, Any]] = {
     "dqc": _SIGMOID,
     "sees_goal": {**_SIGMOID, "networks.policy_goal": True},
-    "squared": {"networks.critic_output": "linear", "networks.ranking": "slow"},
+    "squared": {"networks.critic_output": "linear", "networks.ranking": "target"},
     "iql": {"critic": "iql"},
     **{name: {"algorithm": name} for name in ("gcbc", "gciql", "crl", "hiql")},
 }

@@ -8,8 +8,8 @@ noise by a fresh draw e:
 
 At refresh 0 it is Euler's step. As h goes to 0 it is da = (v + g^2 / 2 score) dt + g dW with
 g = (1 - t) sqrt(refresh), for the score of a_t is -z / (1 - t), and so has the flow's marginals at every
-t, whatever refresh is (Kim et al., 2025, arXiv 2503.19385). In form it is the step of Song, Meng and
-Ermon, 2021. No noise is left at t = 1.
+t, whatever refresh is (Kim et al., 2025, arXiv 2503.19385). In form it is the step of Song et al.,
+2021b. No noise is left at t = 1.
 """
 
 from collections.abc import Callable

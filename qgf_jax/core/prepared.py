@@ -31,7 +31,7 @@ class ObservationFirst(nn.Module):
 def network(module: Any, variables: Any, obs: Obs) -> Callable[..., Any]:
     """(further inputs …) -> what `module` with `variables` gives at one observation.
 
-    In training an observation is seen once, so there, and for other modules, nothing is prepared.
+    In training, where most losses see an observation once, and for other modules, nothing is prepared.
     """
     if not _can(module, variables):
         return functools.partial(module.apply, variables, obs)

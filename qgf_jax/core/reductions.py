@@ -20,10 +20,11 @@ _TRAINING: contextvars.ContextVar[bool] = contextvars.ContextVar("training", def
 
 @contextlib.contextmanager
 def for_training() -> Generator[None]:
-    """Layer norms traced inside are made for gradients of all that they take, on an accelerator.
+    """What is traced inside is made for gradients of parameters.
 
-    Acting, which differentiates in actions alone, has fewer kernels by another form of the derivative
-    (`benchmarks/kernels.py`).
+    On an accelerator layer norms have another form of their derivative: acting, which differentiates in
+    actions alone, has fewer kernels without it (`benchmarks/kernels.py`). Everywhere no network is
+    `prepared` for an observation, and an ensemble's vmap over a batch goes inside that over its members.
     """
     token = _TRAINING.set(True)
     try:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from qgf_jax.config import flatten
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import rivals
 from qgf_jax.evaluation.paired import Evaluated
@@ -43,8 +44,15 @@ class TunedKey(NamedTuple):
         return found
 
     def order(self, values: Iterable[str]) -> list[str]:
-        """Values as JSON, those first that are preferred."""
-        return sorted({*values}, key=json.loads, reverse=self.falls)
+        """Values as JSON, those first that are preferred. Raises `UserError` if they have no order."""
+        given = {*values}
+        try:
+            return sorted(given, key=json.loads, reverse=self.falls)
+        except TypeError:
+            raise UserError(
+                f"--tuned={self.name}: {', '.join(sorted(given))} have no order, and equals are told "
+                "apart by it"
+            ) from None
 
 
 class Configuration(NamedTuple):
@@ -156,7 +164,7 @@ def families(samples: Sequence[Sample], keys: Sequence[TunedKey]) -> list[Family
     Raises `UserError` if they differ in anything else, or in nothing, if no run has any of the keys, and
     if there are no two such runs.
     """
-    known = {name for sample in samples for name in sample.run.settings()}
+    known = {name for sample in samples for name in flatten(sample.run.config)}
     if known.isdisjoint(key.name for key in keys):  # some may be of a method that is not there
         raise UserError.unknown("config key", keys[0].name, known)
     alike: dict[tuple[str, ...], dict[int, Sample]] = {}
@@ -181,8 +189,8 @@ def _family(samples: Mapping[int, Sample], keys: Sequence[TunedKey]) -> Family:
                 ": --tuned takes runs that differ in its keys alone"
             )
     values: dict[int, dict[str, str]] = {
-        place: {key.name: json.dumps(sample.run.settings().get(key.name)) for key in keys}
-        for place, sample in samples.items()
+        place: {key.name: json.dumps(config.get(key.name)) for key in keys}
+        for place, config in ((p, flatten(s.run.config)) for p, s in samples.items())
     }
     orders = {key.name: key.order(one[key.name] for one in values.values()) for key in keys}
     orders = {name: order for name, order in orders.items() if len(order) > 1}
@@ -216,7 +224,8 @@ def _means(row: Row) -> dict[str, Any]:
 def _note(record: Mapping[str, Any]) -> str:
     """What was tried of a method in a task, the chosen one marked."""
     measure = record["measure"]
-    scores = ", ".join(_score(one, measure) for one in record["tried"])
+    weighted = any(one["weight"] for one in record["tried"])
+    scores = ", ".join(_score(one, measure, weighted) for one in record["tried"])
     place = Panel(record["env"], record["task"]).title
     return (
         f"{place}, {record['method']}: one of {record['configurations']} configurations, chosen as a "
@@ -224,8 +233,8 @@ def _note(record: Mapping[str, Any]) -> str:
     )
 
 
-def _score(tried: Mapping[str, Any], measure: str) -> str:
-    weight = f", weight {tried['weight']:g}" if tried["weight"] else ""
+def _score(tried: Mapping[str, Any], measure: str, weighted: bool) -> str:
+    weight = f", weight {tried['weight']:g}" if weighted else ""
     value = f"{tried['selection'][measure]:.{2 if measure == 'success' else 1}f}"
     aside = "" if tried["ranked"] else " (not ranked: too few episodes in common)"
     return f"{tried['words']}{weight}: {value}{' ←' * tried['selected']}{aside}"
