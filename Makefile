@@ -69,11 +69,11 @@ oldest:
 	"$$(.ci/python)" tests/oldest.py > .venv-oldest/constraints
 	QGF_TESTS=whole $(MAKE) --no-print-directory tests PYTHON=3.11 VENV=.venv-oldest LIMITS='-c .venv-oldest/constraints'
 
-# The guide by itself: beside its oldest JAX, and beside what openpi pins.
+# The guide by itself: beside its oldest JAX and Python, where that is there, and beside what openpi pins.
 guide:
-	@set -e; for jax in 0.4.34 0.5.3; do \
-	    venv=.venv-guide-$$jax; \
-	    test -x $$venv/bin/python || "$$(.ci/python)" -m venv $$venv; \
+	@set -e; for pair in 0.4.34:3.10 0.5.3:3.11; do \
+	    jax=$${pair%:*}; venv=.venv-guide-$$jax; \
+	    test -x $$venv/bin/python || "$$(.ci/python $${pair#*:} 2> /dev/null || .ci/python)" -m venv $$venv; \
 	    $$venv/bin/python -m pip install --quiet ./qgf_guide "jax==$$jax" "jaxlib==$$jax" 'numpy==1.26.*' pytest; \
 	    XLA_FLAGS=--xla_backend_optimization_level=0 $$venv/bin/python -m pytest -q -c /dev/null -p no:cacheprovider --confcutdir=tests/guide tests/guide; \
 	done; rm -rf qgf_guide/build qgf_guide/*.egg-info
