@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qgf_jax.config import flatten
 from qgf_jax.errors import UserError
 from qgf_jax.evaluation import rivals
 from qgf_jax.evaluation.paired import Evaluated
@@ -164,7 +163,7 @@ def families(samples: Sequence[Sample], keys: Sequence[TunedKey]) -> list[Family
     Raises `UserError` if they differ in anything else, or in nothing, if no run has any of the keys, and
     if there are no two such runs.
     """
-    known = {name for sample in samples for name in flatten(sample.run.config)}
+    known = {name for sample in samples for name in _config(sample)}
     if known.isdisjoint(key.name for key in keys):  # some may be of a method that is not there
         raise UserError.unknown("config key", keys[0].name, known)
     alike: dict[tuple[str, ...], dict[int, Sample]] = {}
@@ -179,6 +178,11 @@ def families(samples: Sequence[Sample], keys: Sequence[TunedKey]) -> list[Family
     return found
 
 
+def _config(sample: Sample) -> dict[str, Any]:
+    """Of its first run, by dotted names."""
+    return sample.run.settings(["config"])
+
+
 def _family(samples: Mapping[int, Sample], keys: Sequence[TunedKey]) -> Family:
     first, *others = samples.values()
     for other in others:
@@ -190,7 +194,7 @@ def _family(samples: Mapping[int, Sample], keys: Sequence[TunedKey]) -> Family:
             )
     values: dict[int, dict[str, str]] = {
         place: {key.name: json.dumps(config.get(key.name)) for key in keys}
-        for place, config in ((p, flatten(s.run.config)) for p, s in samples.items())
+        for place, config in ((p, _config(s)) for p, s in samples.items())
     }
     orders = {key.name: key.order(one[key.name] for one in values.values()) for key in keys}
     orders = {name: order for name, order in orders.items() if len(order) > 1}

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -180,10 +180,11 @@ class Run(NamedTuple):
                 installed[package] = metadata.version(package)
         return installed
 
-    def settings(self) -> dict[str, Any]:
+    def settings(
+        self, kept: Collection[str] = ("config", "dataset", "versions", "git_commit")
+    ) -> dict[str, Any]:
         """Config, data, package versions and commit as config.json has them, by dotted names."""
         record = RunConfig.read_record(self.workdir / "config.json")
-        kept = ("config", "dataset", "versions", "git_commit")
         flat = configs.flatten({name: record[name] for name in kept if name in record})
         return {name.removeprefix("config."): value for name, value in flat.items()}
 
