@@ -73,7 +73,7 @@ oldest:
 guide:
 	@set -e; for pair in 0.4.34:3.10 0.5.3:3.11; do \
 	    jax=$${pair%:*}; venv=.venv-guide-$$jax; \
-	    test -x $$venv/bin/python || "$$(LOW=10 .ci/python $${pair#*:} 2> /dev/null || .ci/python)" -m venv $$venv; \
+	    test -x $$venv/bin/python || "$$(QGF_PYTHON_FROM=10 .ci/python $${pair#*:} 2> /dev/null || .ci/python)" -m venv $$venv; \
 	    $$venv/bin/python -m pip install --quiet ./qgf_guide "jax==$$jax" "jaxlib==$$jax" 'numpy==1.26.*' pytest; \
 	    XLA_FLAGS=--xla_backend_optimization_level=0 $$venv/bin/python -m pytest -q -c /dev/null -p no:cacheprovider --confcutdir=tests/guide tests/guide; \
 	done; rm -rf qgf_guide/build qgf_guide/*.egg-info

@@ -145,6 +145,19 @@ def test_sarsa_of_two_states_by_hand():
         assert loss(k) == pytest.approx(other, rel=1e-5)
 
 
+def test_no_gradient_flows_through_the_next_action():
+    nets = SimpleNamespace(
+        apply_ensemble=lambda k, obs, a: obs.state[0] + k * a[0], clip=lambda action: action
+    )
+    sample = lambda params, *_: jnp.full(4, params["actor"])
+    learner = Part.named("critic", "td").make(nets, sample)
+    target, batch = {"critic": jnp.array([1.0, 3.0])}, make_batch()
+    slope = jax.grad(lambda params: loss_of(learner, "critic", params, target, batch))(
+        {"critic": jnp.ones(2), "actor": 0.3}
+    )
+    assert slope["actor"] == 0.0 and slope["critic"].all()
+
+
 def test_sarsa_leaves_out_what_has_no_next_chunk():
     learner = Builder(tiny("qgf", critic="td", **{"critics.td.next": "data"}), SPEC).learner()
     params = learner.init(jax.random.key(0), SPEC.example(), jnp.zeros(4))

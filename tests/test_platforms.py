@@ -154,6 +154,11 @@ def test_a_usable_python_is_found_or_one_line_says_what_to_do(machine, pythons, 
         assert (found.stdout, found.stderr.count("\n"), found.returncode) == ("", 1, 1)
 
 
+def test_an_older_python_is_found_where_that_is_asked_for(machine):
+    env = machine({"python3.10": "3 10"}) | {"QGF_PYTHON_FROM": "10"}
+    assert run(".ci/python", "3.10", env=env).stdout == "python3.10\n"
+
+
 def test_make_says_that_no_python_is_usable(machine, tmp_path):
     env = machine({"python3": "3 10"})
     made = run("make", "install", f"VENV={tmp_path}/none", env=env)
